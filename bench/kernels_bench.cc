@@ -1,0 +1,268 @@
+// The engine's kernels on one core, each as bytes of weights per second and as a share of what one
+// core can read at all ("share_of_read": the plain sum of BM_ReadMemory = 1, measured once at
+// start). Weights of the large cases come from a working set far above the last cache and are
+// visited in random order, as resident units are.
+//
+//   kernels_bench --benchmark_filter='add_columns/q4'
+#include <benchmark/benchmark.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "engine/kernels/kernels.h"
+
+namespace tidegate {
+namespace {
+
+constexpr size_t kWorkingSetBytes = size_t{1} << 30;
+
+// One buffer for every benchmark, in pages of 4 KiB as the store's region has.
+uint8_t* WorkingSet() {
+  static uint8_t* const memory = [] {
+    void* mapped =
+        mmap(nullptr, kWorkingSetBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mapped != MAP_FAILED);
+    madvise(mapped, kWorkingSetBytes, MADV_NOHUGEPAGE);
+    std::memset(mapped, 1, kWorkingSetBytes);
+    return static_cast<uint8_t*>(mapped);
+  }();
+  return memory;
+}
+
+uint64_t SumOf(const uint8_t* memory, size_t bytes) {
+  uint64_t sums[8] = {};
+  for (size_t at = 0; at < bytes; at += sizeof(sums)) {
+    uint64_t line[8];
+    std::memcpy(line, memory + at, sizeof(line));
+    for (size_t i = 0; i < 8; ++i) sums[i] += line[i];
+  }
+  return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
+}
+
+// Bytes per second of the plain sum, the best of five.
+double PlainReadRate() {
+  static const double rate = [] {
+    double best = 0;
+    for (int i = 0; i < 5; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      benchmark::DoNotOptimize(SumOf(WorkingSet(), kWorkingSetBytes));
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      best = std::max(best, static_cast<double>(kWorkingSetBytes) / took.count());
+    }
+    return best;
+  }();
+  return rate;
+}
+
+void Report(benchmark::State& state, size_t bytes_per_iteration) {
+  const double bytes = static_cast<double>(bytes_per_iteration * state.iterations());
+  state.SetBytesProcessed(static_cast<int64_t>(bytes));
+  state.counters["share_of_read"] =
+      benchmark::Counter(bytes / PlainReadRate(), benchmark::Counter::kIsRate);
+}
+
+std::vector<float> RandomFloats(size_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::vector<float> values(n);
+  for (float& value : values) value = uniform(random);
+  return values;
+}
+
+// Fills the working set with copies of `unit`; returns how many.
+size_t FillWith(const std::vector<uint8_t>& unit, size_t bytes) {
+  const size_t count = bytes / unit.size();
+  for (size_t i = 0; i < count; ++i) {
+    std::memcpy(WorkingSet() + i * unit.size(), unit.data(), unit.size());
+  }
+  return count;
+}
+
+void ReadMemory(benchmark::State& state) {
+  for (auto _ : state) benchmark::DoNotOptimize(SumOf(WorkingSet(), kWorkingSetBytes));
+  Report(state, kWorkingSetBytes);
+}
+
+struct ColumnCase {
+  UnitEncoding encoding;
+  size_t elements;          // of one column
+  size_t columns_per_unit;  // 2: gate and up
+  size_t units;             // added per iteration
+  size_t working_set_bytes;
+};
+
+// One layer's input side: the gate columns of the selected units, then their up columns.
+void AddColumns(benchmark::State& state, const Kernels& kernels, const ColumnCase& c) {
+  const size_t column_bytes = ColumnBytes(c.encoding, c.elements);
+  std::vector<uint8_t> unit(column_bytes * c.columns_per_unit);
+  for (size_t i = 0; i < c.columns_per_unit; ++i) {
+    const std::vector<float> values = RandomFloats(c.elements, static_cast<uint32_t>(i));
+    EncodeColumn(c.encoding, values.data(), c.elements, unit.data() + i * column_bytes);
+  }
+  std::vector<const uint8_t*> order(FillWith(unit, c.working_set_bytes));
+  for (size_t i = 0; i < order.size(); ++i) order[i] = WorkingSet() + i * unit.size();
+  std::shuffle(order.begin(), order.end(), std::mt19937(7));
+
+  const std::vector<float> coefficients = RandomFloats(c.units, 3);
+  std::vector<float> y(c.elements);
+  std::vector<const uint8_t*> columns(c.units);
+  size_t next = 0;
+  for (auto _ : state) {
+    if (next + c.units > order.size()) next = 0;
+    for (size_t part = 0; part < c.columns_per_unit; ++part) {
+      for (size_t i = 0; i < c.units; ++i) columns[i] = order[next + i] + part * column_bytes;
+      kernels.add_columns(c.encoding, columns.data(), coefficients.data(), c.units, c.elements, 0,
+                          c.elements, y.data());
+    }
+    next += c.units;
+    benchmark::ClobberMemory();
+  }
+  Report(state, c.units * unit.size());
+}
+
+void AddColumnsTokens(benchmark::State& state, const Kernels& kernels, UnitEncoding encoding) {
+  constexpr size_t kElements = 14336;
+  constexpr size_t kUnits = 256;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  const std::vector<float> values = RandomFloats(kElements, 1);
+  std::vector<uint8_t> unit(ColumnBytes(encoding, kElements));
+  EncodeColumn(encoding, values.data(), kElements, unit.data());
+  FillWith(unit, kUnits * unit.size());
+  std::vector<const uint8_t*> columns(kUnits);
+  std::vector<uint32_t> index(kUnits);
+  for (size_t i = 0; i < kUnits; ++i) {
+    columns[i] = WorkingSet() + i * unit.size();
+    index[i] = static_cast<uint32_t>(i);
+  }
+  const std::vector<float> x = RandomFloats(tokens * kUnits, 2);
+  std::vector<float> y(tokens * kElements);
+  for (auto _ : state) {
+    kernels.add_columns_tokens(encoding, columns.data(), index.data(), kUnits, kElements, 0,
+                               kElements, x.data(), kUnits, tokens, y.data(), kElements);
+    benchmark::ClobberMemory();
+  }
+  Report(state, kUnits * unit.size());
+  state.counters["multiply_adds"] =
+      benchmark::Counter(static_cast<double>(tokens * kUnits * kElements * state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type) {
+  constexpr size_t kSize = 4096;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  const size_t row_bytes = GgmlRowBytes(type, kSize);
+  std::vector<uint8_t> row(row_bytes, 0x15);  // Small, ordinary numbers in every type.
+  const size_t matrices = FillWith(row, kWorkingSetBytes) / kSize;
+  const std::vector<float> x = RandomFloats(tokens * kSize, 2);
+  std::vector<float> y(tokens * kSize);
+  size_t next = 0;
+  for (auto _ : state) {
+    const auto* data = reinterpret_cast<const std::byte*>(WorkingSet()) + next * kSize * row_bytes;
+    const MatrixView w = {
+        .type = type, .data = data, .rows = kSize, .columns = kSize, .row_bytes = row_bytes};
+    kernels.mat_vec(w, 0, kSize, x.data(), kSize, tokens, y.data(), kSize);
+    next = (next + 1) % matrices;
+    benchmark::ClobberMemory();
+  }
+  Report(state, kSize * row_bytes);
+}
+
+// One head over 2048 positions; bytes are those of keys and values.
+void Attend(benchmark::State& state, const Kernels& kernels, bool half) {
+  constexpr size_t kTokens = 2048;
+  constexpr size_t kHead = 128;
+  const std::vector<float> values = RandomFloats(kTokens * kHead, 1);
+  std::vector<uint16_t> halves(values.size());
+  kernels.to_half(values.data(), values.size(), halves.data());
+  const void* cache = half ? static_cast<const void*>(halves.data()) : values.data();
+  const std::vector<float> query = RandomFloats(kHead, 2);
+  std::vector<float> scores(kTokens);
+  std::vector<float> out(kHead);
+  for (auto _ : state) {
+    kernels.attend(query.data(), cache, cache, half, kHead, kTokens, kHead, 0.1f, scores.data(),
+                   out.data());
+    benchmark::ClobberMemory();
+  }
+  Report(state, 2 * values.size() * (half ? sizeof(uint16_t) : sizeof(float)));
+}
+
+void SiluMultiply(benchmark::State& state, const Kernels& kernels) {
+  constexpr size_t kSize = 14336;
+  const std::vector<float> gate = RandomFloats(kSize, 1);
+  const std::vector<float> up = RandomFloats(kSize, 2);
+  std::vector<float> h(kSize);
+  for (auto _ : state) {
+    kernels.silu_multiply(gate.data(), up.data(), kSize, h.data());
+    benchmark::ClobberMemory();
+  }
+  Report(state, 2 * kSize * sizeof(float));
+}
+
+void RegisterColumns(const Kernels& kernels, const std::string& table) {
+  for (const UnitEncoding encoding :
+       {UnitEncoding::kQ4, UnitEncoding::kQ8, UnitEncoding::kF16, UnitEncoding::kF32}) {
+    std::string name = "/";
+    name.append(UnitEncodingName(encoding)).append("/").append(table);
+    // Demo model, hidden 768, density 0.5: the columns stay in the second cache.
+    const ColumnCase demo = {encoding, 768, 1, 204, 204 * ColumnBytes(encoding, 768)};
+    benchmark::RegisterBenchmark(
+        ("add_columns/demo" + name).c_str(),
+        [&kernels, demo](auto& state) { AddColumns(state, kernels, demo); });
+    // An 8B model, hidden 14336, 2350 of 4096 units.
+    const ColumnCase large = {encoding, 14336, 2, 2350, kWorkingSetBytes};
+    benchmark::RegisterBenchmark(("add_columns/8b" + name).c_str(), [&kernels, large](auto& state) {
+      AddColumns(state, kernels, large);
+    })->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(
+        ("add_columns_tokens" + name).c_str(),
+        [&kernels, encoding](auto& state) { AddColumnsTokens(state, kernels, encoding); })
+        ->Arg(4)
+        ->Arg(64)
+        ->Unit(benchmark::kMillisecond);
+  }
+}
+
+void RegisterOthers(const Kernels& kernels, const std::string& table) {
+  const std::pair<const char*, GgmlType> types[] = {{"Q4_0", GgmlType::kQ4_0},
+                                                    {"Q8_0", GgmlType::kQ8_0},
+                                                    {"F16", GgmlType::kF16},
+                                                    {"F32", GgmlType::kF32}};
+  for (const auto& [name, type] : types) {
+    benchmark::RegisterBenchmark((std::string("mat_vec/") + name + "/" + table).c_str(),
+                                 [&kernels, type](auto& state) { MatVec(state, kernels, type); })
+        ->Arg(1)
+        ->Arg(16)
+        ->Unit(benchmark::kMillisecond);
+  }
+  for (const bool half : {true, false}) {
+    benchmark::RegisterBenchmark(
+        (std::string("attend/") + (half ? "f16" : "f32") + "/" + table).c_str(),
+        [&kernels, half](auto& state) { Attend(state, kernels, half); });
+  }
+  benchmark::RegisterBenchmark(("silu_multiply/" + table).c_str(),
+                               [&kernels](auto& state) { SiluMultiply(state, kernels); });
+}
+
+}  // namespace
+}  // namespace tidegate
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RegisterBenchmark("read_memory", tidegate::ReadMemory)->Unit(benchmark::kMillisecond);
+  // The scalar table is for reading, not for timing; it runs only where there is nothing else.
+  const auto tables = tidegate::SupportedKernels();
+  for (size_t i = tables.size() > 1 ? 1 : 0; i < tables.size(); ++i) {
+    tidegate::RegisterColumns(*tables[i], std::string(tables[i]->name));
+    tidegate::RegisterOthers(*tables[i], std::string(tables[i]->name));
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

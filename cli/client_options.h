@@ -1,0 +1,24 @@
+// What every command that talks to a server shares: where it is, and how its errors read.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "grpcpp/grpcpp.h"
+
+namespace tidegate {
+
+// --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER. `server` outlives `command`.
+void AddServerFlag(CLI::App& command, std::string& server);
+
+// A channel to HOST:PORT or unix:PATH; connects with the first call.
+std::shared_ptr<grpc::Channel> Dial(const std::string& target);
+
+// An error for a person: code, message, then one line per detail (which field, when to try again).
+// `target` and `program` are named when nobody answers.
+absl::Status ExplainError(const grpc::Status& status, const std::string& target,
+                          const std::string& program);
+
+}  // namespace tidegate

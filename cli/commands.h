@@ -1,0 +1,24 @@
+// Subcommands of `tidegate`, one file each. AddX registers the subcommand with its flags and help; when
+// the user names it, `run` is set to what main() then executes.
+#pragma once
+
+#include <functional>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+
+namespace tidegate {
+
+using CommandRun = std::function<absl::Status()>;
+
+void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
+void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc
+void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc
+void AddTokenizeCommand(CLI::App& app, CommandRun& run);  // cli/tokenize.cc
+void AddLogitsCommand(CLI::App& app, CommandRun& run);    // cli/logits.cc
+void AddEvalCommand(CLI::App& app, CommandRun& run);      // cli/eval.cc
+void AddBenchCommand(CLI::App& app, CommandRun& run);     // cli/bench.cc
+void AddHealthCommand(CLI::App& app, CommandRun& run);    // cli/health.cc
+void AddStatsCommand(CLI::App& app, CommandRun& run);     // cli/stats.cc
+
+}  // namespace tidegate

@@ -1,0 +1,222 @@
+// `tidegate eval`: perplexity of a text, and what serving it would read from flash.
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "base/progress.h"
+#include "base/status_macros.h"
+#include "cli/commands.h"
+#include "cli/load_tokenizer.h"
+#include "cli/model_flags.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate eval models/tinystories-6M.f16.gguf --text models/tinystories-heldout.txt --units f16\n"
+    "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
+    "--cache-fraction 0.5\n\n"
+    "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks of\n"
+    "--chunk tokens are scored independently, each from an empty KV cache; the weight cache is empty at\n"
+    "the start and kept across chunks. With pruning every token is pruned as if it were generated.\n"
+    "A GGUF file is packed with one unit per block, so that --cache-fraction counts units.\n";
+
+struct Flags {
+  ModelFlags model;
+  std::string text;
+  std::string ids;
+  uint32_t chunk = 256;
+  uint64_t max_tokens = 0;
+  bool json = false;
+};
+
+// Sums over the scored tokens.
+struct Score {
+  double nll = 0;
+  uint64_t tokens = 0;
+  MlpAccounts accounts;
+};
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  std::stringstream content;
+  content << in.rdbuf();
+  return content.str();
+}
+
+absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text));
+  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(flags.model.model));
+  std::vector<TokenId> tokens;
+  for (absl::string_view document : absl::StrSplit(text, "<|endoftext|>")) {
+    document = absl::StripAsciiWhitespace(document);
+    if (document.empty()) continue;
+    if (tokenizer->bos_id() >= 0) tokens.push_back(tokenizer->bos_id());
+    const std::vector<TokenId> ids =
+        tokenizer->Encode(std::string_view(document.data(), document.size()), false);
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::vector<TokenId>> TokensOfIds(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  std::vector<TokenId> tokens;
+  for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(" ,\n\t[]"), absl::SkipEmpty())) {
+    TokenId id = 0;
+    if (!absl::SimpleAtoi(part, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": '", part, "' is not a token id"));
+    }
+    tokens.push_back(id);
+  }
+  return tokens;
+}
+
+// -log softmax(logits)[target].
+double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
+  double top = logits[0];
+  for (const float logit : logits) top = std::max<double>(top, logit);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - top);
+  return top + std::log(sum) - logits[static_cast<size_t>(target)];
+}
+
+absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
+                        std::span<const TokenId> targets, const PruneStep* step, bool half,
+                        Score& score) {
+  KvCache kv(local.model().config, static_cast<uint32_t>(inputs.size()), half);
+  if (step == nullptr) {
+    const size_t piece = local.decoder().tokens_max();
+    for (size_t at = 0; at < inputs.size(); at += piece) {
+      RETURN_IF_ERROR(local.decoder().Prefill(
+          kv, inputs.subspan(at, std::min(piece, inputs.size() - at)), {}, score.accounts,
+          [&](uint32_t position, std::span<float> logits) {
+            score.nll += NegativeLogLikelihood(logits, targets[position]);
+          }));
+    }
+  } else {
+    std::vector<float> logits(local.model().config.vocab_size);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      RETURN_IF_ERROR(local.decoder().Step(kv, inputs[i], step, logits, score.accounts));
+      score.nll += NegativeLogLikelihood(logits, targets[i]);
+    }
+  }
+  score.tokens += inputs.size();
+  return absl::OkStatus();
+}
+
+double Rate(uint64_t hits, uint64_t misses) {
+  return hits + misses == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(hits + misses);
+}
+
+void Print(const Flags& flags, const Score& score, const LocalModel& local, const PruneStep* step) {
+  const double tokens = static_cast<double>(score.tokens);
+  const double nll = score.nll / tokens;
+  const MlpAccounts& a = score.accounts;
+  const double bytes = static_cast<double>(a.flash_bytes) / tokens;
+  const ModelConfig& c = local.model().config;
+  const uint32_t kept_input = step != nullptr ? step->kept_input : c.hidden_size;
+  const uint32_t kept_hidden = step != nullptr ? step->kept_hidden : c.intermediate_size;
+  const double hit_rate = Rate(a.hit_units[0] + a.hit_units[1], a.miss_units[0] + a.miss_units[1]);
+  const uint64_t streamed = local.store().info().streamed_model_bytes;
+  if (flags.json) {
+    std::printf(
+        "{\"nll\": %.6f, \"perplexity\": %.4f, \"tokens\": %llu, \"mode\": \"%s\", \"density\": %g, "
+        "\"gamma\": %g, \"cache_fraction\": %g, \"kept_input_units\": %u, \"kept_hidden_units\": %u, "
+        "\"hit_rate\": %.4f, \"hit_rate_input\": %.4f, \"hit_rate_hidden\": %.4f, "
+        "\"missed_input_units_per_token\": %.2f, \"missed_hidden_units_per_token\": %.2f, "
+        "\"flash_bytes_per_token\": %.0f, \"flash_share_of_dense\": %.4f}\n",
+        nll, std::exp(nll), static_cast<unsigned long long>(score.tokens), flags.model.mode.c_str(),
+        flags.model.density, step != nullptr ? step->gamma : 1.0, flags.model.cache_fraction,
+        kept_input, kept_hidden, hit_rate, Rate(a.hit_units[0], a.miss_units[0]),
+        Rate(a.hit_units[1], a.miss_units[1]), static_cast<double>(a.miss_units[0]) / tokens,
+        static_cast<double>(a.miss_units[1]) / tokens, bytes, bytes / static_cast<double>(streamed));
+    return;
+  }
+  std::printf("perplexity        %.4f (%.6f nats per token over %llu tokens)\n", std::exp(nll), nll,
+              static_cast<unsigned long long>(score.tokens));
+  std::printf("units per layer   %u of %u input, %u of %u hidden\n", kept_input, c.hidden_size,
+              kept_hidden, c.intermediate_size);
+  std::printf("hit rate          %.1f %% of selected units (input %.1f %%, hidden %.1f %%)\n",
+              100 * hit_rate, 100 * Rate(a.hit_units[0], a.miss_units[0]),
+              100 * Rate(a.hit_units[1], a.miss_units[1]));
+  std::printf("from flash        %.0f bytes per token, %.1f %% of the MLP weights\n", bytes,
+              100 * bytes / static_cast<double>(streamed));
+}
+
+absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
+  if (flags.chunk == 0) return absl::InvalidArgumentError("--chunk must be at least 1");
+  if (tokens.size() < size_t{flags.chunk} + 1) {
+    return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(), " tokens; --chunk ",
+                                                   flags.chunk, " needs at least ",
+                                                   uint64_t{flags.chunk} + 1));
+  }
+  for (const TokenId id : tokens) {
+    if (id < 0 || static_cast<uint32_t>(id) >= vocab) {
+      return absl::InvalidArgumentError(absl::StrCat("token id ", id, " is not in [0, ", vocab, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run(const Flags& flags) {
+  if (flags.text.empty() == flags.ids.empty()) {
+    return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
+  }
+  std::vector<TokenId> tokens;
+  if (flags.text.empty()) {
+    ASSIGN_OR_RETURN(tokens, TokensOfIds(flags.ids));
+  } else {
+    ASSIGN_OR_RETURN(tokens, TokensOfText(flags));
+  }
+  ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
+  options.one_unit_per_block = true;
+  ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
+  ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local->model().config));
+  RETURN_IF_ERROR(CheckTokens(tokens, flags, local->model().config.vocab_size));
+
+  uint64_t chunks = (tokens.size() - 1) / flags.chunk;
+  if (flags.max_tokens > 0) {
+    chunks = std::min(chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
+  }
+  Score score;
+  Progress progress("scoring");
+  const std::span<const TokenId> all(tokens);
+  for (uint64_t w = 0; w < chunks; ++w) {
+    RETURN_IF_ERROR(ScoreChunk(*local, all.subspan(w * flags.chunk, flags.chunk),
+                               all.subspan(w * flags.chunk + 1, flags.chunk),
+                               step ? &*step : nullptr, half, score));
+    progress.Update(w + 1, chunks);
+  }
+  progress.Finish();
+  Print(flags, score, *local, step ? &*step : nullptr);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddEvalCommand(CLI::App& app, CommandRun& run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("eval", "Perplexity, hit rate and flash traffic of a text");
+  flags->model.Register(*command);
+  command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
+  command->add_option("--ids", flags->ids, "file of token ids instead of a text");
+  command->add_option("--chunk", flags->chunk, "tokens per chunk")->capture_default_str();
+  command->add_option("--max-tokens", flags->max_tokens, "score at most this many; 0: all");
+  command->add_flag("--json", flags->json, "one JSON object on standard output");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+}
+
+}  // namespace tidegate

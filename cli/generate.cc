@@ -1,0 +1,186 @@
+// `tidegate generate`: streams a continuation of a prompt to the terminal.
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "cli/client_options.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/stream_printer.h"
+#include "tidegate/v1/generation.grpc.pb.h"
+
+namespace tidegate {
+namespace {
+
+struct GenerateOptions {
+  std::string server;
+  std::string prompt;
+  std::string prompt_file;
+  std::chrono::nanoseconds deadline{0};  // 0: none
+  bool json = false;
+  bool quiet = false;
+  v1::GenerateRequest request;  // flags write into it, so that what is not given stays unset
+};
+
+// A flag whose value goes straight into the request.
+template <typename T, typename Set>
+CLI::Option* AddField(CLI::App& command, const char* name, const char* help, Set set) {
+  return command.add_option_function<T>(
+      name, [set](const T& value) { set(value); }, help);
+}
+
+void AddSamplingFlags(CLI::App& command, v1::GenerateRequest& request) {
+  v1::SamplingParams& sampling = *request.mutable_sampling();
+  v1::StopConditions& stop = *request.mutable_stop();
+  AddField<uint32_t>(command, "--max-tokens,-n", "Tokens to generate at most; default 128",
+                     [&](uint32_t v) { request.set_max_tokens(v); });
+  AddField<float>(command, "--temperature", "0 is greedy; default 0.8",
+                  [&](float v) { sampling.set_temperature(v); });
+  AddField<uint32_t>(command, "--top-k", "0 is off; default 40",
+                     [&](uint32_t v) { sampling.set_top_k(v); });
+  AddField<float>(command, "--top-p", "1 is off; default 0.95",
+                  [&](float v) { sampling.set_top_p(v); });
+  AddField<float>(command, "--min-p", "0 is off; default 0.05",
+                  [&](float v) { sampling.set_min_p(v); });
+  AddField<float>(command, "--repetition-penalty", "1 is off; default 1",
+                  [&](float v) { sampling.set_repetition_penalty(v); });
+  AddField<float>(command, "--presence-penalty", "Default 0",
+                  [&](float v) { sampling.set_presence_penalty(v); });
+  AddField<float>(command, "--frequency-penalty", "Default 0",
+                  [&](float v) { sampling.set_frequency_penalty(v); });
+  AddField<uint64_t>(command, "--seed", "Default: a random one",
+                     [&](uint64_t v) { sampling.set_seed(v); });
+  AddField<std::vector<std::string>>(command, "--stop", "Stop at this text; may be repeated",
+                                     [&](const std::vector<std::string>& v) {
+                                       stop.mutable_strings()->Assign(v.begin(), v.end());
+                                     });
+  command.add_flag_callback(
+      "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
+}
+
+void AddPruningFlags(CLI::App& command, v1::GenerateRequest& request) {
+  v1::Pruning& pruning = *request.mutable_pruning();
+  AddField<std::string>(
+      command, "--mode", "dense, dip or dip_ca; default: the server's", [&](const std::string& v) {
+        v1::DecodeMode mode;
+        if (!v1::DecodeMode_Parse(absl::StrCat("DECODE_MODE_", absl::AsciiStrToUpper(v)), &mode)) {
+          throw CLI::ValidationError(absl::StrCat("--mode ", v, ": use dense, dip or dip_ca"));
+        }
+        pruning.set_mode(mode);
+      });
+  AddField<float>(command, "--density", "Share of the MLP used; default: the server's",
+                  [&](float v) { pruning.set_density(v); });
+  AddField<float>(command, "--gamma", "Score factor of units not in memory; default: the server's",
+                  [&](float v) { pruning.set_gamma(v); });
+  AddField<uint32_t>(command, "--fixed-top-n", "Largest scores that gamma leaves alone",
+                     [&](uint32_t v) { pruning.set_fixed_top_n(v); });
+  command.add_flag_callback(
+      "--reproducible", [&] { pruning.set_reproducible(true); },
+      "Ignore the cache, so that a seed always gives the same text");
+}
+
+absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
+  if (options.prompt_file.empty()) return options.prompt;
+  if (!options.prompt.empty()) {
+    return absl::InvalidArgumentError("give PROMPT or --prompt-file, not both");
+  }
+  std::ifstream file(options.prompt_file == "-" ? "/dev/stdin" : options.prompt_file,
+                     std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (file.bad() || !file.is_open()) {
+    return absl::NotFoundError(
+        absl::StrCat("--prompt-file ", options.prompt_file, ": cannot be read"));
+  }
+  return text;
+}
+
+void SetMaxDuration(std::chrono::nanoseconds duration, v1::GenerateRequest& request) {
+  constexpr int64_t kNanos = 1000000000;
+  request.mutable_max_duration()->set_seconds(duration.count() / kNanos);
+  request.mutable_max_duration()->set_nanos(static_cast<int32_t>(duration.count() % kNanos));
+}
+
+StreamPrinter::Form FormOf(const GenerateOptions& options) {
+  if (options.json) return StreamPrinter::Form::kJson;
+  return options.quiet ? StreamPrinter::Form::kQuiet : StreamPrinter::Form::kText;
+}
+
+absl::Status Generate(GenerateOptions& options) {
+  ASSIGN_OR_RETURN(std::string prompt, ReadPrompt(options));
+  if (prompt.empty()) {
+    return absl::InvalidArgumentError("no prompt: tidegate generate 'Once upon a time'");
+  }
+  options.request.set_text(std::move(prompt));
+  signal(SIGPIPE, SIG_IGN);  // `| head` ends us through Print()
+
+  grpc::ClientContext context;
+  if (options.deadline.count() > 0) {
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::duration_cast<std::chrono::microseconds>(options.deadline));
+  }
+  InterruptGuard interrupt([&context] { context.TryCancel(); });
+  const auto stub = v1::GenerationService::NewStub(Dial(options.server));
+  StreamPrinter printer(FormOf(options), std::cout, std::cerr);
+  const auto reader = stub->Generate(&context, options.request);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (!printer.Print(response)) context.TryCancel();
+  }
+  const grpc::Status status = reader->Finish();
+  printer.Finish();
+  if (interrupt.interrupted()) return absl::CancelledError("interrupted");
+  return ExplainError(status, options.server, "tidegate-engine");
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app, CommandRun& run) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command = app.add_subcommand("generate", "Stream a continuation of a prompt");
+  command->footer(
+      "\nThe text goes to standard output, its accounts to standard error. Ctrl-C ends the "
+      "stream.\n"
+      "Examples:\n"
+      "  tidegate generate 'Once upon a time' --max-tokens 200\n"
+      "  tidegate generate --prompt-file story.txt --density 0.5 --seed 7 --json\n");
+  command->add_option("PROMPT", options->prompt, "Text to continue");
+  command->add_option("--prompt-file", options->prompt_file, "File with the prompt; - is stdin");
+  AddServerFlag(*command, options->server);
+  command->add_option_function<std::string>(
+      "--model", [options](const std::string& v) { options->request.set_model(v); },
+      "Name of the model; default: the served one");
+  AddSamplingFlags(*command, options->request);
+  AddPruningFlags(*command, options->request);
+  const auto add_duration = [&](const char* name, const char* help, auto set) {
+    command
+        ->add_option_function<std::string>(
+            name,
+            [set](const std::string& text) {
+              const auto duration = ParseDuration(text);
+              if (!duration.ok()) {
+                throw CLI::ValidationError(std::string(duration.status().message()));
+              }
+              set(*duration);
+            },
+            help)
+        ->type_name("TIME");
+  };
+  add_duration("--max-duration", "End the stream after this time and keep its text",
+               [options](std::chrono::nanoseconds d) { SetMaxDuration(d, options->request); });
+  add_duration("--deadline", "Give up after this time",
+               [options](std::chrono::nanoseconds d) { options->deadline = d; });
+  command->add_flag("--json", options->json, "One JSON object at the end instead of text");
+  command->add_flag("--quiet,-q", options->quiet, "No accounts");
+  command->callback([options, &run] { run = [options] { return Generate(*options); }; });
+}
+
+}  // namespace tidegate

@@ -1,0 +1,88 @@
+// `tidegate inspect`: explains a GGUF file or a pack.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/progress.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "cli/commands.h"
+#include "cli/inspect_report.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate inspect model.gguf               what is in it, and whether it can be packed\n"
+    "  tidegate inspect model.tgpack --verify    also reads every byte and compares checksums\n"
+    "  tidegate inspect model.tgpack --json | jq .streamed.bytes\n";
+
+struct Flags {
+  std::string file;
+  bool json = false;
+  bool verify = false;
+};
+
+// True if the file starts with a pack's magic. Short and missing files are left to the readers'
+// errors.
+bool IsPack(const std::string& path) {
+  const auto fd = UniqueFd::Open(path, O_RDONLY);
+  uint64_t magic = 0;
+  return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
+}
+
+void Print(const Json& report, bool json) {
+  // Bytes that are no UTF-8 (a name in a GGUF file) are replaced: dump() would throw.
+  const std::string text =
+      json ? report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : RenderText(report);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+absl::Status InspectPack(const Flags& flags) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(flags.file, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.file));
+  Json report = DescribePack(flags.file, index);
+  if (!flags.verify) {
+    Print(report, flags.json);
+    return absl::OkStatus();
+  }
+  Progress progress("verifying");
+  const auto verified = VerifyPack(
+      fd.get(), index, [&](uint64_t done, uint64_t total) { progress.Update(done, total); });
+  progress.Finish();
+  if (!verified.ok()) return Annotate(verified.status(), flags.file);
+  report["verification"] = DescribeVerification(*verified);
+  Print(report, flags.json);
+  if (verified->ok()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(flags.file, ": ", verified->bad_blocks.size(),
+                                          " damaged blocks and ", verified->bad_tensors.size(),
+                                          " damaged static tensors; pack the model again"));
+}
+
+absl::Status RunInspect(const Flags& flags) {
+  if (IsPack(flags.file)) return InspectPack(flags);
+  ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(flags.file));
+  if (flags.verify) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--verify: ", flags.file, " is a GGUF file, which has no checksums; packs have"));
+  }
+  Print(DescribeGguf(file), flags.json);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddInspectCommand(CLI::App& app, CommandRun& run) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("inspect", "Explain a GGUF file or a pack");
+  command->add_option("FILE", flags->file, "A GGUF file or a pack")->required();
+  command->add_flag("--json", flags->json, "JSON on standard output");
+  command->add_flag("--verify", flags->verify,
+                    "Read every block and static tensor and compare checksums");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return RunInspect(*flags); }; });
+}
+
+}  // namespace tidegate

@@ -1,0 +1,251 @@
+#include "cli/inspect_report.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/units.h"
+#include "weightstore/pack/pack_plan.h"
+
+namespace tidegate {
+namespace {
+
+template <typename Hp>
+Json DescribeHyperParameters(const Hp& hp) {
+  Json out = {{"layers", hp.layer_count()},
+              {"hidden_size", hp.hidden_size()},
+              {"intermediate_size", hp.intermediate_size()},
+              {"query_heads", hp.query_heads()},
+              {"kv_heads", hp.kv_heads()},
+              {"head_size", hp.head_size()},
+              {"vocab_size", hp.vocab_size()},
+              {"context_length", hp.context_length()},
+              {"rms_epsilon", hp.rms_epsilon()},
+              {"rope_base", hp.rope_base()},
+              {"rope_dims", hp.rope_dims()}};
+  const bool linear = hp.rope_scaling().kind() == store::v1::RopeScaling::KIND_LINEAR;
+  out["rope_scaling"] = linear ? absl::StrCat("linear ", hp.rope_scaling().factor()) : "none";
+  return out;
+}
+
+Json DescribeTokenizer(const store::v1::Tokenizer& tokenizer) {
+  Json out = {{"model", tokenizer.model()}, {"tokens", tokenizer.tokens_size()}};
+  if (tokenizer.has_bos_id()) out["bos_id"] = tokenizer.bos_id();
+  if (tokenizer.has_eos_id()) out["eos_id"] = tokenizer.eos_id();
+  if (tokenizer.has_unknown_id()) out["unknown_id"] = tokenizer.unknown_id();
+  if (tokenizer.has_eot_id()) out["eot_id"] = tokenizer.eot_id();
+  out["add_bos"] = tokenizer.add_bos();
+  out["add_eos"] = tokenizer.add_eos();
+  out["add_space_prefix"] = tokenizer.add_space_prefix();
+  return out;
+}
+
+Json DescribeKind(const KindGeometry& kind, uint32_t layers) {
+  const uint64_t stored = uint64_t{kind.block_count} * kind.block_bytes;
+  const uint64_t used = uint64_t{kind.unit_count} * kind.unit_bytes;
+  return {{"units_per_layer", kind.unit_count},
+          {"unit_bytes", kind.unit_bytes},
+          {"units_per_block", kind.units_per_block},
+          {"block_bytes", kind.block_bytes},
+          {"blocks_per_layer", kind.block_count},
+          {"bytes", stored * layers},
+          {"padding_fraction", static_cast<double>(stored - used) / static_cast<double>(stored)}};
+}
+
+Json DescribeStreamed(const PackGeometry& geometry, UnitEncoding encoding) {
+  return {{"encoding", std::string(UnitEncodingName(encoding))},
+          {"bytes", geometry.blocks_bytes()},
+          {"blocks", uint64_t{geometry.layer_blocks()} * geometry.layer_count},
+          {"input_units", DescribeKind(geometry.kinds[0], geometry.layer_count)},
+          {"hidden_units", DescribeKind(geometry.kinds[1], geometry.layer_count)}};
+}
+
+// Mean and worst layer of one matrix's rounding error. `input`: gate or up, otherwise down.
+Json DescribeError(const store::v1::Manifest& manifest, bool input, int matrix) {
+  double sum = 0, worst = 0;
+  int worst_layer = 0, count = 0;
+  for (int layer = 0; layer < manifest.layers_size(); ++layer) {
+    const auto& units = input ? manifest.layers(layer).input() : manifest.layers(layer).hidden();
+    if (matrix >= units.relative_rms_errors_size()) continue;  // Optional in the format.
+    const double error = units.relative_rms_errors(matrix);
+    sum += error;
+    ++count;
+    if (error > worst) {
+      worst = error;
+      worst_layer = layer;
+    }
+  }
+  return {{"mean", count > 0 ? sum / count : 0}, {"worst", worst}, {"worst_layer", worst_layer}};
+}
+
+Json TensorTypes(const GgufFile& file) {
+  struct Sum {
+    uint64_t tensors = 0, bytes = 0;
+  };
+  std::map<std::string, Sum> types;
+  for (const GgufTensor& tensor : file.tensors()) {
+    Sum& sum = types[GgmlTypeName(tensor.type)];
+    ++sum.tensors;
+    sum.bytes += tensor.bytes;
+  }
+  Json out = Json::array();
+  for (const auto& [type, sum] : types) {
+    out.push_back({{"type", type}, {"tensors", sum.tensors}, {"bytes", sum.bytes}});
+  }
+  return out;
+}
+
+// Every key of the architecture with a single value: for models that cannot be packed too.
+Json RawParameters(const GgufFile& file, const std::string& architecture) {
+  Json out = Json::object();
+  for (const auto& [key, value] : file.metadata()) {
+    if (!absl::StartsWith(key, architecture + ".")) continue;
+    const std::string name = key.substr(architecture.size() + 1);
+    std::visit(
+        [&](const auto& v) {
+          using T = std::decay_t<decltype(v)>;
+          if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
+            out[name] = v;
+          } else {
+            out[name] = absl::StrCat("[", v.size(), " values]");
+          }
+        },
+        value);
+  }
+  return out;
+}
+
+Json DescribePacking(const GgufFile& file) {
+  const PackOptions options;
+  const auto plan = PlanPack(file, options);
+  if (!plan.ok()) return {{"possible", false}, {"why_not", std::string(plan.status().message())}};
+  return {{"possible", true},
+          {"static_bytes", plan->static_bytes},
+          {"streamed", DescribeStreamed(plan->geometry, options.units)},
+          {"requantised", plan->requantised}};
+}
+
+std::string ScalarText(const std::string& key, const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
+  if (absl::EndsWith(key, "bytes") && value.is_number_unsigned()) {
+    const auto bytes = value.get<uint64_t>();
+    return bytes < 10 * kKiB ? absl::StrCat(bytes)
+                             : absl::StrCat(bytes, " (", FormatBytes(bytes), ")");
+  }
+  if (absl::EndsWith(key, "fraction")) return absl::StrFormat("%.2f %%", value.get<double>() * 100);
+  if (value.is_number_float()) return absl::StrFormat("%.6g", value.get<double>());
+  return value.dump();
+}
+
+std::string Label(std::string key) {
+  std::replace(key.begin(), key.end(), '_', ' ');
+  return key;
+}
+
+void RenderObject(const Json& object, int indent, std::string& out);
+
+void RenderArray(const Json& array, int indent, std::string& out) {
+  for (const Json& row : array) {
+    out += std::string(indent, ' ');
+    if (!row.is_object()) {
+      absl::StrAppend(&out, ScalarText("", row), "\n");
+      continue;
+    }
+    for (const auto& [key, value] : row.items()) {
+      absl::StrAppend(&out, Label(key), " ", ScalarText(key, value), "   ");
+    }
+    out.erase(out.find_last_not_of(' ') + 1);
+    out += '\n';
+  }
+}
+
+void RenderObject(const Json& object, int indent, std::string& out) {
+  for (const auto& [key, value] : object.items()) {
+    const std::string label = std::string(indent, ' ') + Label(key);
+    if (value.is_object() || value.is_array()) {
+      if (value.empty()) continue;
+      absl::StrAppend(&out, label, ":\n");
+      value.is_object() ? RenderObject(value, indent + 2, out)
+                        : RenderArray(value, indent + 2, out);
+      continue;
+    }
+    absl::StrAppend(&out, absl::StrFormat("%-28s ", label), ScalarText(key, value), "\n");
+  }
+}
+
+}  // namespace
+
+Json DescribeGguf(const GgufFile& file) {
+  Json out = {{"file", file.path()},
+              {"format", absl::StrCat("GGUF version ", file.version())},
+              {"file_bytes", file.file_bytes()}};
+  const auto architecture = file.GetString("general.architecture");
+  const auto name = file.GetString("general.name");
+  if (name.ok()) out["model_name"] = *name;
+  out["architecture"] = architecture.ok() ? *architecture : "(not given)";
+  if (const auto hp = HyperParametersFromGguf(file); hp.ok()) {
+    out["hyper_parameters"] = DescribeHyperParameters(*hp);
+  } else if (architecture.ok()) {
+    out["hyper_parameters"] = RawParameters(file, *architecture);
+  }
+  out["tensor_types"] = TensorTypes(file);
+  if (const auto tokenizer = TokenizerFromGguf(file); tokenizer.ok()) {
+    out["tokenizer"] = DescribeTokenizer(*tokenizer);
+  } else {
+    out["tokenizer"] = {{"error", std::string(tokenizer.status().message())}};
+  }
+  out["chat_template"] = file.Has("tokenizer.chat_template");
+  out["packing"] = DescribePacking(file);
+  return out;
+}
+
+Json DescribePack(const std::string& path, const PackIndex& index) {
+  const store::v1::Manifest& manifest = index.manifest;
+  Json statics = {{"bytes", index.header.static_bytes},
+                  {"tensors", manifest.static_tensors_size()}};
+  Json streamed =
+      DescribeStreamed(index.geometry, static_cast<UnitEncoding>(manifest.unit_encoding()));
+  streamed["relative_rms_error"] = {{"gate", DescribeError(manifest, true, 0)},
+                                    {"up", DescribeError(manifest, true, 1)},
+                                    {"down", DescribeError(manifest, false, 0)}};
+  return {{"file", path},
+          {"format", absl::StrCat("Tidegate pack version ", index.header.version)},
+          {"file_bytes", index.header.file_bytes},
+          {"uuid", UuidText(index.header.uuid)},
+          {"model_name", manifest.model_name()},
+          {"architecture", manifest.architecture()},
+          {"hyper_parameters", DescribeHyperParameters(manifest.hyper_parameters())},
+          {"static", statics},
+          {"streamed", streamed},
+          {"tokenizer", DescribeTokenizer(manifest.tokenizer())},
+          {"chat_template", !manifest.chat_template().empty()},
+          {"source",
+           {{"file_name", manifest.source().file_name()},
+            {"file_bytes", manifest.source().file_bytes()},
+            {"matrix_types", manifest.source().matrix_types()},
+            {"packed_by", manifest.source().packed_by()}}}};
+}
+
+Json DescribeVerification(const VerifyReport& report) {
+  Json bad_blocks = Json::array();
+  for (const BadBlock& bad : report.bad_blocks) {
+    bad_blocks.push_back(
+        {{"layer", bad.layer}, {"kind", UnitKindName(bad.kind)}, {"block", bad.block}});
+  }
+  return {{"blocks_read", report.blocks},
+          {"static_tensors_read", report.static_tensors},
+          {"intact", report.ok()},
+          {"bad_blocks", bad_blocks},
+          {"bad_static_tensors", report.bad_tensors}};
+}
+
+std::string RenderText(const Json& report) {
+  std::string out;
+  RenderObject(report, 0, out);
+  return out;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,24 @@
+// What `tidegate inspect` says about a GGUF file or a pack, as JSON; the text form is made from the
+// same object, so that the two cannot disagree. Thread-compatible.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "proto/store/v1/pack_format.h"
+#include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_verify.h"
+
+namespace tidegate {
+
+// Keys keep the order in which they are written.
+using Json = nlohmann::ordered_json;
+
+Json DescribeGguf(const GgufFile& file);
+Json DescribePack(const std::string& path, const PackIndex& index);
+Json DescribeVerification(const VerifyReport& report);
+
+// Text for people: "name  value" lines, tables for arrays of objects.
+std::string RenderText(const Json& report);
+
+}  // namespace tidegate

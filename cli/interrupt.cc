@@ -1,0 +1,46 @@
+#include "cli/interrupt.h"
+
+#include <utility>
+
+namespace tidegate {
+namespace {
+
+sigset_t InterruptSet() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+// How long a guard that is not needed any more may take to notice.
+constexpr timespec kPoll = {0, 20 * 1000 * 1000};
+
+}  // namespace
+
+InterruptGuard::InterruptGuard(std::function<void()> on_interrupt)
+    : on_interrupt_(std::move(on_interrupt)) {
+  const sigset_t set = InterruptSet();
+  pthread_sigmask(SIG_BLOCK, &set, &previous_);
+  watcher_ = std::thread([this] { Watch(); });
+}
+
+InterruptGuard::~InterruptGuard() {
+  stop_ = true;
+  watcher_.join();
+  pthread_sigmask(SIG_SETMASK, &previous_, nullptr);
+}
+
+void InterruptGuard::Watch() {
+  const sigset_t set = InterruptSet();
+  while (!stop_) {
+    if (sigtimedwait(&set, nullptr, &kPoll) <= 0) continue;
+    interrupted_ = true;
+    // This thread alone lets a second one through, whose default action ends the process.
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    on_interrupt_();
+    return;
+  }
+}
+
+}  // namespace tidegate

@@ -1,0 +1,51 @@
+#include "cli/load_tokenizer.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "proto/store/v1/pack_format.h"
+#include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+namespace {
+
+// The first 8 bytes, 0 for a shorter file. Errors name the file.
+absl::StatusOr<uint64_t> FirstBytes(int fd, const std::string& path) {
+  uint64_t start = 0;
+  const auto file_bytes = FileSize(fd);
+  if (!file_bytes.ok()) return Annotate(file_bytes.status(), path);
+  if (*file_bytes < sizeof(start)) return start;
+  RETURN_IF_ERROR(Annotate(ReadAt(fd, 0, &start, sizeof(start)), path));
+  return start;
+}
+
+absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
+  ASSIGN_OR_RETURN(const uint64_t start, FirstBytes(fd.get(), model));
+  if (std::memcmp(&start, "GGUF", 4) == 0) {
+    ASSIGN_OR_RETURN(const GgufFile gguf, GgufFile::Open(model));
+    auto tokenizer = TokenizerFromGguf(gguf);
+    if (!tokenizer.ok()) return Annotate(tokenizer.status(), model);
+    return tokenizer;
+  }
+  if (start == kPackMagic) {
+    ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
+    return index.manifest.tokenizer();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      model, ": neither a GGUF file nor a pack; name a .gguf file or what `tidegate pack` wrote"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model) {
+  ASSIGN_OR_RETURN(const store::v1::Tokenizer data, ReadTokenizer(model));
+  auto tokenizer = Tokenizer::Create(data);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), model);
+  return tokenizer;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,17 @@
+// Finds the tokenizer of a model file, whatever kind of model file it is. Stateless, thread-safe.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/tokenizer.h"
+
+namespace tidegate {
+
+// `model` is a GGUF file, with or without weights, or a pack; which one, its first bytes say.
+// Errors: NOT_FOUND, INVALID_ARGUMENT (neither of the two, or a tokenizer that is not supported),
+// those of the readers; each names the file.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model);
+
+}  // namespace tidegate

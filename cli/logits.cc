@@ -1,0 +1,132 @@
+// `tidegate logits`: the numbers behind the next token, for tests and for anybody who doubts a result.
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
+#include "cli/commands.h"
+#include "cli/model_flags.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate logits model.gguf --units f32 --tokens 1,280,170\n"
+    "  tidegate logits model.tgpack --tokens 1,280,170 --greedy 24 --mode dip --density 0.5\n\n"
+    "Prints {\"n_vocab\": V, \"positions\": {\"<position>\": [V logits]}, \"greedy\": [ids]}: the last\n"
+    "position of the prompt and those given with --positions. The prompt runs through dense prefill;\n"
+    "--mode acts on the tokens that --greedy generates. With --positions beyond the prompt the logits\n"
+    "after generated tokens are printed too.\n";
+
+struct Flags {
+  ModelFlags model;
+  std::string tokens;
+  std::string positions;
+  uint32_t greedy = 0;
+  uint32_t context = 0;
+};
+
+absl::StatusOr<std::vector<uint32_t>> ParseList(const std::string& text, const char* flag) {
+  std::vector<uint32_t> numbers;
+  for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+    uint32_t number = 0;
+    if (!absl::SimpleAtoi(part, &number)) {
+      return absl::InvalidArgumentError(absl::StrCat(flag, ": '", part, "' is not a number"));
+    }
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+std::string JsonRow(std::span<const float> logits) {
+  // Nine digits bring every float back exactly.
+  return absl::StrCat("[", absl::StrJoin(logits, ", ", [](std::string* out, float value) {
+                        absl::StrAppendFormat(out, "%.9g", value);
+                      }), "]");
+}
+
+TokenId ArgMax(std::span<const float> logits) {
+  return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags, uint32_t context,
+                         uint32_t vocab) {
+  if (prompt.empty()) return absl::InvalidArgumentError("--tokens: give at least one id");
+  for (const uint32_t id : prompt) {
+    if (id >= vocab) {
+      return absl::InvalidArgumentError(absl::StrCat("--tokens: id ", id, " is not below ", vocab));
+    }
+  }
+  if (uint64_t{prompt.size()} + flags.greedy > context) {
+    return absl::InvalidArgumentError(absl::StrCat(prompt.size(), " prompt tokens and ", flags.greedy,
+                                                   " generated ones exceed the context of ", context,
+                                                   "; raise --context"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run(const Flags& flags) {
+  ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseList(flags.tokens, "--tokens"));
+  ASSIGN_OR_RETURN(const std::vector<uint32_t> wanted, ParseList(flags.positions, "--positions"));
+  ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
+  ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
+  const ModelConfig& config = local->model().config;
+  ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(config));
+  const uint32_t context = flags.context != 0 ? flags.context : config.trained_context_tokens;
+  RETURN_IF_ERROR(CheckPrompt(ids, flags, context, config.vocab_size));
+  const std::vector<TokenId> prompt(ids.begin(), ids.end());
+
+  std::set<uint32_t> positions(wanted.begin(), wanted.end());
+  positions.insert(static_cast<uint32_t>(prompt.size() - 1));
+  std::map<uint32_t, std::string> rows;
+  KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half);
+  std::vector<float> logits(config.vocab_size);
+  MlpAccounts accounts;
+  const auto keep = [&](uint32_t position, std::span<float> row) {
+    if (positions.contains(position)) rows[position] = JsonRow(row);
+  };
+  const uint32_t chunk = local->decoder().tokens_max();
+  for (size_t at = 0; at < prompt.size(); at += chunk) {
+    const size_t count = std::min<size_t>(chunk, prompt.size() - at);
+    RETURN_IF_ERROR(
+        local->decoder().Prefill(kv, {prompt.data() + at, count}, logits, accounts, keep));
+  }
+  std::vector<TokenId> greedy;
+  for (uint32_t n = 0; n < flags.greedy; ++n) {
+    greedy.push_back(ArgMax(logits));
+    RETURN_IF_ERROR(local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, logits, accounts));
+    keep(kv.size() - 1, logits);
+  }
+  std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.vocab_size,
+              absl::StrJoin(rows, ", ", [](std::string* out, const auto& row) {
+                absl::StrAppend(out, "\"", row.first, "\": ", row.second);
+              }).c_str(),
+              absl::StrJoin(greedy, ", ").c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddLogitsCommand(CLI::App& app, CommandRun& run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("logits", "Logits and greedy tokens of a prompt, as JSON");
+  flags->model.Register(*command);
+  command->add_option("--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")
+      ->required();
+  command->add_option("--positions", flags->positions, "further positions to print, comma-separated");
+  command->add_option("--greedy", flags->greedy, "tokens to generate by largest logit");
+  command->add_option("--context", flags->context, "context size in tokens; 0: the model's own");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+}
+
+}  // namespace tidegate

@@ -1,0 +1,90 @@
+#include "cli/model_flags.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/pruning.h"
+
+namespace tidegate {
+namespace {
+
+absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
+  const size_t equals = text.rfind('=');
+  LoraSource source;
+  source.path = text.substr(0, equals);
+  source.scale = 1;
+  if (equals != std::string::npos && !absl::SimpleAtof(text.substr(equals + 1), &source.scale)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lora '", text, "': write FILE=SCALE, for example adapter.gguf=0.5"));
+  }
+  return source;
+}
+
+}  // namespace
+
+void ModelFlags::Register(CLI::App& command) {
+  command.add_option("MODEL", model, "a GGUF file (packed on the fly) or a pack")->required();
+  command.add_option("--units", units, "unit encoding for a GGUF file: f32, f16, q8, q4")
+      ->capture_default_str();
+  command.add_option("--mode", mode, "dense, dip or dip_ca")->capture_default_str();
+  command.add_option("--density", density, "share of MLP weights used, (0, 1]")->capture_default_str();
+  command.add_option("--gamma", gamma, "score factor of units that are not resident, [0, 1]; dip_ca")
+      ->capture_default_str();
+  command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
+      ->capture_default_str();
+  command.add_option("--policy", policy, "cache policy: lfu, lru, none")->capture_default_str();
+  command
+      .add_option("--cache-fraction", cache_fraction,
+                  "share of each layer's units of each kind that the cache holds, [0, 1]")
+      ->capture_default_str();
+  command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
+      ->capture_default_str();
+  command.add_option("--flash-model", flash_model,
+                     "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
+  command.add_option("--kv", kv, "key/value cache: f32 or f16")->capture_default_str();
+  command.add_option("--threads", threads, "compute threads; 0: one per core")->capture_default_str();
+  command.add_option("--lora", lora, "LoRA adapter to merge, FILE=SCALE; may be repeated");
+}
+
+absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
+  LocalModelOptions options;
+  options.model = model;
+  ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
+  for (const std::string& text : lora) {
+    ASSIGN_OR_RETURN(LoraSource source, ParseLora(text));
+    options.adapters.push_back(std::move(source));
+  }
+  options.store.policy = policy;
+  options.store.cache_fraction = cache_fraction;
+  options.store.flash_backend = flash_backend;
+  if (!flash_model.empty()) {
+    ASSIGN_OR_RETURN(options.store.flash_model, ParseFlashModel(flash_model));
+  }
+  options.threads = threads;
+  return options;
+}
+
+absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& config) const {
+  ASSIGN_OR_RETURN(const DecodeMode decode_mode, ParseDecodeMode(mode));
+  if (!(density > 0 && density <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("--density ", density, " is outside (0, 1]"));
+  }
+  if (!(gamma >= 0 && gamma <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("--gamma ", gamma, " is outside [0, 1]"));
+  }
+  if (decode_mode == DecodeMode::kDense) return std::optional<PruneStep>();
+  const DensitySplit split = SplitDensity(density);
+  return std::optional<PruneStep>(
+      PruneStep{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
+                .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
+                .gamma = decode_mode == DecodeMode::kDipCa ? gamma : 1.0,
+                .fixed_top_n = fixed_top_n});
+}
+
+absl::StatusOr<bool> ModelFlags::HalfKv() const {
+  if (kv == "f16") return true;
+  if (kv == "f32") return false;
+  return absl::InvalidArgumentError(absl::StrCat("--kv '", kv, "': use f32 or f16"));
+}
+
+}  // namespace tidegate

@@ -1,0 +1,40 @@
+// Flags that the commands with a model inside the process share: how to pack, where to read, how to
+// prune.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "cli/local_model.h"
+#include "engine/engine.h"
+
+namespace tidegate {
+
+struct ModelFlags {
+  std::string model;
+  std::string units = "q8";
+  std::string mode = "dense";
+  double density = 1.0;
+  double gamma = 1.0;
+  uint32_t fixed_top_n = 0;
+  std::string policy = "lfu";
+  double cache_fraction = 1.0;
+  std::string flash_backend = "auto";
+  std::string flash_model;
+  std::string kv = "f32";
+  uint32_t threads = 0;
+  std::vector<std::string> lora;  // FILE=SCALE
+
+  // Adds MODEL and the flags to a subcommand.
+  void Register(CLI::App& command);
+
+  absl::StatusOr<LocalModelOptions> LocalOptions() const;
+  // Null mode dense gives no step. Errors name the flag and its range.
+  absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
+  absl::StatusOr<bool> HalfKv() const;
+};
+
+}  // namespace tidegate

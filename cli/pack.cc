@@ -1,0 +1,114 @@
+// `tidegate pack`: makes a pack from a GGUF file.
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/progress.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "cli/commands.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate pack model.gguf                            writes model.tgpack beside it, 8-bit "
+    "units\n"
+    "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
+    "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n\n"
+    "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
+    "about the\n"
+    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
+    "already\n"
+    "rounded along rows and are rounded again along columns.\n"
+    "The pack appears under its name only when it is complete.\n";
+
+struct Flags {
+  std::string in;
+  std::string out;
+  std::string units = "q8";
+  std::string block_bytes;
+};
+
+void PrintPadding(const char* name, const KindGeometry& kind) {
+  const uint64_t stored = uint64_t{kind.block_count} * kind.block_bytes;
+  const uint64_t used = uint64_t{kind.unit_count} * kind.unit_bytes;
+  std::printf("  %-12s %u per layer, %u bytes each, %u per block of %s, %.1f %% padding\n", name,
+              kind.unit_count, kind.unit_bytes, kind.units_per_block,
+              FormatBytes(kind.block_bytes).c_str(),
+              100.0 * static_cast<double>(stored - used) / static_cast<double>(stored));
+}
+
+absl::Status PrintSummary(const std::string& path, const PackReport& report) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
+  const auto encoding = static_cast<UnitEncoding>(index.manifest.unit_encoding());
+  std::printf("%s: %s, %s\n", path.c_str(), index.manifest.model_name().c_str(),
+              FormatBytes(report.file_bytes).c_str());
+  std::printf("  %-12s %s\n", "uuid", UuidText(report.uuid).c_str());
+  std::printf("  %-12s %s in %d tensors, stays in memory\n", "static",
+              FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size());
+  std::printf("  %-12s %s in %u layers, %s\n", "streamed", FormatBytes(report.block_bytes).c_str(),
+              index.geometry.layer_count, std::string(UnitEncodingName(encoding)).c_str());
+  PrintPadding("input units", index.geometry.kinds[0]);
+  PrintPadding("hidden units", index.geometry.kinds[1]);
+  std::printf("  %-12s gate %.3g, up %.3g, down %.3g (relative RMS)\n", "rounding",
+              report.relative_rms_error[0], report.relative_rms_error[1],
+              report.relative_rms_error[2]);
+  if (report.requantised) {
+    std::printf(
+        "warning: the MLP weights of the source (%s) were rounded along rows and are now rounded "
+        "again\n"
+        "along columns; packing from a wider source (F16, BF16 or F32) loses less.\n",
+        index.manifest.source().matrix_types().c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunPack(const Flags& flags) {
+  PackOptions options;
+  ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(flags.units));
+  if (!flags.block_bytes.empty()) {
+    auto bytes = ParseBytes(flags.block_bytes);
+    if (!bytes.ok()) return Annotate(bytes.status(), "--block-bytes");
+    if (*bytes == 0)
+      return absl::InvalidArgumentError("--block-bytes 0 holds nothing; write for example 16KiB");
+    options.block_bytes = *bytes;
+  }
+  ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
+  const std::string out =
+      flags.out.empty() ? std::filesystem::path(flags.in).replace_extension(".tgpack").string()
+                        : flags.out;
+  Progress progress("packing");
+  auto report = WritePack(source, out, options,
+                          [&](uint64_t done, uint64_t total) { progress.Update(done, total); });
+  progress.Finish();
+  if (!report.ok()) return report.status();
+  return PrintSummary(out, *report);
+}
+
+}  // namespace
+
+void AddPackCommand(CLI::App& app, CommandRun& run) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file of a llama model");
+  command->add_option("GGUF", flags->in, "The model: F32, F16, BF16, Q8_0 or Q4_0 tensors")
+      ->required();
+  command->add_option("-o,--out", flags->out,
+                      "The pack to write; an older one is replaced [GGUF with .tgpack]");
+  command
+      ->add_option("--units", flags->units,
+                   "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)")
+      ->capture_default_str();
+  command->add_option("--block-bytes", flags->block_bytes,
+                      "Bytes that one read fetches, a multiple of 4096, e.g. 16KiB "
+                      "[the pages that one unit needs]");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
+}
+
+}  // namespace tidegate

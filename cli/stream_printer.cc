@@ -1,0 +1,105 @@
+#include "cli/stream_printer.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/units.h"
+#include "cli/proto_json.h"
+
+namespace tidegate {
+namespace {
+
+// FINISH_REASON_MAX_TOKENS -> "max tokens".
+std::string ReasonText(v1::FinishReason reason) {
+  std::string name = v1::FinishReason_Name(reason);
+  const std::string prefix = "FINISH_REASON_";
+  if (name.rfind(prefix, 0) == 0) name.erase(0, prefix.size());
+  for (char& c : name) c = c == '_' ? ' ' : absl::ascii_tolower(c);
+  return name;
+}
+
+}  // namespace
+
+StreamPrinter::StreamPrinter(Form form, std::ostream& out, std::ostream& err)
+    : form_(form), out_(out), err_(err), begin_(std::chrono::steady_clock::now()) {}
+
+bool StreamPrinter::Print(const v1::GenerateResponse& response) {
+  switch (response.event_case()) {
+    case v1::GenerateResponse::kStarted:
+      started_ = response.started();
+      break;
+    case v1::GenerateResponse::kDelta:
+      PrintDelta(response.delta());
+      break;
+    case v1::GenerateResponse::kFinished:
+      finished_ = response.finished();
+      break;
+    case v1::GenerateResponse::EVENT_NOT_SET:  // of a later version
+      break;
+  }
+  return out_.good();
+}
+
+void StreamPrinter::PrintDelta(const v1::Delta& delta) {
+  if (delta.token_ids_size() > 0 && !first_token_.has_value()) {
+    first_token_ = std::chrono::steady_clock::now();
+  }
+  token_count_ += delta.token_ids_size();
+  if (form_ == Form::kJson) {
+    text_ += delta.text();
+    token_ids_.insert(token_ids_.end(), delta.token_ids().begin(), delta.token_ids().end());
+    return;
+  }
+  if (delta.text().empty()) return;
+  line_open_ = delta.text().back() != '\n';
+  out_ << delta.text() << std::flush;
+}
+
+void StreamPrinter::Finish() {
+  if (form_ == Form::kJson) return PrintJson();
+  if (line_open_) out_ << '\n' << std::flush;
+  line_open_ = false;
+  if (form_ == Form::kQuiet) return;
+  if (finished_.has_value()) {
+    PrintAccounts(*finished_);
+  } else {
+    PrintPartialAccounts();
+  }
+}
+
+void StreamPrinter::PrintAccounts(const v1::Finished& finished) {
+  const v1::Timings& timings = finished.timings();
+  const v1::FlashAccounts& flash = finished.flash();
+  err_ << absl::StreamFormat(
+      "\n%d tokens, %.1f tokens/s, first token after %s (%d prompt tokens); ended by %s\n",
+      finished.usage().generated_tokens(), timings.tokens_per_second(),
+      FormatSeconds(timings.first_token_seconds()), finished.usage().prompt_tokens(),
+      ReasonText(finished.finish_reason()));
+  err_ << absl::StreamFormat(
+      "%s from flash per token, hit rate %.1f %%, density %.2f, waited %s for flash\n",
+      FormatBytes(static_cast<uint64_t>(flash.bytes_per_token())), 100 * flash.hit_rate(),
+      flash.density(), FormatSeconds(flash.stall_seconds()));
+}
+
+void StreamPrinter::PrintPartialAccounts() {
+  if (!first_token_.has_value()) return;
+  const std::chrono::duration<double> first = *first_token_ - begin_;
+  const std::chrono::duration<double> rest = std::chrono::steady_clock::now() - *first_token_;
+  err_ << absl::StreamFormat("\nbroken off: %d tokens, first after %s, %s since\n", token_count_,
+                             FormatSeconds(first.count()), FormatSeconds(rest.count()));
+}
+
+void StreamPrinter::PrintJson() {
+  nlohmann::ordered_json json;
+  json["started"] = ProtoToJson(started_);
+  json["text"] = text_;
+  json["token_ids"] = token_ids_;
+  if (finished_.has_value()) {
+    json["finished"] = ProtoToJson(*finished_);
+  } else {
+    json["finished"] = nullptr;
+  }
+  out_ << json.dump(2) << '\n' << std::flush;
+}
+
+}  // namespace tidegate

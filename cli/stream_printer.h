@@ -1,0 +1,53 @@
+// What a person sees of a stream: the words as they arrive, then its accounts. Or one JSON
+// document.
+//
+// Thread-compatible. Streams are not owned.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "tidegate/v1/generation.pb.h"
+
+namespace tidegate {
+
+class StreamPrinter {
+ public:
+  enum class Form {
+    kText,   // words to `out`, accounts to `err`
+    kQuiet,  // words to `out`
+    kJson,   // one object to `out` at the end
+  };
+  StreamPrinter(Form form, std::ostream& out, std::ostream& err);
+
+  // False when `out` cannot be written any more: the reader has gone.
+  bool Print(const v1::GenerateResponse& response);
+
+  // After the last event. A stream that broke off gets the accounts that this side can give: tokens
+  // and times.
+  void Finish();
+
+ private:
+  void PrintDelta(const v1::Delta& delta);
+  void PrintAccounts(const v1::Finished& finished);
+  void PrintPartialAccounts();
+  void PrintJson();
+
+  const Form form_;
+  std::ostream& out_;
+  std::ostream& err_;
+  const std::chrono::steady_clock::time_point begin_;
+  std::optional<std::chrono::steady_clock::time_point> first_token_;
+  v1::Started started_;
+  std::optional<v1::Finished> finished_;
+  std::string text_;                 // for kJson
+  std::vector<uint32_t> token_ids_;  // for kJson
+  uint64_t token_count_ = 0;
+  bool line_open_ = false;  // the last character was no newline
+};
+
+}  // namespace tidegate

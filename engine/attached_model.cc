@@ -1,0 +1,71 @@
+#include "engine/attached_model.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/status_macros.h"
+
+namespace tidegate {
+namespace {
+
+// A longer context than this must be asked for: its KV cache is memory that slots could use.
+constexpr uint32_t kDefaultContextTokens = 4096;
+
+ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
+  const store::v1::Manifest& manifest = client.manifest();
+  const ModelConfig& c = model.config;
+  return {.name = manifest.model_name(),
+          .architecture = manifest.architecture(),
+          .unit_encoding = std::string(UnitEncodingName(model.unit_encoding)),
+          .pack_uuid = client.pack_uuid(),
+          .layer_count = c.layer_count,
+          .hidden_size = c.hidden_size,
+          .intermediate_size = c.intermediate_size,
+          .query_heads = c.query_heads,
+          .kv_heads = c.kv_heads,
+          .head_size = c.head_size,
+          .vocab_size = c.vocab_size,
+          .trained_context_tokens = c.trained_context_tokens,
+          .static_bytes = client.region().static_bytes,
+          .streamed_bytes = client.geometry().blocks_bytes(),
+          .chat_template = manifest.chat_template()};
+}
+
+// Context per request and KV capacity over all, within what the flags and the budget give.
+void SizeKv(const EngineOptions& options, AttachedModel& attached) {
+  const ModelConfig& c = attached.model->config;
+  uint32_t context = options.context_tokens != 0
+                         ? options.context_tokens
+                         : std::min(c.trained_context_tokens, kDefaultContextTokens);
+  uint64_t capacity = options.kv_tokens;
+  if (capacity == 0) {
+    const uint64_t reserved = attached.client->region().engine_reserve_bytes /
+                              KvCache::BytesPerToken(c, options.kv_half);
+    capacity = std::max<uint64_t>(context, reserved);
+  }
+  attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
+  attached.kv_capacity_tokens = capacity;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
+                                                           ThreadPool* pool) {
+  auto attached = std::make_unique<AttachedModel>();
+  ASSIGN_OR_RETURN(attached->client, WeightClient::Attach(options.store_socket, "tidegate-engine"));
+  ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client));
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
+                   Tokenizer::Create(attached->client->manifest().tokenizer()));
+  if (tokenizer->vocab_size() > attached->model->config.vocab_size) {
+    return absl::DataLossError("the tokenizer has more tokens than the embedding; pack the model again");
+  }
+  attached->tokenizer = std::move(tokenizer);
+  attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(),
+                                                &BestKernels(), pool, options.prefill_chunk_tokens,
+                                                options.overlap);
+  attached->info = InfoFrom(*attached->client, *attached->model);
+  SizeKv(options, *attached);
+  return attached;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,29 @@
+// Everything the engine has while it is attached to a store: connection, model, tokenizer, decoder.
+// Made anew at every attach. Owned by the decode thread; tokenizer and info are shared.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/decoder.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+#include "weightstore/client/weight_client.h"
+
+namespace tidegate {
+
+struct AttachedModel {
+  std::unique_ptr<WeightClient> client;
+  std::unique_ptr<const Model> model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<Decoder> decoder;
+  ModelInfo info;
+  uint32_t context_tokens = 0;      // per request
+  uint64_t kv_capacity_tokens = 0;  // over all requests, at least context_tokens
+};
+
+// Attaches and builds the model. `pool` outlives the result.
+absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
+                                                           ThreadPool* pool);
+
+}  // namespace tidegate

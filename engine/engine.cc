@@ -1,0 +1,402 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <thread>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "engine/attached_model.h"
+#include "engine/request_check.h"
+#include "engine/sequence.h"
+
+namespace tidegate {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kBackOffMin{50}, kBackOffMax{2000};
+// How often an idle engine looks whether its store still lives.
+constexpr std::chrono::milliseconds kIdleCheck{50};
+
+absl::Status NoStore() {
+  return absl::UnavailableError("the weight store is not attached; retry shortly");
+}
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, EngineObserver* observer)
+      : options_(options), observer_(observer), pool_(options.threads) {}
+  ~EngineImpl() override;
+
+  absl::Status Start();
+
+  absl::StatusOr<uint64_t> Submit(GenerationRequest request,
+                                  std::shared_ptr<GenerationSink> sink) override;
+  void Cancel(uint64_t id) override;
+  void Drain(Clock::time_point deadline) override;
+  bool ready() const override;
+  EngineStats stats() const override;
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer() const override;
+  absl::StatusOr<ModelInfo> model_info() const override;
+  uint32_t context_tokens() const override;
+  const PruningBounds& pruning_bounds() const override { return options_.pruning; }
+
+ private:
+  struct Waiting {
+    uint64_t id;
+    GenerationRequest request;
+    std::shared_ptr<GenerationSink> sink;
+    Clock::time_point submitted;
+  };
+  struct Running {
+    uint64_t id;
+    std::unique_ptr<Sequence> sequence;
+  };
+
+  // All of these run on the decode thread.
+  void Loop();
+  bool EnsureAttached();
+  void Publish();
+  void Detach();
+  void EndCancelled();
+  void EndAll(FinishReason reason, const absl::Status& status);
+  static void EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status);
+  void Admit();
+  void StepAll();
+  void Step(Running& running);
+  void UpdateGauges();
+  void WaitForWork(std::chrono::milliseconds timeout);
+  uint64_t KvTokensReserved() const;
+
+  const EngineOptions options_;
+  EngineObserver* const observer_;
+  ThreadPool pool_;
+  std::unique_ptr<AttachedModel> attached_;
+  std::vector<Running> running_;  // after attached_: sequences use its decoder
+  std::chrono::milliseconds back_off_ = kBackOffMin;
+  Clock::time_point next_attach_;
+  std::string last_attach_error_;
+  std::thread thread_;
+
+  std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
+
+  mutable Mutex mutex_;
+  CondVar work_, idle_;
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drain_expired_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
+  ModelInfo info_ ABSL_GUARDED_BY(mutex_);
+  uint32_t context_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+absl::Status EngineImpl::Start() {
+  const Clock::time_point deadline = Clock::now() + options_.attach_timeout;
+  while (!EnsureAttached()) {
+    if (options_.attach_timeout.count() == 0) break;
+    if (Clock::now() >= deadline) return absl::UnavailableError(last_attach_error_);
+    std::this_thread::sleep_for(kBackOffMin);
+  }
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
+
+EngineImpl::~EngineImpl() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    work_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
+                                            std::shared_ptr<GenerationSink> sink) {
+  std::shared_ptr<const Tokenizer> tokenizer;
+  uint32_t context = 0;
+  {
+    MutexLock lock(mutex_);
+    if (draining_) return absl::UnavailableError("the engine is draining; send the request elsewhere");
+    if (!stats_.attached) return NoStore();
+    tokenizer = tokenizer_;
+    context = context_tokens_;
+  }
+  RETURN_IF_ERROR(CheckRequest(request, options_.pruning, *tokenizer, context));
+  MutexLock lock(mutex_);
+  if (draining_) return absl::UnavailableError("the engine is draining; send the request elsewhere");
+  if (!stats_.attached || tokenizer != tokenizer_) return NoStore();
+  if (waiting_.size() >= options_.max_waiting) {
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
+                                                     " requests wait already; retry later"));
+  }
+  const uint64_t id = next_id_++;
+  waiting_.push_back({id, std::move(request), std::move(sink), Clock::now()});
+  stats_.waiting = static_cast<uint32_t>(waiting_.size());
+  work_.NotifyAll();
+  return id;
+}
+
+void EngineImpl::Cancel(uint64_t id) {
+  MutexLock lock(mutex_);
+  if (id == 0 || id >= next_id_) return;
+  cancelled_.insert(id);
+  cancel_pending_ = true;
+  work_.NotifyAll();
+}
+
+void EngineImpl::Drain(Clock::time_point deadline) {
+  MutexLock lock(mutex_);
+  draining_ = true;
+  stats_.draining = true;
+  work_.NotifyAll();
+  while (stats_.running > 0 || stats_.waiting > 0) {
+    const Clock::time_point now = Clock::now();
+    if (now >= deadline && !drain_expired_) {
+      drain_expired_ = true;
+      work_.NotifyAll();
+    }
+    const auto left = drain_expired_ ? Clock::duration(std::chrono::milliseconds(50)) : deadline - now;
+    idle_.WaitFor(mutex_, std::chrono::duration_cast<std::chrono::nanoseconds>(left));
+  }
+}
+
+bool EngineImpl::ready() const {
+  MutexLock lock(mutex_);
+  return stats_.attached && !draining_;
+}
+
+EngineStats EngineImpl::stats() const {
+  MutexLock lock(mutex_);
+  return stats_;
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> EngineImpl::tokenizer() const {
+  MutexLock lock(mutex_);
+  if (tokenizer_ == nullptr) return NoStore();
+  return tokenizer_;
+}
+
+absl::StatusOr<ModelInfo> EngineImpl::model_info() const {
+  MutexLock lock(mutex_);
+  if (tokenizer_ == nullptr) return NoStore();
+  return info_;
+}
+
+uint32_t EngineImpl::context_tokens() const {
+  MutexLock lock(mutex_);
+  return context_tokens_;
+}
+
+// Decode thread from here on.
+
+bool EngineImpl::EnsureAttached() {
+  if (attached_ != nullptr) {
+    if (attached_->client->connected()) return true;
+    LogWarning("the weight store is gone; re-attaching");
+    Detach();
+  }
+  if (Clock::now() < next_attach_) return false;
+  auto attached = AttachModel(options_, &pool_);
+  if (!attached.ok()) {
+    const std::string error(attached.status().message());
+    if (error != last_attach_error_) LogWarning("not attached yet: ", error);
+    last_attach_error_ = error;
+    next_attach_ = Clock::now() + back_off_;
+    back_off_ = std::min(back_off_ * 2, kBackOffMax);
+    return false;
+  }
+  attached_ = *std::move(attached);
+  back_off_ = kBackOffMin;
+  last_attach_error_.clear();
+  Publish();
+  LogInfo("attached: model ", attached_->info.name, ", context ", attached_->context_tokens,
+          " tokens, KV cache for ", attached_->kv_capacity_tokens, " tokens");
+  return true;
+}
+
+void EngineImpl::Publish() {
+  MutexLock lock(mutex_);
+  if (tokenizer_ != nullptr) ++stats_.reattached;
+  tokenizer_ = attached_->tokenizer;
+  info_ = attached_->info;
+  context_tokens_ = attached_->context_tokens;
+  stats_.attached = true;
+  stats_.kv_tokens_capacity = attached_->kv_capacity_tokens;
+}
+
+void EngineImpl::Detach() {
+  {
+    MutexLock lock(mutex_);
+    stats_.attached = false;
+  }
+  EndAll(FinishReason::kError, absl::UnavailableError("the weight store went away; retry shortly"));
+  attached_.reset();
+}
+
+void EngineImpl::EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status) {
+  GenerationResult result;
+  result.reason = reason;
+  result.status = status;
+  result.accounts.prompt_tokens = static_cast<uint32_t>(waiting.request.prompt.size());
+  result.accounts.queue_seconds =
+      std::chrono::duration<double>(Clock::now() - waiting.submitted).count();
+  waiting.sink->OnDone(result);
+}
+
+void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
+  std::deque<Waiting> waiting;
+  {
+    MutexLock lock(mutex_);
+    waiting.swap(waiting_);
+  }
+  for (Running& running : running_) running.sequence->End(reason, status);
+  running_.clear();
+  for (const Waiting& w : waiting) EndWaiting(w, reason, status);
+  UpdateGauges();
+}
+
+void EngineImpl::EndCancelled() {
+  if (!cancel_pending_.exchange(false)) return;
+  absl::flat_hash_set<uint64_t> ids;
+  std::vector<Waiting> ended;
+  {
+    MutexLock lock(mutex_);
+    ids.swap(cancelled_);
+    for (auto at = waiting_.begin(); at != waiting_.end();) {
+      if (!ids.contains(at->id)) {
+        ++at;
+        continue;
+      }
+      ended.push_back(std::move(*at));
+      at = waiting_.erase(at);
+    }
+  }
+  const absl::Status cancelled = absl::CancelledError("cancelled by the client");
+  for (const Waiting& w : ended) EndWaiting(w, FinishReason::kCancelled, cancelled);
+  std::erase_if(running_, [&](Running& running) {
+    if (!ids.contains(running.id)) return false;
+    running.sequence->End(FinishReason::kCancelled, cancelled);
+    return true;
+  });
+  UpdateGauges();
+}
+
+uint64_t EngineImpl::KvTokensReserved() const {
+  uint64_t tokens = 0;
+  for (const Running& running : running_) tokens += running.sequence->capacity_tokens();
+  return tokens;
+}
+
+void EngineImpl::Admit() {
+  bool any = false;
+  while (running_.size() < options_.max_running) {
+    MutexLock lock(mutex_);
+    if (waiting_.empty()) break;
+    const GenerationRequest& request = waiting_.front().request;
+    const auto needed = static_cast<uint32_t>(
+        std::min<uint64_t>(attached_->context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
+    if (KvTokensReserved() + needed > attached_->kv_capacity_tokens) break;
+    Waiting next = std::move(waiting_.front());
+    waiting_.pop_front();
+    running_.push_back(
+        {next.id, std::make_unique<Sequence>(std::move(next.request), std::move(next.sink),
+                                             next.submitted, *attached_->model,
+                                             attached_->decoder.get(), attached_->tokenizer, needed,
+                                             options_.kv_half, observer_)});
+    any = true;
+  }
+  if (any) UpdateGauges();
+}
+
+void EngineImpl::Step(Running& running) {
+  Sequence& sequence = *running.sequence;
+  const GenerationAccounts before = sequence.accounts();
+  const double prefill_stall = sequence.prefill_stall_seconds();
+  const bool more = sequence.Advance();
+  const GenerationAccounts& after = sequence.accounts();
+  {
+    MutexLock lock(mutex_);
+    stats_.generated_tokens += after.generated_tokens - before.generated_tokens;
+    stats_.stall_seconds_decode += after.stall_seconds - before.stall_seconds;
+    stats_.stall_seconds_prefill += sequence.prefill_stall_seconds() - prefill_stall;
+    // The prompt counts once, when its last piece is through.
+    if (before.generated_tokens == 0 && after.generated_tokens > 0) {
+      stats_.prompt_tokens += after.prompt_tokens;
+    }
+  }
+  if (!more) running.sequence.reset();
+}
+
+// One piece of work for every running request, in turn.
+void EngineImpl::StepAll() {
+  for (Running& running : running_) {
+    if (cancel_pending_) break;  // Handled before the next step, whosever it is.
+    Step(running);
+  }
+  if (std::erase_if(running_, [](const Running& r) { return r.sequence == nullptr; }) > 0) {
+    UpdateGauges();
+  }
+}
+
+void EngineImpl::UpdateGauges() {
+  MutexLock lock(mutex_);
+  stats_.running = static_cast<uint32_t>(running_.size());
+  stats_.waiting = static_cast<uint32_t>(waiting_.size());
+  stats_.kv_tokens_used = KvTokensReserved();
+  if (stats_.running == 0 && stats_.waiting == 0) idle_.NotifyAll();
+}
+
+void EngineImpl::WaitForWork(std::chrono::milliseconds timeout) {
+  MutexLock lock(mutex_);
+  if (waiting_.empty() && cancelled_.empty() && !stopping_) work_.WaitFor(mutex_, timeout);
+}
+
+void EngineImpl::Loop() {
+  while (true) {
+    bool stop = false, expired = false;
+    {
+      MutexLock lock(mutex_);
+      stop = stopping_;
+      expired = drain_expired_;
+    }
+    if (stop) {
+      EndAll(FinishReason::kCancelled, absl::CancelledError("the engine is shutting down"));
+      return;
+    }
+    if (expired) EndAll(FinishReason::kDraining, absl::OkStatus());
+    EndCancelled();
+    if (!EnsureAttached()) {
+      WaitForWork(kBackOffMin);
+      continue;
+    }
+    Admit();
+    if (running_.empty()) {
+      WaitForWork(kIdleCheck);
+      continue;
+    }
+    StepAll();
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                                       EngineObserver* observer) {
+  if (options.max_running == 0 || options.prefill_chunk_tokens == 0) {
+    return absl::InvalidArgumentError("max_running and prefill_chunk_tokens must be at least 1");
+  }
+  auto engine = std::make_unique<EngineImpl>(options, observer);
+  RETURN_IF_ERROR(engine->Start());
+  return engine;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,140 @@
+// A batch of columns and what one block of outputs needs from it: shared by the two ways of adding
+// columns (columns-inl.h, nibbles-inl.h). Compiled once per instruction set (kernels_simd.cc).
+//
+// Order of the work, outermost first: a tile of outputs that stays in the first cache; a batch of
+// columns; a block of 512 outputs, whose scales become floats (times the coefficients) at once;
+// a step of outputs that stays in registers while the columns of the batch are added.
+// Meanwhile the same part of the next batch is prefetched: columns are scattered over memory and
+// short, so that the hardware's prefetcher rarely gets going before a column is over.
+//
+// clang-format off
+#if defined(TIDEGATE_KERNELS_BATCH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TIDEGATE_KERNELS_BATCH_INL_H_
+#undef TIDEGATE_KERNELS_BATCH_INL_H_
+#else
+#define TIDEGATE_KERNELS_BATCH_INL_H_
+#endif
+// clang-format on
+
+#include <algorithm>
+#include <cstdint>
+
+#include "engine/kernels/decode-inl.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "proto/store/v1/unit_codec.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tidegate {
+namespace HWY_NAMESPACE {
+
+constexpr size_t kBatch = 8;         // columns per pass over a tile
+constexpr size_t kBlockGroups = 16;  // groups per block
+constexpr size_t kTileGroups = 128;  // 4096 outputs = 16 KiB of floats, half a first cache
+constexpr size_t kLine = 64;         // bytes per cache line
+
+static_assert(kGroup == kQuantGroup);
+
+// What the passes over one batch of columns share.
+struct Batch {
+  const uint8_t* const* columns = nullptr;
+  size_t count = 0;  // <= kBatch
+  size_t scale_bytes = 0;
+  const uint8_t* const* next = nullptr;  // to prefetch
+  size_t next_count = 0;
+  size_t next_shift = 0;  // groups: the next batch may belong to the next tile
+  bool grouped = false;
+};
+
+// coefficient of column k for token t
+struct Coefficients {
+  const float* x = nullptr;
+  size_t x_stride = 0;
+  const uint32_t* index = nullptr;  // null: x[k]
+
+  float At(size_t k, size_t t) const {
+    return index == nullptr ? x[k] : x[t * x_stride + index[k]];
+  }
+};
+
+// factors[k * kTokens + t][g] = coefficient * scale of groups [group, group + groups).
+template <size_t kTokens>
+using Factors = float[kBatch * kTokens][kBlockGroups];
+
+// Converts whole vectors of scales: up to kLanes - 1 halves beyond the last one are read and not
+// used. They lie inside the column, because the codes follow the scales.
+template <size_t kTokens>
+HWY_INLINE void FillFactors(const Batch& batch, const float* coefficients, size_t group,
+                            size_t groups, Factors<kTokens>& factors) {
+  const FloatTag df;
+  for (size_t k = 0; k < batch.count; ++k) {
+    for (size_t g = 0; g < groups; g += kLanes) {
+      const auto scales =
+          batch.grouped
+              ? hn::PromoteTo(df, LoadNarrow<hwy::float16_t>(batch.columns[k] + 2 * (group + g)))
+              : hn::Set(df, 1.0f);
+      for (size_t t = 0; t < kTokens; ++t) {
+        const auto coefficient = hn::Set(df, coefficients[k * kTokens + t]);
+        hn::Store(hn::Mul(coefficient, scales), df, factors[k * kTokens + t] + g);
+      }
+    }
+  }
+}
+
+// One batch within one block of outputs.
+template <size_t kTokens>
+struct Block {
+  HWY_ALIGN Factors<kTokens> factors;
+  size_t count = 0;
+  const uint8_t* codes[kBatch];  // of the block's first group
+  size_t ahead_count = 0;
+  const uint8_t* ahead[kBatch];  // the same place in the next batch
+};
+
+template <Codes kCodes, size_t kTokens>
+HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t group, size_t groups,
+                        Block<kTokens>& block) {
+  constexpr size_t kBytes = GroupBytes(kCodes);
+  FillFactors<kTokens>(batch, coefficients, group, groups, block.factors);
+  block.count = batch.count;
+  for (size_t k = 0; k < batch.count; ++k) {
+    block.codes[k] = batch.columns[k] + batch.scale_bytes + group * kBytes;
+  }
+  block.ahead_count = batch.next_count;
+  const size_t next_group = group + batch.next_shift;
+  for (size_t k = 0; k < batch.next_count; ++k) {
+    if (batch.grouped) hwy::Prefetch(batch.next[k] + 2 * next_group);
+    block.ahead[k] = batch.next[k] + batch.scale_bytes + next_group * kBytes;
+  }
+}
+
+// Prefetches bytes [at, at + bytes) of the next batch's block.
+template <size_t kTokens>
+HWY_INLINE void PrefetchAhead(const Block<kTokens>& block, size_t at, size_t bytes) {
+  for (size_t k = 0; k < block.ahead_count; ++k) {
+    for (size_t line = 0; line < bytes; line += kLine) hwy::Prefetch(block.ahead[k] + at + line);
+  }
+}
+
+// The batch that starts at column k, for the tile [tile, tile_end) of the groups up to `end`.
+HWY_INLINE Batch MakeBatch(const uint8_t* const* columns, size_t count, size_t scale_bytes,
+                           size_t k, size_t tile_end, size_t end) {
+  Batch batch;
+  batch.columns = columns + k;
+  batch.count = std::min(kBatch, count - k);
+  batch.scale_bytes = scale_bytes;
+  batch.grouped = scale_bytes != 0;
+  const bool last = k + kBatch >= count;
+  if (!last || tile_end + kTileGroups <= end) {
+    batch.next = last ? columns : columns + k + kBatch;
+    batch.next_count = std::min(kBatch, last ? count : count - k - kBatch);
+    batch.next_shift = last ? kTileGroups : 0;
+  }
+  return batch;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tidegate
+HWY_AFTER_NAMESPACE();
+
+#endif  // TIDEGATE_KERNELS_BATCH_INL_H_

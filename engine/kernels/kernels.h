@@ -1,0 +1,85 @@
+// Hot loops of the engine: free functions over plain arrays. No allocation, no locks, no Status.
+//
+// Every kernel exists at least twice. ScalarKernels() is the specification, written for the reader;
+// BestKernels() is chosen once for the CPU (Google Highway: SSE4, AVX2, AVX-512, NEON, ...) and
+// must agree with it within the stated bound. Shapes are row-major; counts are elements unless they
+// say bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "proto/gguf/ggml_type.h"
+#include "proto/store/v1/unit_codec.h"
+
+namespace tidegate {
+
+// Weights of a static matrix [rows, columns] in a GGUF type; not owned.
+struct MatrixView {
+  GgmlType type = GgmlType::kF32;
+  const std::byte* data = nullptr;
+  size_t rows = 0;
+  size_t columns = 0;
+  size_t row_bytes = 0;
+
+  const std::byte* Row(size_t r) const { return data + r * row_bytes; }
+};
+
+struct Kernels {
+  std::string_view name;  // "scalar", or Highway's target name, e.g. "AVX3"
+
+  // y[t * y_stride + r] = sum_c w[r, c] * x[t * x_stride + c]  for r in [row_begin, row_end), t in
+  // [0, tokens). Error: |y - exact| <= columns * 2^-23 * sum_c |w x|, any summation order (Higham
+  // 2002, 3.1). The result for one token does not depend on `tokens` or on the row range (bitwise).
+  void (*mat_vec)(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
+                  size_t x_stride, size_t tokens, float* y, size_t y_stride);
+
+  // y[j] = fma(coefficient[k], w_k[j], y[j]) for k = 0, 1, ... in this order, j in [begin, end):
+  // the DIP kernel. columns[k] points at an encoded column (unit_codec.h) of `elements`;
+  // w_k[j] is the decoded float: for kQ8 and kQ4 the term is fma(coefficient * scale, code, y).
+  // Every y[j] is one chain of fused multiply-adds in the order of k, so that the result does not
+  // depend (bitwise) on how columns are grouped into calls or on [begin, end), and scalar and fast
+  // kernels agree bitwise. REQUIRES: begin and end are multiples of 32 or end == elements.
+  void (*add_columns)(UnitEncoding encoding, const uint8_t* const* columns,
+                      const float* coefficients, size_t count, size_t elements, size_t begin,
+                      size_t end, float* y);
+
+  // y[t * y_stride + j] = fma(x[t * x_stride + k'], w_k[j], ...) for all tokens t: the prefill form
+  // of add_columns, where token t's coefficient of column k is x[t * x_stride + column_index[k]].
+  // For every t the result equals add_columns with those coefficients, bitwise.
+  void (*add_columns_tokens)(UnitEncoding encoding, const uint8_t* const* columns,
+                             const uint32_t* column_index, size_t count, size_t elements,
+                             size_t begin, size_t end, const float* x, size_t x_stride,
+                             size_t tokens, float* y, size_t y_stride);
+
+  // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + epsilon); x and out may be the same. n > 0.
+  void (*rms_norm)(const float* x, const float* weight, size_t n, float epsilon, float* out);
+
+  // h[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z)). h may be gate or up.
+  // Relative error of exp below 4e-7.
+  void (*silu_multiply)(const float* gate, const float* up, size_t n, float* h);
+
+  // y[i] += x[i].
+  void (*add)(const float* x, size_t n, float* y);
+
+  // One query head against `tokens` cached positions of one key/value head (softmax attention).
+  //   query [head_size], scaled by `scale` inside; keys, values [tokens, stride] rows of head_size,
+  //   half or float as `half` says; scores [tokens] scratch; out [head_size].
+  void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
+                 size_t tokens, size_t head_size, float scale, float* scores, float* out);
+
+  // Rounds floats to halves (nearest even): what goes into a half KV cache.
+  void (*to_half)(const float* x, size_t n, uint16_t* out);
+};
+
+const Kernels& ScalarKernels();
+
+// The fastest table this CPU can run.
+const Kernels& BestKernels();
+
+// Every table this CPU can run, scalar first: what the tests loop over.
+std::span<const Kernels* const> SupportedKernels();
+
+}  // namespace tidegate

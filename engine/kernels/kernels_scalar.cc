@@ -1,0 +1,156 @@
+// The specification: one loop per formula of kernels.h, no instruction set, no blocking. Slow.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "engine/kernels/kernels.h"
+
+namespace tidegate {
+namespace {
+
+uint16_t LoadU16(const void* at) {
+  uint16_t value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+// Element j of a column is scale * code; the scale is 1 for the float encodings.
+struct Element {
+  float scale;
+  float code;
+};
+
+Element ColumnElement(UnitEncoding encoding, const uint8_t* column, size_t elements, size_t j) {
+  const size_t group = j / kQuantGroup;
+  const size_t in_group = j % kQuantGroup;
+  const uint8_t* codes = column + ColumnScaleBytes(encoding, elements);
+  float value = 0;
+  switch (encoding) {
+    case UnitEncoding::kF32:
+      std::memcpy(&value, column + sizeof(float) * j, sizeof(value));
+      return {1.0f, value};
+    case UnitEncoding::kF16:
+      return {1.0f, HalfToFloat(LoadU16(column + 2 * j))};
+    case UnitEncoding::kQ8:
+      return {HalfToFloat(LoadU16(column + 2 * group)),
+              static_cast<float>(static_cast<int8_t>(codes[j]))};
+    case UnitEncoding::kQ4:
+      break;
+  }
+  const uint8_t byte = codes[kQuantGroup / 2 * group + in_group % 16];
+  const int nibble = in_group < 16 ? byte & 15 : byte >> 4;
+  return {HalfToFloat(LoadU16(column + 2 * group)), static_cast<float>(nibble - 8)};
+}
+
+void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const float* coefficients,
+                size_t count, size_t elements, size_t begin, size_t end, float* y) {
+  for (size_t j = begin; j < end; ++j) {
+    for (size_t k = 0; k < count; ++k) {
+      const Element w = ColumnElement(encoding, columns[k], elements, j);
+      y[j] = std::fma(coefficients[k] * w.scale, w.code, y[j]);
+    }
+  }
+}
+
+void AddColumnsTokens(UnitEncoding encoding, const uint8_t* const* columns,
+                      const uint32_t* column_index, size_t count, size_t elements, size_t begin,
+                      size_t end, const float* x, size_t x_stride, size_t tokens, float* y,
+                      size_t y_stride) {
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t k = 0; k < count; ++k) {
+      const float coefficient = x[t * x_stride + column_index[k]];
+      AddColumns(encoding, columns + k, &coefficient, 1, elements, begin, end, y + t * y_stride);
+    }
+  }
+}
+
+void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, size_t x_stride,
+            size_t tokens, float* y, size_t y_stride) {
+  const size_t piece = 32;  // A whole number of blocks in every type.
+  float decoded[piece];
+  for (size_t r = row_begin; r < row_end; ++r) {
+    for (size_t t = 0; t < tokens; ++t) {
+      float sum = 0;
+      for (size_t c = 0; c < w.columns; c += piece) {
+        const size_t n = std::min(piece, w.columns - c);
+        DecodeGgmlRow(w.type, w.Row(r) + GgmlRowBytes(w.type, c), n, decoded);
+        for (size_t i = 0; i < n; ++i) sum = std::fma(decoded[i], x[t * x_stride + c + i], sum);
+      }
+      y[t * y_stride + r] = sum;
+    }
+  }
+}
+
+void RmsNorm(const float* x, const float* weight, size_t n, float epsilon, float* out) {
+  double sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+  const double mean = sum / static_cast<double>(n);
+  const auto factor = static_cast<float>(1.0 / std::sqrt(mean + epsilon));
+  for (size_t i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+// silu(z) = z / (1 + exp(-z)), with the exponential of -|z| so that nothing overflows.
+void SiluMultiply(const float* gate, const float* up, size_t n, float* h) {
+  for (size_t i = 0; i < n; ++i) {
+    const float z = gate[i];
+    const float e = std::exp(-std::fabs(z));
+    h[i] = z * ((z < 0 ? e : 1.0f) / (1.0f + e)) * up[i];
+  }
+}
+
+void Add(const float* x, size_t n, float* y) {
+  for (size_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+float CacheElement(const void* cache, bool half, size_t index) {
+  return half ? HalfToFloat(static_cast<const uint16_t*>(cache)[index])
+              : static_cast<const float*>(cache)[index];
+}
+
+void Attend(const float* query, const void* keys, const void* values, bool half, size_t stride,
+            size_t tokens, size_t head_size, float scale, float* scores, float* out) {
+  float largest = -INFINITY;
+  for (size_t t = 0; t < tokens; ++t) {
+    float sum = 0;
+    for (size_t i = 0; i < head_size; ++i) {
+      sum = std::fma(query[i], CacheElement(keys, half, t * stride + i), sum);
+    }
+    scores[t] = scale * sum;
+    largest = std::max(largest, scores[t]);
+  }
+  float total = 0;
+  for (size_t t = 0; t < tokens; ++t) {
+    scores[t] = std::exp(scores[t] - largest);
+    total += scores[t];
+  }
+  for (size_t i = 0; i < head_size; ++i) {
+    float sum = 0;
+    for (size_t t = 0; t < tokens; ++t) {
+      sum = std::fma(scores[t], CacheElement(values, half, t * stride + i), sum);
+    }
+    out[i] = sum / total;
+  }
+}
+
+void ToHalf(const float* x, size_t n, uint16_t* out) {
+  for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
+}
+
+constexpr Kernels kScalar = {
+    .name = "scalar",
+    .mat_vec = MatVec,
+    .add_columns = AddColumns,
+    .add_columns_tokens = AddColumnsTokens,
+    .rms_norm = RmsNorm,
+    .silu_multiply = SiluMultiply,
+    .add = Add,
+    .attend = Attend,
+    .to_half = ToHalf,
+};
+
+}  // namespace
+
+const Kernels& ScalarKernels() { return kScalar; }
+
+}  // namespace tidegate

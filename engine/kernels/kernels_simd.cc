@@ -1,0 +1,75 @@
+// The fast tables: the *-inl.h headers of this folder, compiled once per instruction set by
+// including this file again for each (Google Highway's foreach_target), and chosen at run time.
+//
+// Only instruction sets with fused multiply-add and half conversion take part, because add_columns
+// is defined by them: AVX2, AVX-512 and NEON. A CPU without them runs the scalar table. SVE would
+// bring vectors without a size known to the compiler; such CPUs run the NEON table.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "engine/kernels/kernels_simd.cc"
+#include "hwy/foreach_target.h"
+// foreach_target.h comes first: it sets the target for what follows.
+#include "hwy/highway.h"
+
+// Highway insists on compiling the baseline target too, which on x86 has no vectors we want.
+#if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+
+#include "engine/kernels/columns-inl.h"
+#include "engine/kernels/kernels.h"
+#include "engine/kernels/mat_vec-inl.h"
+#include "engine/kernels/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tidegate {
+namespace HWY_NAMESPACE {
+
+const Kernels& Table() {
+  static const Kernels table = {
+      .name = hwy::TargetName(HWY_TARGET),
+      .mat_vec = MatVec,
+      .add_columns = AddColumns,
+      .add_columns_tokens = AddColumnsTokens,
+      .rms_norm = RmsNorm,
+      .silu_multiply = SiluMultiply,
+      .add = Add,
+      .attend = Attend,
+      .to_half = ToHalf,
+  };
+  return table;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tidegate
+HWY_AFTER_NAMESPACE();
+
+#endif  // a fast target
+
+#if HWY_ONCE
+
+#include "engine/kernels/simd_tables.h"
+
+namespace tidegate {
+
+size_t RunnableSimdTables(const Kernels* (&tables)[kMaxSimdTables]) {
+  [[maybe_unused]] const int64_t runnable = hwy::SupportedTargets();
+  size_t count = 0;
+#if HWY_TARGETS & HWY_NEON
+  if (runnable & HWY_NEON) tables[count++] = &N_NEON::Table();
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (runnable & HWY_AVX2) tables[count++] = &N_AVX2::Table();
+#endif
+#if HWY_TARGETS & HWY_AVX3
+  if (runnable & HWY_AVX3) tables[count++] = &N_AVX3::Table();
+#endif
+#if HWY_TARGETS & HWY_AVX3_DL  // Only in builds tuned for such a CPU.
+  if (runnable & HWY_AVX3_DL) tables[count++] = &N_AVX3_DL::Table();
+#endif
+  return count;
+}
+
+}  // namespace tidegate
+
+#endif  // HWY_ONCE

@@ -1,0 +1,207 @@
+// The kernels over plain vectors and the KV cache, compiled once per instruction set
+// (kernels_simd.cc). The last, incomplete vector goes through a zero-padded buffer.
+//
+// clang-format off
+#if defined(TIDEGATE_KERNELS_VECTOR_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TIDEGATE_KERNELS_VECTOR_INL_H_
+#undef TIDEGATE_KERNELS_VECTOR_INL_H_
+#else
+#define TIDEGATE_KERNELS_VECTOR_INL_H_
+#endif
+// clang-format on
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "engine/kernels/decode-inl.h"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tidegate {
+namespace HWY_NAMESPACE {
+
+// n: how many elements of the vector exist, at most kLanes.
+HWY_INLINE FloatVec LoadFirst(const float* from, size_t n) {
+  const FloatTag df;
+  if (n >= kLanes) return hn::LoadU(df, from);
+  HWY_ALIGN float padded[kLanes] = {};
+  std::memcpy(padded, from, n * sizeof(float));
+  return hn::Load(df, padded);
+}
+
+HWY_INLINE FloatVec LoadFirst(const uint16_t* from, size_t n) {
+  const uint16_t* source = from;
+  uint16_t padded[kLanes] = {};
+  if (n < kLanes) {
+    std::memcpy(padded, from, n * sizeof(uint16_t));
+    source = padded;
+  }
+  return hn::PromoteTo(FloatTag(),
+                       LoadNarrow<hwy::float16_t>(reinterpret_cast<const uint8_t*>(source)));
+}
+
+HWY_INLINE void StoreFirst(FloatVec value, float* to, size_t n) {
+  const FloatTag df;
+  if (n >= kLanes) {
+    hn::StoreU(value, df, to);
+    return;
+  }
+  HWY_ALIGN float padded[kLanes];
+  hn::Store(value, df, padded);
+  std::memcpy(to, padded, n * sizeof(float));
+}
+
+HWY_INLINE float Sum(FloatVec v) {
+  const FloatTag df;
+  return hn::GetLane(hn::SumOfLanes(df, v));
+}
+
+inline void RmsNorm(const float* x, const float* weight, size_t n, float epsilon, float* out) {
+  const FloatTag df;
+  FloatVec squares[4] = {hn::Zero(df), hn::Zero(df), hn::Zero(df), hn::Zero(df)};
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto v = LoadFirst(x + i, n - i);
+    auto& sum = squares[i / kLanes % 4];
+    sum = hn::MulAdd(v, v, sum);
+  }
+  const float total =
+      Sum(hn::Add(hn::Add(squares[0], squares[1]), hn::Add(squares[2], squares[3])));
+  const auto factor = hn::Set(df, 1.0f / std::sqrt(total / static_cast<float>(n) + epsilon));
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto scaled = hn::Mul(LoadFirst(x + i, n - i), factor);
+    StoreFirst(hn::Mul(scaled, LoadFirst(weight + i, n - i)), out + i, n - i);
+  }
+}
+
+// With the exponential of -|z|: nothing overflows, and both signs keep their relative accuracy.
+inline void SiluMultiply(const float* gate, const float* up, size_t n, float* h) {
+  const FloatTag df;
+  const auto one = hn::Set(df, 1.0f);
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto z = LoadFirst(gate + i, n - i);
+    const auto e = hn::Exp(df, hn::Neg(hn::Abs(z)));
+    const auto numerator = hn::IfThenElse(hn::Lt(z, hn::Zero(df)), e, one);
+    const auto silu = hn::Mul(z, hn::Div(numerator, hn::Add(one, e)));
+    StoreFirst(hn::Mul(silu, LoadFirst(up + i, n - i)), h + i, n - i);
+  }
+}
+
+inline void Add(const float* x, size_t n, float* y) {
+  for (size_t i = 0; i < n; i += kLanes) {
+    StoreFirst(hn::Add(LoadFirst(y + i, n - i), LoadFirst(x + i, n - i)), y + i, n - i);
+  }
+}
+
+inline void ToHalf(const float* x, size_t n, uint16_t* out) {
+  const hn::Rebind<hwy::float16_t, FloatTag> dh;
+  const hn::Rebind<uint16_t, FloatTag> du;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto half = hn::BitCast(du, hn::DemoteTo(dh, LoadFirst(x + i, n - i)));
+    if (n - i >= kLanes) {
+      hn::StoreU(half, du, out + i);
+    } else {
+      uint16_t padded[kLanes];
+      hn::StoreU(half, du, padded);
+      std::memcpy(out + i, padded, (n - i) * sizeof(uint16_t));
+    }
+  }
+}
+
+template <typename T>
+HWY_INLINE float Dot(const float* query, const T* key, size_t n) {
+  const FloatTag df;
+  auto even = hn::Zero(df);
+  auto odd = hn::Zero(df);
+  size_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    even = hn::MulAdd(hn::LoadU(df, query + i), LoadFirst(key + i, kLanes), even);
+    odd = hn::MulAdd(hn::LoadU(df, query + i + kLanes), LoadFirst(key + i + kLanes, kLanes), odd);
+  }
+  for (; i < n; i += kLanes) {
+    even = hn::MulAdd(LoadFirst(query + i, n - i), LoadFirst(key + i, n - i), even);
+  }
+  return Sum(hn::Add(even, odd));
+}
+
+// scores[t] = exp(scores[t] - largest); returns their sum.
+HWY_INLINE float ExpOfDifferences(float largest, size_t tokens, float* scores) {
+  const FloatTag df;
+  const auto shift = hn::Set(df, largest);
+  auto total = hn::Zero(df);
+  size_t t = 0;
+  for (; t + kLanes <= tokens; t += kLanes) {
+    const auto e = hn::Exp(df, hn::Sub(hn::LoadU(df, scores + t), shift));
+    hn::StoreU(e, df, scores + t);
+    total = hn::Add(total, e);
+  }
+  float sum = Sum(total);
+  if (t < tokens) {
+    const size_t n = tokens - t;
+    StoreFirst(hn::Exp(df, hn::Sub(LoadFirst(scores + t, n), shift)), scores + t, n);
+    for (; t < tokens; ++t) sum += scores[t];
+  }
+  return sum;
+}
+
+// out[i] = factor * sum_t scores[t] * values[t * stride + i] for the first n <= kVectors * kLanes.
+template <size_t kVectors, typename T>
+HWY_INLINE void WeightedSum(const float* scores, const T* values, size_t stride, size_t tokens,
+                            size_t n, float factor, float* out) {
+  const FloatTag df;
+  FloatVec sum[kVectors];
+  HWY_UNROLL(4)
+  for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(df);
+  for (size_t t = 0; t < tokens; ++t) {
+    const auto score = hn::Set(df, scores[t]);
+    HWY_UNROLL(4)
+    for (size_t v = 0; v < kVectors; ++v) {
+      const size_t present = kVectors > 1 ? kLanes : n;
+      sum[v] = hn::MulAdd(score, LoadFirst(values + t * stride + v * kLanes, present), sum[v]);
+    }
+  }
+  HWY_UNROLL(4)
+  for (size_t v = 0; v < kVectors; ++v) {
+    const size_t present = kVectors > 1 ? kLanes : n;
+    StoreFirst(hn::Mul(sum[v], hn::Set(df, factor)), out + v * kLanes, present);
+  }
+}
+
+template <typename T>
+void AttendTo(const float* query, const T* keys, const T* values, size_t stride, size_t tokens,
+              size_t head_size, float scale, float* scores, float* out) {
+  float largest = -INFINITY;
+  for (size_t t = 0; t < tokens; ++t) {
+    scores[t] = scale * Dot(query, keys + t * stride, head_size);
+    largest = std::max(largest, scores[t]);
+  }
+  const float factor = 1.0f / ExpOfDifferences(largest, tokens, scores);
+  size_t i = 0;
+  for (; i + 4 * kLanes <= head_size; i += 4 * kLanes) {
+    WeightedSum<4>(scores, values + i, stride, tokens, 4 * kLanes, factor, out + i);
+  }
+  for (; i < head_size; i += kLanes) {
+    const size_t n = std::min(kLanes, head_size - i);
+    WeightedSum<1>(scores, values + i, stride, tokens, n, factor, out + i);
+  }
+}
+
+inline void Attend(const float* query, const void* keys, const void* values, bool half,
+                   size_t stride, size_t tokens, size_t head_size, float scale, float* scores,
+                   float* out) {
+  if (half) {
+    AttendTo(query, static_cast<const uint16_t*>(keys), static_cast<const uint16_t*>(values),
+             stride, tokens, head_size, scale, scores, out);
+  } else {
+    AttendTo(query, static_cast<const float*>(keys), static_cast<const float*>(values), stride,
+             tokens, head_size, scale, scores, out);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tidegate
+HWY_AFTER_NAMESPACE();
+
+#endif  // TIDEGATE_KERNELS_VECTOR_INL_H_

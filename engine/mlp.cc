@@ -1,0 +1,249 @@
+#include "engine/mlp.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace tidegate {
+namespace {
+
+// Units added per pass over the outputs: enough to spread the cost of meeting threads, few enough that
+// the first units are not kept waiting.
+constexpr size_t kBatchUnits = 128;
+// Output ranges of threads begin at whole quantisation groups and cache lines of floats.
+constexpr size_t kOutputGranule = 64;
+
+}  // namespace
+
+void Mlp::Batch::Clear() {
+  columns[0].clear();
+  columns[1].clear();
+  units.clear();
+}
+
+Mlp::Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
+         uint32_t tokens_max, bool overlap)
+    : model_(model), client_(client), kernels_(kernels), pool_(pool), overlap_(overlap) {
+  const size_t intermediate = model->config.intermediate_size;
+  gate_.resize(intermediate * tokens_max);
+  up_.resize(intermediate * tokens_max);
+  all_positions_[0].resize(model->config.hidden_size);
+  all_positions_[1].resize(intermediate);
+  for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
+}
+
+absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
+                                         std::span<const uint32_t> positions, LeaseMode mode) {
+  const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
+  wanted_.clear();
+  for (const uint32_t position : positions) {
+    const uint32_t block = position / units_per_block;
+    if (wanted_.empty() || wanted_.back().block != block) wanted_.push_back({block, 0});
+    ++wanted_.back().units;
+  }
+  return client_->Acquire(layer, kind, wanted_, mode);
+}
+
+absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind) {
+  return Acquire(layer, kind, all_positions_[static_cast<uint32_t>(kind)], LeaseMode::kStream);
+}
+
+void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  const size_t column_bytes = geometry.unit_bytes / geometry.columns_per_unit;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(data);
+  for (uint32_t i = block_begin_[block]; i < block_begin_[block + 1]; ++i) {
+    const uint32_t position = sweep.positions[i];
+    const uint8_t* unit = bytes + position % geometry.units_per_block * geometry.unit_bytes;
+    batch_.units.push_back(sweep.order->Unit(position));
+    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+      batch_.columns[c].push_back(unit + c * column_bytes);
+    }
+  }
+}
+
+void Mlp::AddBatch(const Sweep& sweep) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  const size_t count = batch_.units.size();
+  const size_t elements = geometry.column_elements;
+  const size_t stride = geometry.unit_count;
+  const bool one = sweep.tokens == 1;
+  if (one) {
+    coefficients_.resize(count);
+    for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+  }
+  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes * sweep.tokens,
+             [&](size_t begin, size_t end) {
+               for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+                 const uint8_t* const* columns = batch_.columns[c].data();
+                 if (one) {
+                   kernels_->add_columns(model_->unit_encoding, columns, coefficients_.data(), count,
+                                         elements, begin, end, sweep.y[c]);
+                 } else {
+                   kernels_->add_columns_tokens(model_->unit_encoding, columns, batch_.units.data(),
+                                                count, elements, begin, end, sweep.x, stride,
+                                                sweep.tokens, sweep.y[c], elements);
+                 }
+               }
+             });
+  batch_.Clear();
+}
+
+absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
+  for (size_t next = 0; next < lease.size();) {
+    bool streamed = false;
+    for (; next < lease.size() && batch_.units.size() < kBatchUnits; ++next) {
+      const std::byte* data = lease.TryGet(next);
+      if (data == nullptr) break;
+      streamed |= lease.IsStreamed(next);
+      GatherBlock(sweep, next, data);
+    }
+    if (batch_.units.empty()) {
+      RETURN_IF_ERROR(lease.Wait(next).status());
+      continue;
+    }
+    AddBatch(sweep);
+    if (streamed) lease.Consumed(next);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
+  pending_.resize(lease.size());
+  std::iota(pending_.begin(), pending_.end(), 0u);
+  while (!pending_.empty()) {
+    bool streamed = false;
+    size_t kept = 0;
+    for (size_t i = 0; i < pending_.size(); ++i) {
+      const uint32_t block = pending_[i];
+      const std::byte* data = batch_.units.size() < kBatchUnits ? lease.TryGet(block) : nullptr;
+      if (data == nullptr) {
+        pending_[kept++] = block;
+        continue;
+      }
+      streamed |= lease.IsStreamed(block);
+      GatherBlock(sweep, block, data);
+    }
+    pending_.resize(kept);
+    if (batch_.units.empty()) {
+      RETURN_IF_ERROR(lease.Wait(pending_.front()).status());
+      continue;
+    }
+    AddBatch(sweep);
+    if (streamed) lease.Consumed(pending_.empty() ? lease.size() : pending_.front());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accounts) {
+  const uint32_t units_per_block = client_->geometry().kind(sweep.kind).units_per_block;
+  block_begin_.clear();
+  for (uint32_t i = 0; i < sweep.positions.size(); ++i) {
+    const bool first = i == 0 || sweep.positions[i] / units_per_block !=
+                                     sweep.positions[i - 1] / units_per_block;
+    if (first) block_begin_.push_back(i);
+  }
+  block_begin_.push_back(static_cast<uint32_t>(sweep.positions.size()));
+  DCHECK(block_begin_.size() == lease.size() + 1);
+  batch_.Clear();
+  if (!overlap_) {
+    // Streamed blocks come only as far as their staging reaches; the others all land by themselves.
+    const auto granted = lease.accounts();
+    RETURN_IF_ERROR(granted.status());
+    for (size_t i = 0; i < lease.size(); ++i) {
+      RETURN_IF_ERROR(lease.Wait(i).status());
+      if (lease.IsStreamed(i)) break;
+    }
+  }
+  RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep) : RunAsTheyLand(lease, sweep));
+  ASSIGN_OR_RETURN(const WeightLease::Accounts used, lease.accounts());
+  accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += used.hit_units;
+  accounts.miss_units[static_cast<uint32_t>(sweep.kind)] += used.miss_units;
+  accounts.flash_bytes += used.flash_bytes;
+  accounts.flash_reads += used.flash_reads;
+  accounts.stall_seconds += std::chrono::duration<double>(lease.stall()).count();
+  lease.Release();
+  return absl::OkStatus();
+}
+
+void Mlp::ClearGate(uint32_t tokens) {
+  const size_t n = size_t{tokens} * model_->config.intermediate_size;
+  std::fill_n(gate_.begin(), n, 0.0f);
+  std::fill_n(up_.begin(), n, 0.0f);
+}
+
+void Mlp::ActivateGate(uint32_t tokens) {
+  const size_t n = size_t{tokens} * model_->config.intermediate_size;
+  pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
+    kernels_->silu_multiply(gate_.data() + begin, up_.data() + begin, end - begin,
+                            gate_.data() + begin);
+  });
+}
+
+absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
+                        MlpAccounts& accounts) {
+  WeightLease input;
+  if (ahead_.has_value() && ahead_->layer == layer) {
+    input = std::move(ahead_->lease);
+  } else {
+    ahead_.reset();
+    ASSIGN_OR_RETURN(input, AcquireAll(layer, UnitKind::kInput));
+  }
+  ahead_.reset();
+  // The hidden units load while the input units are computed, and the next layer's after them.
+  ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden));
+  ClearGate(tokens);
+  RETURN_IF_ERROR(Run(input,
+                      {.kind = UnitKind::kInput,
+                       .order = &model_->unit_orders[0][layer],
+                       .positions = all_positions_[0],
+                       .x = x,
+                       .tokens = tokens,
+                       .y = {gate_.data(), up_.data()}},
+                      accounts));
+  ActivateGate(tokens);
+  if (layer + 1 < model_->config.layer_count) {
+    ASSIGN_OR_RETURN(WeightLease next, AcquireAll(layer + 1, UnitKind::kInput));
+    ahead_.emplace(Ahead{layer + 1, std::move(next)});
+  }
+  return Run(hidden,
+             {.kind = UnitKind::kHidden,
+              .order = &model_->unit_orders[1][layer],
+              .positions = all_positions_[1],
+              .x = gate_.data(),
+              .tokens = tokens,
+              .y = {y, nullptr}},
+             accounts);
+}
+
+absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
+                         MlpAccounts& accounts) {
+  const ModelConfig& config = model_->config;
+  const bool in_order = step.gamma >= 1;
+  const auto sweep = [&](UnitKind kind, uint32_t kept, std::span<const float> values, float* y0,
+                         float* y1) -> absl::Status {
+    const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
+    const std::span<const uint32_t> positions = selector_.Select(
+        values, {.kept = kept, .gamma = step.gamma, .fixed_top_n = step.fixed_top_n}, order.unit_at,
+        client_->Residency(layer, kind), client_->geometry().kind(kind).units_per_block);
+    ASSIGN_OR_RETURN(WeightLease lease, Acquire(layer, kind, positions, LeaseMode::kSelect));
+    return Run(lease,
+               {.kind = kind,
+                .order = &order,
+                .positions = positions,
+                .x = values.data(),
+                .y = {y0, y1},
+                .in_order = in_order},
+               accounts);
+  };
+  ClearGate(1);
+  RETURN_IF_ERROR(sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(),
+                        up_.data()));
+  ActivateGate(1);
+  return sweep(UnitKind::kHidden, step.kept_hidden, {gate_.data(), config.intermediate_size}, y,
+               nullptr);
+}
+
+}  // namespace tidegate

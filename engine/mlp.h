@@ -1,0 +1,108 @@
+// The SwiGLU block computed from units that the weight store serves:
+//   h = silu(Wg x) * (Wu x),  y = Wd h
+// dense (every unit, streamed) or pruned (method.md, arXiv 2412.01380): the largest |x_i| select input
+// units, the largest |h_j| of the approximate h select hidden units. Owned by the decode thread.
+//
+// Order of sums. Where the mask does not look at the cache, units are added in pack order whatever is
+// resident: the result is the same bit by bit for any cache, policy or device, and pruning at density 1
+// equals dense. Where it does (gamma < 1), resident units are added first, the others as they land.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/kernels/kernels.h"
+#include "engine/model.h"
+#include "engine/pruning.h"
+#include "engine/thread_pool.h"
+#include "weightstore/client/weight_client.h"
+
+namespace tidegate {
+
+// What one or more passes through the block cost. Cumulative.
+struct MlpAccounts {
+  uint64_t hit_units[kUnitKinds] = {0, 0};  // by UnitKind; selected units found resident
+  uint64_t miss_units[kUnitKinds] = {0, 0};
+  uint64_t flash_bytes = 0;
+  uint64_t flash_reads = 0;
+  double stall_seconds = 0;  // waiting for the store
+};
+
+struct PruneStep {
+  uint32_t kept_input = 0;   // units
+  uint32_t kept_hidden = 0;
+  double gamma = 1;
+  uint32_t fixed_top_n = 0;
+};
+
+class Mlp {
+ public:
+  // Pointers are not owned and must outlive the object. tokens_max bounds Dense(). overlap: false
+  // waits for all units of a lease before adding any (an experiment's baseline).
+  Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
+      uint32_t tokens_max, bool overlap);
+
+  // y[t] += MLP(x[t]) for t in [0, tokens), every unit. x, y [tokens, H].
+  absl::Status Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
+                     MlpAccounts& accounts);
+
+  // y += pruned MLP(x). x, y [H].
+  absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
+                      MlpAccounts& accounts);
+
+  // Drops streams that were begun ahead. Call when a pass is abandoned.
+  void Reset() { ahead_.reset(); }
+
+ private:
+  // Units of a lease that are added in one go.
+  struct Batch {
+    std::vector<const uint8_t*> columns[2];  // gate and up, or down in [0]
+    std::vector<uint32_t> units;
+    void Clear();
+  };
+  // Inputs and outputs of one sweep over units: y_c[t] += sum_u x[t, u] column_c(u).
+  struct Sweep {
+    UnitKind kind = UnitKind::kInput;
+    const UnitOrder* order = nullptr;
+    std::span<const uint32_t> positions;  // selected, increasing
+    const float* x = nullptr;             // [tokens, unit_count]
+    uint32_t tokens = 1;
+    float* y[2] = {nullptr, nullptr};     // [tokens, column_elements] each
+    bool in_order = true;
+  };
+
+  absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
+                                      std::span<const uint32_t> positions, LeaseMode mode);
+  absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
+  absl::Status Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accounts);
+  absl::Status RunInOrder(WeightLease& lease, const Sweep& sweep);
+  absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep);
+  void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
+  void AddBatch(const Sweep& sweep);
+  void ActivateGate(uint32_t tokens);
+  void ClearGate(uint32_t tokens);
+
+  const Model* const model_;
+  WeightClient* const client_;
+  const Kernels* const kernels_;
+  ThreadPool* const pool_;
+  const bool overlap_;
+  MaskSelector selector_;
+  std::vector<float> gate_, up_;            // [tokens, I]
+  std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
+  std::vector<WantedBlock> wanted_;
+  std::vector<uint32_t> block_begin_;  // first index into positions of each wanted block, and the end
+  std::vector<uint32_t> pending_;
+  std::vector<float> coefficients_;
+  Batch batch_;
+  // A dense pass streams the next layer's input units while it computes this one.
+  struct Ahead {
+    uint32_t layer;
+    WeightLease lease;
+  };
+  std::optional<Ahead> ahead_;
+};
+
+}  // namespace tidegate

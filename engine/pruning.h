@@ -1,0 +1,58 @@
+// Dynamic Input Pruning: which units a token needs. Pure functions.
+// Source: Federici et al., arXiv 2412.01380 and its public evaluation code.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "weightstore/client/weight_client.h"
+
+namespace tidegate {
+
+// Shares of the units to keep for a mean density d of the three MLP matrices:
+//   keep_input  = sigmoid(0.98499 logit(d) + 0.29976)
+//   keep_hidden = 3 (d - 2/3 keep_input)
+// d >= 1 is exactly dense.
+struct DensitySplit {
+  double keep_input = 1;
+  double keep_hidden = 1;
+};
+DensitySplit SplitDensity(double density);
+
+// Number of units kept: floor(keep * count), at least 1.
+uint32_t KeptUnits(double keep, uint32_t count);
+
+// Warm-up of gamma at generated token t (0 is the first): 1 - (1 - gamma) (1 - gamma^(t/4)).
+double WarmUpGamma(double gamma, uint32_t generated_index);
+
+// What a mask may look at besides the scores.
+struct MaskParams {
+  uint32_t kept = 0;          // units to select, [1, count]
+  double gamma = 1;           // score factor of units that are not resident
+  uint32_t fixed_top_n = 0;   // this many largest scores are exempt from gamma
+};
+
+// Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
+class MaskSelector {
+ public:
+  // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at
+  // gamma 1. unit_at [count] or empty, see UnitOrder. NaN scores count as the largest.
+  // Returns positions in increasing order, valid until the next call.
+  std::span<const uint32_t> Select(std::span<const float> values, const MaskParams& params,
+                                   std::span<const uint32_t> unit_at,
+                                   std::span<const ResidencyEntry> residency,
+                                   uint32_t units_per_block);
+
+ private:
+  // The k-th largest of scores_ (k from 1).
+  float Threshold(size_t k);
+  void Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,
+                uint32_t units_per_block);
+
+  std::vector<float> scores_;  // by position
+  std::vector<float> sorted_;  // scratch
+  std::vector<uint32_t> positions_;
+};
+
+}  // namespace tidegate

@@ -1,0 +1,72 @@
+#include "engine/request_check.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace tidegate {
+namespace {
+
+absl::Status OutOfBounds(const char* field, double value, double low, double high) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " ", value, " is outside [", low, ", ", high, "]"));
+}
+
+absl::Status CheckPruning(const PruningParams& p, const PruningBounds& bounds) {
+  if (p.mode == DecodeMode::kDense) return absl::OkStatus();
+  if (!(p.density >= bounds.density_min && p.density <= bounds.density_max)) {
+    return OutOfBounds("density", p.density, bounds.density_min, bounds.density_max);
+  }
+  if (p.mode == DecodeMode::kDipCa && !(p.gamma >= bounds.gamma_min && p.gamma <= bounds.gamma_max)) {
+    return OutOfBounds("gamma", p.gamma, bounds.gamma_min, bounds.gamma_max);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStops(const StopParams& stop, const Tokenizer& tokenizer) {
+  constexpr size_t kStringsMax = 16, kStringBytesMax = 256, kIdsMax = 64;
+  if (stop.strings.size() > kStringsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(stop.strings.size(), " stop strings, at most ", kStringsMax));
+  }
+  for (const std::string& text : stop.strings) {
+    if (text.empty() || text.size() > kStringBytesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a stop string has ", text.size(), " bytes, 1 to ", kStringBytesMax));
+    }
+  }
+  if (stop.token_ids.size() > kIdsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(stop.token_ids.size(), " stop token ids, at most ", kIdsMax));
+  }
+  for (const TokenId id : stop.token_ids) {
+    if (!tokenizer.IsValid(id)) {
+      return absl::InvalidArgumentError(absl::StrCat("stop token id ", id, " is not in the vocabulary"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds& bounds,
+                          const Tokenizer& tokenizer, uint32_t context_tokens) {
+  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  if (request.max_tokens == 0) return absl::InvalidArgumentError("max_tokens must be at least 1");
+  for (const TokenId id : request.prompt) {
+    if (!tokenizer.IsValid(id)) {
+      return absl::InvalidArgumentError(absl::StrCat("prompt token id ", id, " is not in [0, ",
+                                                     tokenizer.vocab_size(), ")"));
+    }
+  }
+  if (request.prompt.size() >= context_tokens) {
+    return absl::OutOfRangeError(absl::StrCat(
+        "the prompt has ", request.prompt.size(), " tokens; with at least one generated token it "
+        "exceeds the context of ", context_tokens, "; shorten it or start the engine with a larger "
+        "--context"));
+  }
+  RETURN_IF_ERROR(CheckPruning(request.pruning, bounds));
+  RETURN_IF_ERROR(CheckStops(request.stop, tokenizer));
+  return ValidateSamplingParams(request.sampling, tokenizer.vocab_size());
+}
+
+}  // namespace tidegate

@@ -1,0 +1,71 @@
+// One request while it runs: its KV cache, sampler, text and accounts. Steps of bounded work: a piece of
+// the prompt, or one token. Owned by the decode thread.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/decoder.h"
+#include "engine/engine.h"
+#include "engine/stop_matcher.h"
+
+namespace tidegate {
+
+class Sequence {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is reserved.
+  Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink, Clock::time_point submitted,
+           const Model& model, Decoder* decoder, std::shared_ptr<const Tokenizer> tokenizer,
+           uint32_t capacity_tokens, bool half_kv, EngineObserver* observer);
+
+  // Does the next piece of work. Returns true while there is more; false when the stream has ended.
+  bool Advance();
+
+  // Ends the stream early: tells the sink, with what has been produced so far.
+  void End(FinishReason reason, const absl::Status& status);
+
+  uint32_t capacity_tokens() const { return kv_.capacity(); }
+  uint32_t kv_tokens() const { return kv_.size(); }
+  bool prefilling() const { return prompt_done_ < request_.prompt.size(); }
+  const GenerationAccounts& accounts() const { return accounts_; }
+  double prefill_stall_seconds() const { return prefill_.stall_seconds; }
+
+ private:
+  absl::Status Prefill();
+  absl::Status Step();
+  void Emit(TokenId token);
+  bool TakeToken();  // samples, emits, checks every stop; false at the end
+  std::optional<PruneStep> NextStep() const;
+  void CountStep(const MlpAccounts& before, const std::optional<PruneStep>& step);
+  void Finish(FinishReason reason, const absl::Status& status);
+  bool TimeIsUp() const;
+
+  GenerationRequest request_;
+  std::shared_ptr<GenerationSink> sink_;
+  const Clock::time_point submitted_;
+  const Clock::time_point admitted_;
+  const ModelConfig config_;
+  Decoder* const decoder_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  EngineObserver* const observer_;
+  KvCache kv_;
+  Sampler sampler_;
+  StreamingDetokenizer detokenizer_;
+  StopMatcher stops_;
+  const DensitySplit split_;
+  std::vector<float> logits_;
+  size_t prompt_done_ = 0;
+  TokenId last_token_ = -1;
+  uint32_t steps_ = 0;  // decode steps done: the generated index of the token being processed
+  Clock::time_point first_token_, last_token_time_;
+  MlpAccounts prefill_, decode_;
+  double density_sum_ = 0;
+  GenerationAccounts accounts_;
+  std::vector<TokenId> held_ids_;  // ids whose text is still held back
+};
+
+}  // namespace tidegate

@@ -1,0 +1,34 @@
+// Flags of tidegate-engine (also TIDEGATE_* in the environment, and --config FILE), with their
+// defaults and bounds.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/log.h"
+#include "engine/engine.h"
+
+namespace tidegate {
+
+struct ServerConfig {
+  std::string listen = "0.0.0.0:50051";
+  std::string port_file;                          // "": none
+  std::string metrics_listen = "127.0.0.1:9464";  // "": off
+  std::string metrics_port_file;                  // "": none
+  std::vector<std::string> model_aliases;
+  std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);
+  LogLevel log_level = LogLevel::kInfo;
+  EngineOptions engine;
+};
+
+// Fills `config`. A value means that the process is to exit with it (help, version or a mistake,
+// which has been explained on standard error).
+std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config);
+
+// What single flags cannot check. INVALID_ARGUMENT names the flags.
+absl::Status ValidateServerConfig(const ServerConfig& config);
+
+}  // namespace tidegate

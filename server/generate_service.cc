@@ -1,0 +1,61 @@
+#include "server/generate_service.h"
+
+#include "base/status_macros.h"
+#include "server/generate_stream.h"
+#include "server/request_validation.h"
+#include "server/unary_call.h"
+
+namespace tidegate {
+namespace {
+
+absl::Status TokenizeText(const ServedModel& model, const v1::TokenizeRequest& request,
+                          v1::TokenizeResponse& response) {
+  RETURN_IF_ERROR(model.Find(request.model()).status());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model.engine().tokenizer());
+  RETURN_IF_ERROR(CheckTokenizeRequest(request));
+  const bool add_special = !request.has_add_special() || request.add_special();
+  for (const TokenId id : tokenizer->Encode(request.text(), add_special)) {
+    response.add_token_ids(static_cast<uint32_t>(id));
+    if (request.with_pieces()) {
+      response.add_pieces(std::string(tokenizer->Piece(id, /*render_special=*/true)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest& request,
+                           v1::DetokenizeResponse& response) {
+  RETURN_IF_ERROR(model.Find(request.model()).status());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, model.engine().tokenizer());
+  RETURN_IF_ERROR(CheckDetokenizeRequest(request, *tokenizer));
+  // Not Decode(): its bytes need not be UTF-8, and a proto3 string must be.
+  StreamingDetokenizer detokenizer(*tokenizer, /*continues_text=*/false);
+  for (const uint32_t id : request.token_ids()) {
+    response.mutable_text()->append(detokenizer.Add(static_cast<TokenId>(id)));
+  }
+  response.mutable_text()->append(detokenizer.Finish());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  return GenerateStream::Begin(state_, context, *request);
+}
+
+grpc::ServerUnaryReactor* GenerationServiceImpl::Tokenize(grpc::CallbackServerContext* context,
+                                                          const v1::TokenizeRequest* request,
+                                                          v1::TokenizeResponse* response) {
+  return FinishUnary(context, TokenizeText(state_.model, *request, *response), state_,
+                     RpcMethod::kTokenize);
+}
+
+grpc::ServerUnaryReactor* GenerationServiceImpl::Detokenize(grpc::CallbackServerContext* context,
+                                                            const v1::DetokenizeRequest* request,
+                                                            v1::DetokenizeResponse* response) {
+  return FinishUnary(context, DetokenizeIds(state_.model, *request, *response), state_,
+                     RpcMethod::kDetokenize);
+}
+
+}  // namespace tidegate

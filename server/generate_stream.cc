@@ -1,0 +1,156 @@
+#include "server/generate_stream.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "server/conversions.h"
+#include "server/request_validation.h"
+#include "server/status_mapping.h"
+
+namespace tidegate {
+namespace {
+
+// Text and ids that may wait for a client that does not read. A whole context of 64 Ki tokens fits.
+constexpr size_t kPendingBytesMax = 1 << 20;
+
+// The server's deadline timer and the client's cancellation race when a deadline passes: a call
+// that ends this close to its deadline is counted as late.
+constexpr std::chrono::milliseconds kDeadlineSlack{50};
+
+std::string MakeRequestId() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad16));
+}
+
+bool PastDeadline(const grpc::CallbackServerContext& context) {
+  return context.deadline() <= std::chrono::system_clock::now() + kDeadlineSlack;
+}
+
+}  // namespace
+
+// Hands the engine's events on and keeps the stream alive as long as the engine holds it.
+class GenerateStream::Sink final : public GenerationSink {
+ public:
+  explicit Sink(std::shared_ptr<GenerateStream> stream) : stream_(std::move(stream)) {}
+  void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
+    stream_->OnTokens(text, ids);
+  }
+  void OnDone(const GenerationResult& result) override { stream_->OnResult(result); }
+
+ private:
+  const std::shared_ptr<GenerateStream> stream_;
+};
+
+GenerateStream::GenerateStream(ServingState& state, grpc::CallbackServerContext* context,
+                               const v1::GenerateRequest& request)
+    : state_(state), context_(context), buffer_(kPendingBytesMax) {
+  if (IsValidRequestId(request.request_id())) request_id_ = request.request_id();
+  if (request_id_.empty()) request_id_ = MakeRequestId();
+  ++state_.open_streams;
+}
+
+GenerateStream::~GenerateStream() {
+  if (state_.metrics == nullptr) return;
+  std::optional<FinishReason> reason;
+  if (const uint32_t value = reason_.load(); value != 0) reason = static_cast<FinishReason>(value);
+  state_.metrics->OnRequestDone(RpcMethod::kGenerate, code_.load(), reason);
+}
+
+GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
+                                      const v1::GenerateRequest& request) {
+  std::shared_ptr<GenerateStream> stream(new GenerateStream(state, context, request));
+  stream->self_ = stream;
+  const absl::Status status = stream->Submit(request, stream);
+  // From here on gRPC calls back once the caller has returned the reactor to it.
+  stream->Perform(status.ok() ? stream->buffer_.Start() : stream->buffer_.Reject(status));
+  return stream.get();
+}
+
+absl::Status GenerateStream::Submit(const v1::GenerateRequest& request,
+                                    const std::shared_ptr<GenerateStream>& self) {
+  Engine& engine = state_.engine;
+  absl::Status status = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
+    ASSIGN_OR_RETURN(GenerationRequest parsed,
+                     ParseGenerateRequest(
+                         request, {*tokenizer, engine.pruning_bounds(), engine.context_tokens()},
+                         std::chrono::steady_clock::now()));
+    started_ = MakeStarted(request_id_, info.name, parsed);
+    ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
+    return absl::OkStatus();
+  }();
+  if (!status.ok() && state_.metrics != nullptr) {
+    state_.metrics->OnRejected(RejectReasonOf(status.code(), state_.draining));
+  }
+  return status;
+}
+
+void GenerateStream::OnTokens(std::string_view text, std::span<const TokenId> ids) {
+  Perform(buffer_.Tokens(text, ids));
+}
+
+void GenerateStream::OnResult(const GenerationResult& result) {
+  reason_ = static_cast<uint32_t>(result.reason);
+  if (state_.metrics != nullptr && result.reason == FinishReason::kCancelled &&
+      buffer_.client_gone()) {
+    state_.metrics->OnCancelled(CancelStageOf(result.accounts));
+  }
+  Perform(buffer_.Result(result));
+}
+
+void GenerateStream::OnWriteDone(bool ok) { Perform(buffer_.WriteDone(ok)); }
+
+void GenerateStream::OnCancel() {
+  code_ =
+      PastDeadline(*context_) ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
+  TokenBuffer::Step step = buffer_.ClientGone();
+  if (engine_id_ != 0) state_.engine.Cancel(engine_id_);
+  Perform(std::move(step));
+}
+
+void GenerateStream::OnDone() {
+  --state_.open_streams;
+  const std::shared_ptr<GenerateStream> last = std::move(self_);  // may destroy *this on return
+}
+
+void GenerateStream::Perform(TokenBuffer::Step step) {
+  switch (step.action) {
+    case TokenBuffer::Action::kNone:
+      return;
+    case TokenBuffer::Action::kWriteStarted:
+      *response_.mutable_started() = std::move(started_);
+      return StartWrite(&response_);
+    case TokenBuffer::Action::kWriteTokens:
+      return WriteTokens(std::move(step));
+    case TokenBuffer::Action::kFinishWithResult:
+      *response_.mutable_finished() = ToProto(step.result);
+      return StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+    case TokenBuffer::Action::kFinish:
+      return FinishWith(step.status);
+    case TokenBuffer::Action::kAbort:
+      context_->TryCancel();
+      return Perform(buffer_.AbortDone());
+  }
+}
+
+void GenerateStream::WriteTokens(TokenBuffer::Step step) {
+  v1::Delta& delta = *response_.mutable_delta();
+  delta.set_text(std::move(step.text));
+  delta.mutable_token_ids()->Assign(step.ids.begin(), step.ids.end());
+  StartWrite(&response_);
+}
+
+void GenerateStream::FinishWith(const absl::Status& status) {
+  // OnCancel() knows better than the buffer why a client has left.
+  absl::StatusCode ok = absl::StatusCode::kOk;
+  code_.compare_exchange_strong(ok, status.code());
+  if (const auto delay = RetryDelay(status.code()); delay.has_value()) {
+    context_->AddTrailingMetadata(kRetryPushbackKey, absl::StrCat(delay->count()));
+  }
+  Finish(ToGrpcStatus(status, {request_id_, state_.draining}));
+}
+
+}  // namespace tidegate

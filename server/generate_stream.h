@@ -1,0 +1,63 @@
+// One Generate call: the gRPC stream on one side, the engine's sink on the other, TokenBuffer
+// between them.
+//
+// Lifetime: shared. gRPC holds it until OnDone() (self_), the engine until its last call to the
+// sink; so neither can meet a dead object, whichever ends first. Threads: reactions of gRPC run on
+// its threads and never block; tokens come from the decode thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/engine.h"
+#include "grpcpp/grpcpp.h"
+#include "server/serving_state.h"
+#include "server/token_buffer.h"
+#include "tidegate/v1/generation.grpc.pb.h"
+
+namespace tidegate {
+
+class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+ public:
+  // Checks and submits `request`. gRPC owns the returned reactor. `state` outlives the engine's
+  // interest in the stream.
+  static GenerateStream* Begin(ServingState& state, grpc::CallbackServerContext* context,
+                               const v1::GenerateRequest& request);
+  ~GenerateStream() override;
+
+ private:
+  class Sink;
+
+  GenerateStream(ServingState& state, grpc::CallbackServerContext* context,
+                 const v1::GenerateRequest& request);
+
+  // Reactions of gRPC.
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+  // From the engine.
+  void OnTokens(std::string_view text, std::span<const TokenId> ids);
+  void OnResult(const GenerationResult& result);
+
+  absl::Status Submit(const v1::GenerateRequest& request,
+                      const std::shared_ptr<GenerateStream>& self);
+  void Perform(TokenBuffer::Step step);
+  void WriteTokens(TokenBuffer::Step step);
+  void FinishWith(const absl::Status& status);
+
+  ServingState& state_;
+  grpc::CallbackServerContext* const context_;  // valid until OnDone()
+  std::string request_id_;
+  v1::Started started_;
+  TokenBuffer buffer_;
+  uint64_t engine_id_ = 0;                                      // of Submit(); 0: never submitted
+  v1::GenerateResponse response_;                               // the write that is out
+  std::atomic<absl::StatusCode> code_ = absl::StatusCode::kOk;  // of the call, for metrics
+  std::atomic<uint32_t> reason_ = 0;  // FinishReason; 0: the engine has not ended it
+  std::shared_ptr<GenerateStream> self_;
+};
+
+}  // namespace tidegate

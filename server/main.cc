@@ -1,0 +1,78 @@
+// tidegate-engine: attaches to a weight store and serves one model over gRPC.
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/metrics_server.h"
+#include "base/port_file.h"
+#include "base/shutdown.h"
+#include "base/status_macros.h"
+#include "engine/engine.h"
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/server.h"
+
+namespace tidegate {
+namespace {
+
+// Lets scrapes read the engine, and not any more when it goes.
+class ScrapedEngine {
+ public:
+  ScrapedEngine(EngineMetrics* metrics, const Engine* engine) : metrics_(metrics) {
+    if (metrics_ != nullptr) metrics_->AttachEngine(engine);
+  }
+  ~ScrapedEngine() {
+    if (metrics_ != nullptr) metrics_->AttachEngine(nullptr);
+  }
+  ScrapedEngine(const ScrapedEngine&) = delete;
+
+ private:
+  EngineMetrics* const metrics_;
+};
+
+// Everything the process owns, in construction order; destroyed in reverse.
+absl::Status Run(const ServerConfig& config) {
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::unique_ptr<EngineMetrics> metrics;
+  if (!config.metrics_listen.empty()) {
+    // The model's own name is known only after attaching: it is in tidegate_model_info.
+    const std::string label = config.model_aliases.empty() ? "default" : config.model_aliases[0];
+    ASSIGN_OR_RETURN(metrics_server, MetricsServer::Create(config.metrics_listen));
+    ASSIGN_OR_RETURN(metrics, EngineMetrics::Create(*metrics_server, label));
+    RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                   Engine::Create(config.engine, metrics.get()));
+  const ScrapedEngine scraped(metrics.get(), engine.get());
+  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
+                   Server::Start({config.listen, config.model_aliases}, *engine, metrics.get()));
+  RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
+  LogInfo("serving: grpc ", server->address(), ", metrics ",
+          metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),
+          ", store ", config.engine.store_socket);
+
+  const int signal = WaitForShutdownSignal();
+  LogInfo("signal ", signal, ": draining for at most ",
+          std::chrono::duration_cast<std::chrono::seconds>(config.drain_timeout).count(),
+          " s; a second signal exits at once");
+  ExitOnNextSignal();
+  server->Shutdown(std::chrono::steady_clock::now() + config.drain_timeout);
+  LogInfo("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace tidegate
+
+int main(int argc, char** argv) {
+  tidegate::BlockShutdownSignals();  // before any thread starts
+  tidegate::ServerConfig config;
+  const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);
+  if (exit_code.has_value()) return *exit_code;
+  tidegate::InitLog("tidegate-engine", config.log_level);
+  absl::Status status = tidegate::ValidateServerConfig(config);
+  if (status.ok()) status = tidegate::Run(config);
+  if (status.ok()) return 0;
+  tidegate::LogError(std::string(status.message()));
+  return 1;
+}

@@ -1,0 +1,351 @@
+#include "server/metrics.h"
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "base/metrics_page.h"
+#include "base/mutex.h"
+#include "prometheus/counter.h"
+#include "prometheus/histogram.h"
+
+namespace tidegate {
+namespace {
+
+using prometheus::Labels;
+
+constexpr size_t kMethods = 5, kCodes = 17, kReasons = 10, kRejectReasons = 5, kStages = 3;
+constexpr std::array<const char*, kMethods> kMethodNames = {"Generate", "Tokenize", "Detokenize",
+                                                            "GetModel", "ListModels"};
+constexpr std::array<const char*, kRejectReasons> kRejectNames = {
+    "queue_full", "draining", "unavailable", "too_long", "invalid"};
+constexpr std::array<const char*, kStages> kStageNames = {"queued", "prefill", "decode"};
+
+// Index into kReasons: 0 is "no finish reason", the rest are FinishReason's own values.
+constexpr size_t kNoReason = 0;
+static_assert(static_cast<size_t>(FinishReason::kError) + 1 == kReasons);
+
+// The edges that vLLM publishes, so that dashboards compare; the token step goes on to 80 s because
+// a token from flash may take seconds.
+const std::vector<double> kFirstTokenBounds = {.001, .005, .01, .02, .04, .06, .08, .1,
+                                               .25,  .5,   .75, 1,   2.5, 5,   7.5, 10,
+                                               20,   40,   80,  160, 640, 2560};
+const std::vector<double> kTokenGapBounds = {.001, .0025, .005, .01, .025, .05, .075, .1,
+                                             .15,  .2,    .3,   .4,  .5,   .75, 1,    2.5,
+                                             5,    7.5,   10,   20,  40,   80};
+const std::vector<double> kRequestBounds = {.01, .05, .1,  .3,  .5,  .8,  1,    1.5,
+                                            2,   2.5, 5,   10,  15,  20,  30,   40,
+                                            50,  60,  120, 240, 480, 960, 1920, 7680};
+const std::vector<double> kDensityBounds = {.05, .1, .15, .2, .25, .3, .35, .4, .45, .5,
+                                            .55, .6, .65, .7, .75, .8, .85, .9, .95, 1};
+
+// 64 KiB to 8 GiB, factor 2.
+std::vector<double> BytesPerTokenBounds() {
+  std::vector<double> bounds;
+  for (int exponent = 16; exponent <= 33; ++exponent) {
+    bounds.push_back(static_cast<double>(uint64_t{1} << exponent));
+  }
+  return bounds;
+}
+
+// Which cells of (method, code, reason) can happen; the rest get no series.
+bool IsPossible(RpcMethod method, absl::StatusCode code, size_t reason) {
+  const bool is_error = reason == static_cast<size_t>(FinishReason::kError) ||
+                        reason == static_cast<size_t>(FinishReason::kCancelled);
+  if (method != RpcMethod::kGenerate || reason == kNoReason) return reason == kNoReason;
+  return is_error == (code != absl::StatusCode::kOk);
+}
+
+std::string ReasonLabel(size_t reason) {
+  return reason == kNoReason ? "none"
+                             : std::string(FinishReasonName(static_cast<FinishReason>(reason)));
+}
+
+double Flag(bool value) { return value ? 1 : 0; }
+
+// Reads the engine at scrape time. Outlives EngineMetrics where the server still holds it.
+class EngineCollector : public prometheus::Collectable {
+ public:
+  explicit EngineCollector(std::string model) : model_(std::move(model)) {}
+
+  void Attach(const Engine* engine) {
+    MutexLock lock(mutex_);
+    if (engine_ != nullptr && engine == nullptr) {
+      Refresh();
+      // Nothing runs in an engine that is gone, whatever it said last.
+      stats_.attached = false;
+      stats_.draining = true;
+      stats_.running = stats_.waiting = 0;
+      stats_.kv_tokens_used = 0;
+    }
+    engine_ = engine;
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    MutexLock lock(mutex_);
+    Refresh();
+    MetricsPage page({{"model", model_}});
+    AddState(page);
+    AddLoad(page);
+    AddTotals(page);
+    AddModel(page);
+    return std::move(page).Take();
+  }
+
+ private:
+  void Refresh() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (engine_ == nullptr) return;
+    stats_ = engine_->stats();
+    ready_ = engine_->ready();
+    if (absl::StatusOr<ModelInfo> info = engine_->model_info(); info.ok()) {
+      model_info_ = *std::move(info);
+    }
+  }
+
+  void AddState(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const bool ready = ready_ && stats_.attached && !stats_.draining;
+    const bool loading = !ready && !stats_.draining;
+    page.Gauges("tidegate_state", "1 for the state that the engine is in, 0 for the others.",
+                {{{{"state", "loading"}}, Flag(loading)},
+                 {{{"state", "ready"}}, Flag(ready)},
+                 {{{"state", "draining"}}, Flag(stats_.draining)}});
+    page.Gauge("tidegate_store_attached", "1 while the engine is attached to a weight store.",
+               Flag(stats_.attached));
+    page.Counter("tidegate_store_reattaches_total",
+                 "Times the engine attached again after losing its store.",
+                 static_cast<double>(stats_.reattached));
+  }
+
+  void AddLoad(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const double used = static_cast<double>(stats_.kv_tokens_used);
+    const double capacity = static_cast<double>(stats_.kv_tokens_capacity);
+    page.Gauge("tidegate_requests_running", "Requests in prefill or decode.", stats_.running);
+    page.Gauge("tidegate_requests_waiting", "Requests in the queue.", stats_.waiting);
+    page.Gauges("tidegate_kv_cache_tokens",
+                "Token positions of the KV cache: used is a part of capacity.",
+                {{{{"state", "used"}}, used}, {{{"state", "capacity"}}, capacity}});
+    page.Gauge("tidegate_kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.",
+               capacity > 0 ? used / capacity : 0);
+  }
+
+  void AddTotals(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    page.Counter("tidegate_prompt_tokens_total", "Prompt tokens run through the model.",
+                 static_cast<double>(stats_.prompt_tokens));
+    page.Counter("tidegate_generation_tokens_total", "Tokens generated.",
+                 static_cast<double>(stats_.generated_tokens));
+    page.Counters("tidegate_flash_stall_seconds_total",
+                  "Time in which computing waited for flash, by phase.",
+                  {{{{"phase", "prefill"}}, stats_.stall_seconds_prefill},
+                   {{{"phase", "decode"}}, stats_.stall_seconds_decode}});
+  }
+
+  void AddModel(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const ModelInfo info = model_info_.value_or(ModelInfo());
+    page.Gauges("tidegate_model_bytes",
+                "Weights of the model: always resident, or streamed from flash.",
+                {{{{"part", "static"}}, static_cast<double>(info.static_bytes)},
+                 {{{"part", "streamed"}}, static_cast<double>(info.streamed_bytes)}});
+    if (!model_info_) return;
+    page.Gauges("tidegate_model_info", "Always 1; the labels describe the model being served.",
+                {{{{"architecture", info.architecture},
+                   {"unit_encoding", info.unit_encoding},
+                   {"pack_uuid", info.pack_uuid}},
+                  1}});
+  }
+
+  const std::string model_;
+  mutable Mutex mutex_;
+  const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // As of the last scrape; kept when the engine is gone, so that counters do not fall to 0.
+  mutable EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  mutable bool ready_ ABSL_GUARDED_BY(mutex_) = false;
+  mutable std::optional<ModelInfo> model_info_ ABSL_GUARDED_BY(mutex_);
+};
+
+prometheus::Histogram* AddHistogram(prometheus::Registry& registry, const std::string& name,
+                                    const std::string& help, const Labels& labels,
+                                    const std::vector<double>& bounds) {
+  return &prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, bounds);
+}
+
+}  // namespace
+
+// Pointers into the registry, which owns the metrics and lives as long as the MetricsServer.
+struct EngineMetrics::Impl {
+  std::shared_ptr<EngineCollector> collector;
+  // Null where IsPossible() says no.
+  prometheus::Counter* requests[kMethods][kCodes][kReasons] = {};
+  std::array<prometheus::Counter*, kRejectReasons> rejected = {};
+  std::array<prometheus::Counter*, kStages> cancelled = {};
+  prometheus::Histogram* queue_seconds = nullptr;
+  prometheus::Histogram* prefill_seconds = nullptr;
+  prometheus::Histogram* decode_seconds = nullptr;
+  prometheus::Histogram* duration_seconds = nullptr;
+  prometheus::Histogram* first_token_seconds = nullptr;
+  prometheus::Histogram* token_gap_seconds = nullptr;
+  prometheus::Histogram* seconds_per_token = nullptr;
+  prometheus::Histogram* density_gate_up = nullptr;
+  prometheus::Histogram* density_down = nullptr;
+  prometheus::Histogram* flash_bytes_per_token = nullptr;
+
+  void AddCounters(prometheus::Registry& registry, const std::string& model);
+  void AddRequestHistograms(prometheus::Registry& registry, const Labels& labels);
+  void AddTokenHistograms(prometheus::Registry& registry, const std::string& model);
+};
+
+void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std::string& model) {
+  auto& requests_family = prometheus::BuildCounter()
+                              .Name("tidegate_requests_total")
+                              .Help("RPCs ended, by method, gRPC status code and finish reason.")
+                              .Register(registry);
+  for (size_t method = 0; method < kMethods; ++method) {
+    for (size_t code = 0; code < kCodes; ++code) {
+      const auto status_code = static_cast<absl::StatusCode>(code);
+      for (size_t reason = 0; reason < kReasons; ++reason) {
+        if (!IsPossible(static_cast<RpcMethod>(method), status_code, reason)) continue;
+        requests[method][code][reason] =
+            &requests_family.Add({{"model", model},
+                                  {"method", kMethodNames[method]},
+                                  {"code", absl::StatusCodeToString(status_code)},
+                                  {"finish_reason", ReasonLabel(reason)}});
+      }
+    }
+  }
+  auto& rejected_family = prometheus::BuildCounter()
+                              .Name("tidegate_requests_rejected_total")
+                              .Help("Generate requests turned away before the queue, by reason.")
+                              .Register(registry);
+  for (size_t i = 0; i < kRejectReasons; ++i) {
+    rejected[i] = &rejected_family.Add({{"model", model}, {"reason", kRejectNames[i]}});
+  }
+  auto& cancelled_family = prometheus::BuildCounter()
+                               .Name("tidegate_cancellations_total")
+                               .Help("Requests whose client left, by how far they had come.")
+                               .Register(registry);
+  for (size_t i = 0; i < kStages; ++i) {
+    cancelled[i] = &cancelled_family.Add({{"model", model}, {"stage", kStageNames[i]}});
+  }
+}
+
+void EngineMetrics::Impl::AddRequestHistograms(prometheus::Registry& registry,
+                                               const Labels& labels) {
+  queue_seconds = AddHistogram(registry, "tidegate_request_queue_seconds",
+                               "Time from submission to admission.", labels, kRequestBounds);
+  prefill_seconds = AddHistogram(registry, "tidegate_request_prefill_seconds", "Time in prefill.",
+                                 labels, kRequestBounds);
+  decode_seconds = AddHistogram(registry, "tidegate_request_decode_seconds",
+                                "Time from the first token to the last.", labels, kRequestBounds);
+  duration_seconds =
+      AddHistogram(registry, "tidegate_request_duration_seconds",
+                   "Time from submission to the last token.", labels, kRequestBounds);
+  seconds_per_token = AddHistogram(registry, "tidegate_time_per_output_token_seconds",
+                                   "Mean token step of one request, over its tokens but the first.",
+                                   labels, kTokenGapBounds);
+}
+
+void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry,
+                                             const std::string& model) {
+  const Labels labels = {{"model", model}};
+  first_token_seconds =
+      AddHistogram(registry, "tidegate_time_to_first_token_seconds",
+                   "Time from submission to the first token.", labels, kFirstTokenBounds);
+  token_gap_seconds =
+      AddHistogram(registry, "tidegate_inter_token_latency_seconds",
+                   "Time between two tokens of one stream.", labels, kTokenGapBounds);
+  flash_bytes_per_token =
+      AddHistogram(registry, "tidegate_flash_bytes_per_token",
+                   "Bytes read from flash for one decoded token.", labels, BytesPerTokenBounds());
+  const std::string density_help = "Share of units that a decoded token used, by matrix.";
+  density_gate_up = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
+                                 {{"model", model}, {"matrix", "gate_up"}}, kDensityBounds);
+  density_down = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
+                              {{"model", model}, {"matrix", "down"}}, kDensityBounds);
+}
+
+RejectReason RejectReasonOf(absl::StatusCode code, bool draining) {
+  switch (code) {
+    case absl::StatusCode::kResourceExhausted:
+      return RejectReason::kQueueFull;
+    case absl::StatusCode::kOutOfRange:
+      return RejectReason::kTooLong;
+    case absl::StatusCode::kUnavailable:
+      return draining ? RejectReason::kDraining : RejectReason::kUnavailable;
+    default:
+      return RejectReason::kInvalid;
+  }
+}
+
+CancelStage CancelStageOf(const GenerationAccounts& accounts) {
+  if (accounts.first_token_seconds > 0) return CancelStage::kDecode;
+  return accounts.prefill_seconds > 0 ? CancelStage::kPrefill : CancelStage::kQueued;
+}
+
+absl::StatusOr<std::unique_ptr<EngineMetrics>> EngineMetrics::Create(MetricsServer& server,
+                                                                     const std::string& model) {
+  if (model.empty()) {
+    return absl::InvalidArgumentError("metrics need a model name for their label; it is empty");
+  }
+  auto impl = std::make_unique<Impl>();
+  impl->AddCounters(server.registry(), model);
+  impl->AddRequestHistograms(server.registry(), {{"model", model}});
+  impl->AddTokenHistograms(server.registry(), model);
+  impl->collector = std::make_shared<EngineCollector>(model);
+  server.RegisterCollectable(impl->collector);
+  return std::unique_ptr<EngineMetrics>(new EngineMetrics(std::move(impl)));
+}
+
+EngineMetrics::EngineMetrics(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+EngineMetrics::~EngineMetrics() { AttachEngine(nullptr); }
+
+void EngineMetrics::AttachEngine(const Engine* engine) { impl_->collector->Attach(engine); }
+
+void EngineMetrics::OnRequestDone(RpcMethod method, absl::StatusCode code,
+                                  std::optional<FinishReason> reason) {
+  // A code that gRPC does not know counts as UNKNOWN, a reason that does not fit the code as none.
+  auto code_index = static_cast<size_t>(code);
+  if (code_index >= kCodes) code_index = static_cast<size_t>(absl::StatusCode::kUnknown);
+  const size_t reason_index = reason ? static_cast<size_t>(*reason) : kNoReason;
+  auto& row = impl_->requests[static_cast<size_t>(method)][code_index];
+  prometheus::Counter* counter = reason_index < kReasons ? row[reason_index] : nullptr;
+  (counter != nullptr ? counter : row[kNoReason])->Increment();
+}
+
+void EngineMetrics::OnRejected(RejectReason reason) {
+  impl_->rejected.at(static_cast<size_t>(reason))->Increment();
+}
+
+void EngineMetrics::OnCancelled(CancelStage stage) {
+  impl_->cancelled.at(static_cast<size_t>(stage))->Increment();
+}
+
+void EngineMetrics::OnFirstToken(double seconds_since_submit) {
+  impl_->first_token_seconds->Observe(seconds_since_submit);
+}
+
+void EngineMetrics::OnTokenGap(double seconds) { impl_->token_gap_seconds->Observe(seconds); }
+
+void EngineMetrics::OnDecodedToken(uint64_t flash_bytes, double input_density,
+                                   double hidden_density) {
+  impl_->flash_bytes_per_token->Observe(static_cast<double>(flash_bytes));
+  impl_->density_gate_up->Observe(input_density);
+  impl_->density_down->Observe(hidden_density);
+}
+
+void EngineMetrics::OnFinished(const GenerationResult& result) {
+  const GenerationAccounts& accounts = result.accounts;
+  impl_->queue_seconds->Observe(accounts.queue_seconds);
+  if (accounts.generated_tokens == 0) {
+    impl_->duration_seconds->Observe(accounts.queue_seconds + accounts.prefill_seconds);
+    return;
+  }
+  impl_->prefill_seconds->Observe(accounts.prefill_seconds);
+  impl_->decode_seconds->Observe(accounts.decode_seconds);
+  impl_->duration_seconds->Observe(accounts.first_token_seconds + accounts.decode_seconds);
+  if (accounts.generated_tokens > 1) {
+    impl_->seconds_per_token->Observe(accounts.decode_seconds /
+                                      static_cast<double>(accounts.generated_tokens - 1));
+  }
+}
+
+}  // namespace tidegate

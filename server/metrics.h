@@ -1,0 +1,70 @@
+// What the engine process tells Prometheus: requests, tokens, latencies, density, bytes from flash
+// per token (names and meanings: docs/metrics.md).
+//
+// Every series exists from the start with value 0, so that rates and alerts work from the first
+// scrape; no label set is made while serving. The exception is tidegate_model_info, which appears
+// when the model is known. Threads: all methods may be called by anybody at any time; none blocks
+// on more than a short lock. The EngineObserver part is called from the engine's decode thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/metrics_server.h"
+#include "engine/engine.h"
+
+namespace tidegate {
+
+enum class RpcMethod { kGenerate, kTokenize, kDetokenize, kGetModel, kListModels };
+
+// Why a request was turned away before it entered the queue.
+enum class RejectReason { kQueueFull, kDraining, kUnavailable, kTooLong, kInvalid };
+
+// How far a request had come when its client left.
+enum class CancelStage { kQueued, kPrefill, kDecode };
+
+// The reason that an error of Engine::Submit() or of request checking stands for.
+// `draining`: UNAVAILABLE means draining and not a missing store.
+RejectReason RejectReasonOf(absl::StatusCode code, bool draining);
+
+// The stage that the accounts of a cancelled request show: kDecode with a first token, kPrefill
+// with time spent in prefill, else kQueued.
+CancelStage CancelStageOf(const GenerationAccounts& accounts);
+
+class EngineMetrics : public EngineObserver {
+ public:
+  // Registers everything with `server`, which must outlive the result. `model` is the value of the
+  // model label. Call once per server.
+  static absl::StatusOr<std::unique_ptr<EngineMetrics>> Create(MetricsServer& server,
+                                                               const std::string& model);
+  ~EngineMetrics() override;
+
+  // From now on gauges and engine counters are read from `engine` at scrape time. nullptr detaches:
+  // returns when no scrape reads the engine any more, and the last values stay. REQUIRED before the
+  // engine is destroyed.
+  void AttachEngine(const Engine* engine);
+
+  // One RPC has ended with `code`. `reason` for Generate calls that reached the engine.
+  void OnRequestDone(RpcMethod method, absl::StatusCode code,
+                     std::optional<FinishReason> reason = std::nullopt);
+  void OnRejected(RejectReason reason);
+  // The client went away or its deadline passed. Once per request and by the caller alone:
+  // OnFinished() does not count cancellations.
+  void OnCancelled(CancelStage stage);
+
+  // EngineObserver.
+  void OnFirstToken(double seconds_since_submit) override;
+  void OnTokenGap(double seconds) override;
+  void OnDecodedToken(uint64_t flash_bytes, double input_density, double hidden_density) override;
+  void OnFinished(const GenerationResult& result) override;
+
+ private:
+  struct Impl;
+  explicit EngineMetrics(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tidegate

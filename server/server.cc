@@ -1,0 +1,119 @@
+#include "server/server.h"
+
+#include <sys/stat.h>
+
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+
+namespace tidegate {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+// Limits of one connection and of all together. Messages: the largest prompt is 1 MiB of text or as
+// many ids as a context has. Streams: many more than --max-running + --max-waiting, so that a full
+// queue answers and does not hang in HTTP/2.
+constexpr int kMaxMessageBytes = 4 << 20;
+constexpr int kMaxMetadataBytes = 16 << 10;
+constexpr int kMaxStreamsPerConnection = 1024;
+constexpr size_t kMemoryQuotaBytes = 256 << 20;
+
+// A long prompt makes no traffic for minutes: both sides may ping to keep the path open.
+constexpr int kKeepaliveMs = 30000;
+constexpr int kKeepaliveTimeoutMs = 10000;
+constexpr int kMinClientPingMs = 10000;
+// Moves long-lived clients to new replicas now and then. Running calls are not cut.
+constexpr int kMaxConnectionAgeMs = 3600 * 1000;
+
+// After the last token, for clients to take what is buffered.
+constexpr milliseconds kFlushTime{2000};
+// Health watches never end by themselves; they are cut after this.
+constexpr milliseconds kCloseTime{200};
+
+void SetLimits(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  builder.SetResourceQuota(grpc::ResourceQuota("tidegate").Resize(kMemoryQuotaBytes));
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kMinClientPingMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kMaxConnectionAgeMs);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server is an error
+}
+
+bool IsUnix(const std::string& listen) { return absl::StartsWith(listen, "unix:"); }
+
+}  // namespace
+
+Server::Server(const ServerOptions& options, Engine& engine, EngineMetrics* metrics)
+    : state_{engine, ServedModel(engine, options.model_aliases), metrics},
+      generation_(state_),
+      model_(state_) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine& engine,
+                                                      EngineMetrics* metrics) {
+  std::unique_ptr<Server> server(new Server(options, engine, metrics));
+  RETURN_IF_ERROR(server->Listen(options));
+  server->health_ = std::make_unique<HealthReporter>(
+      *server->grpc_->GetHealthCheckService(), engine,
+      std::vector<std::string>{v1::GenerationService::service_full_name(),
+                               v1::ModelService::service_full_name()},
+      options.health_interval);
+  return server;
+}
+
+absl::Status Server::Listen(const ServerOptions& options) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetLimits(builder);
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&generation_);
+  builder.RegisterService(&model_);
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on '", options.listen,
+                     "': is another server there, or is it not of the form HOST:PORT or "
+                     "unix:PATH?"));
+  }
+  if (IsUnix(options.listen)) {
+    port_ = 0;
+    address_ = options.listen;
+  } else {
+    address_ = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port_);
+  }
+  return absl::OkStatus();
+}
+
+Server::~Server() { Shutdown(steady_clock::now()); }
+
+void Server::WaitForOpenStreams(steady_clock::time_point deadline) {
+  while (state_.open_streams > 0 && steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+}
+
+void Server::Shutdown(steady_clock::time_point deadline) {
+  if (grpc_ == nullptr) return;
+  state_.draining = true;
+  if (health_ != nullptr) health_->Drain();
+  state_.engine.Drain(deadline);
+  WaitForOpenStreams(steady_clock::now() + kFlushTime);
+  health_.reset();
+  grpc_->GetHealthCheckService()->Shutdown();
+  grpc_->Shutdown(std::chrono::system_clock::now() + kCloseTime);
+  grpc_.reset();
+}
+
+}  // namespace tidegate

@@ -1,0 +1,60 @@
+// The network side of tidegate-engine: gRPC services, health, reflection, limits of connections.
+//
+// Threads: gRPC's own, plus the health watcher. Start() and Shutdown() belong to one owner.
+// No TLS and no authentication in this version: bind to an address that only trusted peers reach.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/grpcpp.h"
+#include "server/generate_service.h"
+#include "server/health_reporter.h"
+#include "server/model_service.h"
+#include "server/serving_state.h"
+
+namespace tidegate {
+
+struct ServerOptions {
+  std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
+  std::vector<std::string> model_aliases;
+  std::chrono::milliseconds health_interval{100};
+};
+
+class Server {
+ public:
+  // Listens and serves. `engine` is not owned and must be destroyed after this; `metrics` (may be
+  // null) after the engine. UNAVAILABLE when the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine& engine,
+                                                       EngineMetrics* metrics);
+  ~Server();  // Shutdown() without waiting
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // In order: not ready, new requests get UNAVAILABLE; streams may run until `deadline`, then end
+  // with FINISH_REASON_DRAINING; connections are closed.
+  void Shutdown(std::chrono::steady_clock::time_point deadline);
+
+  // Of the TCP socket; 0 for Unix sockets.
+  int port() const { return port_; }
+  // What clients on this machine dial: the host as given with the real port, or the Unix socket.
+  const std::string& address() const { return address_; }
+
+ private:
+  Server(const ServerOptions& options, Engine& engine, EngineMetrics* metrics);
+  absl::Status Listen(const ServerOptions& options);
+  void WaitForOpenStreams(std::chrono::steady_clock::time_point deadline);
+
+  ServingState state_;
+  GenerationServiceImpl generation_;
+  ModelServiceImpl model_;
+  int port_ = 0;
+  std::string address_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<HealthReporter> health_;
+};
+
+}  // namespace tidegate

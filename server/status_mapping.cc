@@ -1,0 +1,99 @@
+#include "server/status_mapping.h"
+
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace tidegate {
+namespace {
+
+constexpr char kTypePrefix[] = "type.googleapis.com/";
+
+std::string TypeUrl(const google::protobuf::Message& message) {
+  return absl::StrCat(kTypePrefix, message.GetDescriptor()->full_name());
+}
+
+bool HasDetail(const absl::Status& status, const google::protobuf::Message& prototype) {
+  return status.GetPayload(TypeUrl(prototype)).has_value();
+}
+
+// Reason that a code stands for, "" if none.
+std::string ReasonOf(absl::StatusCode code, bool draining) {
+  switch (code) {
+    case absl::StatusCode::kResourceExhausted:
+      return "QUEUE_FULL";
+    case absl::StatusCode::kUnavailable:
+      return draining ? "DRAINING" : "WEIGHT_STORE_UNAVAILABLE";
+    case absl::StatusCode::kOutOfRange:
+      return "CONTEXT_LENGTH_EXCEEDED";
+    case absl::StatusCode::kDataLoss:
+      return "WEIGHTS_DAMAGED";
+    default:
+      return "";
+  }
+}
+
+void AddImpliedDetails(const ErrorContext& context, absl::Status& status) {
+  const std::string reason = ReasonOf(status.code(), context.draining);
+  if (!reason.empty() && !HasDetail(status, google::rpc::ErrorInfo())) {
+    status = WithReason(std::move(status), reason);
+  }
+  const std::optional<std::chrono::milliseconds> delay = RetryDelay(status.code());
+  if (delay.has_value()) {
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(delay->count() / 1000);
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(delay->count() % 1000 * 1000000));
+    AddDetail(retry, status);
+  }
+  if (!context.request_id.empty()) {
+    google::rpc::RequestInfo request;
+    request.set_request_id(context.request_id);
+    AddDetail(request, status);
+  }
+}
+
+}  // namespace
+
+void AddDetail(const google::protobuf::Message& detail, absl::Status& status) {
+  status.SetPayload(TypeUrl(detail), absl::Cord(detail.SerializeAsString()));
+}
+
+absl::Status WithReason(absl::Status status, const std::string& reason) {
+  google::rpc::ErrorInfo info;
+  info.set_reason(reason);
+  info.set_domain(kErrorDomain);
+  AddDetail(info, status);
+  return status;
+}
+
+std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kResourceExhausted:  // a stream lasts seconds: a place is free soon
+      return std::chrono::milliseconds(1000);
+    case absl::StatusCode::kUnavailable:  // the engine's longest back-off between attach attempts
+      return std::chrono::milliseconds(2000);
+    default:
+      return std::nullopt;
+  }
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context) {
+  if (status.ok()) return grpc::Status::OK;
+  absl::Status full = status;
+  AddImpliedDetails(context, full);
+  google::rpc::Status proto;
+  proto.set_code(static_cast<int>(full.code()));
+  proto.set_message(std::string(full.message()));
+  full.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
+    if (!absl::StartsWith(type_url, kTypePrefix)) return;
+    google::protobuf::Any* any = proto.add_details();
+    any->set_type_url(std::string(type_url));
+    any->set_value(std::string(payload));
+  });
+  return grpc::Status(static_cast<grpc::StatusCode>(full.code()), std::string(full.message()),
+                      proto.SerializeAsString());
+}
+
+}  // namespace tidegate

@@ -1,0 +1,45 @@
+// Errors as gRPC clients get them: absl::Status -> grpc::Status with google.rpc details in the
+// trailer grpc-status-details-bin.
+//
+// Details travel inside absl::Status as payloads (AddDetail), so that whoever finds an error says
+// all there is to say about it; ToGrpcStatus adds what follows from the code alone. Thread-safe:
+// free functions without state.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/support/status.h"
+
+namespace tidegate {
+
+// ErrorInfo.domain of every error.
+inline constexpr char kErrorDomain[] = "tidegate";
+
+// Attaches a google.rpc message to an error; one of a type.
+void AddDetail(const google::protobuf::Message& detail, absl::Status& status);
+
+// ErrorInfo with this reason; `metadata` is added by the caller where there is any.
+absl::Status WithReason(absl::Status status, const std::string& reason);
+
+struct ErrorContext {
+  std::string request_id;  // RequestInfo, unless empty
+  bool draining = false;   // UNAVAILABLE means "going away" and not "no weight store"
+};
+
+// The same code and message; details: those of `status`, then what its code implies:
+//   RESOURCE_EXHAUSTED  ErrorInfo QUEUE_FULL, RetryInfo
+//   UNAVAILABLE         ErrorInfo DRAINING or WEIGHT_STORE_UNAVAILABLE, RetryInfo
+//   OUT_OF_RANGE        ErrorInfo CONTEXT_LENGTH_EXCEEDED
+//   DATA_LOSS           ErrorInfo WEIGHTS_DAMAGED
+grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context);
+
+// After which time a client may try again; unset where trying again does not help. Goes into
+// RetryInfo and into the metadata kRetryPushbackKey, in milliseconds (gRPC proposal A6).
+std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code);
+inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
+
+}  // namespace tidegate

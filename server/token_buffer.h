@@ -1,0 +1,79 @@
+// What stands between the thread that makes tokens and the stream that carries them: decides when
+// to write what. No gRPC in here, so that the decisions can be tested alone and under
+// ThreadSanitizer.
+//
+// At most one write is out at a time. What arrives meanwhile is joined into the next one, so a slow
+// client gets fewer and larger messages; when more than a limit waits, the stream is aborted.
+// Exactly one kFinish or kFinishWithResult is returned, after the last write and abort are done.
+//
+// Thread-safe. Every method decides under the lock and returns a step that the caller performs
+// after it; a step that is not kNone must be performed.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/engine.h"
+
+namespace tidegate {
+
+class TokenBuffer {
+ public:
+  enum class Action {
+    kNone,
+    kWriteStarted,      // write the first event, then WriteDone()
+    kWriteTokens,       // write `text` and `ids`, then WriteDone()
+    kFinishWithResult,  // write `result` as the last event and end the stream well
+    kFinish,            // end the stream with `status`
+    kAbort,             // the client does not read: cancel its call, then AbortDone()
+  };
+  struct Step {
+    Action action = Action::kNone;
+    std::string text;
+    std::vector<TokenId> ids;
+    GenerationResult result;
+    absl::Status status;
+  };
+
+  explicit TokenBuffer(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+  // Nothing is written before Start(), although tokens may already arrive.
+  Step Start();
+  // Instead of Start(): the request was turned away.
+  Step Reject(absl::Status status);
+
+  // From the producer, in order. Result() is the last; what comes after it or after the client left
+  // is dropped.
+  Step Tokens(std::string_view text, std::span<const TokenId> ids);
+  Step Result(const GenerationResult& result);
+
+  // From the stream.
+  Step WriteDone(bool ok);  // not ok: the client is gone
+  Step AbortDone();
+  Step ClientGone();  // cancelled, disconnected or past its deadline
+
+  bool client_gone() const;
+
+ private:
+  Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t PendingBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const size_t limit_bytes_;
+  mutable Mutex mutex_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;  // the first event was handed out
+  bool client_gone_ ABSL_GUARDED_BY(mutex_) = false;
+  bool overflow_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  int outstanding_ ABSL_GUARDED_BY(mutex_) =
+      0;  // steps handed out and not done: one write, one abort
+  std::string text_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TokenId> ids_ ABSL_GUARDED_BY(mutex_);
+  std::optional<GenerationResult> result_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace tidegate

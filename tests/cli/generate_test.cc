@@ -1,0 +1,175 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <thread>
+
+#include "nlohmann/json.hpp"
+#include "tests/cli/command_line.h"
+#include "tests/support/server_fixture.h"
+
+namespace tidegate {
+namespace {
+
+using testing::HasSubstr;
+using testing::internal::CaptureStderr;
+using testing::internal::CaptureStdout;
+using testing::internal::GetCapturedStderr;
+using testing::internal::GetCapturedStdout;
+
+class GenerateTest : public ServerFixture {
+ protected:
+  struct Outcome {
+    absl::Status status;
+    std::string out, err;
+  };
+  // Runs `tidegate generate` while `play` is the engine.
+  Outcome Generate(std::vector<std::string> arguments, std::function<void(uint64_t)> play) {
+    arguments.insert(arguments.begin(), {"generate", "--server", server_->address()});
+    std::thread player;
+    if (play) player = std::thread([&] { play(engine_->WaitForRequest()); });
+    CaptureStdout();
+    CaptureStderr();
+    Outcome outcome;
+    outcome.status = RunCommand(AddGenerateCommand, arguments);
+    outcome.out = GetCapturedStdout();
+    outcome.err = GetCapturedStderr();
+    if (player.joinable()) player.join();
+    return outcome;
+  }
+  std::function<void(uint64_t)> Story() {
+    return [this](uint64_t id) {
+      engine_->Emit(id, " upon", {10, 11});
+      engine_->Emit(id, " a time", {12});
+      GenerationResult result;
+      result.reason = FinishReason::kMaxTokens;
+      result.accounts.prompt_tokens = 2;
+      result.accounts.generated_tokens = 3;
+      result.accounts.decode_seconds = 1;
+      result.accounts.first_token_seconds = 0.25;
+      result.accounts.decode_flash_bytes = 3 * 1024;
+      result.accounts.hit_units = 3;
+      result.accounts.miss_units = 1;
+      result.accounts.density = 0.5;
+      engine_->End(id, result);
+    };
+  }
+};
+
+TEST_F(GenerateTest, StreamsTextAndThenTheAccounts) {
+  const Outcome outcome = Generate({"a"}, Story());
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+  EXPECT_EQ(outcome.out, " upon a time\n");
+  EXPECT_THAT(outcome.err, HasSubstr("3 tokens, 2.0 tokens/s, first token after 250.0 ms"));
+  EXPECT_THAT(outcome.err, HasSubstr("ended by max tokens"));
+  EXPECT_THAT(outcome.err,
+              HasSubstr("1.0 KiB from flash per token, hit rate 75.0 %, density 0.50"));
+}
+
+TEST_F(GenerateTest, QuietPrintsTheTextAlone) {
+  const Outcome outcome = Generate({"a", "--quiet"}, Story());
+  EXPECT_EQ(outcome.out, " upon a time\n");
+  EXPECT_EQ(outcome.err, "");
+}
+
+TEST_F(GenerateTest, JsonIsOneDocument) {
+  const Outcome outcome = Generate({"a", "--json"}, Story());
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["text"], " upon a time");
+  EXPECT_EQ(json["token_ids"], (std::vector<int>{10, 11, 12}));
+  EXPECT_EQ(json["started"]["model"], "tiny");
+  EXPECT_EQ(json["finished"]["finish_reason"], "FINISH_REASON_MAX_TOKENS");
+  EXPECT_EQ(json["finished"]["usage"]["total_tokens"], 5);
+  EXPECT_EQ(json["finished"]["flash"]["hit_rate"], 0.75);
+}
+
+TEST_F(GenerateTest, FlagsReachTheEngine) {
+  const Outcome outcome = Generate({"a",
+                                    "-n",
+                                    "7",
+                                    "--temperature",
+                                    "0",
+                                    "--top-k",
+                                    "3",
+                                    "--seed",
+                                    "5",
+                                    "--stop",
+                                    "A",
+                                    "--stop",
+                                    "B",
+                                    "--mode",
+                                    "dense",
+                                    "--density",
+                                    "0.5",
+                                    "--gamma",
+                                    "0",
+                                    "--reproducible",
+                                    "--ignore-eos",
+                                    "--max-duration",
+                                    "1500ms",
+                                    "--quiet"},
+                                   Story());
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+  const GenerationRequest request = engine_->last_request();
+  EXPECT_EQ(request.max_tokens, 7u);
+  EXPECT_EQ(request.sampling.temperature, 0);
+  EXPECT_EQ(request.sampling.top_k, 3u);
+  EXPECT_EQ(request.sampling.seed, 5u);
+  EXPECT_THAT(request.stop.strings, testing::ElementsAre("A", "B"));
+  EXPECT_TRUE(request.stop.ignore_eos);
+  EXPECT_EQ(request.pruning.mode, DecodeMode::kDense);
+  EXPECT_EQ(request.pruning.gamma, 0);
+  EXPECT_TRUE(request.pruning.reproducible);
+  EXPECT_TRUE(request.time_limit.has_value());
+}
+
+TEST_F(GenerateTest, ReadsThePromptFromAFile) {
+  TempDir folder;
+  WriteFileOrDie(folder.File("p"), "a");
+  EXPECT_TRUE(Generate({"--prompt-file", folder.File("p"), "-q"}, Story()).status.ok());
+  EXPECT_EQ(engine_->last_request().prompt.size(), 2u);
+}
+
+TEST_F(GenerateTest, ErrorsSayWhichFieldAndWhenToTryAgain) {
+  const Outcome bad = Generate({"a", "--top-p", "7", "--density", "0.1"}, nullptr);
+  EXPECT_THAT(std::string(bad.status.message()), HasSubstr("sampling.top_p: 7 is outside (0, 1]"));
+  EXPECT_THAT(std::string(bad.status.message()), HasSubstr("pruning.density: 0.1 is outside"));
+  engine_->SetSubmitError(absl::ResourceExhaustedError("64 requests wait already"));
+  const Outcome full = Generate({"a"}, nullptr);
+  EXPECT_THAT(std::string(full.status.message()),
+              HasSubstr("RESOURCE_EXHAUSTED: 64 requests wait"));
+  EXPECT_THAT(std::string(full.status.message()), HasSubstr("QUEUE_FULL"));
+  EXPECT_THAT(std::string(full.status.message()), HasSubstr("try again after 1.0 s"));
+}
+
+TEST_F(GenerateTest, CtrlCCancelsAndStillGivesAccounts) {
+  const Outcome outcome = Generate({"a"}, [this](uint64_t id) {
+    engine_->Emit(id, " upon", {10});
+    // Sent to the process: only the guard's thread waits for it.
+    kill(getpid(), SIGINT);
+    engine_->WaitForCancel(id);
+  });
+  EXPECT_EQ(outcome.status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST(Generate, NobodyThere) {
+  const absl::Status status =
+      RunCommand(AddGenerateCommand, {"generate", "a", "--server", "unix:/nonexistent/socket"});
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("is tidegate-engine running at unix:/nonexistent/socket?"));
+}
+
+TEST(Generate, NeedsExactlyOnePrompt) {
+  EXPECT_FALSE(RunCommand(AddGenerateCommand, {"generate"}).ok());
+  EXPECT_FALSE(RunCommand(AddGenerateCommand, {"generate", "a", "--prompt-file", "b"}).ok());
+  EXPECT_FALSE(RunCommand(AddGenerateCommand, {"generate", "a", "--mode", "fast"}).ok());
+}
+
+TEST(Generate, HelpShowsExamples) {
+  CaptureStdout();
+  EXPECT_TRUE(RunCommand(AddGenerateCommand, {"generate", "--help"}).ok());
+  EXPECT_THAT(GetCapturedStdout(), HasSubstr("tidegate generate 'Once upon a time'"));
+}
+
+}  // namespace
+}  // namespace tidegate

@@ -1,0 +1,153 @@
+// `tidegate inspect`, run inside this process.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/unique_fd.h"
+#include "cli/commands.h"
+#include "cli/inspect_report.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/test_support.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::Status RunInspectCommand(const std::vector<std::string>& arguments, std::string* out) {
+  CLI::App app;
+  CommandRun run;
+  AddInspectCommand(app, run);
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
+  reversed.push_back("inspect");
+  app.parse(reversed);
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  const absl::Status status = run();
+  std::fflush(stdout);
+  *out = ::testing::internal::GetCapturedStdout();
+  ::testing::internal::GetCapturedStderr();
+  return status;
+}
+
+class InspectCommandTest : public ::testing::Test {
+ protected:
+  Json Inspect(const std::string& name) {
+    std::string out;
+    const absl::Status status = RunInspectCommand({dir_.File(name), "--json"}, &out);
+    EXPECT_TRUE(status.ok()) << status;
+    return Json::parse(out);
+  }
+  void MakePack() {
+    LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
+    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    ASSERT_TRUE(WritePack(*source, dir_.File("m.tgpack"), {}, nullptr).ok());
+  }
+
+  TempDir dir_;
+  std::string out_;
+};
+
+TEST_F(InspectCommandTest, ExplainsAGguf) {
+  LlamaGguf({.matrices = GgmlType::kF16}).WriteTo(dir_.File("m.gguf"));
+  const Json report = Inspect("m.gguf");
+  EXPECT_EQ(report["format"], "GGUF version 3");
+  EXPECT_EQ(report["architecture"], "llama");
+  EXPECT_EQ(report["hyper_parameters"]["hidden_size"], 64);
+  EXPECT_EQ(report["hyper_parameters"]["rope_scaling"], "none");
+  ASSERT_EQ(report["tensor_types"].size(), 2u);
+  EXPECT_EQ(report["tensor_types"][0]["type"], "F16");
+  EXPECT_EQ(report["tensor_types"][0]["tensors"], 2 + 2 * 7);
+  EXPECT_EQ(report["tensor_types"][1]["bytes"], 5 * 64 * 4);
+  EXPECT_EQ(report["tokenizer"]["tokens"], 320);
+  EXPECT_EQ(report["tokenizer"]["bos_id"], 1);
+  EXPECT_EQ(report["packing"]["possible"], true);
+  EXPECT_EQ(report["packing"]["streamed"]["encoding"], "q8");
+  EXPECT_EQ(report["packing"]["streamed"]["input_units"]["units_per_block"], 18);
+}
+
+TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.SetString("general.architecture", "mamba");
+  gguf.SetUint32("mamba.block_count", 7);
+  gguf.SetInt32s("mamba.list", {1, 2, 3});
+  gguf.SetString("general.name", "\xff\xfe");
+  gguf.WriteTo(dir_.File("m.gguf"));
+  const Json report = Inspect("m.gguf");
+  EXPECT_EQ(report["packing"]["possible"], false);
+  EXPECT_THAT(report["packing"]["why_not"].get<std::string>(), HasSubstr("'mamba'"));
+  EXPECT_EQ(report["hyper_parameters"]["block_count"], 7);
+  EXPECT_EQ(report["hyper_parameters"]["list"], "[3 values]");
+  ASSERT_TRUE(RunInspectCommand({dir_.File("m.gguf")}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("architecture 'mamba' is not supported"));
+}
+
+TEST_F(InspectCommandTest, ExplainsAPack) {
+  MakePack();
+  const Json report = Inspect("m.tgpack");
+  EXPECT_EQ(report["format"], "Tidegate pack version 1");
+  EXPECT_EQ(report["uuid"].get<std::string>().size(), 36u);
+  EXPECT_EQ(report["model_name"], "test-llama");
+  EXPECT_EQ(report["static"]["tensors"], 15);
+  EXPECT_EQ(report["streamed"]["blocks"], 2 * (4 + 2));
+  EXPECT_EQ(report["streamed"]["bytes"], 2 * 6 * 4096);
+  EXPECT_NEAR(report["streamed"]["input_units"]["padding_fraction"].get<double>(), 0.125, 1e-9);
+  for (const char* matrix : {"gate", "up", "down"}) {
+    const Json& error = report["streamed"]["relative_rms_error"][matrix];
+    EXPECT_GT(error["mean"].get<double>(), 0.001);
+    EXPECT_GE(error["worst"].get<double>(), error["mean"].get<double>());
+    EXPECT_LT(error["worst"].get<double>(), 0.01);
+    EXPECT_LT(error["worst_layer"].get<int>(), 2);
+  }
+  EXPECT_EQ(report["source"]["file_name"], "m.gguf");
+  EXPECT_FALSE(report.contains("verification"));
+}
+
+TEST_F(InspectCommandTest, TextHasALineForEveryValue) {
+  MakePack();
+  ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack")}, &out_).ok());
+  for (const char* line :
+       {"format                       Tidegate pack version 1", "  hidden size                64",
+        "streamed:", "  input units:", "12.50 %", "relative rms error:", "  add bos"}) {
+    EXPECT_THAT(out_, HasSubstr(line));
+  }
+}
+
+TEST_F(InspectCommandTest, VerifyFindsDamage) {
+  MakePack();
+  ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack"), "--verify", "--json"}, &out_).ok());
+  EXPECT_EQ(Json::parse(out_)["verification"]["intact"], true);
+  EXPECT_EQ(Json::parse(out_)["verification"]["blocks_read"], 12);
+
+  const auto fd = UniqueFd::Open(dir_.File("m.tgpack"), O_RDWR);
+  const auto index = ReadPackIndex(fd->get(), "p");
+  const uint64_t at =
+      index->header.blocks_offset + index->geometry.BlockOffset(1, UnitKind::kHidden, 1);
+  ASSERT_TRUE(WriteAt(fd->get(), at, "damage", 6).ok());
+  const absl::Status status = RunInspectCommand({dir_.File("m.tgpack"), "--verify"}, &out_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("1 damaged blocks"));
+  EXPECT_THAT(out_, HasSubstr("layer 1   kind hidden   block 1"));
+}
+
+TEST_F(InspectCommandTest, MistakesAreNamed) {
+  LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
+  WriteFileOrDie(dir_.File("text"), "hello");
+  MakePack();
+  const std::string pack = ReadFileOrDie(dir_.File("m.tgpack"));
+  WriteFileOrDie(dir_.File("cut.tgpack"), pack.substr(0, pack.size() / 2));
+  const std::pair<std::vector<std::string>, std::string> kRows[] = {
+      {{dir_.File("none")}, "none"},
+      {{dir_.File("text")}, "it starts with \"hello\""},
+      {{dir_.File("cut.tgpack")}, "truncated pack"},
+      {{dir_.File("m.gguf"), "--verify"}, "has no checksums"},
+  };
+  for (const auto& [arguments, message] : kRows) {
+    const absl::Status status = RunInspectCommand(arguments, &out_);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+    EXPECT_EQ(out_, "");
+  }
+}
+
+}  // namespace
+}  // namespace tidegate

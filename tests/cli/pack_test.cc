@@ -1,0 +1,105 @@
+// `tidegate pack`, run inside this process.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/unique_fd.h"
+#include "cli/commands.h"
+#include "proto/store/v1/pack_format.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Runs `tidegate pack ...`; `out` receives standard output.
+absl::Status RunPackCommand(const std::vector<std::string>& arguments, std::string* out) {
+  CLI::App app;
+  CommandRun run;
+  AddPackCommand(app, run);
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
+  reversed.push_back("pack");
+  app.parse(reversed);
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  const absl::Status status = run();
+  std::fflush(stdout);
+  *out = ::testing::internal::GetCapturedStdout();
+  ::testing::internal::GetCapturedStderr();
+  return status;
+}
+
+class PackCommandTest : public ::testing::Test {
+ protected:
+  void SetUp() override { LlamaGguf({}).WriteTo(dir_.File("m.gguf")); }
+  store::v1::Manifest ReadManifest(const std::string& name) {
+    const auto fd = UniqueFd::Open(dir_.File(name), O_RDONLY);
+    EXPECT_TRUE(fd.ok()) << fd.status();
+    const auto index = ReadPackIndex(fd->get(), name);
+    EXPECT_TRUE(index.ok()) << index.status();
+    return index->manifest;
+  }
+
+  TempDir dir_;
+  std::string out_;
+};
+
+TEST_F(PackCommandTest, WritesBesideTheModelAndSummarises) {
+  ASSERT_TRUE(RunPackCommand({dir_.File("m.gguf")}, &out_).ok());
+  EXPECT_EQ(ReadManifest("m.tgpack").unit_encoding(), 3u);  // q8
+  EXPECT_THAT(out_, HasSubstr("m.tgpack: test-llama"));
+  EXPECT_THAT(out_,
+              HasSubstr("64 per layer, 224 bytes each, 18 per block of 4.0 KiB, 12.5 % padding"));
+  EXPECT_THAT(out_, HasSubstr("rounding"));
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
+}
+
+TEST_F(PackCommandTest, FollowsItsFlags) {
+  ASSERT_TRUE(RunPackCommand({dir_.File("m.gguf"), "-o", dir_.File("p"), "--units", "f16",
+                              "--block-bytes", "16KiB"},
+                             &out_)
+                  .ok());
+  const auto manifest = ReadManifest("p");
+  EXPECT_EQ(manifest.unit_encoding(), 2u);
+  EXPECT_EQ(manifest.input_units().block_bytes(), 16384u);
+  EXPECT_EQ(manifest.input_units().units_per_block(), 42u);
+  // Again over the old one.
+  EXPECT_TRUE(RunPackCommand({dir_.File("m.gguf"), "-o", dir_.File("p")}, &out_).ok());
+  EXPECT_EQ(ReadManifest("p").unit_encoding(), 3u);
+}
+
+TEST_F(PackCommandTest, WarnsWhenQuantisedWeightsAreRoundedAgain) {
+  LlamaGguf({.matrices = GgmlType::kQ4_0}).WriteTo(dir_.File("q4.gguf"));
+  ASSERT_TRUE(RunPackCommand({dir_.File("q4.gguf")}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("warning: the MLP weights of the source (Q4_0)"));
+  ASSERT_TRUE(RunPackCommand({dir_.File("q4.gguf"), "--units", "f16"}, &out_).ok());
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
+}
+
+TEST_F(PackCommandTest, MistakesAreNamed) {
+  WriteFileOrDie(dir_.File("text.gguf"), "hello there");
+  struct Row {
+    std::vector<std::string> arguments;
+    std::string message;
+  };
+  const Row kRows[] = {
+      {{dir_.File("none.gguf")}, "none.gguf"},
+      {{dir_.File("text.gguf")}, "it starts with \"hello there\""},
+      {{dir_.File("m.gguf"), "--units", "q5"}, "unknown unit encoding 'q5'"},
+      {{dir_.File("m.gguf"), "--block-bytes", "big"}, "--block-bytes: 'big'"},
+      {{dir_.File("m.gguf"), "--block-bytes", "0"}, "holds nothing"},
+      {{dir_.File("m.gguf"), "--block-bytes", "1000"}, "not a multiple of 4096"},
+      {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is the GGUF file itself"},
+      {{dir_.File("m.gguf"), "-o", dir_.File("no/p")}, "cannot write into folder"},
+  };
+  for (const Row& row : kRows) {
+    const absl::Status status = RunPackCommand(row.arguments, &out_);
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(std::string(status.message()), HasSubstr(row.message));
+    EXPECT_EQ(out_, "");
+  }
+}
+
+}  // namespace
+}  // namespace tidegate

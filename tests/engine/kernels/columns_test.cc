@@ -1,0 +1,267 @@
+// add_columns and add_columns_tokens: every table bitwise equal to the definition in kernels.h,
+// however the work is cut.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <tuple>
+#include <vector>
+
+#include "engine/kernels/kernels.h"
+
+namespace tidegate {
+namespace {
+
+constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+std::string RangeName(size_t begin, size_t end) {
+  std::string name = std::to_string(begin);
+  return name.append(" to ").append(std::to_string(end));
+}
+
+// `count` encoded columns, each 16-byte aligned but not better, and each ending where its
+// allocation ends, so that the address sanitizer sees every read beyond it.
+class Columns {
+ public:
+  Columns(UnitEncoding encoding, size_t elements, size_t count, std::mt19937& random) {
+    const size_t bytes = ColumnBytes(encoding, elements);
+    for (size_t k = 0; k < count; ++k) {
+      uint8_t* at = storage_.emplace_back(kColumnAlign + bytes).data() + kColumnAlign;
+      const std::vector<float> values = RandomFloats(elements, random);
+      EncodeColumn(encoding, values.data(), elements, at);
+      // The padding behind the last element is not zero but NaN: nothing may come from there.
+      if (!IsGrouped(encoding)) {
+        const size_t used = elements * (encoding == UnitEncoding::kF32 ? 4 : 2);
+        std::fill(at + used, at + bytes, uint8_t{0xff});
+      }
+      pointers_.push_back(at);
+      decoded_.emplace_back(elements);
+      DecodeColumn(encoding, at, elements, decoded_.back().data());
+    }
+  }
+  const uint8_t* const* pointers() const { return pointers_.data(); }
+  float decoded(size_t k, size_t j) const { return decoded_[k][j]; }
+
+ private:
+  std::vector<std::vector<uint8_t>> storage_;
+  std::vector<const uint8_t*> pointers_;
+  std::vector<std::vector<float>> decoded_;
+};
+
+void ExpectSameBits(const std::vector<float>& expected, const std::vector<float>& actual,
+                    const std::string& what) {
+  ASSERT_EQ(expected.size(), actual.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(expected[i]), std::bit_cast<uint32_t>(actual[i]))
+        << what << " at " << i << ": " << expected[i] << " and " << actual[i];
+  }
+}
+
+class ColumnsTest : public testing::TestWithParam<std::tuple<UnitEncoding, const Kernels*>> {
+ protected:
+  UnitEncoding encoding() const { return std::get<0>(GetParam()); }
+  const Kernels& kernels() const { return *std::get<1>(GetParam()); }
+
+  // y of `count` columns by the scalar table, from the same start.
+  std::vector<float> Expected(const Columns& columns, const std::vector<float>& coefficients,
+                              size_t elements, size_t begin, size_t end, std::vector<float> y) {
+    ScalarKernels().add_columns(encoding(), columns.pointers(), coefficients.data(),
+                                coefficients.size(), elements, begin, end, y.data());
+    return y;
+  }
+
+  std::mt19937 random_{1234};
+};
+
+std::vector<size_t> Lengths(UnitEncoding encoding) {
+  if (IsGrouped(encoding)) return {32, 64, 96, 128, 160, 512, 544, 768, 1024, 4096, 4128, 8224};
+  return {1,  2,  7,  8,  9,   15,  16,  17,  31,   32,   33,
+          63, 64, 65, 96, 127, 129, 511, 768, 1000, 4095, 4100};
+}
+
+// The scalar table against arithmetic that shares nothing with it: doubles over decoded columns.
+TEST_P(ColumnsTest, IsTheWeightedSumOfColumns) {
+  for (const size_t elements : Lengths(encoding())) {
+    const size_t count = 13;
+    const Columns columns(encoding(), elements, count, random_);
+    const std::vector<float> coefficients = RandomFloats(count, random_);
+    const std::vector<float> start = RandomFloats(elements, random_);
+    std::vector<float> y = start;
+    kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), count, elements, 0,
+                          elements, y.data());
+    for (size_t j = 0; j < elements; ++j) {
+      double exact = start[j];
+      double magnitude = std::fabs(start[j]);
+      for (size_t k = 0; k < count; ++k) {
+        const double term = static_cast<double>(coefficients[k]) * columns.decoded(k, j);
+        exact += term;
+        magnitude += std::fabs(term);
+      }
+      // One rounding per step and one for coefficient * scale.
+      ASSERT_NEAR(y[j], exact, (count + 1) * 0x1p-23 * magnitude) << elements << " at " << j;
+    }
+  }
+}
+
+TEST_P(ColumnsTest, EqualsScalarForEveryCount) {
+  for (const size_t elements : Lengths(encoding())) {
+    const size_t largest = elements > 1100 ? 9 : 19;
+    const Columns columns(encoding(), elements, largest, random_);
+    for (size_t count = 0; count <= largest; ++count) {
+      const std::vector<float> coefficients = RandomFloats(count, random_);
+      const std::vector<float> start = RandomFloats(elements, random_);
+      std::vector<float> y = start;
+      y.push_back(kPoison);  // One past the end: must stay.
+      kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), count, elements, 0,
+                            elements, y.data());
+      ASSERT_TRUE(std::isnan(y.back()));
+      y.pop_back();
+      ExpectSameBits(Expected(columns, coefficients, elements, 0, elements, start), y,
+                     std::to_string(elements) + " elements, " + std::to_string(count) + " columns");
+    }
+  }
+}
+
+TEST_P(ColumnsTest, UnalignedOutputsAreFine) {
+  const size_t elements = 96;
+  const Columns columns(encoding(), elements, 5, random_);
+  const std::vector<float> coefficients = RandomFloats(5, random_);
+  for (size_t offset = 0; offset < 17; ++offset) {
+    std::vector<float> y(elements + offset, 0.25f);
+    kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), 5, elements, 0,
+                          elements, y.data() + offset);
+    const std::vector<float> start(elements, 0.25f);
+    ExpectSameBits(Expected(columns, coefficients, elements, 0, elements, start),
+                   std::vector<float>(y.begin() + static_cast<ptrdiff_t>(offset), y.end()),
+                   "offset " + std::to_string(offset));
+  }
+}
+
+TEST_P(ColumnsTest, WritesOnlyItsRange) {
+  for (const size_t elements : {size_t{768}, size_t{8224}, size_t{1000}}) {
+    if (IsGrouped(encoding()) && elements % kQuantGroup != 0) continue;
+    const Columns columns(encoding(), elements, 10, random_);
+    const std::vector<float> coefficients = RandomFloats(10, random_);
+    for (const size_t begin : {size_t{0}, size_t{32}, size_t{352}, elements / 64 * 32, elements}) {
+      for (const size_t end : {begin, begin + 32, begin + 544, elements}) {
+        if (end > elements) continue;
+        std::vector<float> start(elements, kPoison);
+        for (size_t j = begin; j < end; ++j) start[j] = 0.5f;
+        std::vector<float> y = start;
+        kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), 10, elements,
+                              begin, end, y.data());
+        ExpectSameBits(Expected(columns, coefficients, elements, begin, end, start), y,
+                       RangeName(begin, end));
+      }
+    }
+  }
+}
+
+TEST_P(ColumnsTest, CuttingIntoCallsAndRangesChangesNothing) {
+  const size_t elements = 4128;
+  const size_t count = 19;
+  const Columns columns(encoding(), elements, count, random_);
+  const std::vector<float> coefficients = RandomFloats(count, random_);
+  const std::vector<float> start = RandomFloats(elements, random_);
+  const std::vector<float> whole = Expected(columns, coefficients, elements, 0, elements, start);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<float> y = start;
+    for (size_t k = 0; k < count;) {
+      const size_t n = std::min(count - k, 1 + random_() % 11);
+      for (size_t begin = 0; begin < elements;) {
+        const size_t end = std::min(elements, begin + 32 * (1 + random_() % 70));
+        kernels().add_columns(encoding(), columns.pointers() + k, coefficients.data() + k, n,
+                              elements, begin, end, y.data());
+        begin = end;
+      }
+      k += n;
+    }
+    ExpectSameBits(whole, y, "round " + std::to_string(round));
+  }
+}
+
+TEST_P(ColumnsTest, ExtremeCoefficientsStayExact) {
+  // Products that underflow or lose bits: a decoder that folds the scale elsewhere would show.
+  const size_t elements = 96;
+  const Columns columns(encoding(), elements, 8, random_);
+  const std::vector<float> coefficients = {1e-38f,    -1e-42f, 3e30f, -0.0f,
+                                           0x1p-149f, 1e-20f,  7.f,   0};
+  const std::vector<float> start(elements, 0.0f);
+  std::vector<float> y = start;
+  kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), 8, elements, 0,
+                        elements, y.data());
+  ExpectSameBits(Expected(columns, coefficients, elements, 0, elements, start), y, "extremes");
+}
+
+TEST_P(ColumnsTest, TokensEqualOneTokenAtATime) {
+  for (const size_t elements : Lengths(encoding())) {
+    const size_t available = 21;
+    const Columns columns(encoding(), elements, 11, random_);
+    const std::vector<uint32_t> index = {3, 0, 20, 7, 7, 1, 19, 4, 12, 15, 2};
+    for (const size_t tokens : {1, 2, 3, 4, 5, 9}) {
+      const size_t x_stride = available + 3;
+      const size_t y_stride = elements + 5;
+      const std::vector<float> x = RandomFloats(tokens * x_stride, random_);
+      std::vector<float> y(tokens * y_stride, kPoison);
+      std::vector<float> expected(y.size(), kPoison);
+      for (size_t t = 0; t < tokens; ++t) {
+        std::vector<float> coefficients;
+        for (const uint32_t k : index) coefficients.push_back(x[t * x_stride + k]);
+        for (size_t j = 0; j < elements; ++j) y[t * y_stride + j] = static_cast<float>(j);
+        const std::vector<float> start(y.begin() + static_cast<ptrdiff_t>(t * y_stride),
+                                       y.begin() + static_cast<ptrdiff_t>(t * y_stride + elements));
+        const std::vector<float> one =
+            Expected(columns, coefficients, elements, 0, elements, start);
+        std::copy(one.begin(), one.end(), expected.begin() + static_cast<ptrdiff_t>(t * y_stride));
+      }
+      kernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), index.size(),
+                                   elements, 0, elements, x.data(), x_stride, tokens, y.data(),
+                                   y_stride);
+      ExpectSameBits(expected, y,
+                     std::to_string(elements) + " x " + std::to_string(tokens) + " tokens");
+    }
+  }
+}
+
+TEST_P(ColumnsTest, TokensWriteOnlyTheirRange) {
+  const size_t elements = 4160;
+  const size_t tokens = 7;
+  const Columns columns(encoding(), elements, 9, random_);
+  const std::vector<uint32_t> index = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  const std::vector<float> x = RandomFloats(tokens * 9, random_);
+  for (const auto& [begin, end] : {std::pair<size_t, size_t>{32, 4128}, {4096, 4160}, {64, 64}}) {
+    std::vector<float> y(tokens * elements, kPoison);
+    for (size_t t = 0; t < tokens; ++t) {
+      for (size_t j = begin; j < end; ++j) y[t * elements + j] = 1.0f;
+    }
+    std::vector<float> expected = y;
+    ScalarKernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), 9, elements,
+                                       begin, end, x.data(), 9, tokens, expected.data(), elements);
+    kernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), 9, elements, begin,
+                                 end, x.data(), 9, tokens, y.data(), elements);
+    ExpectSameBits(expected, y, RangeName(begin, end));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, ColumnsTest,
+                         testing::Combine(testing::Values(UnitEncoding::kF32, UnitEncoding::kF16,
+                                                          UnitEncoding::kQ8, UnitEncoding::kQ4),
+                                          testing::ValuesIn(SupportedKernels().begin(),
+                                                            SupportedKernels().end())),
+                         [](const auto& instance) {
+                           return std::string(UnitEncodingName(std::get<0>(instance.param))) + "_" +
+                                  std::string(std::get<1>(instance.param)->name);
+                         });
+
+}  // namespace
+}  // namespace tidegate

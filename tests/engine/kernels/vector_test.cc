@@ -1,0 +1,259 @@
+// The vector kernels of every table against doubles: normalisation, activation, attention, halves.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/kernels/kernels.h"
+
+namespace tidegate {
+namespace {
+
+constexpr size_t kSizes[] = {1,  2,  7,  8,  9,  15,  16,  17,  31,  32,
+                             33, 63, 64, 65, 96, 127, 129, 768, 1000};
+
+std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+class VectorTest : public testing::TestWithParam<const Kernels*> {
+ protected:
+  const Kernels& kernels() const { return *GetParam(); }
+  std::mt19937 random_{5};
+};
+
+TEST(Tables, ScalarComesFirstAndTheBestLast) {
+  const auto tables = SupportedKernels();
+  ASSERT_FALSE(tables.empty());
+  EXPECT_EQ(tables.front(), &ScalarKernels());
+  EXPECT_EQ(tables.back(), &BestKernels());
+  EXPECT_EQ(tables.front()->name, "scalar");
+  for (size_t i = 1; i < tables.size(); ++i) EXPECT_NE(tables[i]->name, tables[i - 1]->name);
+}
+
+TEST_P(VectorTest, RmsNorm) {
+  for (const size_t n : kSizes) {
+    const std::vector<float> x = RandomFloats(n, random_);
+    const std::vector<float> weight = RandomFloats(n, random_);
+    double squares = 0;
+    for (const float v : x) squares += static_cast<double>(v) * v;
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+    std::vector<float> out(n + 1, std::numeric_limits<float>::quiet_NaN());
+    kernels().rms_norm(x.data(), weight.data(), n, 1e-5f, out.data());
+    EXPECT_TRUE(std::isnan(out[n]));
+    std::vector<float> in_place = x;
+    kernels().rms_norm(in_place.data(), weight.data(), n, 1e-5f, in_place.data());
+    for (size_t i = 0; i < n; ++i) {
+      const double exact = factor * x[i] * weight[i];
+      // n terms of one sign, halved by the root; and four more roundings.
+      const double bound = (static_cast<double>(n) / 2 + 4) * 0x1p-23 * std::fabs(exact);
+      EXPECT_NEAR(out[i], exact, bound) << n << " at " << i;
+      EXPECT_EQ(out[i], in_place[i]);
+    }
+  }
+}
+
+TEST_P(VectorTest, Add) {
+  for (const size_t n : kSizes) {
+    const std::vector<float> x = RandomFloats(n, random_);
+    const std::vector<float> start = RandomFloats(n, random_);
+    std::vector<float> y = start;
+    y.push_back(std::numeric_limits<float>::quiet_NaN());
+    kernels().add(x.data(), n, y.data());
+    for (size_t i = 0; i < n; ++i) EXPECT_EQ(y[i], start[i] + x[i]);
+    EXPECT_TRUE(std::isnan(y[n]));
+  }
+}
+
+// silu(z) = z - z / (1 + exp(z)): exact in double where exp does not overflow.
+double ExactSilu(double z) {
+  return z < 0 ? z * std::exp(z) / (1 + std::exp(z)) : z / (1 + std::exp(-z));
+}
+
+TEST_P(VectorTest, SiluIsAccurateOverTheWholeRange) {
+  std::vector<float> gate;
+  for (float z = -87.0f; z <= 87.0f; z += 0.00317f) gate.push_back(z);
+  for (const float z : {0.0f, 1e-30f, -1e-30f, 3e38f}) gate.push_back(z);
+  const std::vector<float> up(gate.size(), 1.0f);
+  std::vector<float> h(gate.size());
+  kernels().silu_multiply(gate.data(), up.data(), gate.size(), h.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double exact = ExactSilu(gate[i]);
+    // exp (4e-7) and four roundings.
+    ASSERT_NEAR(h[i], exact, (4e-7 + 4 * 0x1p-24) * std::fabs(exact) + 1e-38) << gate[i];
+  }
+}
+
+TEST_P(VectorTest, SiluOfExtremesIsFinite) {
+  const std::vector<float> gate = {-88.0f, -100.0f, -104.0f, -1e4f, -3e38f, 3e38f, 104.0f};
+  const std::vector<float> up(gate.size(), 0.5f);
+  std::vector<float> h(gate.size());
+  kernels().silu_multiply(gate.data(), up.data(), gate.size(), h.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    EXPECT_NEAR(h[i], gate[i] > 0 ? 0.5f * gate[i] : 0.0f, std::fabs(gate[i]) * 1e-30f) << gate[i];
+  }
+}
+
+TEST_P(VectorTest, SiluMultipliesInPlace) {
+  for (const size_t n : kSizes) {
+    const std::vector<float> gate = RandomFloats(n, random_);
+    const std::vector<float> up = RandomFloats(n, random_);
+    std::vector<float> h(n + 1, std::numeric_limits<float>::quiet_NaN());
+    kernels().silu_multiply(gate.data(), up.data(), n, h.data());
+    EXPECT_TRUE(std::isnan(h[n]));
+    std::vector<float> into_gate = gate;
+    kernels().silu_multiply(into_gate.data(), up.data(), n, into_gate.data());
+    std::vector<float> into_up = up;
+    kernels().silu_multiply(gate.data(), into_up.data(), n, into_up.data());
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(h[i], ExactSilu(gate[i]) * up[i], 1e-6 * std::fabs(gate[i] * up[i]));
+      EXPECT_EQ(h[i], into_gate[i]);
+      EXPECT_EQ(h[i], into_up[i]);
+    }
+  }
+}
+
+// A cache of `tokens` rows with NaN between the rows, in half or float.
+struct Cache {
+  std::vector<float> floats;
+  std::vector<uint16_t> halves;
+  std::vector<float> exact;  // what is stored, [tokens * stride]
+
+  Cache(size_t tokens, size_t stride, size_t head_size, std::mt19937& random)
+      : floats(tokens * stride, std::numeric_limits<float>::quiet_NaN()) {
+    std::normal_distribution<float> normal;
+    for (size_t t = 0; t < tokens; ++t) {
+      for (size_t i = 0; i < head_size; ++i) {
+        floats[t * stride + i] = HalfToFloat(FloatToHalf(normal(random)));
+      }
+    }
+    for (const float value : floats) halves.push_back(FloatToHalf(value));
+  }
+  const void* data(bool half) const {
+    return half ? static_cast<const void*>(halves.data()) : floats.data();
+  }
+};
+
+std::vector<double> ExactAttention(const std::vector<float>& query, const Cache& keys,
+                                   const Cache& values, size_t stride, size_t tokens,
+                                   double scale) {
+  std::vector<double> weights(tokens);
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t i = 0; i < query.size(); ++i) {
+      weights[t] += scale * query[i] * keys.floats[t * stride + i];
+    }
+  }
+  const double largest = *std::max_element(weights.begin(), weights.end());
+  double total = 0;
+  for (double& weight : weights) total += weight = std::exp(weight - largest);
+  std::vector<double> out(query.size());
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t i = 0; i < query.size(); ++i) {
+      out[i] += weights[t] / total * values.floats[t * stride + i];
+    }
+  }
+  return out;
+}
+
+TEST_P(VectorTest, AttendIsSoftmaxAttention) {
+  for (const size_t head_size : {1, 7, 8, 31, 48, 64, 80, 128, 129}) {
+    for (const size_t tokens : {1, 2, 15, 16, 17, 100}) {
+      const size_t stride = head_size + 3;
+      const Cache keys(tokens, stride, head_size, random_);
+      const Cache values(tokens, stride, head_size, random_);
+      const std::vector<float> query = RandomFloats(head_size, random_);
+      const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
+      const std::vector<double> exact = ExactAttention(query, keys, values, stride, tokens, scale);
+      for (const bool half : {false, true}) {
+        std::vector<float> scores(tokens + 1, std::numeric_limits<float>::quiet_NaN());
+        std::vector<float> out(head_size + 1, std::numeric_limits<float>::quiet_NaN());
+        kernels().attend(query.data(), keys.data(half), values.data(half), half, stride, tokens,
+                         head_size, scale, scores.data(), out.data());
+        EXPECT_TRUE(std::isnan(scores[tokens]));
+        EXPECT_TRUE(std::isnan(out[head_size]));
+        for (size_t i = 0; i < head_size; ++i) {
+          // Scores and values are of order one; each of their sums errs by its length in ulps.
+          ASSERT_NEAR(out[i], exact[i], 2e-6 * std::sqrt(static_cast<double>(head_size + tokens)))
+              << head_size << " x " << tokens << (half ? " half" : " float") << " at " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(VectorTest, AttendSurvivesLargeScores) {
+  // exp(score) alone would overflow; the softmax must not.
+  const std::vector<float> query = {100.0f, 100.0f};
+  const std::vector<float> keys = {100.0f, 100.0f, -100.0f, -100.0f, 99.99f, 100.0f};
+  const std::vector<float> values = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
+  std::vector<float> scores(3);
+  std::vector<float> out(2);
+  kernels().attend(query.data(), keys.data(), values.data(), false, 2, 3, 2, 1.0f, scores.data(),
+                   out.data());
+  const double e = std::exp(-1.0);
+  EXPECT_NEAR(out[0], (1 + 5 * e) / (1 + e), 1e-2);  // The scores are 2e4: 1 ulp is 2e-3.
+  EXPECT_NEAR(out[1], (2 + 6 * e) / (1 + e), 1e-2);
+}
+
+void ExpectHalves(const Kernels& kernels, const std::vector<float>& values) {
+  std::vector<uint16_t> halves(values.size());
+  kernels.to_half(values.data(), values.size(), halves.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    ASSERT_EQ(halves[i], FloatToHalf(values[i])) << "of " << values[i];
+  }
+}
+
+TEST_P(VectorTest, ToHalfRoundsEveryHalfAndItsNeighbourhood) {
+  std::vector<float> values;
+  for (uint32_t half = 0; half < 0x10000; ++half) {
+    if ((half & 0x7c00) == 0x7c00) continue;  // Infinities and NaN.
+    const float exact = HalfToFloat(static_cast<uint16_t>(half));
+    const float next = HalfToFloat(static_cast<uint16_t>(half + 1));
+    const float middle = std::isfinite(next) ? (exact + next) / 2 : exact * (1 + 0x1p-12f);
+    for (const float value : {exact, middle}) {
+      values.push_back(value);
+      values.push_back(std::nextafter(value, INFINITY));
+      values.push_back(std::nextafter(value, -INFINITY));
+    }
+  }
+  ExpectHalves(kernels(), values);
+}
+
+TEST_P(VectorTest, ToHalfOfAnyFiniteFloat) {
+  std::vector<float> values;
+  while (values.size() < 300000) {
+    const auto value = std::bit_cast<float>(static_cast<uint32_t>(random_()));
+    if (std::isfinite(value)) values.push_back(value);
+  }
+  for (const float value : {65504.0f, 65519.9f, 65520.0f, 65536.0f, 3.4e38f, 1e-45f, 0x1p-25f}) {
+    values.push_back(value);
+    values.push_back(-value);
+  }
+  ExpectHalves(kernels(), values);
+}
+
+TEST_P(VectorTest, ToHalfOfEverySize) {
+  for (const size_t n : kSizes) {
+    const std::vector<float> x = RandomFloats(n, random_);
+    std::vector<uint16_t> out(n + 1, 0xffff);
+    kernels().to_half(x.data(), n, out.data());
+    for (size_t i = 0; i < n; ++i) EXPECT_EQ(out[i], FloatToHalf(x[i]));
+    EXPECT_EQ(out[n], 0xffff);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, VectorTest,
+                         testing::ValuesIn(SupportedKernels().begin(), SupportedKernels().end()),
+                         [](const auto& instance) { return std::string(instance.param->name); });
+
+}  // namespace
+}  // namespace tidegate

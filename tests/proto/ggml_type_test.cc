@@ -1,0 +1,154 @@
+#include "proto/gguf/ggml_type.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "tests/support/gguf_builder.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+// IEEE 754-2008 binary16, straight from its definition.
+double HalfByDefinition(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const double sign = half & 0x8000 ? -1 : 1;
+  if (exponent == 0) return sign * std::ldexp(mantissa, -24);
+  if (exponent == 31) return mantissa == 0 ? sign * INFINITY : NAN;
+  return sign * std::ldexp(1024 + mantissa, exponent - 25);
+}
+
+TEST(HalfTest, EveryHalfIsDecodedExactlyAndComesBack) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = HalfToFloat(half);
+    const double expected = HalfByDefinition(half);
+    if (std::isnan(expected)) {
+      ASSERT_TRUE(std::isnan(value)) << bits;
+      ASSERT_TRUE(std::isnan(HalfToFloat(FloatToHalf(value)))) << bits;
+      continue;
+    }
+    ASSERT_EQ(static_cast<double>(value), expected) << bits;
+    ASSERT_EQ(std::signbit(value), (bits & 0x8000) != 0) << bits;
+    ASSERT_EQ(FloatToHalf(value), half) << bits;
+  }
+}
+
+// The nearest half, ties to even, found by looking at both neighbours.
+uint16_t NearestHalf(double magnitude) {
+  uint16_t low = 0;
+  for (uint16_t step = 0x4000; step > 0; step /= 2) {
+    if (low + step <= 0x7c00 && HalfByDefinition(low + step) <= magnitude) low += step;
+  }
+  if (low == 0x7c00) return low;
+  // Overflow is decided as if one more exponent existed: 65504 + 16 is the tie with 65536.
+  const double above = low + 1 == 0x7c00 ? 65536.0 : HalfByDefinition(low + 1);
+  const double to_low = magnitude - HalfByDefinition(low), to_high = above - magnitude;
+  if (to_low < to_high || (to_low == to_high && low % 2 == 0)) return low;
+  return low + 1;
+}
+
+TEST(HalfTest, FloatsRoundToTheNearestHalfTiesToEven) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 300'000; ++i) {
+    const float magnitude = std::bit_cast<float>(static_cast<uint32_t>(random() & 0x7fffffff));
+    if (!std::isfinite(magnitude)) continue;
+    ASSERT_EQ(FloatToHalf(magnitude), NearestHalf(magnitude)) << magnitude;
+    ASSERT_EQ(FloatToHalf(-magnitude), NearestHalf(magnitude) | 0x8000) << magnitude;
+  }
+  // Between every two neighbours: the tie itself and the floats next to it.
+  for (uint32_t half = 0; half < 0x7c00; ++half) {
+    const double above =
+        half + 1 == 0x7c00 ? 65536.0 : HalfByDefinition(static_cast<uint16_t>(half + 1));
+    const auto tie =
+        static_cast<float>((HalfByDefinition(static_cast<uint16_t>(half)) + above) / 2);
+    for (const float value : {std::nextafterf(tie, 0), tie, std::nextafterf(tie, INFINITY)}) {
+      ASSERT_EQ(FloatToHalf(value), NearestHalf(value)) << value;
+    }
+  }
+  EXPECT_EQ(FloatToHalf(INFINITY), 0x7c00);
+  EXPECT_EQ(FloatToHalf(-INFINITY), 0xfc00);
+  EXPECT_EQ(FloatToHalf(-0.0f), 0x8000);
+}
+
+TEST(Bfloat16Test, IsTheUpperHalfOfAFloat) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float value = Bfloat16ToFloat(static_cast<uint16_t>(bits));
+    ASSERT_EQ(std::bit_cast<uint32_t>(value), bits << 16);
+  }
+  EXPECT_EQ(Bfloat16ToFloat(0x3f80), 1.0f);
+  EXPECT_EQ(Bfloat16ToFloat(0xc049), -3.140625f);
+}
+
+TEST(GgmlTypeTest, NamesAndSizes) {
+  EXPECT_EQ(GgmlTypeName(0), "F32");
+  EXPECT_EQ(GgmlTypeName(8), "Q8_0");
+  EXPECT_EQ(GgmlTypeName(12), "Q4_K");
+  EXPECT_EQ(GgmlTypeName(30), "BF16");
+  EXPECT_EQ(GgmlTypeName(4), "type 4");  // withdrawn
+  EXPECT_EQ(GgmlTypeName(99), "type 99");
+  EXPECT_EQ(GgmlRowBytes(GgmlType::kF32, 64), 256u);
+  EXPECT_EQ(GgmlRowBytes(GgmlType::kF16, 64), 128u);
+  EXPECT_EQ(GgmlRowBytes(GgmlType::kBF16, 64), 128u);
+  EXPECT_EQ(GgmlRowBytes(GgmlType::kQ8_0, 64), 68u);
+  EXPECT_EQ(GgmlRowBytes(GgmlType::kQ4_0, 64), 36u);
+}
+
+TEST(GgmlTypeTest, UnsupportedTypesAreNamed) {
+  for (uint32_t type = 0; type < 40; ++type) {
+    const bool supported = type == 0 || type == 1 || type == 2 || type == 8 || type == 30;
+    EXPECT_EQ(ToGgmlType(type).ok(), supported) << type;
+  }
+  EXPECT_THAT(std::string(ToGgmlType(14).status().message()), HasSubstr("Q6_K"));
+}
+
+TEST(GgmlTypeTest, DecodesHandMadeBlocks) {
+  // Scale 0.5; codes -128, 127, 1 and zeros.
+  const std::string q8 = std::string("\x00\x38", 2) + "\x80\x7f\x01" + std::string(29, '\0');
+  float out[32];
+  DecodeGgmlRow(GgmlType::kQ8_0, q8.data(), 32, out);
+  EXPECT_EQ(out[0], -64);
+  EXPECT_EQ(out[1], 63.5f);
+  EXPECT_EQ(out[2], 0.5f);
+  EXPECT_EQ(out[31], 0);
+  // Scale -2: low nibbles are elements 0..15, high nibbles 16..31, 8 is zero.
+  std::string q4 = std::string("\x00\xc0", 2) + "\x0f" + std::string(14, '\x88') + "\x1f";
+  DecodeGgmlRow(GgmlType::kQ4_0, q4.data(), 32, out);
+  EXPECT_EQ(out[0], -14);  // 15 - 8 = 7
+  EXPECT_EQ(out[16], 16);  // 0 - 8
+  EXPECT_EQ(out[1], 0);
+  EXPECT_EQ(out[15], -14);  // 15
+  EXPECT_EQ(out[31], 14);   // 1 - 8 = -7
+}
+
+TEST(GgmlTypeTest, RowsDecodeToWhatWasEncodedWithinTheTypesError) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0, 0.1f);
+  std::vector<float> values(256), decoded(256);
+  for (float& v : values) v = normal(random);
+  const std::pair<GgmlType, float> kBounds[] = {{GgmlType::kF32, 0.0f},
+                                                {GgmlType::kF16, 2e-4f},
+                                                {GgmlType::kBF16, 2e-3f},
+                                                {GgmlType::kQ8_0, 2e-3f},
+                                                {GgmlType::kQ4_0, 6e-2f}};
+  for (const auto& [type, bound] : kBounds) {
+    const std::string row = EncodeGgmlRow(type, values.data(), values.size());
+    ASSERT_EQ(row.size(), GgmlRowBytes(type, values.size()));
+    DecodeGgmlRow(type, row.data(), values.size(), decoded.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_NEAR(decoded[i], values[i], bound)
+          << GgmlTypeName(static_cast<uint32_t>(type)) << " " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tidegate

@@ -1,0 +1,94 @@
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using testing::ElementsAre;
+
+// What the program would do: nothing, or exit with a code.
+std::optional<int> Parse(std::vector<const char*> arguments, ServerConfig& config) {
+  arguments.insert(arguments.begin(), "tidegate-engine");
+  return ParseServerConfig(static_cast<int>(arguments.size()), arguments.data(), config);
+}
+
+TEST(ServerConfig, DefaultsAreValid) {
+  ServerConfig config;
+  ASSERT_EQ(Parse({}, config), std::nullopt);
+  EXPECT_TRUE(ValidateServerConfig(config).ok());
+  EXPECT_EQ(config.listen, "0.0.0.0:50051");
+  EXPECT_EQ(config.engine.store_socket, "/run/tidegate/store.sock");
+  EXPECT_EQ(config.drain_timeout, std::chrono::seconds(120));
+  EXPECT_TRUE(config.engine.overlap);
+}
+
+TEST(ServerConfig, TakesFlags) {
+  ServerConfig config;
+  ASSERT_EQ(Parse({"--listen", "127.0.0.1:0", "--mode", "dip", "--density=0.5", "--gamma-min",
+                   "0.1", "--model-alias", "a,b", "--drain-timeout", "300ms", "--no-overlap",
+                   "--metrics-listen", "off", "--max-running", "2"},
+                  config),
+            std::nullopt);
+  EXPECT_EQ(config.listen, "127.0.0.1:0");
+  EXPECT_EQ(config.engine.pruning.defaults.mode, DecodeMode::kDip);
+  EXPECT_FLOAT_EQ(config.engine.pruning.defaults.density, 0.5f);
+  EXPECT_FLOAT_EQ(config.engine.pruning.gamma_min, 0.1f);
+  EXPECT_THAT(config.model_aliases, ElementsAre("a", "b"));
+  EXPECT_EQ(config.drain_timeout, std::chrono::milliseconds(300));
+  EXPECT_FALSE(config.engine.overlap);
+  EXPECT_EQ(config.metrics_listen, "");
+  EXPECT_EQ(config.engine.max_running, 2u);
+}
+
+TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
+  TempDir folder;
+  WriteFileOrDie(folder.File("c"), "max-running = 5\nmax-waiting = 6\ncontext = 7\n");
+  setenv("TIDEGATE_MAX_RUNNING", "50", 1);
+  setenv("TIDEGATE_MAX_WAITING", "60", 1);
+  setenv("TIDEGATE_CONFIG", folder.File("c").c_str(), 1);
+  ServerConfig config;
+  const auto exit_code = Parse({"--max-running", "500"}, config);
+  unsetenv("TIDEGATE_MAX_RUNNING");
+  unsetenv("TIDEGATE_MAX_WAITING");
+  unsetenv("TIDEGATE_CONFIG");
+  ASSERT_EQ(exit_code, std::nullopt);
+  EXPECT_EQ(config.engine.max_running, 500u);
+  EXPECT_EQ(config.engine.max_waiting, 60u);
+  EXPECT_EQ(config.engine.context_tokens, 7u);
+}
+
+TEST(ServerConfig, MistakesEndTheProgram) {
+  for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "0"},
+                                                    {"--mode", "fast"},
+                                                    {"--density", "2"},
+                                                    {"--drain-timeout", "soon"},
+                                                    {"--log-level", "loud"},
+                                                    {"--no-such-flag"},
+                                                    {"--config", "/nonexistent"}}) {
+    ServerConfig config;
+    const auto exit_code = Parse(arguments, config);
+    ASSERT_TRUE(exit_code.has_value()) << arguments[0];
+    EXPECT_NE(*exit_code, 0) << arguments[0];
+  }
+  ServerConfig config;
+  EXPECT_EQ(Parse({"--help"}, config), 0);
+}
+
+TEST(ServerConfig, DefaultsMustBeInsideTheBounds) {
+  ServerConfig config;
+  config.engine.pruning.density_min = 0.8f;
+  EXPECT_EQ(ValidateServerConfig(config).code(), absl::StatusCode::kInvalidArgument);
+  config = ServerConfig();
+  config.engine.pruning.gamma_max = 0.1f;
+  EXPECT_EQ(ValidateServerConfig(config).code(), absl::StatusCode::kInvalidArgument);
+  config = ServerConfig();
+  config.listen = "50051";
+  EXPECT_EQ(ValidateServerConfig(config).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace tidegate

@@ -1,0 +1,82 @@
+#include "server/status_mapping.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/error_details.h"
+
+namespace tidegate {
+namespace {
+
+TEST(StatusMapping, OkStaysOk) { EXPECT_TRUE(ToGrpcStatus(absl::OkStatus(), {}).ok()); }
+
+TEST(StatusMapping, CodeAndMessageStayInBothPlaces) {
+  const grpc::Status status = ToGrpcStatus(absl::InternalError("broken"), {});
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message(), "broken");
+  google::rpc::Status proto;
+  ASSERT_TRUE(proto.ParseFromString(status.error_details()));
+  EXPECT_EQ(proto.code(), 13);
+  EXPECT_EQ(proto.message(), "broken");
+  EXPECT_EQ(proto.details_size(), 0);
+}
+
+struct ImpliedCase {
+  absl::StatusCode code;
+  bool draining;
+  const char* reason;
+  double retry_seconds;  // 0: none
+};
+class ImpliedDetailsTest : public testing::TestWithParam<ImpliedCase> {};
+
+TEST_P(ImpliedDetailsTest, AreAdded) {
+  const ImpliedCase& c = GetParam();
+  const grpc::Status status = ToGrpcStatus(absl::Status(c.code, "m"), {"", c.draining});
+  const auto info = DetailOf<google::rpc::ErrorInfo>(status);
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->reason(), c.reason);
+  EXPECT_EQ(info->domain(), "tidegate");
+  const auto retry = DetailOf<google::rpc::RetryInfo>(status);
+  ASSERT_EQ(retry.has_value(), c.retry_seconds > 0);
+  if (retry.has_value()) {
+    EXPECT_DOUBLE_EQ(retry->retry_delay().seconds() + retry->retry_delay().nanos() * 1e-9,
+                     c.retry_seconds);
+    EXPECT_DOUBLE_EQ(RetryDelay(c.code)->count() * 1e-3, c.retry_seconds);
+  }
+  EXPECT_FALSE(DetailOf<google::rpc::RequestInfo>(status).has_value());
+}
+INSTANTIATE_TEST_SUITE_P(
+    All, ImpliedDetailsTest,
+    testing::Values(ImpliedCase{absl::StatusCode::kResourceExhausted, false, "QUEUE_FULL", 1},
+                    ImpliedCase{absl::StatusCode::kUnavailable, false, "WEIGHT_STORE_UNAVAILABLE",
+                                2},
+                    ImpliedCase{absl::StatusCode::kUnavailable, true, "DRAINING", 2},
+                    ImpliedCase{absl::StatusCode::kOutOfRange, false, "CONTEXT_LENGTH_EXCEEDED", 0},
+                    ImpliedCase{absl::StatusCode::kDataLoss, false, "WEIGHTS_DAMAGED", 0}));
+
+TEST(StatusMapping, OwnDetailsWinOverImpliedOnes) {
+  const absl::Status status = WithReason(absl::UnavailableError("m"), "WARMING_UP");
+  const auto info = DetailOf<google::rpc::ErrorInfo>(ToGrpcStatus(status, {}));
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->reason(), "WARMING_UP");
+}
+
+TEST(StatusMapping, CarriesAddedDetailsAndTheRequestId) {
+  google::rpc::BadRequest bad;
+  bad.add_field_violations()->set_field("max_tokens");
+  absl::Status status = absl::InvalidArgumentError("m");
+  AddDetail(bad, status);
+  const grpc::Status mapped = ToGrpcStatus(status, {"r-1", false});
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(mapped)->field_violations(0).field(), "max_tokens");
+  EXPECT_EQ(DetailOf<google::rpc::RequestInfo>(mapped)->request_id(), "r-1");
+}
+
+TEST(StatusMapping, ForeignPayloadsStayHome) {
+  absl::Status status = absl::InternalError("m");
+  status.SetPayload("internal/secret", absl::Cord("x"));
+  google::rpc::Status proto;
+  ASSERT_TRUE(proto.ParseFromString(ToGrpcStatus(status, {}).error_details()));
+  EXPECT_EQ(proto.details_size(), 0);
+}
+
+}  // namespace
+}  // namespace tidegate

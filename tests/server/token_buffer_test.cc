@@ -1,0 +1,264 @@
+#include "server/token_buffer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <thread>
+
+namespace tidegate {
+namespace {
+
+using Action = TokenBuffer::Action;
+using testing::ElementsAre;
+
+constexpr size_t kRoomy = 1 << 20;
+
+GenerationResult Result(FinishReason reason, absl::Status status = absl::OkStatus()) {
+  GenerationResult result;
+  result.reason = reason;
+  result.status = std::move(status);
+  return result;
+}
+
+TokenBuffer::Step Push(TokenBuffer& buffer, std::string_view text, std::vector<TokenId> ids) {
+  return buffer.Tokens(text, ids);
+}
+
+TEST(TokenBuffer, WritesStartedThenTokensThenTheResult) {
+  TokenBuffer buffer(kRoomy);
+  EXPECT_EQ(buffer.Start().action, Action::kWriteStarted);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
+  const TokenBuffer::Step step = Push(buffer, "Once", {7});
+  EXPECT_EQ(step.action, Action::kWriteTokens);
+  EXPECT_EQ(step.text, "Once");
+  EXPECT_THAT(step.ids, ElementsAre(7));
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
+  const TokenBuffer::Step last = buffer.Result(Result(FinishReason::kMaxTokens));
+  EXPECT_EQ(last.action, Action::kFinishWithResult);
+  EXPECT_EQ(last.result.reason, FinishReason::kMaxTokens);
+  EXPECT_TRUE(last.status.ok());
+}
+
+TEST(TokenBuffer, TokensBeforeStartWait) {
+  TokenBuffer buffer(kRoomy);
+  EXPECT_EQ(Push(buffer, "a", {1}).action, Action::kNone);
+  EXPECT_EQ(buffer.Result(Result(FinishReason::kEndOfText)).action, Action::kNone);
+  EXPECT_EQ(buffer.Start().action, Action::kWriteStarted);
+  const TokenBuffer::Step step = buffer.WriteDone(true);
+  EXPECT_EQ(step.action, Action::kWriteTokens);
+  EXPECT_EQ(step.text, "a");
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kFinishWithResult);
+}
+
+TEST(TokenBuffer, JoinsWhatArrivesDuringAWrite) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  EXPECT_EQ(Push(buffer, "a", {1}).action, Action::kNone);
+  EXPECT_EQ(Push(buffer, "", {2}).action, Action::kNone);
+  EXPECT_EQ(Push(buffer, "bc", {3}).action, Action::kNone);
+  const TokenBuffer::Step step = buffer.WriteDone(true);
+  EXPECT_EQ(step.action, Action::kWriteTokens);
+  EXPECT_EQ(step.text, "abc");
+  EXPECT_THAT(step.ids, ElementsAre(1, 2, 3));
+}
+
+TEST(TokenBuffer, EmptyTokensWriteNothing) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.WriteDone(true);
+  EXPECT_EQ(Push(buffer, "", {}).action, Action::kNone);
+}
+
+TEST(TokenBuffer, TheResultWaitsForTheTokensBeforeIt) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  Push(buffer, "a", {1});
+  EXPECT_EQ(buffer.Result(Result(FinishReason::kStopString)).action, Action::kNone);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kWriteTokens);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kFinishWithResult);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+}
+
+TEST(TokenBuffer, TokensAfterTheResultAreDropped) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.Result(Result(FinishReason::kMaxTokens));
+  Push(buffer, "late", {9});
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kFinishWithResult);
+}
+
+TEST(TokenBuffer, OnlyTheFirstResultCounts) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.Result(Result(FinishReason::kMaxTokens));
+  buffer.Result(Result(FinishReason::kError, absl::DataLossError("x")));
+  EXPECT_EQ(buffer.WriteDone(true).result.reason, FinishReason::kMaxTokens);
+}
+
+TEST(TokenBuffer, AnErrorEndsWithItsStatusAfterTheText) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  Push(buffer, "a", {1});
+  buffer.Result(Result(FinishReason::kError, absl::DataLossError("layer 3")));
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kWriteTokens);
+  const TokenBuffer::Step step = buffer.WriteDone(true);
+  EXPECT_EQ(step.action, Action::kFinish);
+  EXPECT_EQ(step.status, absl::DataLossError("layer 3"));
+}
+
+struct EndCase {
+  GenerationResult result;
+  absl::StatusCode expected;
+};
+class TokenBufferEndTest : public testing::TestWithParam<EndCase> {};
+
+TEST_P(TokenBufferEndTest, HasStatus) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.WriteDone(true);
+  EXPECT_EQ(buffer.Result(GetParam().result).status.code(), GetParam().expected);
+}
+INSTANTIATE_TEST_SUITE_P(
+    All, TokenBufferEndTest,
+    testing::Values(EndCase{Result(FinishReason::kDraining), absl::StatusCode::kOk},
+                    EndCase{Result(FinishReason::kTimeLimit), absl::StatusCode::kOk},
+                    EndCase{Result(FinishReason::kCancelled), absl::StatusCode::kCancelled},
+                    EndCase{Result(FinishReason::kError), absl::StatusCode::kInternal},
+                    EndCase{Result(FinishReason::kError, absl::UnavailableError("store")),
+                            absl::StatusCode::kUnavailable}));
+
+TEST(TokenBuffer, ARejectedRequestFinishesAtOnceAndOnce) {
+  TokenBuffer buffer(kRoomy);
+  const TokenBuffer::Step step = buffer.Reject(absl::ResourceExhaustedError("full"));
+  EXPECT_EQ(step.action, Action::kFinish);
+  EXPECT_EQ(step.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+}
+
+TEST(TokenBuffer, AGoneClientFinishesAfterTheWriteThatIsOut) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  Push(buffer, "a", {1});
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+  EXPECT_TRUE(buffer.client_gone());
+  const TokenBuffer::Step step = buffer.WriteDone(false);
+  EXPECT_EQ(step.action, Action::kFinish);
+  EXPECT_EQ(step.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Push(buffer, "b", {2}).action, Action::kNone);
+  EXPECT_EQ(buffer.Result(Result(FinishReason::kCancelled)).action, Action::kNone);
+}
+
+TEST(TokenBuffer, AGoneClientFinishesAtOnceWhenNothingIsOut) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.WriteDone(true);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kFinish);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+}
+
+TEST(TokenBuffer, AFailedWriteMeansThatTheClientIsGone) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  EXPECT_EQ(buffer.WriteDone(false).action, Action::kFinish);
+  EXPECT_TRUE(buffer.client_gone());
+}
+
+TEST(TokenBuffer, AClientGoneBeforeStartFinishesAtStart) {
+  TokenBuffer buffer(kRoomy);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+  EXPECT_EQ(buffer.Start().action, Action::kFinish);
+}
+
+TEST(TokenBuffer, AbortsOnceWhenTheClientDoesNotRead) {
+  TokenBuffer buffer(10);
+  buffer.Start();
+  EXPECT_EQ(Push(buffer, "123456", {1}).action, Action::kNone);  // 10 bytes: the limit
+  EXPECT_EQ(Push(buffer, "7", {}).action, Action::kAbort);
+  EXPECT_EQ(Push(buffer, "8", {}).action, Action::kNone);
+  // Finishes only after both the abort and the write are done, in either order.
+  EXPECT_EQ(buffer.AbortDone().action, Action::kNone);
+  EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
+  const TokenBuffer::Step step = buffer.WriteDone(false);
+  EXPECT_EQ(step.action, Action::kFinish);
+  EXPECT_TRUE(step.text.empty());
+}
+
+TEST(TokenBuffer, TheAbortMayEndAfterTheWrite) {
+  TokenBuffer buffer(1);
+  buffer.Start();
+  EXPECT_EQ(Push(buffer, "12", {}).action, Action::kAbort);
+  EXPECT_EQ(buffer.WriteDone(false).action, Action::kNone);
+  const TokenBuffer::Step step = buffer.AbortDone();
+  EXPECT_EQ(step.action, Action::kFinish);
+  EXPECT_EQ(step.status.code(), absl::StatusCode::kCancelled);
+}
+
+// A stream that performs the steps on a thread of its own, as gRPC does.
+class FakeStream {
+ public:
+  explicit FakeStream(TokenBuffer& buffer) : buffer_(buffer), thread_([this] { Run(); }) {}
+  ~FakeStream() {
+    if (thread_.joinable()) thread_.join();
+  }
+  void Perform(TokenBuffer::Step step) {
+    if (step.action == Action::kNone) return;
+    MutexLock lock(mutex_);
+    steps_.push_back(std::move(step));
+    changed_.NotifyAll();
+  }
+  void Join() { thread_.join(); }
+
+  std::vector<TokenId> received;
+  int writes = 0;
+  int finishes = 0;
+
+ private:
+  void Run() {
+    while (finishes == 0) {
+      TokenBuffer::Step step;
+      {
+        MutexLock lock(mutex_);
+        while (steps_.empty()) changed_.Wait(mutex_);
+        EXPECT_EQ(steps_.size(), 1u) << "more than one step at a time";
+        step = std::move(steps_.front());
+        steps_.pop_front();
+      }
+      if (step.action == Action::kFinish || step.action == Action::kFinishWithResult) {
+        ++finishes;
+        continue;
+      }
+      ++writes;
+      received.insert(received.end(), step.ids.begin(), step.ids.end());
+      Perform(buffer_.WriteDone(true));
+    }
+  }
+
+  TokenBuffer& buffer_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<TokenBuffer::Step> steps_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+TEST(TokenBuffer, KeepsOrderBetweenThreads) {
+  constexpr TokenId kTokens = 20000;
+  TokenBuffer buffer(kRoomy);
+  FakeStream stream(buffer);
+  std::thread producer([&] {
+    for (TokenId id = 0; id < kTokens; ++id) {
+      stream.Perform(buffer.Tokens("x", std::span<const TokenId>(&id, 1)));
+    }
+    stream.Perform(buffer.Result(Result(FinishReason::kMaxTokens)));
+  });
+  stream.Perform(buffer.Start());
+  producer.join();
+  stream.Join();
+  ASSERT_EQ(stream.received.size(), static_cast<size_t>(kTokens));
+  for (TokenId id = 0; id < kTokens; ++id) ASSERT_EQ(stream.received[id], id);
+  EXPECT_EQ(stream.finishes, 1);
+  EXPECT_LE(stream.writes, kTokens + 1);
+}
+
+}  // namespace
+}  // namespace tidegate

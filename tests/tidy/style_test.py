@@ -1,0 +1,245 @@
+"""House rules that a formatter cannot know, as a test: lengths, headers, leftovers, missing tests.
+
+The function finder is a brace counter, not a parser: it knows comments, strings, namespaces, classes and
+constructor initialisers, which is enough for the style of this repository.
+"""
+import pathlib
+import re
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CODE_FOLDERS = ("base", "proto", "weightstore", "engine", "server", "cli", "tests", "bench")
+TESTED_FOLDERS = ("base", "proto", "weightstore", "engine", "server")
+TEXT_SUFFIXES = {".h", ".cc", ".py", ".md", ".txt", ".cmake", ".proto", ".json", ".yaml", ".yml", ".sh",
+                 ".mjs", ".js", ".svg", ".toml", ".service", ""}
+SKIPPED_FOLDERS = {".git", "build", "node_modules", "__pycache__"}
+
+MAX_COLUMNS = 100
+MAX_FUNCTION_LINES = 70
+MAX_FILE_LINES = 500
+
+# Sources that no test is named after or includes: where else they are tested, or why not at all.
+TESTED_ELSEWHERE = {
+}
+
+# Spelled in pieces, so that this file does not find itself.
+LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
+MACHINE_PATHS = re.compile(r"(?<![\w.$}])/(wo" r"rk|ho" r"me|ro" r"ot)/\w")
+
+TOKEN = re.compile(
+    r'//[^\n]*|/\*.*?\*/'
+    r'|R"(?P<tag>[^()\\ ]{0,16})\(.*?\)(?P=tag)"'
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|\b\d[\w'.]*"
+    r"|'(?:[^'\\\n]|\\.)+'", re.DOTALL)
+DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
+
+
+def bare_code(text):
+    """The text with comments, literals and preprocessor lines blanked; line numbers stay."""
+    def blank(match):
+        token = match.group(0)
+        return token if token[0].isdigit() else re.sub(r"[^\n]", " ", token)
+    return DIRECTIVE.sub(blank_all, TOKEN.sub(blank, text))
+
+
+def blank_all(match):
+    return re.sub(r"[^\n]", " ", match.group(0))
+
+
+def opens_function(head):
+    """Whether the text between the last statement and a brace is a function's head."""
+    head = head.strip()
+    if not head or head.endswith("=") or ")" not in head or head.count("(") != head.count(")"):
+        return False
+    return not re.match(r"(inline\s+)?namespace\b|enum\b", head)
+
+
+def opens_initialiser(head):
+    """Whether a brace is part of an expression in a head: `A() : x_{1}, y_({2}) {`, `F(A a = {}) {`."""
+    return head.count("(") != head.count(")") or re.search(r"\)[^;{}()]*(?<!:):(?!:)", head) and re.search(r"[\w>]\s*$", head)
+
+
+def functions(text):
+    """(first line, line count) of every function body at namespace or class level, heads included."""
+    code, found, head, at = bare_code(text), [], 0, 0
+    while at < len(code):
+        c = code[at]
+        if c == "{":
+            if opens_initialiser(code[head:at]):
+                at = closing_brace(code, at)
+            elif opens_function(code[head:at]):
+                end = closing_brace(code, at)
+                start = head + len(code[head:at]) - len(code[head:at].lstrip())
+                first = code.count("\n", 0, start) + 1
+                found.append((first, code.count("\n", start, end) + 1))
+                at, head = end, end + 1
+            else:
+                head = at + 1
+        elif c in ";}":
+            head = at + 1
+        at += 1
+    return found
+
+
+def closing_brace(code, at):
+    depth = 0
+    for end in range(at, len(code)):
+        depth += {"{": 1, "}": -1}.get(code[end], 0)
+        if depth == 0:
+            return end
+    return len(code) - 1
+
+
+def check_code(path, text):
+    """Messages about one C++ file."""
+    lines, found = text.split("\n"), []
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_COLUMNS:
+            found.append(f"{path}:{number}: {len(line)} columns, at most {MAX_COLUMNS}")
+    if len(lines) - 1 > MAX_FILE_LINES:
+        found.append(f"{path}: {len(lines) - 1} lines, at most {MAX_FILE_LINES}")
+    for first, count in functions(text):
+        if count > MAX_FUNCTION_LINES:
+            found.append(f"{path}:{first}: function of {count} lines, at most {MAX_FUNCTION_LINES}")
+    if path.endswith(".h"):
+        if not text.startswith("// "):
+            found.append(f"{path}: a header opens with a comment that says what it is for")
+        # Highway compiles x-inl.h once per instruction set, guarded by its own toggle.
+        if not path.endswith("-inl.h") and not re.search(r"^#pragma once$", text, re.MULTILINE):
+            found.append(f"{path}: no #pragma once")
+    return found
+
+
+def check_text(path, text):
+    """Messages about any text file: nothing half done, nothing of one machine."""
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        for pattern, what in ((LEFTOVERS, "leftover"), (MACHINE_PATHS, "path of one machine")):
+            if pattern.search(line):
+                found.append(f"{path}:{number}: {what}: {line.strip()[:80]}")
+    return found
+
+
+def has_test(source, tests):
+    """Whether a test is named after `a/b/c.cc` (c_test.cc or c_<more>_test.cc in tests/a/b or tests/a)
+    or includes its header; `tests` maps paths to contents."""
+    path = pathlib.PurePosixPath(source)
+    stems = [f"tests/{folder}/{path.stem}_" for folder in path.parents if folder.name]
+    include = f'#include "{path.with_suffix(".h")}"'
+    return any(t.startswith(tuple(stems)) or include in text
+               for t, text in tests.items() if t.endswith("_test.cc"))
+
+
+def check_tested(sources, tests, elsewhere):
+    """Messages about sources without a test and about entries of `elsewhere` that are not needed."""
+    found = []
+    for source in sources:
+        if source.endswith("/main.cc"):
+            continue  # composition only; integration and end-to-end tests run the programs
+        if not has_test(source, tests) and source not in elsewhere:
+            found.append(f"{source}: no test is named after it or includes its header; write one, or "
+                         "say in TESTED_ELSEWHERE of tests/tidy/style_test.py where it is tested")
+    for source in elsewhere:
+        if source not in sources:
+            found.append(f"TESTED_ELSEWHERE names {source}, which does not exist")
+        elif has_test(source, tests):
+            found.append(f"TESTED_ELSEWHERE names {source}, which has a test of its own")
+    return found
+
+
+def tree(folders, suffixes):
+    """Relative paths of the files below `folders`, sorted."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            relative = path.relative_to(ROOT)
+            if path.is_file() and path.suffix in suffixes and not SKIPPED_FOLDERS & set(relative.parts):
+                yield relative.as_posix()
+
+
+def read(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+class StyleTest(unittest.TestCase):
+    def assert_none(self, found):
+        self.assertEqual([], found, "\n" + "\n".join(found))
+
+    def test_code(self):
+        files = list(tree(CODE_FOLDERS, {".h", ".cc"}))
+        self.assertGreater(len(files), 20, "the tree was not found")
+        self.assert_none([m for path in files for m in check_code(path, read(path))])
+
+    def test_texts(self):
+        found = []
+        for path in tree((".",), TEXT_SUFFIXES):
+            try:
+                found += check_text(path, read(path))
+            except UnicodeDecodeError:
+                pass  # a binary file without a suffix
+        self.assert_none(found)
+
+    def test_sources_are_tested(self):
+        sources = list(tree(TESTED_FOLDERS, {".cc"}))
+        tests = {path: read(path) for path in tree(("tests",), {".cc"})}
+        self.assert_none(check_tested(sources, tests, TESTED_ELSEWHERE))
+
+
+class SelfTest(unittest.TestCase):
+    """Planted violations are found, lawful look-alikes are not."""
+
+    GOOD_HEADER = "// What it is.\n#pragma once\n"
+
+    def test_lengths(self):
+        self.assertTrue(check_code("a.cc", "int x;" + " " * 95 + "\n"))
+        self.assertFalse(check_code("a.cc", "x" * 100 + "\n"))
+        self.assertFalse(check_code("a.cc", "ä" * 100 + "\n"), "columns, not bytes")
+        self.assertTrue(check_code("a.cc", "\n" * 501))
+        self.assertFalse(check_code("a.cc", "\n" * 500))
+
+    def test_headers(self):
+        self.assertFalse(check_code("a.h", self.GOOD_HEADER))
+        self.assertTrue(check_code("a.h", "// What it is.\n"))
+        self.assertTrue(check_code("a.h", "#pragma once\n"))
+
+    def test_long_functions(self):
+        heads = ["int F(int a)", "void C::F() const", "C::C(int a) : a_(a), b_{1}, c_({2})",
+                 "TEST(A, B)", "auto F() -> std::vector<int>", "template <typename T>\nT F(T a) noexcept",
+                 "const auto f = [](int a)"]
+        for head in heads:
+            for wrap in ("%s", "namespace a {\n%s\n}\n", "class A : public B {\n%s\n};\n"):
+                with self.subTest(head=head, wrap=wrap):
+                    long = wrap % (head + " {\n" + "  f('{', \"}\", 1'000);  // {\n" * 70 + "}")
+                    short = wrap % (head + " {\n" + "  if (x) { y(); }\n" * 60 + "}\nint G() {\n"
+                                    + "  y();\n" * 60 + "}")
+                    self.assertTrue(check_code("a.cc", long))
+                    self.assertFalse(check_code("a.cc", short))
+
+    def test_what_is_not_a_function(self):
+        for head in ("namespace a", "struct A", "enum class E : int", "constexpr int kA[] ="):
+            with self.subTest(head=head):
+                self.assertFalse(check_code("a.cc", head + " {\n" + "  a,\n" * 100 + "};\n"))
+        raw = 'const char* a = R"x(' + "void F() {\n" * 100 + ')x";\n'
+        self.assertFalse(check_code("a.cc", raw))
+
+    def test_leftovers_and_paths(self):
+        for line in ("// TO" "DO: later", "# FIX" "ME", "cd /wo" "rk/main", '"/ho' 'me/me/x"'):
+            self.assertTrue(check_text("a.md", line), line)
+        for line in ("TODOS", "a/work/b", "${HOME}/x", "/proc/self", "homework/x"):
+            self.assertFalse(check_text("a.md", line), line)
+
+    def test_untested_sources(self):
+        source, include = "base/x/a.cc", '#include "base/x/a.h"\n'
+        for tests in ({}, {"tests/base/b_test.cc": ""}, {"tests/a_test.cc": ""},
+                      {"tests/support/fake.cc": include}):
+            self.assertTrue(check_tested([source], tests, {}), tests)
+        for test, text in (("tests/base/x/a_test.cc", ""), ("tests/base/x/a_more_test.cc", ""),
+                           ("tests/base/a_test.cc", ""), ("tests/base/b_test.cc", include)):
+            self.assertFalse(check_tested([source], {test: text}, {}), test)
+            self.assertTrue(check_tested([source], {test: text}, {source: "not needed"}), test)
+        self.assertFalse(check_tested([source], {}, {source: "reason"}))
+        self.assertTrue(check_tested([], {}, {source: "it is gone"}))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,173 @@
+#include "weightstore/pack/layer_packer.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/support/gguf_builder.h"
+#include "tests/support/test_support.h"
+#include "weightstore/pack/checksum_stream.h"
+#include "weightstore/pack/gguf_cursor.h"
+#include "weightstore/pack/parallel_for.h"
+
+namespace tidegate {
+namespace {
+
+KindGeometry Geometry(uint32_t units, uint32_t elements, uint32_t per_block, uint32_t block_bytes) {
+  const auto unit_bytes = static_cast<uint32_t>(ColumnBytes(UnitEncoding::kF32, elements));
+  return {.unit_count = units,
+          .unit_bytes = unit_bytes,
+          .units_per_block = per_block,
+          .block_bytes = block_bytes,
+          .block_count = (units + per_block - 1) / per_block,
+          .columns_per_unit = 1,
+          .column_elements = elements};
+}
+
+TEST(LayerPackerTest, PassesStayWithinTheMemoryGiven) {
+  TempDir dir;
+  GgufBuilder().WriteTo(dir.File("empty.gguf"));
+  const auto source = GgufFile::Open(dir.File("empty.gguf"));
+  // A 70B model's down matrix: 28672 hidden units of 8192 floats, one per block.
+  const KindGeometry kind = Geometry(28672, 8192, 1, 32768);
+  for (const uint64_t memory :
+       {uint64_t{1}, uint64_t{100} << 20, uint64_t{512} << 20, uint64_t{1} << 40}) {
+    const uint64_t blocks = LayerPacker(*source, UnitEncoding::kF32, memory).PassBlocks(kind);
+    const uint64_t each = kind.block_bytes + 8192 * sizeof(float);
+    EXPECT_GE(blocks, 1u);
+    EXPECT_LE(blocks, kind.block_count);
+    EXPECT_TRUE(blocks == 1 || blocks * each <= memory) << memory;
+    EXPECT_TRUE(blocks == kind.block_count || (blocks + 1) * each > memory) << memory;
+  }
+}
+
+TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
+  // Element (row r, column c) is 1000 c + r, so that every value says where it came from. Sizes
+  // around the tiles of the transposition, rows that no band divides.
+  for (const uint64_t rows : {1u, 15u, 17u, 300u}) {
+    for (const uint64_t columns : {1u, 16u, 33u, 100u}) {
+      std::vector<float> values;
+      for (uint64_t r = 0; r < rows; ++r) {
+        for (uint64_t c = 0; c < columns; ++c) values.push_back(static_cast<float>(1000 * c + r));
+      }
+      TempDir dir;
+      GgufBuilder gguf;
+      gguf.AddTensor("m", GgmlType::kF32, {columns, rows}, values);
+      gguf.WriteTo(dir.File("m.gguf"));
+      const auto source = GgufFile::Open(dir.File("m.gguf"));
+      const KindGeometry kind =
+          Geometry(static_cast<uint32_t>(columns), static_cast<uint32_t>(rows), 3, 4096);
+      for (const uint64_t memory : {1u, 20'000u, 100'000'000u}) {
+        LayerPacker packer(*source, UnitEncoding::kF32, memory);
+        uint32_t next = 0;
+        store::v1::KindUnits units;
+        ErrorSums sums[1];
+        const absl::Status status = packer.PackUnits(
+            {source->FindTensor("m")}, kind,
+            [&](uint32_t first, std::span<const uint8_t> bytes,
+                std::span<const uint64_t> checksums) {
+              EXPECT_EQ(first, next);
+              EXPECT_EQ(bytes.size(), checksums.size() * kind.block_bytes);
+              next += static_cast<uint32_t>(checksums.size());
+              for (size_t b = 0; b < checksums.size(); ++b) {
+                EXPECT_EQ(checksums[b], Checksum(&bytes[b * kind.block_bytes], kind.block_bytes));
+                for (uint32_t u = 0; u < 3; ++u) {
+                  const uint64_t column = (first + b) * 3 + u;
+                  if (column >= columns) continue;
+                  std::vector<float> stored(rows);
+                  std::memcpy(stored.data(), &bytes[b * kind.block_bytes + u * kind.unit_bytes],
+                              rows * 4);
+                  for (uint64_t r = 0; r < rows; ++r) {
+                    EXPECT_EQ(stored[r], static_cast<float>(1000 * column + r));
+                  }
+                }
+              }
+              return absl::OkStatus();
+            },
+            units, sums);
+        ASSERT_TRUE(status.ok()) << status;
+        EXPECT_EQ(next, kind.block_count);
+        EXPECT_EQ(static_cast<uint64_t>(units.norms_size()), columns);
+        EXPECT_EQ(units.relative_rms_errors(0), 0);
+        EXPECT_EQ(sums[0].difference, 0);
+      }
+    }
+  }
+}
+
+TEST(LayerPackerTest, AFailingSinkEndsTheRun) {
+  TempDir dir;
+  GgufBuilder gguf;
+  gguf.AddTensor("m", GgmlType::kF32, {8, 8}, std::vector<float>(64, 1));
+  gguf.WriteTo(dir.File("m.gguf"));
+  const auto source = GgufFile::Open(dir.File("m.gguf"));
+  LayerPacker packer(*source, UnitEncoding::kF32, 1);
+  store::v1::KindUnits units;
+  ErrorSums sums[1];
+  int calls = 0;
+  const absl::Status status = packer.PackUnits(
+      {source->FindTensor("m")}, Geometry(8, 8, 1, 4096),
+      [&](auto...) {
+        ++calls;
+        return absl::ResourceExhaustedError("full");
+      },
+      units, sums);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(ParallelForTest, EveryPieceRunsOnce) {
+  for (const uint32_t threads : {1u, 2u, 4u}) {
+    std::vector<std::atomic<int>> counts(1000);
+    ASSERT_TRUE(ParallelFor(counts.size(), threads, [&](uint64_t i) {
+                  ++counts[i];
+                  return absl::OkStatus();
+                }).ok());
+    for (const auto& count : counts) EXPECT_EQ(count, 1);
+  }
+  EXPECT_TRUE(ParallelFor(0, 4, [](uint64_t) { return absl::InternalError("called"); }).ok());
+}
+
+TEST(ParallelForTest, AnErrorStopsTheRest) {
+  for (const uint32_t threads : {1u, 2u}) {
+    std::atomic<int> calls{0};
+    const absl::Status status = ParallelFor(1000, threads, [&](uint64_t i) {
+      ++calls;
+      return i >= 7 ? absl::DataLossError(std::to_string(i)) : absl::OkStatus();
+    });
+    EXPECT_EQ(status, absl::DataLossError("7"));  // The smallest index that failed.
+    EXPECT_LE(calls, 7 + static_cast<int>(threads));
+  }
+}
+
+TEST(ChecksumStreamTest, EqualsTheOneShotForm) {
+  std::string data;
+  for (int i = 0; i < 100'000; ++i) data += static_cast<char>(i * 7 + i / 251);
+  for (const size_t step : {1u, 100u, 4096u, 99'999u}) {
+    ChecksumStream stream;
+    for (size_t at = 0; at < data.size(); at += step) {
+      stream.Add(data.data() + at, std::min(step, data.size() - at));
+    }
+    EXPECT_EQ(stream.Value(), Checksum(data.data(), data.size()));
+  }
+}
+
+TEST(GgufCursorTest, ReadsAcrossItsBufferAndStopsAtTheEnd) {
+  TempDir dir;
+  std::string content(600'000, '\0');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i % 253);
+  WriteFileOrDie(dir.File("f"), content);
+  const auto fd = UniqueFd::Open(dir.File("f"), O_RDONLY);
+  GgufCursor in(fd->get(), content.size());
+  std::string read(content.size() - 5, '\0');
+  ASSERT_TRUE(in.Read(read.data(), 3, "x").ok());
+  ASSERT_TRUE(in.Read(read.data() + 3, read.size() - 3, "x").ok());
+  EXPECT_EQ(read, content.substr(0, read.size()));
+  EXPECT_EQ(in.remaining(), 5u);
+  EXPECT_EQ(in.Take<uint64_t>("the last word").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(in.Take<uint32_t>("x").ok());
+  EXPECT_EQ(in.position(), content.size() - 1);
+}
+
+}  // namespace
+}  // namespace tidegate

@@ -1,0 +1,340 @@
+// Which models can be packed, and what is said about those that cannot.
+#include "weightstore/pack/pack_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "base/units.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+class PlanTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<PackPlan> Plan(const GgufBuilder& gguf, const PackOptions& options = {}) {
+    gguf.WriteTo(dir_.File("m.gguf"));
+    auto file = GgufFile::Open(dir_.File("m.gguf"));
+    if (!file.ok()) return file.status();
+    file_ = std::make_unique<GgufFile>(*std::move(file));
+    return PlanPack(*file_, options);
+  }
+
+  TempDir dir_;
+  std::unique_ptr<GgufFile> file_;  // The plan points into it.
+};
+
+TEST_F(PlanTest, TakesHyperParametersAndTheirDefaults) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.Remove(
+      "llama.attention.head_count_kv");  // Defaults to head_count, but k and v are narrower:
+  EXPECT_THAT(std::string(Plan(gguf).status().message()),
+              HasSubstr("blk.0.attn_k.weight has the shape [64, 32], not [64, 64]"));
+  const auto plan = Plan(LlamaGguf({}));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto& hp = plan->manifest.hyper_parameters();
+  EXPECT_EQ(hp.layer_count(), 2u);
+  EXPECT_EQ(hp.hidden_size(), 64u);
+  EXPECT_EQ(hp.intermediate_size(), 96u);
+  EXPECT_EQ(hp.query_heads(), 4u);
+  EXPECT_EQ(hp.kv_heads(), 2u);
+  EXPECT_EQ(hp.head_size(), 16u);
+  EXPECT_EQ(hp.rope_dims(), 16u);
+  EXPECT_EQ(hp.rope_base(), 10000.0f);
+  EXPECT_EQ(hp.vocab_size(), 320u);
+  EXPECT_EQ(hp.context_length(), 128u);
+  EXPECT_EQ(hp.rms_epsilon(), 1e-5f);
+  EXPECT_EQ(hp.rope_scaling().kind(), store::v1::RopeScaling::KIND_NONE);
+  EXPECT_EQ(plan->manifest.model_name(), "test-llama");
+  EXPECT_EQ(plan->manifest.static_tensors_size(), 1 + 2 * 6 + 2);
+  EXPECT_FALSE(plan->requantised);
+}
+
+TEST_F(PlanTest, TakesTokenizerAndTemplate) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.SetString("tokenizer.chat_template", "{{ messages }}");
+  gguf.SetBool("tokenizer.ggml.add_eos_token", true);
+  gguf.SetBool("tokenizer.ggml.add_space_prefix", false);
+  gguf.SetUint32("tokenizer.ggml.eot_token_id", 5);
+  const auto plan = Plan(gguf);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const store::v1::Tokenizer& tokenizer = plan->manifest.tokenizer();
+  EXPECT_EQ(tokenizer.tokens_size(), 320);
+  EXPECT_EQ(tokenizer.tokens(259), "\xe2\x96\x81");
+  EXPECT_EQ(tokenizer.scores(260), -260.0f);
+  EXPECT_EQ(tokenizer.types(0), 2u);
+  EXPECT_EQ(tokenizer.types(3), 6u);
+  EXPECT_EQ(tokenizer.unknown_id(), 0u);
+  EXPECT_EQ(tokenizer.eot_id(), 5u);
+  EXPECT_TRUE(tokenizer.add_bos());
+  EXPECT_TRUE(tokenizer.add_eos());
+  EXPECT_FALSE(tokenizer.add_space_prefix());
+  EXPECT_EQ(plan->manifest.chat_template(), "{{ messages }}");
+}
+
+TEST_F(PlanTest, LinearRopeScalingInItsThreeSpellings) {
+  GgufBuilder named = LlamaGguf({}), bare = LlamaGguf({}), old = LlamaGguf({}), off = LlamaGguf({});
+  named.SetString("llama.rope.scaling.type", "linear");
+  named.SetFloat("llama.rope.scaling.factor", 4);
+  bare.SetFloat("llama.rope.scaling.factor", 4);
+  old.SetFloat("llama.rope.scale_linear", 4);
+  for (const GgufBuilder* gguf : {&named, &bare, &old}) {
+    const auto plan = Plan(*gguf);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const auto& scaling = plan->manifest.hyper_parameters().rope_scaling();
+    EXPECT_EQ(scaling.kind(), store::v1::RopeScaling::KIND_LINEAR);
+    EXPECT_EQ(scaling.factor(), 4);
+  }
+  off.SetString("llama.rope.scaling.type", "none");
+  off.SetFloat("llama.rope.scaling.factor", 4);
+  EXPECT_EQ(Plan(off)->manifest.hyper_parameters().rope_scaling().kind(),
+            store::v1::RopeScaling::KIND_NONE);
+}
+
+TEST_F(PlanTest, TiedOutputAndRopeFactorsAreOptional) {
+  const auto plan = Plan(LlamaGguf({.tied = true, .rope_freqs = true}));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto& last = plan->manifest.static_tensors(plan->manifest.static_tensors_size() - 1);
+  EXPECT_EQ(last.name(), "rope_freqs.weight");
+  EXPECT_EQ(last.columns(), 8u);
+}
+
+TEST_F(PlanTest, BlocksHoldWholePagesAndAsManyUnitsAsFit) {
+  // q8: a column of 96 is 16 + 96 bytes, a column of 64 is 16 + 64.
+  auto plan = Plan(LlamaGguf({}));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->geometry.kinds[0].unit_bytes, 224u);
+  EXPECT_EQ(plan->geometry.kinds[0].block_bytes, 4096u);
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 18u);
+  EXPECT_EQ(plan->geometry.kinds[0].block_count, 4u);
+  EXPECT_EQ(plan->geometry.kinds[1].unit_bytes, 80u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 51u);
+  EXPECT_EQ(plan->geometry.kinds[1].block_count, 2u);
+  // One block may not claim more units than there are.
+  plan = Plan(LlamaGguf({}), {.block_bytes = 64 * kKiB});
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 64u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 96u);
+  plan = Plan(LlamaGguf({}), {.one_unit_per_block = true});
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 1u);
+  EXPECT_EQ(plan->geometry.kinds[0].block_count, 64u);
+}
+
+TEST_F(PlanTest, BlockBytesMustHoldAUnit) {
+  const TestModel wide = {.layers = 1, .hidden = 32, .intermediate = 4096};
+  // One f32 input unit: 2 * 4096 * 4 bytes.
+  auto plan = Plan(LlamaGguf(wide), {.units = UnitEncoding::kF32, .block_bytes = 16 * kKiB});
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("the smallest that works is 32768"));
+  plan = Plan(LlamaGguf(wide), {.units = UnitEncoding::kF32, .block_bytes = 32 * kKiB});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 1u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 256u);
+  EXPECT_FALSE(Plan(LlamaGguf(wide), {.block_bytes = 5000}).ok());
+  EXPECT_FALSE(Plan(LlamaGguf(wide), {.block_bytes = 16 << 20}).ok());
+}
+
+TEST_F(PlanTest, GroupsNeedWholeColumns) {
+  const TestModel odd = {.hidden = 64, .intermediate = 100};
+  auto plan = Plan(LlamaGguf(odd));
+  EXPECT_THAT(std::string(plan.status().message()),
+              HasSubstr("ffn_up.weight have 100 elements, not a multiple of the 32 that q8 groups; "
+                        "use --units f16"));
+  EXPECT_TRUE(Plan(LlamaGguf(odd), {.units = UnitEncoding::kF16}).ok());
+  plan = Plan(LlamaGguf({.hidden = 48, .intermediate = 96}), {.units = UnitEncoding::kQ4});
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("ffn_down.weight have 48"));
+}
+
+TEST_F(PlanTest, SaysWhenQuantisedMatricesAreRoundedAgain) {
+  for (const GgmlType type : {GgmlType::kQ8_0, GgmlType::kQ4_0}) {
+    const GgufBuilder gguf = LlamaGguf({.matrices = type});
+    EXPECT_TRUE(Plan(gguf)->requantised);
+    EXPECT_FALSE(Plan(gguf, {.units = UnitEncoding::kF16})->requantised);
+  }
+}
+
+TEST_F(PlanTest, NamesThatAreNotUtf8AreEscaped) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.SetString("general.name", "caf\xe9");
+  const auto plan = Plan(gguf);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->manifest.model_name(), "caf\\xe9");
+  gguf.SetString("general.name", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\x8a");
+  EXPECT_EQ(Plan(gguf)->manifest.model_name(), "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\x8a");
+  gguf.Remove("general.name");
+  EXPECT_EQ(Plan(gguf)->manifest.model_name(), "m");
+}
+
+struct Refusal {
+  const char* name;
+  std::function<void(GgufBuilder&)> damage;
+  const char* message;
+};
+
+std::vector<Refusal> Refusals() {
+  using B = GgufBuilder;
+  const std::vector<float> ones(64 * 96, 1.0f);
+  return {
+      {"OtherArchitecture", [](B& g) { g.SetString("general.architecture", "qwen2"); }, "'qwen2'"},
+      {"NoArchitecture", [](B& g) { g.Remove("general.architecture"); },
+       "general.architecture is missing"},
+      {"Experts", [](B& g) { g.SetUint32("llama.expert_count", 4); }, "llama.expert_count is 4"},
+      {"SlidingWindow", [](B& g) { g.SetUint32("llama.attention.sliding_window", 16); },
+       "llama.attention.sliding_window is 16: sliding-window attention is not supported"},
+      {"SoftCap", [](B& g) { g.SetFloat("llama.final_logit_softcapping", 30); }, "soft-capped"},
+      {"LogitScale", [](B& g) { g.SetFloat("llama.logit_scale", 8); }, "llama.logit_scale"},
+      {"Yarn", [](B& g) { g.SetString("llama.rope.scaling.type", "yarn"); }, "'yarn' scaling"},
+      {"LongRope", [](B& g) { g.SetString("llama.rope.scaling.type", "longrope"); }, "'longrope'"},
+      {"LinearWithoutFactor", [](B& g) { g.SetString("llama.rope.scaling.type", "linear"); },
+       "llama.rope.scale_linear is missing"},
+      {"NegativeFactor", [](B& g) { g.SetFloat("llama.rope.scaling.factor", -2); },
+       "impossible value -2"},
+      {"AttentionFactor",
+       [](B& g) {
+         g.SetFloat("llama.rope.scaling.factor", 2);
+         g.SetFloat("llama.rope.scaling.attn_factor", 1.5f);
+       },
+       "attn_factor is 1.5"},
+      {"Split", [](B& g) { g.SetUint32("split.count", 3); }, "merge them"},
+      {"NoLayers", [](B& g) { g.SetUint32("llama.block_count", 0); }, "llama.block_count is 0"},
+      {"TooManyLayers", [](B& g) { g.SetUint32("llama.block_count", 5000); }, "[1, 1024]"},
+      {"NoBlockCount", [](B& g) { g.Remove("llama.block_count"); }, "llama.block_count is missing"},
+      {"NoContext", [](B& g) { g.Remove("llama.context_length"); }, "context_length is missing"},
+      {"NoEpsilon", [](B& g) { g.Remove("llama.attention.layer_norm_rms_epsilon"); },
+       "rms_epsilon is missing"},
+      {"NegativeEpsilon", [](B& g) { g.SetFloat("llama.attention.layer_norm_rms_epsilon", -1); },
+       "impossible"},
+      {"PerLayerWidths",
+       [](B& g) {
+         g.SetInt32s("llama.feed_forward_length", {96, 64});
+       },
+       "llama.feed_forward_length is an array"},
+      {"HeadsDoNotDivide", [](B& g) { g.SetUint32("llama.attention.head_count", 5); },
+       "not a multiple of head_count_kv"},
+      {"OddHeads",
+       [](B& g) {
+         g.SetUint32("llama.attention.head_count", 6);
+         g.SetUint32("llama.attention.head_count_kv", 2);
+       },
+       "not a multiple of head_count (6)"},
+      {"DifferentValues", [](B& g) { g.SetUint32("llama.attention.value_length", 8); },
+       "keys of 16 and values of 8"},
+      {"OddRope", [](B& g) { g.SetUint32("llama.rope.dimension_count", 7); }, "is odd"},
+      {"WideRope", [](B& g) { g.SetUint32("llama.rope.dimension_count", 64); }, "outside [0, 16]"},
+      {"ZeroRopeBase", [](B& g) { g.SetFloat("llama.rope.freq_base", 0); }, "rope.freq_base"},
+      {"NoTensor", [](B& g) { g.RemoveTensor("blk.1.ffn_down.weight"); },
+       "tensor blk.1.ffn_down.weight is missing"},
+      {"NoEmbedding", [](B& g) { g.RemoveTensor("token_embd.weight"); },
+       "token_embd.weight is missing"},
+      {"WrongShape",
+       [=](B& g) {
+         g.AddTensor("blk.0.ffn_up.weight", GgmlType::kF32, {96, 64}, ones);
+       },
+       "blk.0.ffn_up.weight has the shape [96, 64], not [64, 96]"},
+      {"WrongOutput",
+       [=](B& g) {
+         g.AddTensor("output.weight", GgmlType::kF32, {64, 96}, ones);
+       },
+       "output.weight has the shape"},
+      {"TypeNotReadable",
+       [](B& g) {
+         g.AddRawTensor("blk.0.ffn_up.weight", 20, {64, 96}, std::string(96 * 2 * 18, 'x'));
+       },
+       "blk.0.ffn_up.weight: tensor type IQ4_NL is not supported"},
+      {"StaticTypeNotReadable",
+       [](B& g) {
+         g.AddRawTensor("output.weight", 3, {64, 320}, std::string(320 * 2 * 20, 'x'));
+       },
+       "output.weight: tensor type Q4_1"},
+      {"Bias",
+       [](B& g) { g.AddTensor("blk.0.attn_q.bias", GgmlType::kF32, {64}, std::vector<float>(64)); },
+       "blk.0.attn_q.bias: bias vectors are not supported"},
+      {"UnknownTensor",
+       [](B& g) {
+         g.AddTensor("blk.0.attn_q_norm.weight", GgmlType::kF32, {16}, std::vector<float>(16));
+       },
+       "blk.0.attn_q_norm.weight is not part of a plain llama model"},
+      {"OtherTokenizer", [](B& g) { g.SetString("tokenizer.ggml.model", "gpt2"); },
+       "tokenizer 'gpt2'"},
+      {"NoTokenizer", [](B& g) { g.Remove("tokenizer.ggml.model"); },
+       "tokenizer.ggml.model is missing"},
+      {"NoTokens", [](B& g) { g.Remove("tokenizer.ggml.tokens"); }, "tokens is missing or empty"},
+      {"FewScores",
+       [](B& g) {
+         g.SetFloats("tokenizer.ggml.scores", {1, 2});
+       },
+       "2 entries for 320 tokens"},
+      {"FewTypes", [](B& g) { g.SetInt32s("tokenizer.ggml.token_type", {1}); },
+       "1 entries for 320"},
+      {"ScoresAreTexts", [](B& g) { g.SetStrings("tokenizer.ggml.scores", {"a"}); },
+       "not an array of"},
+      {"BosOutside", [](B& g) { g.SetUint32("tokenizer.ggml.bos_token_id", 320); },
+       "bos_token_id is 320, outside the 320 tokens"},
+      {"TemplateNotUtf8", [](B& g) { g.SetString("tokenizer.chat_template", "\xff"); },
+       "not UTF-8"},
+      {"MoreTokensThanRows",
+       [](B& g) {
+         g.AddTensor("token_embd.weight", GgmlType::kF32, {64, 300}, std::vector<float>(64 * 300));
+         g.AddTensor("output.weight", GgmlType::kF32, {64, 300}, std::vector<float>(64 * 300));
+       },
+       "320 tokens, token_embd.weight only 300 rows"},
+  };
+}
+
+class RefusalTest : public PlanTest, public ::testing::WithParamInterface<Refusal> {};
+
+TEST_P(RefusalTest, NamesWhatStandsInTheWay) {
+  GgufBuilder gguf = LlamaGguf({});
+  GetParam().damage(gguf);
+  const auto plan = Plan(gguf);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument) << plan.status();
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RefusalTest, ::testing::ValuesIn(Refusals()),
+                         [](const auto& row) { return std::string(row.param.name); });
+
+TEST_F(PlanTest, ZeroMeansOff) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.SetUint32("llama.expert_count", 0);
+  gguf.SetUint32("llama.attention.sliding_window", 0);
+  EXPECT_TRUE(Plan(gguf).ok());
+}
+
+TEST_F(PlanTest, AVocabularyAloneCannotBePacked) {
+  GgufBuilder gguf = LlamaGguf({});
+  GgufBuilder vocabulary;
+  vocabulary.SetString("general.architecture", "llama");
+  for (const char* key : {"context_length", "embedding_length", "block_count",
+                          "feed_forward_length", "attention.head_count"}) {
+    vocabulary.SetUint32(std::string("llama.") + key, 4);
+  }
+  vocabulary.SetFloat("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  vocabulary.SetUint32("llama.attention.key_length", 4);
+  vocabulary.SetUint32("llama.attention.value_length", 4);
+  EXPECT_THAT(std::string(Plan(vocabulary).status().message()), HasSubstr("only a vocabulary"));
+}
+
+TEST(GoldenRefusalTest, NamesTheReason) {
+  TG_REQUIRE_SHARED("data/golden/arch");
+  const std::pair<const char*, const char*> kRows[] = {
+      {"mixtral", "llama.expert_count"},
+      {"mistral-window", "sliding_window"},
+      {"llama-yarn", "'yarn'"},
+      {"qwen2", "'qwen2'"},
+      {"gemma2", "'gemma2'"},
+      {"llama-q4_k_m", "Q4_K"},
+  };
+  for (const auto& [name, message] : kRows) {
+    const auto file = GgufFile::Open(SharedPath(std::string("data/golden/arch/") + name + ".gguf"));
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_THAT(std::string(PlanPack(*file, PackOptions()).status().message()), HasSubstr(message))
+        << name;
+  }
+}
+
+}  // namespace
+}  // namespace tidegate

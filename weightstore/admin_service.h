@@ -1,0 +1,42 @@
+// The store's account of itself over gRPC, on a Unix socket of its own:
+// WeightStoreService.GetStats, health and reflection. It reads counters and touches nothing else.
+//
+// Threads: gRPC's own. Create and destroy by one owner.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/grpcpp.h"
+#include "tidegate/v1/weight_store.grpc.pb.h"
+#include "weightstore/store.h"
+
+namespace tidegate {
+
+v1::GetStatsResponse ToProto(const StoreInfo& info, const StoreStats& stats);
+
+class AdminServer {
+ public:
+  // Where WeightStoreService listens for a store with this attach socket.
+  static std::string SocketPath(const std::string& attach_socket) {
+    return attach_socket + ".grpc";
+  }
+
+  // Listens on `socket_path`, for the owner and the group. `info` and `stats` outlive the result.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& socket_path,
+                                                            const StoreInfo& info,
+                                                            const StoreStats& stats);
+  ~AdminServer();
+  AdminServer(const AdminServer&) = delete;
+  AdminServer& operator=(const AdminServer&) = delete;
+
+ private:
+  class Service;
+  AdminServer() = default;
+
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace tidegate

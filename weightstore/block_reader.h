@@ -1,0 +1,83 @@
+// Reads whole blocks of a pack into memory: merges neighbours into one device read, keeps the device's
+// queue full, verifies checksums, reports every block. Knows nothing of caches or leases.
+// Owned by the store thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "proto/store/v1/pack_format.h"
+#include "weightstore/io/flash_device.h"
+#include "weightstore/store_stats.h"
+
+namespace tidegate {
+
+enum class ReadPurpose : uint8_t { kCache = 0, kStream = 1 };
+
+// Where a block goes and whom it is for. The last four are the caller's and come back unchanged.
+struct BlockOrder {
+  uint32_t layer = 0;
+  UnitKind kind = UnitKind::kInput;
+  uint32_t block = 0;
+  ReadPurpose purpose = ReadPurpose::kCache;
+  std::byte* target = nullptr;  // page-aligned, block_bytes
+  uint32_t slot = 0;            // kCache
+  uint32_t session = 0, lease = 0, index = 0;  // kStream
+  uint64_t serial = 0;
+};
+
+class BlockReader {
+ public:
+  // Called once per ordered block. DATA_LOSS: the checksum differed twice; UNAVAILABLE: the device
+  // failed. Both name layer, kind and block.
+  using Done = std::function<void(const BlockOrder& order, const absl::Status& status)>;
+
+  // device, pack and stats are not owned and must outlive the reader.
+  BlockReader(FlashDevice* device, const PackIndex* pack, bool verify, StoreStats* stats);
+
+  // Queues a block. Returns true if it begins a new device read, false if it joined the one before,
+  // which ends where this block begins on flash.
+  bool Order(const BlockOrder& order);
+
+  // Hands queued reads to the device as far as it takes them.
+  absl::Status Submit();
+
+  // Handles completions; returns how many blocks were reported.
+  size_t Poll(const Done& done);
+
+  bool idle() const { return queued_.empty() && active_count_ == 0; }
+
+ private:
+  struct Job {
+    uint64_t offset = 0;  // in the file
+    uint64_t bytes = 0;
+    std::vector<FlashSegment> segments;
+    std::vector<BlockOrder> orders;
+    bool retry = false;
+  };
+
+  std::unique_ptr<Job> NewJob();
+  bool Extend(Job& job, const BlockOrder& order, uint64_t offset, uint32_t bytes) const;
+  void Finish(std::unique_ptr<Job> job, const absl::Status& status, const Done& done);
+  void FinishBlock(const BlockOrder& order, bool retry, const Done& done);
+  uint32_t BlockBytes(const BlockOrder& order) const;
+
+  FlashDevice* const device_;
+  const PackIndex* const pack_;
+  const bool verify_;
+  StoreStats* const stats_;
+  std::deque<std::unique_ptr<Job>> queued_;
+  std::vector<std::unique_ptr<Job>> active_;  // by device tag
+  std::vector<uint64_t> free_tags_;
+  std::vector<std::unique_ptr<Job>> spare_;  // keeps the vectors' capacity
+  size_t active_count_ = 0;
+  std::vector<FlashCompletion> completions_;
+  std::unordered_set<uint64_t> reported_bad_;  // block indices already logged
+};
+
+}  // namespace tidegate

@@ -1,0 +1,125 @@
+#include "weightstore/budget.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+
+namespace tidegate {
+namespace {
+
+// Context that the default reserve is for: what the model was trained on, within reason.
+constexpr uint64_t kReserveContextTokens = 4096;
+// Staging per lease by default: enough for a few large reads in flight, a small part of the budget.
+constexpr uint64_t kStagingMaxBytes = 4 * kMiB;
+constexpr uint64_t kStagingBudgetShare = 256;
+// The store's own bookkeeping per block: policy counts, slot table, checksum (measured sizes of the
+// containers in BlockCache and PackIndex, rounded up).
+constexpr uint64_t kTableBytesPerBlock = 40;
+
+absl::StatusOr<uint64_t> StagingBytes(const PackGeometry& geometry, const BudgetRequest& request) {
+  const uint64_t largest = std::max(geometry.kinds[0].block_bytes, geometry.kinds[1].block_bytes);
+  if (request.staging_bytes == 0) {
+    const uint64_t share = request.memory_budget_bytes / kStagingBudgetShare;
+    return std::max(2 * largest, std::min(share, kStagingMaxBytes) / kPageBytes * kPageBytes);
+  }
+  const uint64_t staging = RoundUp(request.staging_bytes, kPageBytes);
+  if (staging < largest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("staging of ", FormatBytes(staging), " is smaller than a block of ",
+                     FormatBytes(largest), "; give at least ", largest, " bytes"));
+  }
+  return staging;
+}
+
+// Bytes of the budget that a plan takes.
+uint64_t PlanBytes(const PackIndex& pack, const RegionPlan& plan) {
+  const PackGeometry& geometry = pack.geometry;
+  return MakeRegionHeader(geometry, pack.header.uuid, plan).region_bytes +
+         SessionBytes(SessionMaxBlocks(geometry)) + plan.engine_reserve_bytes +
+         kTableBytesPerBlock * geometry.layer_count * geometry.layer_blocks();
+}
+
+// Bytes of one slot of every (layer, kind).
+uint64_t SlotSetBytes(const PackGeometry& geometry) {
+  return geometry.layer_count *
+         (uint64_t{geometry.kinds[0].block_bytes} + geometry.kinds[1].block_bytes);
+}
+
+void FillSlots(const PackGeometry& geometry, uint64_t slot_bytes, RegionPlan& plan) {
+  const double share =
+      std::min(1.0, static_cast<double>(slot_bytes) / static_cast<double>(geometry.blocks_bytes()));
+  for (uint32_t k = 0; k < kUnitKinds; ++k) {
+    const uint32_t blocks = geometry.kinds[k].block_count;
+    plan.slots_per_layer[k] = std::clamp(static_cast<uint32_t>(std::floor(share * blocks)), 1u, blocks);
+  }
+}
+
+// What rounding down left over: one more slot per layer where it fits, input units first.
+void FillRemainder(const PackIndex& pack, uint64_t budget, RegionPlan& plan) {
+  for (uint32_t k = 0; k < kUnitKinds; ++k) {
+    while (plan.slots_per_layer[k] < pack.geometry.kinds[k].block_count) {
+      ++plan.slots_per_layer[k];
+      if (PlanBytes(pack, plan) > budget) {
+        --plan.slots_per_layer[k];
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
+  constexpr uint64_t kKeysAndValues = 2, kHalfBytes = 2;
+  return tokens * hp.layer_count() * kKeysAndValues * hp.kv_heads() * hp.head_size() * kHalfBytes;
+}
+
+absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request) {
+  const PackGeometry& geometry = pack.geometry;
+  const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
+  RegionPlan plan;
+  plan.manifest_bytes = pack.header.manifest_bytes;
+  plan.static_bytes = pack.header.static_bytes;
+  plan.engine_reserve_bytes = request.engine_reserve_bytes.value_or(
+      KvCacheBytes(hp, std::min<uint64_t>(hp.context_length(), kReserveContextTokens)));
+  ASSIGN_OR_RETURN(plan.staging_bytes, StagingBytes(geometry, request));
+
+  if (request.cache_fraction.has_value()) {
+    const double fraction = *request.cache_fraction;
+    if (!(fraction >= 0 && fraction <= 1)) {
+      return absl::InvalidArgumentError(absl::StrCat("cache fraction ", fraction, " is outside [0, 1]"));
+    }
+    for (uint32_t k = 0; k < kUnitKinds; ++k) {
+      plan.slots_per_layer[k] =
+          static_cast<uint32_t>(std::floor(fraction * geometry.kinds[k].block_count));
+    }
+    return plan;
+  }
+
+  const uint64_t budget = request.memory_budget_bytes;
+  const uint64_t fixed = PlanBytes(pack, plan);
+  const uint64_t smallest = fixed + (request.cache ? SlotSetBytes(geometry) : 0);
+  if (budget < smallest) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "memory budget of ", FormatBytes(budget), " is too small: static weights ",
+        FormatBytes(plan.static_bytes), ", engine reserve ", FormatBytes(plan.engine_reserve_bytes),
+        ", tables and staging ",
+        FormatBytes(fixed - plan.static_bytes - plan.engine_reserve_bytes),
+        request.cache ? ", one slot per layer and kind " : "",
+        request.cache ? FormatBytes(SlotSetBytes(geometry)) : "", "; the smallest that works is ",
+        (smallest + kKiB - 1) / kKiB, "KiB"));
+  }
+  if (!request.cache) return plan;
+  FillSlots(geometry, budget - fixed, plan);
+  while (PlanBytes(pack, plan) > budget) {  // The floor of one slot may have overshot.
+    uint32_t& slots = plan.slots_per_layer[plan.slots_per_layer[0] > 1 ? 0 : 1];
+    --slots;
+  }
+  FillRemainder(pack, budget, plan);
+  return plan;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,31 @@
+// Splits --memory-budget into what must be in memory and what is left for slots.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "proto/store/v1/pack_format.h"
+#include "proto/store/v1/shm_layout.h"
+
+namespace tidegate {
+
+struct BudgetRequest {
+  uint64_t memory_budget_bytes = 0;
+  std::optional<uint64_t> engine_reserve_bytes;
+  uint64_t staging_bytes = 0;            // per lease; 0: chosen
+  bool cache = true;                     // false: policy "none", no slots
+  std::optional<double> cache_fraction;  // slots per (layer, kind) = floor(f * blocks), any budget
+};
+
+// The region that fits the budget. Slots are split so that every (layer, kind) holds the same share of
+// its bytes. The budget covers the region, one engine's session, the store's tables and the engine
+// reserve; not the programs themselves.
+// Errors: RESOURCE_EXHAUSTED names the budget, its parts and the smallest budget that works;
+// INVALID_ARGUMENT for a fraction outside [0, 1] or staging smaller than a block.
+absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request);
+
+// Bytes of a half-precision KV cache for `tokens` positions.
+uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens);
+
+}  // namespace tidegate

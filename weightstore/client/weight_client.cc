@@ -1,0 +1,326 @@
+#include "weightstore/client/weight_client.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/futex.h"
+#include "base/status_macros.h"
+#include "proto/store/v1/control.pb.h"
+
+namespace tidegate {
+namespace {
+
+// Looks at the shared words before sleeping: a few microseconds, less than a sleep and a wake cost.
+constexpr int kSpinsBeforeSleep = 300;
+// How long a sleep lasts before the connection is looked at: a dead store wakes nobody.
+constexpr std::chrono::milliseconds kSleepMax{20};
+constexpr int kAttachTimeoutMs = 5000;
+
+absl::Status StoreGone() {
+  return absl::UnavailableError("the weight store is gone; retry when it is back");
+}
+
+absl::StatusOr<UniqueFd> Connect(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("store socket path '", path,
+                                                   "' must have 1 to 107 characters"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
+    return fd;
+  }
+  const int error = errno;
+  if (error == EACCES || error == EPERM) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("may not connect to the store at ", path, ": ", strerror(error)));
+  }
+  if (error == EPROTOTYPE) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is not the attach socket of a tidegate-store (its gRPC socket ends in .grpc)"));
+  }
+  return absl::UnavailableError(absl::StrCat("no tidegate-store listens on ", path, " (",
+                                             strerror(error), "); start it, or check --store-socket"));
+}
+
+// Receives the answer with its descriptors.
+absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, UniqueFd (&fds)[3]) {
+  pollfd readable = {socket, POLLIN, 0};
+  if (::poll(&readable, 1, kAttachTimeoutMs) <= 0) {
+    return absl::UnavailableError("the store did not answer the attach request in 5 s");
+  }
+  char buffer[4096];
+  iovec data = {buffer, sizeof(buffer)};
+  alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))];
+  msghdr message = {};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  const ssize_t bytes = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  if (bytes <= 0) return absl::UnavailableError("the store closed the connection while attaching");
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int raw[3] = {-1, -1, -1};
+    std::memcpy(raw, CMSG_DATA(header), std::min<size_t>(count, 3) * sizeof(int));
+    for (size_t i = 0; i < 3; ++i) fds[i] = UniqueFd(raw[i]);
+  }
+  if (!response.ParseFromArray(buffer, static_cast<int>(bytes))) {
+    return absl::FailedPreconditionError("the attach answer is malformed; is this a tidegate-store?");
+  }
+  if (response.code() != 0) {
+    return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
+  }
+  if (!fds[2].valid()) return absl::InternalError("the attach answer carries no descriptors");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::Access access) {
+  ASSIGN_OR_RETURN(const uint64_t actual, FileSize(fd.get()));
+  if (actual != bytes || bytes < kPageBytes) {
+    return absl::DataLossError(absl::StrCat("shared memory has ", actual, " bytes, announced were ",
+                                            bytes));
+  }
+  return Mapping::Map(fd.get(), bytes, access);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::string& socket_path,
+                                                                   const std::string& engine_name) {
+  auto client = std::unique_ptr<WeightClient>(new WeightClient());
+  ASSIGN_OR_RETURN(client->socket_, Connect(socket_path));
+  store::v1::AttachRequest request;
+  request.set_protocol_version(kControlVersion);
+  request.set_engine_name(engine_name.substr(0, 64));
+  const std::string bytes = request.SerializeAsString();
+  if (::send(client->socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 &&
+      errno != EPIPE) {  // EPIPE: refused at once; the answer says why.
+    return absl::UnavailableError(absl::StrCat("attach request: ", strerror(errno)));
+  }
+  store::v1::AttachResponse response;
+  UniqueFd fds[3];
+  RETURN_IF_ERROR(ReceiveAnswer(client->socket_.get(), response, fds));
+  ASSIGN_OR_RETURN(client->region_,
+                   MapExactly(fds[0], response.region_bytes(), Mapping::Access::kRead));
+  ASSIGN_OR_RETURN(client->session_,
+                   MapExactly(fds[1], response.session_bytes(), Mapping::Access::kReadWrite));
+  client->kick_ = std::move(fds[2]);
+
+  std::memcpy(&client->header_, client->region_.data(), sizeof(RegionHeader));
+  const RegionHeader& header = client->header_;
+  RETURN_IF_ERROR(ValidateRegionHeader(header, response.region_bytes()));
+  const SessionHeader& session = client->session();
+  RETURN_IF_ERROR(ValidateSessionHeader(session, response.session_bytes()));
+  client->max_blocks_ = session.max_blocks;
+  client->leases_offset_ = session.leases_offset;
+  client->lease_stride_ = session.lease_stride;
+  if (!client->manifest_.ParseFromArray(client->region_.data() + header.manifest_offset,
+                                        static_cast<int>(header.manifest_bytes))) {
+    return absl::DataLossError("the shared manifest is damaged; restart the store");
+  }
+  ASSIGN_OR_RETURN(client->geometry_, GeometryFromManifest(client->manifest_));
+  if (SessionMaxBlocks(client->geometry_) != client->max_blocks_) {
+    return absl::DataLossError("session and manifest disagree; restart the store");
+  }
+  for (const store::v1::StaticTensor& tensor : client->manifest_.static_tensors()) {
+    if (tensor.offset() > header.static_bytes || tensor.bytes() > header.static_bytes - tensor.offset()) {
+      return absl::DataLossError("a static tensor lies outside the region; restart the store");
+    }
+  }
+  return client;
+}
+
+std::span<const ResidencyEntry> WeightClient::Residency(uint32_t layer, UnitKind kind) const {
+  return {region_.At<const ResidencyEntry>(ResidencyOffset(header_, layer, kind)),
+          header_.kinds[static_cast<uint32_t>(kind)].block_count};
+}
+
+bool WeightClient::connected() const {
+  char byte;
+  const ssize_t bytes = ::recv(socket_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return bytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+}
+
+void WeightClient::Kick() const {
+  if (session().store_waiting.load(std::memory_order_seq_cst) == 0) return;
+  const uint64_t one = 1;
+  // Fails only if the counter is full: then the store has been kicked more than enough.
+  [[maybe_unused]] const ssize_t written = ::write(kick_.get(), &one, sizeof(one));
+}
+
+absl::Status WeightClient::WaitTaken(uint32_t count) const {
+  const auto behind = [&] {
+    return static_cast<int32_t>(session().taken.load(std::memory_order_acquire) - count) < 0;
+  };
+  for (int spins = 0; behind(); ++spins) {
+    if (spins < 1000) {
+      CpuRelax();
+      continue;
+    }
+    Kick();
+    if (!connected()) return StoreGone();
+    ::usleep(50);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightClient::Post(const RingEntry& entry) {
+  RETURN_IF_ERROR(WaitTaken(submitted_ + 1 - kRingEntries));
+  session().ring[submitted_ % kRingEntries] = entry;
+  session().submitted.store(++submitted_, std::memory_order_seq_cst);
+  Kick();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
+                                                  std::span<const WantedBlock> wanted,
+                                                  LeaseMode mode) {
+  CHECK(wanted.size() <= max_blocks_);
+  const auto free = std::find_if(std::begin(leases_), std::end(leases_),
+                                 [](const LeaseUse& use) { return !use.active; });
+  CHECK(free != std::end(leases_));
+  const auto index = static_cast<uint32_t>(free - std::begin(leases_));
+  // The store may still publish for the lease that used this place before, until it took the release.
+  RETURN_IF_ERROR(WaitTaken(free->released_at));
+  if (!connected()) return StoreGone();
+
+  LeaseHeader& header = lease_header(index);
+  header.consumed.store(0, std::memory_order_relaxed);
+  header.error_code.store(0, std::memory_order_relaxed);
+  std::memcpy(session_.data() + LeaseOffset(index) + sizeof(LeaseHeader), wanted.data(),
+              wanted.size_bytes());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    locations(index)[i].store(0, std::memory_order_relaxed);
+  }
+  WeightLease lease;
+  lease.serial_ = next_serial_++;
+  RETURN_IF_ERROR(Post({.op = static_cast<uint32_t>(RingOp::kAcquire),
+                        .lease = index,
+                        .layer = layer,
+                        .kind = static_cast<uint32_t>(kind),
+                        .mode = static_cast<uint32_t>(mode),
+                        .block_count = static_cast<uint32_t>(wanted.size()),
+                        .serial = lease.serial_}));
+  free->active = true;
+  lease.client_ = this;
+  lease.lease_ = index;
+  lease.block_count_ = wanted.size();
+  return lease;
+}
+
+WeightLease& WeightLease::operator=(WeightLease&& other) noexcept {
+  if (this != &other) {
+    Release();
+    client_ = std::exchange(other.client_, nullptr);
+    lease_ = other.lease_;
+    serial_ = other.serial_;
+    block_count_ = other.block_count_;
+    stall_ = other.stall_;
+  }
+  return *this;
+}
+
+const std::byte* WeightLease::TryGet(size_t i) const {
+  // Acquire: pairs with the store's release; the bytes are there before the location.
+  const uint64_t location = client_->locations(lease_)[i].load(std::memory_order_acquire);
+  if ((location & kLocationReady) == 0 || (location & kLocationFailed) != 0) return nullptr;
+  const uint64_t offset = location & kLocationOffsetMask;
+  return offset < client_->header_.region_bytes ? client_->region_.data() + offset : nullptr;
+}
+
+bool WeightLease::IsStreamed(size_t i) const {
+  return (client_->locations(lease_)[i].load(std::memory_order_relaxed) & kLocationStreamed) != 0;
+}
+
+absl::Status WeightLease::Error() const {
+  const LeaseHeader& header = client_->lease_header(lease_);
+  const uint32_t code = header.error_code.load(std::memory_order_acquire);
+  if (code == 0) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(code),
+                      absl::string_view(header.error, strnlen(header.error, sizeof(header.error))));
+}
+
+template <typename Ready>
+absl::Status WeightLease::WaitFor(Ready ready) {
+  if (ready()) return absl::OkStatus();
+  const auto start = std::chrono::steady_clock::now();
+  LeaseHeader& header = client_->lease_header(lease_);
+  absl::Status result;
+  for (int spins = 0;; ++spins) {
+    const uint32_t progress = header.progress.load(std::memory_order_seq_cst);
+    if (ready()) break;
+    if (spins < kSpinsBeforeSleep) {
+      CpuRelax();
+      continue;
+    }
+    if (!client_->connected()) {
+      result = StoreGone();
+      break;
+    }
+    header.engine_waiting.store(1, std::memory_order_seq_cst);
+    if (header.progress.load(std::memory_order_seq_cst) == progress && !ready()) {
+      FutexWait(&header.progress, progress, kSleepMax);
+    }
+    header.engine_waiting.store(0, std::memory_order_relaxed);
+  }
+  stall_ += std::chrono::steady_clock::now() - start;
+  return result;
+}
+
+absl::StatusOr<const std::byte*> WeightLease::Wait(size_t i) {
+  const std::atomic<uint64_t>& location = client_->locations(lease_)[i];
+  const auto known = [&] {
+    return location.load(std::memory_order_acquire) != 0 || !Error().ok();
+  };
+  RETURN_IF_ERROR(WaitFor(known));
+  if (const std::byte* data = TryGet(i); data != nullptr) return data;
+  RETURN_IF_ERROR(Error());
+  return absl::InternalError("the store gave an invalid location");
+}
+
+void WeightLease::Consumed(size_t count) {
+  client_->lease_header(lease_).consumed.store(static_cast<uint32_t>(count),
+                                               std::memory_order_seq_cst);
+  client_->Kick();
+}
+
+absl::StatusOr<WeightLease::Accounts> WeightLease::accounts() {
+  const LeaseHeader& header = client_->lease_header(lease_);
+  RETURN_IF_ERROR(WaitFor(
+      [&] { return header.granted_serial.load(std::memory_order_acquire) == serial_; }));
+  return Accounts{.hit_units = header.hit_units,
+                  .miss_units = header.miss_units,
+                  .flash_bytes = header.flash_bytes,
+                  .flash_reads = header.flash_reads.load(std::memory_order_relaxed)};
+}
+
+void WeightLease::Release() {
+  if (client_ == nullptr) return;
+  WeightClient* client = std::exchange(client_, nullptr);
+  // A store that is gone has dropped the lease already.
+  const absl::Status posted = client->Post({.op = static_cast<uint32_t>(RingOp::kRelease),
+                                            .lease = lease_,
+                                            .layer = 0,
+                                            .kind = 0,
+                                            .mode = 0,
+                                            .block_count = 0,
+                                            .serial = serial_});
+  client->leases_[lease_] = {.active = false,
+                             .released_at = posted.ok() ? client->submitted_ : 0};
+}
+
+}  // namespace tidegate

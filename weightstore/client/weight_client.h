@@ -1,0 +1,141 @@
+// What an engine sees of the weight store: static weights, residency, leases on blocks of units.
+//
+// Thread-compatible: one thread works with a client and its leases. The bytes behind a location may be
+// read by any thread until the lease ends (streamed blocks: until Consumed()).
+// The client trusts the store: it is the one that verifies; still, every offset is checked against the
+// mapping before use.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/mapping.h"
+#include "base/unique_fd.h"
+#include "proto/store/v1/manifest.pb.h"
+#include "proto/store/v1/shm_layout.h"
+
+namespace tidegate {
+
+class WeightClient;
+
+// Blocks of one (layer, kind), pinned or on their way. Released by the destructor. Not copyable; must
+// end before its client.
+class WeightLease {
+ public:
+  WeightLease() = default;
+  WeightLease(WeightLease&& other) noexcept { *this = std::move(other); }
+  WeightLease& operator=(WeightLease&& other) noexcept;
+  ~WeightLease() { Release(); }
+
+  size_t size() const { return block_count_; }
+
+  // Bytes of the i-th wanted block (block_bytes), or null while it is on its way or if it failed: then
+  // Wait() says why.
+  const std::byte* TryGet(size_t i) const;
+
+  // Waits for the i-th block. Errors: DATA_LOSS, UNAVAILABLE (drive), as the store reports them;
+  // UNAVAILABLE when the store is gone.
+  absl::StatusOr<const std::byte*> Wait(size_t i);
+
+  // True if the i-th block came through staging: it must be passed to Consumed() when it is used up.
+  // REQUIRES: TryGet(i) is not null.
+  bool IsStreamed(size_t i) const;
+
+  // Every streamed block with an index below `count` is used up and its memory may be reused.
+  void Consumed(size_t count);
+
+  // Ends the lease: pointers become invalid.
+  void Release();
+
+  // Accounts of the lease. The first call waits for the store's answer.
+  struct Accounts {
+    uint32_t hit_units = 0, miss_units = 0;
+    uint64_t flash_bytes = 0, flash_reads = 0;
+  };
+  absl::StatusOr<Accounts> accounts();
+
+  // Time spent asleep or spinning in Wait() and accounts().
+  std::chrono::nanoseconds stall() const { return stall_; }
+
+ private:
+  friend class WeightClient;
+
+  absl::Status Error() const;
+  template <typename Ready>
+  absl::Status WaitFor(Ready ready);
+
+  WeightClient* client_ = nullptr;  // null: ended
+  uint32_t lease_ = 0;
+  uint64_t serial_ = 0;
+  size_t block_count_ = 0;
+  std::chrono::nanoseconds stall_{0};
+};
+
+class WeightClient {
+ public:
+  // Connects, checks versions and geometry, maps region and session. Errors: UNAVAILABLE no store is
+  // listening (yet): retry; FAILED_PRECONDITION versions differ; others as the store answers.
+  static absl::StatusOr<std::unique_ptr<WeightClient>> Attach(const std::string& socket_path,
+                                                              const std::string& engine_name);
+
+  const store::v1::Manifest& manifest() const { return manifest_; }
+  const PackGeometry& geometry() const { return geometry_; }
+  const RegionHeader& region() const { return header_; }
+  std::string pack_uuid() const { return UuidText(header_.pack_uuid); }
+
+  // Bytes of a static tensor. REQUIRES: `tensor` is one of manifest().
+  const std::byte* StaticData(const store::v1::StaticTensor& tensor) const {
+    return region_.data() + header_.static_offset + tensor.offset();
+  }
+
+  // Residency of every block of (layer, kind): a hint, it may change at any time.
+  std::span<const ResidencyEntry> Residency(uint32_t layer, UnitKind kind) const;
+
+  // Wants blocks: strictly increasing block numbers. At most kLeasesPerSession leases at a time.
+  // UNAVAILABLE when the store is gone.
+  absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
+                                      std::span<const WantedBlock> wanted, LeaseMode mode);
+
+  // False once the store has closed the connection.
+  bool connected() const;
+
+ private:
+  friend class WeightLease;
+
+  WeightClient() = default;
+  SessionHeader& session() const { return *session_.At<SessionHeader>(0); }
+  LeaseHeader& lease_header(uint32_t lease) const {
+    return *session_.At<LeaseHeader>(LeaseOffset(lease));
+  }
+  std::atomic<uint64_t>* locations(uint32_t lease) const {
+    return session_.At<std::atomic<uint64_t>>(LeaseOffset(lease) + sizeof(LeaseHeader) +
+                                              uint64_t{max_blocks_} * sizeof(WantedBlock));
+  }
+  uint64_t LeaseOffset(uint32_t lease) const { return leases_offset_ + lease * lease_stride_; }
+  absl::Status Post(const RingEntry& entry);
+  absl::Status WaitTaken(uint32_t count) const;
+  void Kick() const;
+
+  UniqueFd socket_, kick_;
+  Mapping region_, session_;
+  RegionHeader header_;
+  store::v1::Manifest manifest_;
+  PackGeometry geometry_;
+  // Copied at attach: the session is shared memory and must not move offsets later.
+  uint32_t max_blocks_ = 0;
+  uint64_t leases_offset_ = 0, lease_stride_ = 0;
+  uint32_t submitted_ = 0;
+  uint64_t next_serial_ = 1;
+  struct LeaseUse {
+    bool active = false;
+    uint32_t released_at = 0;  // value of submitted_ after its release
+  };
+  LeaseUse leases_[kLeasesPerSession];
+};
+
+}  // namespace tidegate

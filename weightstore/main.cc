@@ -1,0 +1,73 @@
+// tidegate-store: keeps one pack's weights on flash and those in use in shared memory.
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/metrics_server.h"
+#include "base/port_file.h"
+#include "base/shutdown.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "weightstore/admin_service.h"
+#include "weightstore/store.h"
+#include "weightstore/store_config.h"
+#include "weightstore/store_metrics.h"
+
+namespace tidegate {
+namespace {
+
+void LogFacts(const StoreInfo& info) {
+  LogInfo("flash: ", info.flash.backend, " (", info.flash.reason, "), ",
+          info.flash.direct ? "O_DIRECT" : "through the page cache", ", ",
+          FormatBytes(info.flash.fixed_buffer_bytes), " registered, queue depth ",
+          info.flash.queue_depth);
+  LogInfo("budget ", FormatBytes(info.memory_budget_bytes), ": static weights ",
+          FormatBytes(info.static_bytes), ", slots ", FormatBytes(info.slot_bytes), " for ",
+          FormatBytes(info.streamed_model_bytes), " on flash, staging ",
+          FormatBytes(info.staging_bytes), ", engine ", FormatBytes(info.engine_reserve_bytes),
+          "; policy ", info.policy, ", ", info.warm_blocks, " blocks warm");
+}
+
+// Everything the process owns, in construction order; destroyed in reverse.
+absl::Status Run(const StoreConfig& config) {
+  const std::string& socket = config.store.socket_path;
+  RETURN_IF_ERROR(PrepareSocketFolder(socket));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Create(config.store));
+  LogFacts(store->info());
+  if (!config.store.verify_checksums) {
+    LogWarning("--no-verify: damaged weights will go unnoticed");
+  }
+  std::unique_ptr<MetricsServer> metrics;
+  if (!config.metrics_listen.empty()) {
+    ASSIGN_OR_RETURN(metrics, MetricsServer::Create(config.metrics_listen));
+    metrics->RegisterCollectable(std::make_shared<StoreMetrics>(store->info(), store->stats()));
+    RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics->port()));
+  }
+  RETURN_IF_ERROR(store->Start());
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<AdminServer> admin,
+      AdminServer::Start(AdminServer::SocketPath(socket), store->info(), store->stats()));
+  LogInfo("ready: ", store->info().model_name, " on ", socket, ", metrics ",
+          metrics == nullptr ? "off" : absl::StrCat(metrics->address(), "/metrics"));
+
+  const int signal = WaitForShutdownSignal();
+  LogInfo("signal ", signal, ": stopping; a second signal exits at once");
+  ExitOnNextSignal();
+  admin.reset();
+  store->Stop();
+  LogInfo("stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace tidegate
+
+int main(int argc, char** argv) {
+  tidegate::BlockShutdownSignals();  // before any thread starts
+  tidegate::StoreConfig config;
+  const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);
+  if (exit_code.has_value()) return *exit_code;
+  tidegate::InitLog("tidegate-store", config.log_level);
+  const absl::Status status = tidegate::Run(config);
+  if (status.ok()) return 0;
+  tidegate::LogError(std::string(status.message()));
+  return 1;
+}

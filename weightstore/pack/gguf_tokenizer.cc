@@ -1,0 +1,117 @@
+// The tokenizer part of GGUF metadata (keys "tokenizer.ggml.*" of the GGUF specification).
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kPrefix = "tokenizer.ggml.";
+
+// The array under a key, null if the key is missing.
+template <typename T>
+absl::StatusOr<const std::vector<T>*> FindArray(const GgufFile& source, const std::string& key) {
+  const auto found = source.metadata().find(key);
+  if (found == source.metadata().end()) return nullptr;
+  const auto* values = std::get_if<std::vector<T>>(&found->second);
+  if (values != nullptr) return values;
+  return absl::InvalidArgumentError(
+      absl::StrCat("metadata key ", key, " is not an array of the right type"));
+}
+
+absl::Status CheckLength(const std::string& key, size_t length, size_t tokens) {
+  if (length == tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("metadata key ", key, " has ", length, " entries for ", tokens, " tokens"));
+}
+
+// Token types are signed in most files, unsigned in some.
+absl::Status FillTypes(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+  const std::string key = absl::StrCat(kPrefix, "token_type");
+  const auto tokens = static_cast<size_t>(tokenizer.tokens_size());
+  const auto wide = FindArray<uint64_t>(source, key);
+  if (wide.ok() && *wide != nullptr) {
+    for (const uint64_t type : **wide) tokenizer.add_types(static_cast<uint32_t>(type));
+    return CheckLength(key, (*wide)->size(), tokens);
+  }
+  ASSIGN_OR_RETURN(const std::vector<int64_t>* types, FindArray<int64_t>(source, key));
+  if (types == nullptr) {
+    tokenizer.mutable_types()->Resize(static_cast<int>(tokens), 1);  // all normal
+    return absl::OkStatus();
+  }
+  for (const int64_t type : *types) tokenizer.add_types(static_cast<uint32_t>(type));
+  return CheckLength(key, types->size(), tokens);
+}
+
+absl::StatusOr<std::optional<uint32_t>> TokenId(const GgufFile& source, const char* name,
+                                                int tokens) {
+  const std::string key = absl::StrCat(kPrefix, name);
+  if (!source.Has(key)) return std::optional<uint32_t>();
+  ASSIGN_OR_RETURN(const uint64_t id, source.GetUint(key));
+  if (id >= static_cast<uint64_t>(tokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", key, " is ", id, ", outside the ", tokens, " tokens"));
+  }
+  return std::optional<uint32_t>(static_cast<uint32_t>(id));
+}
+
+absl::StatusOr<bool> Flag(const GgufFile& source, const char* name, bool fallback) {
+  const std::string key = absl::StrCat(kPrefix, name);
+  if (!source.Has(key)) return fallback;
+  return source.GetBool(key);
+}
+
+absl::Status FillIdsAndFlags(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+  const int tokens = tokenizer.tokens_size();
+  ASSIGN_OR_RETURN(const auto bos, TokenId(source, "bos_token_id", tokens));
+  ASSIGN_OR_RETURN(const auto eos, TokenId(source, "eos_token_id", tokens));
+  ASSIGN_OR_RETURN(const auto unknown, TokenId(source, "unknown_token_id", tokens));
+  ASSIGN_OR_RETURN(const auto eot, TokenId(source, "eot_token_id", tokens));
+  if (bos) tokenizer.set_bos_id(*bos);
+  if (eos) tokenizer.set_eos_id(*eos);
+  if (unknown) tokenizer.set_unknown_id(*unknown);
+  if (eot) tokenizer.set_eot_id(*eot);
+  const bool sentence_piece = tokenizer.model() == "llama";
+  ASSIGN_OR_RETURN(const bool add_bos,
+                   Flag(source, "add_bos_token", sentence_piece && bos.has_value()));
+  ASSIGN_OR_RETURN(const bool add_eos, Flag(source, "add_eos_token", false));
+  ASSIGN_OR_RETURN(const bool space, Flag(source, "add_space_prefix", sentence_piece));
+  tokenizer.set_add_bos(add_bos);
+  tokenizer.set_add_eos(add_eos);
+  tokenizer.set_add_space_prefix(space);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
+  store::v1::Tokenizer tokenizer;
+  const auto model = source.GetString(absl::StrCat(kPrefix, "model"));
+  if (!model.ok()) return absl::InvalidArgumentError(model.status().message());
+  tokenizer.set_model(*model);
+
+  const std::string tokens_key = absl::StrCat(kPrefix, "tokens");
+  ASSIGN_OR_RETURN(const std::vector<std::string>* tokens,
+                   FindArray<std::string>(source, tokens_key));
+  if (tokens == nullptr || tokens->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", tokens_key, " is missing or empty"));
+  }
+  for (const std::string& token : *tokens) tokenizer.add_tokens(token);
+
+  const std::string scores_key = absl::StrCat(kPrefix, "scores");
+  ASSIGN_OR_RETURN(const std::vector<double>* scores, FindArray<double>(source, scores_key));
+  if (scores != nullptr) {
+    RETURN_IF_ERROR(CheckLength(scores_key, scores->size(), tokens->size()));
+    for (const double score : *scores) tokenizer.add_scores(static_cast<float>(score));
+  } else {
+    tokenizer.mutable_scores()->Resize(static_cast<int>(tokens->size()), 0.0f);
+  }
+  RETURN_IF_ERROR(FillTypes(source, tokenizer));
+  RETURN_IF_ERROR(FillIdsAndFlags(source, tokenizer));
+  return tokenizer;
+}
+
+}  // namespace tidegate

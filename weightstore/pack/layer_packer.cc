@@ -1,0 +1,190 @@
+#include "weightstore/pack/layer_packer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "weightstore/pack/parallel_for.h"
+
+namespace tidegate {
+namespace {
+
+// A band of rows is read and decoded at a time, per thread; 16 rows fill a cache line of the
+// result.
+constexpr uint64_t kBandBytes = 4 << 20;
+constexpr uint64_t kMaxBandRows = 256;
+constexpr uint64_t kColumnTile = 16;   // one cache line of a decoded row
+constexpr uint64_t kEncodeChunk = 32;  // columns handed to a thread at a time
+
+uint64_t BandRows(const GgufTensor& matrix) {
+  const uint64_t fitting = kBandBytes / (matrix.columns() * sizeof(float));
+  return std::clamp<uint64_t>(fitting, 1, std::min(kMaxBandRows, matrix.rows()));
+}
+
+// out[c * out_stride + r] = band[r * band_stride + c] for r < rows, c < columns.
+void TransposeBand(const float* band, uint64_t band_stride, uint64_t rows, uint64_t columns,
+                   float* out, uint64_t out_stride) {
+  for (uint64_t tile = 0; tile < columns; tile += kColumnTile) {
+    const uint64_t tile_end = std::min(tile + kColumnTile, columns);
+    for (uint64_t c = tile; c < tile_end; ++c) {
+      float* column = out + c * out_stride;
+      for (uint64_t r = 0; r < rows; ++r) column[r] = band[r * band_stride + c];
+    }
+  }
+}
+
+// Blames the source or the encoding for a column whose error is not a finite number.
+absl::Status NotFinite(const GgufTensor& matrix, uint64_t column, bool source_is_finite,
+                       UnitEncoding encoding) {
+  if (!source_is_finite) {
+    return absl::DataLossError(absl::StrCat("tensor ", matrix.name, ": column ", column,
+                                            " holds values that are not finite numbers"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor ", matrix.name, ": column ", column, " holds values too large for ",
+                   std::string(UnitEncodingName(encoding)), "; use --units f32"));
+}
+
+struct ColumnSums {
+  ErrorSums error;
+  double stored = 0;  // sum of squares of the decoded column
+};
+
+ColumnSums CompareColumn(const float* source, const float* stored, uint64_t elements) {
+  ColumnSums sums;
+  for (uint64_t e = 0; e < elements; ++e) {
+    const double delta = static_cast<double>(stored[e]) - source[e];
+    sums.error.difference += delta * delta;
+    sums.error.source += static_cast<double>(source[e]) * source[e];
+    sums.stored += static_cast<double>(stored[e]) * stored[e];
+  }
+  return sums;
+}
+
+void Summarise(const std::vector<ColumnRecord>& records, store::v1::KindUnits& units,
+               std::span<ErrorSums> totals) {
+  for (size_t m = 0; m < records.size(); ++m) {
+    ErrorSums matrix;
+    for (const ErrorSums& unit :
+         records[m].sums) {  // In unit order: the same sum on every machine.
+      matrix.difference += unit.difference;
+      matrix.source += unit.source;
+    }
+    units.add_relative_rms_errors(static_cast<float>(matrix.RelativeRms()));
+    totals[m].difference += matrix.difference;
+    totals[m].source += matrix.source;
+    auto& norms = m == 0 ? *units.mutable_norms() : *units.mutable_second_norms();
+    norms.Add(records[m].norms.begin(), records[m].norms.end());
+  }
+}
+
+}  // namespace
+
+double ErrorSums::RelativeRms() const { return source > 0 ? std::sqrt(difference / source) : 0; }
+
+// The blocks and columns that one walk over the matrices covers, and where they are put together.
+struct LayerPacker::Pass {
+  uint32_t first_block, block_count;
+  uint64_t first_column, column_count;  // a unit's index is its column
+  float* columns;                       // [column_count, column_elements]
+  std::span<uint8_t> blocks;            // [block_count, block_bytes]
+};
+
+LayerPacker::LayerPacker(const GgufFile& source, UnitEncoding encoding, uint64_t memory_bytes)
+    : source_(source), encoding_(encoding), memory_bytes_(memory_bytes), threads_(PackThreads()) {}
+
+uint32_t LayerPacker::PassBlocks(const KindGeometry& kind) const {
+  const uint64_t bytes_per_block =
+      kind.block_bytes + uint64_t{kind.units_per_block} * kind.column_elements * sizeof(float);
+  return static_cast<uint32_t>(
+      std::clamp<uint64_t>(memory_bytes_ / bytes_per_block, 1, kind.block_count));
+}
+
+absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pass) {
+  const uint64_t rows = matrix.rows(), width = matrix.columns();
+  const uint64_t band_rows = BandRows(matrix);
+  const uint64_t bands = (rows + band_rows - 1) / band_rows;
+  return ParallelFor(bands, threads_, [&](uint64_t band) -> absl::Status {
+    thread_local std::vector<float> decoded;
+    const uint64_t first = band * band_rows;
+    const uint64_t count = std::min(band_rows, rows - first);
+    decoded.resize(band_rows * width);
+    RETURN_IF_ERROR(source_.ReadRows(matrix, first, count, decoded.data()));
+    TransposeBand(decoded.data() + pass.first_column, width, count, pass.column_count,
+                  pass.columns + first, rows);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status LayerPacker::EncodeColumns(const GgufTensor& matrix, const KindGeometry& kind,
+                                        const Pass& pass, uint32_t column_in_unit,
+                                        ColumnRecord& record) {
+  const uint64_t elements = kind.column_elements;
+  const uint64_t offset_in_unit = column_in_unit * ColumnBytes(encoding_, elements);
+  const uint64_t chunks = (pass.column_count + kEncodeChunk - 1) / kEncodeChunk;
+  return ParallelFor(chunks, threads_, [&](uint64_t chunk) -> absl::Status {
+    std::vector<float> decoded(elements);
+    const uint64_t end = std::min((chunk + 1) * kEncodeChunk, pass.column_count);
+    for (uint64_t c = chunk * kEncodeChunk; c < end; ++c) {
+      const float* values = pass.columns + c * elements;
+      uint8_t* stored = pass.blocks.data() + c / kind.units_per_block * kind.block_bytes +
+                        c % kind.units_per_block * kind.unit_bytes + offset_in_unit;
+      EncodeColumn(encoding_, values, elements, stored);
+      DecodeColumn(encoding_, stored, elements, decoded.data());
+      const ColumnSums sums = CompareColumn(values, decoded.data(), elements);
+      const uint64_t unit = pass.first_column + c;
+      if (!std::isfinite(sums.error.difference)) {
+        return NotFinite(matrix, unit, std::isfinite(sums.error.source), encoding_);
+      }
+      record.norms[unit] = static_cast<float>(std::sqrt(sums.stored));
+      record.sums[unit] = sums.error;
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status LayerPacker::RunPass(const std::vector<const GgufTensor*>& matrices,
+                                  const KindGeometry& kind, const Pass& pass,
+                                  std::vector<ColumnRecord>& records) {
+  std::fill(pass.blocks.begin(), pass.blocks.end(), 0);  // Padding is zero.
+  for (uint32_t m = 0; m < matrices.size(); ++m) {
+    RETURN_IF_ERROR(GatherColumns(*matrices[m], pass));
+    RETURN_IF_ERROR(EncodeColumns(*matrices[m], kind, pass, m, records[m]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matrices,
+                                    const KindGeometry& kind, const BlockSink& sink,
+                                    store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+  const uint32_t pass_blocks = PassBlocks(kind);
+  const uint64_t pass_columns =
+      std::min<uint64_t>(uint64_t{pass_blocks} * kind.units_per_block, kind.unit_count);
+  const uint64_t column_floats = pass_columns * kind.column_elements;
+  const uint64_t pass_bytes = uint64_t{pass_blocks} * kind.block_bytes;
+  scratch_.resize(std::max<uint64_t>(scratch_.size(), column_floats + pass_bytes / sizeof(float)));
+  auto* blocks = reinterpret_cast<uint8_t*>(scratch_.data() + column_floats);
+
+  std::vector<ColumnRecord> records(matrices.size(), {std::vector<float>(kind.unit_count),
+                                                      std::vector<ErrorSums>(kind.unit_count)});
+  std::vector<uint64_t> checksums;
+  for (uint32_t first = 0; first < kind.block_count; first += pass_blocks) {
+    const uint32_t count = std::min(pass_blocks, kind.block_count - first);
+    const uint64_t first_column = uint64_t{first} * kind.units_per_block;
+    const Pass pass = {
+        first,           count,
+        first_column,    std::min<uint64_t>(pass_columns, kind.unit_count - first_column),
+        scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}};
+    RETURN_IF_ERROR(RunPass(matrices, kind, pass, records));
+    checksums.resize(count);
+    for (uint32_t b = 0; b < count; ++b) {
+      checksums[b] = Checksum(blocks + uint64_t{b} * kind.block_bytes, kind.block_bytes);
+    }
+    RETURN_IF_ERROR(sink(first, pass.blocks, checksums));
+  }
+  Summarise(records, units, sums);
+  return absl::OkStatus();
+}
+
+}  // namespace tidegate

@@ -1,0 +1,75 @@
+// Turns the MLP matrices of a layer into blocks of units: the transposition at the heart of
+// packing.
+//
+// Sources are row-major and a unit needs columns, so a *pass* covers the columns of some blocks: it
+// reads every row of the matrix once, keeps the floats of those columns, encodes them, and writes
+// the finished blocks. The number of blocks in a pass follows from the memory allowed; ordinary
+// models need one pass. Results do not depend on the number of threads or passes. Owned by one
+// thread; uses helpers inside.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "proto/store/v1/manifest.pb.h"
+#include "proto/store/v1/pack_format.h"
+#include "proto/store/v1/unit_codec.h"
+#include "weightstore/pack/gguf_file.h"
+
+namespace tidegate {
+
+// Sums over a matrix for its relative RMS error, sqrt(difference / source).
+struct ErrorSums {
+  double difference = 0;  // sum of (stored - source)^2
+  double source = 0;      // sum of source^2
+  double RelativeRms() const;
+};
+
+// What packing learns about one matrix of a kind, per unit (that is, per column).
+struct ColumnRecord {
+  std::vector<float> norms;  // Euclidean norm of the column as it is stored
+  std::vector<ErrorSums> sums;
+};
+
+// Takes finished blocks [first, first + checksums.size()) of (layer, kind), one after the other.
+using BlockSink = std::function<absl::Status(uint32_t first, std::span<const uint8_t> bytes,
+                                             std::span<const uint64_t> checksums)>;
+
+class LayerPacker {
+ public:
+  // `source` is not owned and must outlive the packer. `memory_bytes` bounds floats and blocks of a
+  // pass.
+  LayerPacker(const GgufFile& source, UnitEncoding encoding, uint64_t memory_bytes);
+
+  // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Fills norms
+  // and errors of `units`, adds to sums[i] for matrices[i]. Errors: DATA_LOSS (weights that are not
+  // finite), INVALID_ARGUMENT (values too large for the encoding).
+  absl::Status PackUnits(const std::vector<const GgufTensor*>& matrices, const KindGeometry& kind,
+                         const BlockSink& sink, store::v1::KindUnits& units,
+                         std::span<ErrorSums> sums);
+
+  // Blocks that one pass covers.
+  uint32_t PassBlocks(const KindGeometry& kind) const;
+
+ private:
+  struct Pass;
+
+  absl::Status RunPass(const std::vector<const GgufTensor*>& matrices, const KindGeometry& kind,
+                       const Pass& pass, std::vector<ColumnRecord>& records);
+  absl::Status GatherColumns(const GgufTensor& matrix, const Pass& pass);
+  absl::Status EncodeColumns(const GgufTensor& matrix, const KindGeometry& kind, const Pass& pass,
+                             uint32_t column_in_unit, ColumnRecord& record);
+
+  const GgufFile& source_;
+  const UnitEncoding encoding_;
+  const uint64_t memory_bytes_;
+  const uint32_t threads_;
+  // Columns, then blocks of the current pass; one buffer, so that kinds of different shape share
+  // it.
+  std::vector<float> scratch_;
+};
+
+}  // namespace tidegate

@@ -1,0 +1,282 @@
+#include "weightstore/pack/pack_plan.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/build_info_values.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "proto/store/v1/unit_codec.h"
+
+namespace tidegate {
+namespace {
+
+using store::v1::HyperParameters;
+using store::v1::UnitLayout;
+
+// A tensor that a llama model has or may have.
+struct Expected {
+  std::string name;
+  uint64_t rows = 1, columns = 0;
+  bool vector = false;  // one dimension; kept as F32
+  bool optional = false;
+};
+
+// The tensors that stay in memory, in the order of the static section.
+std::vector<Expected> ExpectedStatics(const HyperParameters& hp) {
+  const uint64_t hidden = hp.hidden_size();
+  const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
+  const uint64_t kv = uint64_t{hp.kv_heads()} * hp.head_size();
+  std::vector<Expected> list = {{"token_embd.weight", hp.vocab_size(), hidden}};
+  for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
+    const std::string prefix = absl::StrCat("blk.", layer, ".");
+    list.push_back({prefix + "attn_norm.weight", 1, hidden, true});
+    list.push_back({prefix + "attn_q.weight", query, hidden});
+    list.push_back({prefix + "attn_k.weight", kv, hidden});
+    list.push_back({prefix + "attn_v.weight", kv, hidden});
+    list.push_back({prefix + "attn_output.weight", hidden, query});
+    list.push_back({prefix + "ffn_norm.weight", 1, hidden, true});
+  }
+  list.push_back({"output_norm.weight", 1, hidden, true});
+  list.push_back({"output.weight", hp.vocab_size(), hidden, false, true});
+  list.push_back({"rope_freqs.weight", 1, hp.rope_dims() / 2, true, true});
+  return list;
+}
+
+// The tensor, checked for shape and type; null if it is optional and missing.
+absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Expected& expected) {
+  const GgufTensor* tensor = source.FindTensor(expected.name);
+  if (tensor == nullptr) {
+    if (expected.optional) return nullptr;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", expected.name, " is missing"));
+  }
+  std::vector<uint64_t> dims = {expected.columns};
+  if (!expected.vector) dims.push_back(expected.rows);
+  std::vector<uint64_t> actual = tensor->dims;
+  while (actual.size() > dims.size() && actual.back() == 1) actual.pop_back();
+  if (actual != dims) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", expected.name, " has the shape [",
+                                                   absl::StrJoin(tensor->dims, ", "), "], not [",
+                                                   absl::StrJoin(dims, ", "), "]"));
+  }
+  const auto type = ToGgmlType(tensor->type);
+  if (!type.ok()) return Annotate(type.status(), absl::StrCat("tensor ", expected.name));
+  return tensor;
+}
+
+absl::Status PlanStatics(const GgufFile& source, PackPlan& plan) {
+  for (const Expected& expected : ExpectedStatics(plan.manifest.hyper_parameters())) {
+    ASSIGN_OR_RETURN(const GgufTensor* tensor, CheckedTensor(source, expected));
+    if (tensor == nullptr) continue;
+    // Vectors are small and every reader wants them as floats; matrices keep their type.
+    const auto type = expected.vector ? GgmlType::kF32 : static_cast<GgmlType>(tensor->type);
+    store::v1::StaticTensor& entry = *plan.manifest.add_static_tensors();
+    entry.set_name(expected.name);
+    entry.set_type(static_cast<uint32_t>(type));
+    entry.set_rows(expected.rows);
+    entry.set_columns(expected.columns);
+    entry.set_offset(RoundUp(plan.static_bytes, kStaticAlign));
+    entry.set_bytes(expected.rows * GgmlRowBytes(type, expected.columns));
+    plan.static_bytes = entry.offset() + entry.bytes();
+    plan.statics.push_back(tensor);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanLayers(const GgufFile& source, PackPlan& plan) {
+  const HyperParameters& hp = plan.manifest.hyper_parameters();
+  const uint64_t hidden = hp.hidden_size(), intermediate = hp.intermediate_size();
+  for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
+    const std::string prefix = absl::StrCat("blk.", layer, ".");
+    LayerMatrices matrices;
+    ASSIGN_OR_RETURN(matrices.gate,
+                     CheckedTensor(source, {prefix + "ffn_gate.weight", intermediate, hidden}));
+    ASSIGN_OR_RETURN(matrices.up,
+                     CheckedTensor(source, {prefix + "ffn_up.weight", intermediate, hidden}));
+    ASSIGN_OR_RETURN(matrices.down,
+                     CheckedTensor(source, {prefix + "ffn_down.weight", hidden, intermediate}));
+    plan.layers.push_back(matrices);
+    plan.manifest.add_layers();
+  }
+  return absl::OkStatus();
+}
+
+// A tensor that nobody reads would change the model's answers silently.
+absl::Status RejectOtherTensors(const GgufFile& source, const PackPlan& plan) {
+  std::set<const GgufTensor*> known(plan.statics.begin(), plan.statics.end());
+  for (const LayerMatrices& layer : plan.layers) known.insert({layer.gate, layer.up, layer.down});
+  for (const GgufTensor& tensor : source.tensors()) {
+    // Tables of rotation frequencies in very old files: derived from the metadata, never weights.
+    if (known.count(&tensor) != 0 || absl::EndsWith(tensor.name, ".attn_rot_embd.weight")) continue;
+    const bool bias = absl::EndsWith(tensor.name, ".bias");
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", tensor.name,
+        bias ? ": bias vectors are not supported" : " is not part of a plain llama model"));
+  }
+  return absl::OkStatus();
+}
+
+// `matrices` names those whose columns the units hold.
+absl::Status CheckGroups(UnitEncoding encoding, uint64_t elements, const char* matrices) {
+  if (!IsGrouped(encoding) || elements % kQuantGroup == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "columns of ", matrices, " have ", elements, " elements, not a multiple of the ", kQuantGroup,
+      " that ", std::string(UnitEncodingName(encoding)), " groups; use --units f16"));
+}
+
+absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, uint32_t units, uint32_t columns,
+                                     uint32_t elements) {
+  const uint64_t unit_bytes = columns * ColumnBytes(options.units, elements);
+  const uint64_t smallest = RoundUp(unit_bytes, kPageBytes);
+  const uint64_t block = options.block_bytes == 0 ? smallest : options.block_bytes;
+  if (smallest > kMaxBlockBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("one unit takes ", FormatBytes(unit_bytes), ", a block at most ",
+                     FormatBytes(kMaxBlockBytes), "; use narrower units"));
+  }
+  const uint64_t fitting = options.one_unit_per_block ? 1 : block / unit_bytes;
+  UnitLayout layout;
+  layout.set_unit_count(units);
+  layout.set_columns_per_unit(columns);
+  layout.set_column_elements(elements);
+  layout.set_unit_bytes(static_cast<uint32_t>(unit_bytes));
+  layout.set_units_per_block(static_cast<uint32_t>(std::min<uint64_t>(fitting, units)));
+  layout.set_block_bytes(static_cast<uint32_t>(block));
+  return layout;
+}
+
+absl::Status CheckBlockBytes(const PackOptions& options, uint64_t largest_unit_bytes) {
+  const uint64_t block = options.block_bytes;
+  if (block == 0) return absl::OkStatus();
+  if (block % kPageBytes != 0 || block > kMaxBlockBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--block-bytes ", block, " is not a multiple of ", kPageBytes, " up to ", kMaxBlockBytes));
+  }
+  if (block >= largest_unit_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--block-bytes ", block, " is too small: one unit takes ", largest_unit_bytes,
+                   " bytes; the smallest that works is ", RoundUp(largest_unit_bytes, kPageBytes)));
+}
+
+absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
+  const HyperParameters& hp = plan.manifest.hyper_parameters();
+  const uint32_t hidden = hp.hidden_size(), intermediate = hp.intermediate_size();
+  RETURN_IF_ERROR(
+      CheckGroups(options.units, intermediate, "blk.*.ffn_gate.weight and blk.*.ffn_up.weight"));
+  RETURN_IF_ERROR(CheckGroups(options.units, hidden, "blk.*.ffn_down.weight"));
+  RETURN_IF_ERROR(CheckBlockBytes(options, std::max(2 * ColumnBytes(options.units, intermediate),
+                                                    ColumnBytes(options.units, hidden))));
+  plan.manifest.set_unit_encoding(static_cast<uint32_t>(options.units));
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_input_units(),
+                   PlanUnits(options, hidden, 2, intermediate));
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_hidden_units(),
+                   PlanUnits(options, intermediate, 1, hidden));
+  ASSIGN_OR_RETURN(plan.geometry, GeometryFromManifest(plan.manifest));
+  return absl::OkStatus();
+}
+
+// Protobuf strings must be UTF-8; names in files need not be.
+bool IsUtf8(const std::string& text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[i]);
+    const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : 4;
+    if ((length == 4 && lead >> 3 != 30) || length > text.size() - i) return false;
+    uint32_t code = length == 1 ? lead : lead & (0x7f >> length);
+    for (size_t j = 1; j < length; ++j) {
+      const auto next = static_cast<uint8_t>(text[i + j]);
+      if (next >> 6 != 2) return false;
+      code = code << 6 | (next & 0x3f);
+    }
+    static constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
+    if (code < kSmallest[length - 1] || code > 0x10ffff || code >> 11 == 0x1b) return false;
+    i += length;
+  }
+  return true;
+}
+
+std::string Printable(const std::string& text) {
+  return IsUtf8(text) ? text : absl::CHexEscape(text);
+}
+
+// Types of the matrices, the one with the most bytes first.
+std::string MatrixTypes(const PackPlan& plan) {
+  std::map<std::string, uint64_t> bytes;
+  const auto add = [&](const GgufTensor* tensor) {
+    if (tensor->rows() > 1) bytes[GgmlTypeName(tensor->type)] += tensor->bytes;
+  };
+  for (const GgufTensor* tensor : plan.statics) add(tensor);
+  for (const LayerMatrices& layer : plan.layers) {
+    for (const GgufTensor* tensor : {layer.gate, layer.up, layer.down}) add(tensor);
+  }
+  std::vector<std::pair<uint64_t, std::string>> order;
+  for (const auto& [type, size] : bytes) order.emplace_back(size, type);
+  std::sort(order.rbegin(), order.rend());
+  return absl::StrJoin(order, " ",
+                       [](std::string* out, const auto& entry) { *out += entry.second; });
+}
+
+absl::Status FillDescription(const GgufFile& source, PackPlan& plan) {
+  const std::filesystem::path path(source.path());
+  auto name = source.GetString("general.name");
+  plan.manifest.set_model_name(
+      Printable(name.ok() && !name->empty() ? *name : path.stem().string()));
+  plan.manifest.set_architecture("llama");
+  if (source.Has("tokenizer.chat_template")) {
+    ASSIGN_OR_RETURN(*plan.manifest.mutable_chat_template(),
+                     source.GetString("tokenizer.chat_template"));
+  }
+  if (!IsUtf8(plan.manifest.chat_template())) {
+    return absl::InvalidArgumentError("metadata key tokenizer.chat_template is not UTF-8");
+  }
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
+  const store::v1::Tokenizer& tokenizer = plan.manifest.tokenizer();
+  if (tokenizer.model() != "llama") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokenizer '", tokenizer.model(), "' is not supported; 'llama' (SentencePiece) is"));
+  }
+  if (static_cast<uint32_t>(tokenizer.tokens_size()) >
+      plan.manifest.hyper_parameters().vocab_size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the tokenizer has ", tokenizer.tokens_size(), " tokens, token_embd.weight only ",
+        plan.manifest.hyper_parameters().vocab_size(), " rows"));
+  }
+  store::v1::Source& from = *plan.manifest.mutable_source();
+  from.set_file_name(Printable(path.filename().string()));
+  from.set_file_bytes(source.file_bytes());
+  from.set_matrix_types(MatrixTypes(plan));
+  from.set_packed_by(TIDEGATE_VERSION);
+  return absl::OkStatus();
+}
+
+bool IsRowQuantised(const GgufTensor* tensor) {
+  return GgmlBlockElements(static_cast<GgmlType>(tensor->type)) > 1;
+}
+
+}  // namespace
+
+absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options) {
+  PackPlan plan;
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersFromGguf(source));
+  if (source.tensors().empty()) {
+    return absl::InvalidArgumentError("the file has no tensors, only a vocabulary");
+  }
+  RETURN_IF_ERROR(PlanStatics(source, plan));
+  RETURN_IF_ERROR(PlanLayers(source, plan));
+  RETURN_IF_ERROR(RejectOtherTensors(source, plan));
+  RETURN_IF_ERROR(FillDescription(source, plan));
+  RETURN_IF_ERROR(PlanGeometry(options, plan));
+  plan.requantised =
+      IsGrouped(options.units) &&
+      std::any_of(plan.layers.begin(), plan.layers.end(), [](const auto& layer) {
+        return IsRowQuantised(layer.gate) || IsRowQuantised(layer.up) || IsRowQuantised(layer.down);
+      });
+  return plan;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,43 @@
+// Decides whether and how a GGUF file becomes a pack, from its metadata and tensor directory alone:
+// no weights are read. WritePack() and `tidegate inspect` use the same answer. The plan points into
+// the GgufFile, which must outlive it. Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/store/v1/manifest.pb.h"
+#include "proto/store/v1/pack_format.h"
+#include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+
+// The MLP matrices of one layer. gate, up: [I, H]; down: [H, I] (rows, columns).
+struct LayerMatrices {
+  const GgufTensor* gate = nullptr;
+  const GgufTensor* up = nullptr;
+  const GgufTensor* down = nullptr;
+};
+
+struct PackPlan {
+  // Complete but for what the weights decide: checksums of static tensors, norms, errors.
+  store::v1::Manifest manifest;
+  PackGeometry geometry;
+  std::vector<const GgufTensor*> statics;  // in the order of manifest.static_tensors
+  std::vector<LayerMatrices> layers;
+  uint64_t static_bytes = 0;
+  bool requantised = false;  // see PackReport
+};
+
+// INVALID_ARGUMENT names the key or tensor that stands in the way and, where there is one, the
+// remedy.
+absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options);
+
+// The first half of it, see hyper_parameters.cc: sizes and rope settings of a `llama` model. The
+// vocabulary is the number of rows of token_embd.weight, 0 if the file has no weights.
+absl::StatusOr<store::v1::HyperParameters> HyperParametersFromGguf(const GgufFile& source);
+
+}  // namespace tidegate

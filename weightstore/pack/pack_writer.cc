@@ -1,0 +1,213 @@
+#include "weightstore/pack/pack_writer.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "weightstore/pack/atomic_file.h"
+#include "weightstore/pack/checksum_stream.h"
+#include "weightstore/pack/layer_packer.h"
+#include "weightstore/pack/pack_plan.h"
+
+namespace tidegate {
+namespace {
+
+constexpr uint64_t kCopyBytes = 4 << 20;
+
+absl::StatusOr<PackUuid> RandomUuid() {
+  PackUuid uuid;
+  if (::getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
+    return absl::ErrnoToStatus(errno, "getrandom");
+  }
+  uuid[6] = static_cast<uint8_t>((uuid[6] & 0x0f) | 0x40);  // RFC 4122: version 4, random
+  uuid[8] = static_cast<uint8_t>((uuid[8] & 0x3f) | 0x80);
+  return uuid;
+}
+
+absl::Status RefuseSameFile(const std::string& source, const std::string& target) {
+  struct stat a, b;
+  const bool same = ::stat(source.c_str(), &a) == 0 && ::stat(target.c_str(), &b) == 0 &&
+                    a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  if (!same) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(target, " is the GGUF file itself; give the pack another name"));
+}
+
+// One run: the file being written and what has been learnt so far.
+class Writer {
+ public:
+  Writer(const GgufFile& source, PackPlan& plan, const PackOptions& options, int fd,
+         const PackProgress& progress)
+      : source_(source), plan_(plan), options_(options), fd_(fd), progress_(progress) {
+    header_.magic = kPackMagic;
+    header_.version = kPackVersion;
+    header_.header_bytes = kPageBytes;
+    header_.static_offset = kPageBytes;
+    header_.static_bytes = plan.static_bytes;
+    header_.blocks_offset = RoundUp(kPageBytes + plan.static_bytes, kPageBytes);
+    header_.blocks_bytes = plan.geometry.blocks_bytes();
+    header_.checksums_offset = header_.blocks_offset + header_.blocks_bytes;
+    header_.checksum_count = uint64_t{plan.geometry.layer_blocks()} * plan.geometry.layer_count;
+    header_.manifest_offset = header_.checksums_offset + header_.checksum_count * sizeof(uint64_t);
+  }
+
+  absl::StatusOr<PackReport> Run() {
+    ASSIGN_OR_RETURN(header_.uuid, RandomUuid());
+    RETURN_IF_ERROR(ReserveSpace());
+    RETURN_IF_ERROR(WriteStatics());
+    RETURN_IF_ERROR(WriteLayers());
+    RETURN_IF_ERROR(WriteTables());
+    return Report();
+  }
+
+ private:
+  // Fails at once, not after an hour, when the drive is too full.
+  absl::Status ReserveSpace() {
+    const uint64_t bytes = header_.manifest_offset;
+    if (::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
+    if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG)
+      return absl::OkStatus();  // Not offered here.
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no space for the pack, which needs ", FormatBytes(bytes)));
+  }
+
+  void Advance(uint64_t bytes) {
+    done_bytes_ += bytes;
+    if (progress_) progress_(done_bytes_, plan_.static_bytes + header_.blocks_bytes);
+  }
+
+  absl::Status WriteStatics() {
+    for (size_t i = 0; i < plan_.statics.size(); ++i) {
+      store::v1::StaticTensor& entry = *plan_.manifest.mutable_static_tensors(static_cast<int>(i));
+      RETURN_IF_ERROR(plan_.statics[i]->type == entry.type()
+                          ? CopyTensor(*plan_.statics[i], entry)
+                          : WidenTensor(*plan_.statics[i], entry));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
+    std::vector<uint8_t> buffer(std::min(kCopyBytes, tensor.bytes));
+    ChecksumStream checksum;
+    for (uint64_t done = 0; done < tensor.bytes; done += buffer.size()) {
+      const uint64_t n = std::min<uint64_t>(buffer.size(), tensor.bytes - done);
+      RETURN_IF_ERROR(source_.ReadBytes(tensor, done, n, buffer.data()));
+      checksum.Add(buffer.data(), n);
+      RETURN_IF_ERROR(
+          WriteAt(fd_, header_.static_offset + entry.offset() + done, buffer.data(), n));
+      Advance(n);
+    }
+    entry.set_xxh3(checksum.Value());
+    return absl::OkStatus();
+  }
+
+  // A vector, as F32.
+  absl::Status WidenTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
+    std::vector<float> values(entry.columns());
+    RETURN_IF_ERROR(source_.ReadRows(tensor, 0, 1, values.data()));
+    entry.set_xxh3(Checksum(values.data(), entry.bytes()));
+    RETURN_IF_ERROR(
+        WriteAt(fd_, header_.static_offset + entry.offset(), values.data(), entry.bytes()));
+    Advance(entry.bytes());
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteLayers() {
+    LayerPacker packer(source_, options_.units, options_.memory_bytes);
+    for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
+      const LayerMatrices& from = plan_.layers[layer];
+      store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
+      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, {from.gate, from.up},
+                               *units.mutable_input(), std::span(sums_).first(2)));
+      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, {from.down},
+                               *units.mutable_hidden(), std::span(sums_).last(1)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PackKind(LayerPacker& packer, uint32_t layer, UnitKind kind,
+                        const std::vector<const GgufTensor*>& matrices, store::v1::KindUnits& units,
+                        std::span<ErrorSums> sums) {
+    const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
+                          std::span<const uint64_t> checksums) -> absl::Status {
+      const uint64_t offset =
+          header_.blocks_offset + plan_.geometry.BlockOffset(layer, kind, first);
+      RETURN_IF_ERROR(WriteAt(fd_, offset, bytes.data(), bytes.size()));
+      checksums_.insert(checksums_.end(), checksums.begin(), checksums.end());
+      Advance(bytes.size());
+      return absl::OkStatus();
+    };
+    return packer.PackUnits(matrices, plan_.geometry.kind(kind), sink, units, sums);
+  }
+
+  // Checksum table, manifest and, last, the header.
+  absl::Status WriteTables() {
+    const uint64_t table_bytes = checksums_.size() * sizeof(uint64_t);
+    RETURN_IF_ERROR(WriteAt(fd_, header_.checksums_offset, checksums_.data(), table_bytes));
+    header_.checksums_xxh3 = Checksum(checksums_.data(), table_bytes);
+
+    const uint64_t manifest_bytes = plan_.manifest.ByteSizeLong();
+    if (manifest_bytes > kMaxManifestBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("the model's tables take ",
+                                                     FormatBytes(manifest_bytes), ", at most ",
+                                                     FormatBytes(kMaxManifestBytes), " fit"));
+    }
+    const std::string manifest = plan_.manifest.SerializeAsString();
+    RETURN_IF_ERROR(WriteAt(fd_, header_.manifest_offset, manifest.data(), manifest.size()));
+    header_.manifest_bytes = manifest.size();
+    header_.manifest_xxh3 = Checksum(manifest.data(), manifest.size());
+
+    header_.file_bytes = header_.manifest_offset + header_.manifest_bytes;
+    header_.header_xxh3 = Checksum(&header_, offsetof(PackHeader, header_xxh3));
+    std::array<uint8_t, kPageBytes> page = {};
+    std::memcpy(page.data(), &header_, sizeof(header_));
+    return WriteAt(fd_, 0, page.data(), page.size());
+  }
+
+  PackReport Report() const {
+    PackReport report;
+    report.uuid = header_.uuid;
+    report.file_bytes = header_.file_bytes;
+    report.static_bytes = header_.static_bytes;
+    report.block_bytes = header_.blocks_bytes;
+    for (size_t i = 0; i < sums_.size(); ++i) report.relative_rms_error[i] = sums_[i].RelativeRms();
+    report.requantised = plan_.requantised;
+    return report;
+  }
+
+  const GgufFile& source_;
+  PackPlan& plan_;
+  const PackOptions& options_;
+  const int fd_;
+  const PackProgress& progress_;
+  PackHeader header_ = {};
+  std::vector<uint64_t> checksums_;  // in the order of the block section
+  std::array<ErrorSums, 3> sums_;    // gate, up, down
+  uint64_t done_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& out_path,
+                                     const PackOptions& options, const PackProgress& progress) {
+  auto plan = PlanPack(source, options);
+  if (!plan.ok()) return Annotate(plan.status(), source.path());
+  RETURN_IF_ERROR(RefuseSameFile(source.path(), out_path));
+  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(out_path));
+  auto report = Writer(source, *plan, options, file.fd(), progress).Run();
+  if (!report.ok()) return Annotate(report.status(), absl::StrCat("packing into ", out_path));
+  // What a reader would refuse is not worth a name.
+  RETURN_IF_ERROR(ReadPackIndex(file.fd(), out_path).status());
+  RETURN_IF_ERROR(file.Commit());
+  return report;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,52 @@
+// Makes a pack (pack_format.h) from a GGUF file of the `llama` architecture.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/store/v1/manifest.pb.h"
+#include "proto/store/v1/pack_format.h"
+#include "proto/store/v1/unit_codec.h"
+#include "weightstore/pack/gguf_file.h"
+
+namespace tidegate {
+
+// A LoRA adapter in GGUF (llama.cpp's format) to merge while packing: W + scale * alpha / rank * B A.
+struct LoraSource {
+  std::string path;
+  float scale = 1;
+};
+
+struct PackOptions {
+  UnitEncoding units = UnitEncoding::kQ8;
+  // Block size in bytes, a multiple of 4096. 0: the whole pages that one unit needs; smaller units
+  // share a page.
+  uint64_t block_bytes = 0;
+  bool one_unit_per_block = false;       // pad instead of sharing: cache experiments by unit
+  uint64_t memory_bytes = 512ull << 20;  // working memory for transposing
+  std::vector<LoraSource> adapters = {};      // matrices that an adapter touches are stored as F32
+};
+
+// Called now and then with bytes done and in all.
+using PackProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+
+struct PackReport {
+  PackUuid uuid;
+  uint64_t file_bytes = 0, static_bytes = 0, block_bytes = 0;
+  double relative_rms_error[3] = {0, 0, 0};  // gate, up, down over all layers
+  bool requantised = false;  // the source's MLP matrices were quantised along another axis
+};
+
+// Writes `out_path` through a temporary name, fsync and rename: a half pack is never seen under its
+// name, and a failed run leaves nothing behind. Working memory stays below options.memory_bytes
+// plus 256 MiB. Errors: INVALID_ARGUMENT (architecture, tensor type or shape not supported, named).
+absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& out_path,
+                                     const PackOptions& options, const PackProgress& progress);
+
+// The tokenizer part of GGUF metadata; also of files without weights.
+absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source);
+
+}  // namespace tidegate

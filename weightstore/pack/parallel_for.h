@@ -1,0 +1,20 @@
+// Runs independent pieces of work on a few threads; the caller's thread is one of them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+
+namespace tidegate {
+
+// Threads that packing uses: at most kMaxPackThreads, no more than the machine has.
+inline constexpr uint32_t kMaxPackThreads = 4;
+uint32_t PackThreads();
+
+// Calls work(i) for every i in [0, count), each once, in no fixed order. Stops handing out pieces
+// after an error and returns that of the smallest index that failed.
+absl::Status ParallelFor(uint64_t count, uint32_t threads,
+                         const std::function<absl::Status(uint64_t)>& work);
+
+}  // namespace tidegate

@@ -1,0 +1,106 @@
+#include "weightstore/region.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+
+namespace tidegate {
+namespace {
+
+absl::Status CheckFile(int fd, const std::string& path) {
+  struct stat info;
+  struct statfs fs;
+  if (::fstat(fd, &info) != 0 || ::fstatfs(fd, &fs) != 0) return absl::ErrnoToStatus(errno, path);
+  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 077) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " is not a private file of this user; remove it or choose another region folder"));
+  }
+  if (fs.f_type != TMPFS_MAGIC) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is not on tmpfs; choose a region folder on tmpfs such as /dev/shm"));
+  }
+  return absl::OkStatus();
+}
+
+// Opens and locks the file. A store that stops removes its region: then the lock is on a nameless file
+// and the name must be opened again.
+absl::StatusOr<UniqueFd> OpenLocked(const std::string& path) {
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    ASSIGN_OR_RETURN(UniqueFd fd, UniqueFd::Open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+    RETURN_IF_ERROR(CheckFile(fd.get(), path));
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+      return absl::AlreadyExistsError(absl::StrCat(
+          "another tidegate-store holds the region ", path, "; stop it or use another --region-dir"));
+    }
+    struct stat by_fd, by_name;
+    const bool same = ::fstat(fd.get(), &by_fd) == 0 && ::stat(path.c_str(), &by_name) == 0 &&
+                      by_fd.st_ino == by_name.st_ino && by_fd.st_dev == by_name.st_dev;
+    if (same) return fd;
+  }
+  return absl::UnavailableError(absl::StrCat(path, " keeps being replaced by another process"));
+}
+
+absl::Status Reserve(int fd, const std::string& path, uint64_t bytes) {
+  if (::ftruncate(fd, 0) != 0 || ::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", path));
+  }
+  if (::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
+  const int error = errno;
+  if (::ftruncate(fd, 0) != 0) { /* The error below is the one to tell. */
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("tmpfs has no room for a region of ", FormatBytes(bytes), " at ", path, " (",
+                   strerror(error), "); lower --memory-budget or enlarge the tmpfs"));
+}
+
+}  // namespace
+
+absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader& header) {
+  Region region;
+  region.path_ = path;
+  region.header_ = header;
+  ASSIGN_OR_RETURN(region.fd_, OpenLocked(path));
+  ASSIGN_OR_RETURN(const uint64_t present_bytes, FileSize(region.fd_.get()));
+  if (present_bytes == header.region_bytes) {
+    RegionHeader present;
+    RETURN_IF_ERROR(ReadAt(region.fd_.get(), 0, &present, sizeof(present)));
+    region.adopted_ = std::memcmp(&present, &header, sizeof(header)) == 0;
+  }
+  if (!region.adopted_) RETURN_IF_ERROR(Reserve(region.fd_.get(), path, header.region_bytes));
+  ASSIGN_OR_RETURN(region.mapping_, Mapping::Map(region.fd_.get(), header.region_bytes,
+                                                 Mapping::Access::kReadWrite));
+  // A second open file description, because a descriptor's access mode cannot be lowered.
+  ASSIGN_OR_RETURN(region.read_only_,
+                   UniqueFd::Open(absl::StrCat("/proc/self/fd/", region.fd_.get()), O_RDONLY));
+  if (!region.adopted_) {
+    RegionHeader unpublished = header;
+    unpublished.magic = 0;
+    std::memcpy(region.data(), &unpublished, sizeof(unpublished));
+  }
+  return region;
+}
+
+void Region::Publish() {
+  std::atomic_ref<uint64_t> magic(mapping_.At<RegionHeader>(0)->magic);
+  magic.store(kRegionMagic, std::memory_order_release);
+}
+
+std::span<ResidencyEntry> Region::residency(uint32_t layer, UnitKind kind) const {
+  return {mapping_.At<ResidencyEntry>(ResidencyOffset(header_, layer, kind)),
+          header_.kinds[static_cast<uint32_t>(kind)].block_count};
+}
+
+void Region::Unlink() { ::unlink(path_.c_str()); }
+
+}  // namespace tidegate

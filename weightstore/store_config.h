@@ -1,0 +1,31 @@
+// Flags of tidegate-store (also TIDEGATE_* in the environment, and --config FILE).
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/log.h"
+#include "weightstore/store.h"
+
+namespace tidegate {
+
+struct StoreConfig {
+  StoreOptions store;
+  std::string region_dir = "/dev/shm";
+  std::string metrics_listen = "127.0.0.1:9465";  // "": off
+  std::string metrics_port_file;                  // "": none
+  LogLevel log_level = LogLevel::kInfo;
+};
+
+// Fills `config`, store.region_path included. A value means that the process is to exit with it
+// (help, version or a mistake, which has been explained on standard error).
+std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config);
+
+// The region's file for a store with this socket: one name per user and socket.
+std::string RegionPath(const std::string& region_dir, const std::string& socket_path);
+
+// Creates the folder of `socket_path` with mode 0750 if it is missing.
+absl::Status PrepareSocketFolder(const std::string& socket_path);
+
+}  // namespace tidegate

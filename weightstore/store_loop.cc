@@ -1,0 +1,438 @@
+#include "weightstore/store_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/futex.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace tidegate {
+namespace {
+
+// Polls of everything before the thread sleeps: about ten microseconds, the price of one wake-up.
+constexpr int kSpinsBeforeSleep = 200;
+
+}  // namespace
+
+StoreLoop::StoreLoop(const PackIndex* pack, Region* region, FlashDevice* device, bool verify,
+                     std::vector<std::unique_ptr<BlockCache>> caches, StoreStats* stats,
+                     SessionEnded ended)
+    : pack_(pack), region_(region), device_(device), caches_(std::move(caches)), stats_(stats),
+      ended_(std::move(ended)), reader_(device, pack, verify, stats) {}
+
+absl::Status StoreLoop::Prepare() {
+  epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
+  wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_.valid() || !wake_.valid()) return absl::ErrnoToStatus(errno, "epoll");
+  for (const int fd : {wake_.get(), device_->event_fd()}) {
+    epoll_event event = {.events = EPOLLIN, .data = {.fd = fd}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      return absl::ErrnoToStatus(errno, "epoll_ctl");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void StoreLoop::Stop() {
+  stopping_ = true;
+  const uint64_t one = 1;
+  if (::write(wake_.get(), &one, sizeof(one)) < 0) LogWarning("store wake: ", strerror(errno));
+}
+
+void StoreLoop::AddSession(std::unique_ptr<Session> session) {
+  {
+    MutexLock lock(mutex_);
+    added_.push_back(std::move(session));
+  }
+  control_pending_ = true;
+  const uint64_t one = 1;
+  if (::write(wake_.get(), &one, sizeof(one)) < 0) LogWarning("store wake: ", strerror(errno));
+}
+
+void StoreLoop::RemoveSession(uint32_t session) {
+  {
+    MutexLock lock(mutex_);
+    removed_.push_back(session);
+  }
+  control_pending_ = true;
+  const uint64_t one = 1;
+  if (::write(wake_.get(), &one, sizeof(one)) < 0) LogWarning("store wake: ", strerror(errno));
+}
+
+bool StoreLoop::TakeControl() {
+  if (!control_pending_.exchange(false)) return false;
+  std::vector<std::unique_ptr<Session>> added;
+  std::vector<uint32_t> removed;
+  {
+    MutexLock lock(mutex_);
+    added.swap(added_);
+    removed.swap(removed_);
+  }
+  for (std::unique_ptr<Session>& session : added) {
+    epoll_event event = {.events = EPOLLIN, .data = {.fd = session->kick_fd()}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, session->kick_fd(), &event) != 0) {
+      LogError("cannot watch a session: ", strerror(errno));
+    }
+    ++stats_->engines_attached;
+    ++stats_->attaches_total;
+    const uint32_t index = session->index();
+    sessions_[index] = std::move(session);
+  }
+  for (const uint32_t index : removed) {
+    const auto at = sessions_.find(index);
+    if (at == sessions_.end() || at->second->closing) continue;
+    Session& session = *at->second;
+    session.closing = true;
+    --stats_->engines_attached;
+    for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) {
+      if (!session.leases[lease].active) continue;
+      ++stats_->leases_dropped;
+      Release(session, lease);
+    }
+  }
+  return true;
+}
+
+bool StoreLoop::FinishSessions() {
+  bool any = false;
+  for (auto at = sessions_.begin(); at != sessions_.end();) {
+    Session& session = *at->second;
+    const bool busy = std::any_of(std::begin(session.staging_reads), std::end(session.staging_reads),
+                                  [](uint32_t reads) { return reads > 0; });
+    if (!session.closing || busy) {
+      ++at;
+      continue;
+    }
+    const uint32_t index = at->first;
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, session.kick_fd(), nullptr);
+    at = sessions_.erase(at);
+    ended_(index);
+    any = true;
+  }
+  return any;
+}
+
+bool StoreLoop::TakeRequests(Session& session) {
+  if (session.closing) return false;
+  bool any = false;
+  RingEntry entry;
+  while (session.TakeRequest(entry)) {
+    Handle(session, entry);
+    any = true;
+  }
+  if (session.ring_broken()) {
+    LogError("engine of session ", session.index(), " broke the request ring; dropping it");
+    RemoveSession(session.index());
+  }
+  return any;
+}
+
+void StoreLoop::Handle(Session& session, const RingEntry& entry) {
+  if (entry.lease >= kLeasesPerSession) return;
+  Lease& lease = session.leases[entry.lease];
+  if (entry.op == static_cast<uint32_t>(RingOp::kRelease)) {
+    if (lease.active && lease.serial == entry.serial) Release(session, entry.lease);
+    return;
+  }
+  if (entry.op != static_cast<uint32_t>(RingOp::kAcquire)) return;
+  const absl::Status valid = ReadRequest(session, entry, lease);
+  if (!valid.ok()) {
+    RejectAcquire(session, entry, valid);
+    return;
+  }
+  Acquire(session, entry.lease, static_cast<LeaseMode>(entry.mode));
+}
+
+// Copies the request out of shared memory and checks it: what is checked is what is used.
+absl::Status StoreLoop::ReadRequest(Session& session, const RingEntry& entry, Lease& lease) {
+  if (lease.active) return absl::FailedPreconditionError("lease is in use");
+  if (entry.layer >= pack_->geometry.layer_count || entry.kind >= kUnitKinds ||
+      (entry.mode != static_cast<uint32_t>(LeaseMode::kSelect) &&
+       entry.mode != static_cast<uint32_t>(LeaseMode::kStream))) {
+    return absl::InvalidArgumentError("lease request names no layer, kind or mode of this model");
+  }
+  const KindGeometry& kind = pack_->geometry.kinds[entry.kind];
+  if (entry.block_count == 0 || entry.block_count > kind.block_count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lease request for ", entry.block_count, " of ", kind.block_count, " blocks"));
+  }
+  lease.wanted.assign(session.wanted(entry.lease), session.wanted(entry.lease) + entry.block_count);
+  uint32_t next = 0;
+  for (const WantedBlock& w : lease.wanted) {
+    if (w.block < next || w.block >= kind.block_count || w.units > kind.units_per_block) {
+      return absl::InvalidArgumentError(absl::StrCat("lease request names block ", w.block, " of ",
+                                                     kind.block_count, " out of order or range"));
+    }
+    next = w.block + 1;
+  }
+  lease.serial = entry.serial;
+  lease.layer = entry.layer;
+  lease.kind = static_cast<UnitKind>(entry.kind);
+  return absl::OkStatus();
+}
+
+void StoreLoop::RejectAcquire(Session& session, const RingEntry& entry, const absl::Status& status) {
+  LeaseHeader& header = session.lease_header(entry.lease);
+  header.error_code.store(0, std::memory_order_relaxed);
+  session.SetError(entry.lease, status);
+  header.granted_serial.store(entry.serial, std::memory_order_release);
+  session.Notify(entry.lease);
+}
+
+void StoreLoop::UpdateGauges(const BlockCache& cache, uint32_t used_before, uint32_t pinned_before,
+                             UnitKind kind) {
+  const int64_t bytes = pack_->geometry.kind(kind).block_bytes;
+  const int64_t used = static_cast<int64_t>(cache.used_count()) - used_before;
+  const int64_t pinned = static_cast<int64_t>(cache.pinned_count()) - pinned_before;
+  stats_->used_bytes.fetch_add(static_cast<uint64_t>(used * bytes), std::memory_order_relaxed);
+  stats_->pinned_bytes.fetch_add(static_cast<uint64_t>(pinned * bytes), std::memory_order_relaxed);
+}
+
+void StoreLoop::Acquire(Session& session, uint32_t lease_index, LeaseMode mode) {
+  Lease& lease = session.leases[lease_index];
+  BlockCache& blocks = cache(lease.layer, lease.kind);
+  lease.active = true;
+  lease.decisions.resize(lease.wanted.size());
+  lease.published.assign(lease.wanted.size(), false);
+  lease.bypass_left = 0;
+  lease.next_index = 0;
+  lease.staged.clear();
+  const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
+  const uint64_t evicted = blocks.evicted_count(), inserted = blocks.inserted_count();
+  blocks.Acquire(lease.wanted, mode, lease.decisions);
+  stats_->evicted_blocks += blocks.evicted_count() - evicted;
+  stats_->inserted_blocks += blocks.inserted_count() - inserted;
+  UpdateGauges(blocks, used, pinned, lease.kind);
+  Grant(session, lease_index, mode);
+  AdvanceStream(session, lease_index);
+}
+
+// Publishes what is resident, orders what was admitted, counts what must stream.
+void StoreLoop::Grant(Session& session, uint32_t lease_index, LeaseMode mode) {
+  Lease& lease = session.leases[lease_index];
+  LeaseHeader& header = session.lease_header(lease_index);
+  uint32_t hit_units = 0, miss_units = 0, hit_blocks = 0, reads = 0, admitted = 0;
+  for (uint32_t i = 0; i < lease.wanted.size(); ++i) {
+    const BlockCache::Decision& decision = lease.decisions[i];
+    const bool hit = decision.outcome == BlockCache::Outcome::kResident ||
+                     decision.outcome == BlockCache::Outcome::kJoined;
+    (hit ? hit_units : miss_units) += lease.wanted[i].units;
+    hit_blocks += hit;
+    if (decision.outcome == BlockCache::Outcome::kResident) {
+      session.Publish(lease_index, i,
+                      SlotOffset(region_->header(), lease.layer, lease.kind, decision.slot));
+    } else if (decision.outcome == BlockCache::Outcome::kRead) {
+      ++admitted;
+      reads += reader_.Order({.layer = lease.layer,
+                              .kind = lease.kind,
+                              .block = lease.wanted[i].block,
+                              .purpose = ReadPurpose::kCache,
+                              .target = region_->slot(lease.layer, lease.kind, decision.slot),
+                              .slot = decision.slot});
+    } else if (decision.outcome == BlockCache::Outcome::kBypass) {
+      ++lease.bypass_left;
+    }
+  }
+  const uint32_t miss_blocks = admitted + lease.bypass_left;
+  header.hit_units = hit_units;
+  header.miss_units = miss_units;
+  header.hit_blocks = hit_blocks;
+  header.miss_blocks = miss_blocks;
+  header.flash_bytes = uint64_t{miss_blocks} * pack_->geometry.kind(lease.kind).block_bytes;
+  header.flash_reads.store(reads, std::memory_order_relaxed);
+  header.error_code.store(0, std::memory_order_relaxed);
+  header.granted_serial.store(lease.serial, std::memory_order_release);
+  lease.dirty = true;
+  const size_t by_mode = mode == LeaseMode::kSelect ? 0 : 1;
+  stats_->hit_units[by_mode] += hit_units;
+  stats_->miss_units[by_mode] += miss_units;
+  stats_->bypassed_blocks += lease.bypass_left;
+  ++stats_->leases_granted[by_mode];
+}
+
+void StoreLoop::Release(Session& session, uint32_t lease_index) {
+  Lease& lease = session.leases[lease_index];
+  BlockCache& blocks = cache(lease.layer, lease.kind);
+  const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
+  for (const BlockCache::Decision& decision : lease.decisions) {
+    if (decision.outcome != BlockCache::Outcome::kBypass) blocks.Unpin(decision.slot);
+  }
+  UpdateGauges(blocks, used, pinned, lease.kind);
+  lease.active = false;
+  lease.bypass_left = 0;
+  lease.staged.clear();
+}
+
+// Frees the staging of what the engine has consumed and orders the next streamed blocks into it.
+void StoreLoop::AdvanceStream(Session& session, uint32_t lease_index) {
+  Lease& lease = session.leases[lease_index];
+  if (!lease.active || (lease.bypass_left == 0 && lease.staged.empty())) return;
+  const uint32_t consumed =
+      session.lease_header(lease_index).consumed.load(std::memory_order_seq_cst);
+  while (!lease.staged.empty() && lease.staged.front().landed &&
+         lease.staged.front().index < consumed) {
+    lease.staged.pop_front();
+  }
+  if (lease.bypass_left == 0) return;
+  // A lease that was dropped or released early may still have reads on the way into this staging.
+  if (session.staging_reads[lease_index] > lease.staged.size()) return;
+  const uint32_t places = static_cast<uint32_t>(region_->header().staging_bytes /
+                                                pack_->geometry.kind(lease.kind).block_bytes);
+  const uint32_t free = places - static_cast<uint32_t>(lease.staged.size());
+  // Wait for a quarter of the ring, so that reads stay large.
+  const uint32_t worthwhile = std::min(lease.bypass_left, std::max(1u, places / 4));
+  if (free >= worthwhile) OrderStaged(session, lease_index, std::min(free, lease.bypass_left), places);
+}
+
+void StoreLoop::OrderStaged(Session& session, uint32_t lease_index, uint32_t count, uint32_t places) {
+  Lease& lease = session.leases[lease_index];
+  const uint32_t block_bytes = pack_->geometry.kind(lease.kind).block_bytes;
+  std::byte* staging =
+      region_->data() + StagingOffset(region_->header(), session.index(), lease_index);
+  uint64_t reads = 0;
+  for (uint32_t n = 0; n < count; ++lease.next_index) {
+    if (lease.decisions[lease.next_index].outcome != BlockCache::Outcome::kBypass) continue;
+    ++n;
+    const uint32_t place = lease.next_place;
+    lease.next_place = (lease.next_place + 1) % places;
+    lease.staged.push_back({.index = lease.next_index});
+    ++session.staging_reads[lease_index];
+    reads += reader_.Order({.layer = lease.layer,
+                            .kind = lease.kind,
+                            .block = lease.wanted[lease.next_index].block,
+                            .purpose = ReadPurpose::kStream,
+                            .target = staging + uint64_t{place} * block_bytes,
+                            .session = session.index(),
+                            .lease = lease_index,
+                            .index = lease.next_index,
+                            .serial = lease.serial});
+  }
+  lease.bypass_left -= count;
+  session.lease_header(lease_index).flash_reads.fetch_add(reads, std::memory_order_relaxed);
+}
+
+void StoreLoop::OnBlock(const BlockOrder& order, const absl::Status& status) {
+  if (order.purpose == ReadPurpose::kCache) {
+    OnCacheBlock(order, status);
+  } else {
+    OnStreamBlock(order, status);
+  }
+}
+
+// A block landed in a slot: tell every lease that waits for it.
+void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status) {
+  BlockCache& blocks = cache(order.layer, order.kind);
+  const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
+  if (status.ok()) {
+    blocks.Landed(order.slot);
+  } else {
+    blocks.Failed(order.slot);
+  }
+  UpdateGauges(blocks, used, pinned, order.kind);
+  const uint64_t location = SlotOffset(region_->header(), order.layer, order.kind, order.slot);
+  for (auto& [session_index, session] : sessions_) {
+    for (uint32_t l = 0; l < kLeasesPerSession; ++l) {
+      Lease& lease = session->leases[l];
+      if (!lease.active || lease.layer != order.layer || lease.kind != order.kind) continue;
+      const auto at = std::lower_bound(
+          lease.wanted.begin(), lease.wanted.end(), order.block,
+          [](const WantedBlock& w, uint32_t block) { return w.block < block; });
+      if (at == lease.wanted.end() || at->block != order.block) continue;
+      const auto index = static_cast<uint32_t>(at - lease.wanted.begin());
+      const BlockCache::Decision& decision = lease.decisions[index];
+      if (lease.published[index] || decision.outcome == BlockCache::Outcome::kBypass ||
+          decision.slot != order.slot) {
+        continue;
+      }
+      if (!status.ok()) session->SetError(l, status);
+      session->Publish(l, index, status.ok() ? location : kLocationFailed);
+    }
+  }
+}
+
+void StoreLoop::OnStreamBlock(const BlockOrder& order, const absl::Status& status) {
+  const auto at = sessions_.find(order.session);
+  if (at == sessions_.end()) return;
+  Session& session = *at->second;
+  --session.staging_reads[order.lease];
+  Lease& lease = session.leases[order.lease];
+  if (!lease.active || lease.serial != order.serial) return;  // Released meanwhile.
+  std::lower_bound(lease.staged.begin(), lease.staged.end(), order.index,
+                   [](const StagedBlock& staged, uint32_t index) { return staged.index < index; })
+      ->landed = true;
+  if (!status.ok()) session.SetError(order.lease, status);
+  const auto offset = static_cast<uint64_t>(order.target - region_->data());
+  session.Publish(order.lease, order.index,
+                  kLocationStreamed | (status.ok() ? offset : kLocationFailed));
+}
+
+void StoreLoop::NotifyEngines() {
+  for (auto& [index, session] : sessions_) {
+    for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) {
+      if (session->leases[lease].dirty) session->Notify(lease);
+    }
+  }
+}
+
+bool StoreLoop::RunOnce() {
+  bool worked = TakeControl();
+  for (auto& [index, session] : sessions_) {
+    worked |= TakeRequests(*session);
+    for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) AdvanceStream(*session, lease);
+  }
+  if (const absl::Status submitted = reader_.Submit(); !submitted.ok()) {
+    LogWarning("flash submission: ", submitted.message());
+  }
+  worked |= reader_.Poll([this](const BlockOrder& order, const absl::Status& status) {
+    OnBlock(order, status);
+  }) > 0;
+  NotifyEngines();
+  worked |= FinishSessions();
+  return worked;
+}
+
+void StoreLoop::Run() {
+  int idle_rounds = 0;
+  while (!stopping_) {
+    if (RunOnce()) {
+      idle_rounds = 0;
+    } else if (++idle_rounds < kSpinsBeforeSleep) {
+      CpuRelax();
+    } else {
+      Sleep();
+      idle_rounds = 0;
+    }
+  }
+  // Memory that reads target goes away with the region: wait for what is out.
+  while (!reader_.idle()) RunOnce();
+}
+
+void StoreLoop::Sleep() {
+  for (auto& [index, session] : sessions_) {
+    session->header().store_waiting.store(1, std::memory_order_seq_cst);
+  }
+  // Anything that came between the last look and the flag: an engine that saw the flag kicks us.
+  if (!RunOnce()) {
+    epoll_event events[8];
+    const int count = ::epoll_wait(epoll_.get(), events, 8, 1000);
+    for (int i = 0; i < count; ++i) {
+      uint64_t drained;
+      if (events[i].data.fd == device_->event_fd()) continue;  // Reap() clears it.
+      if (::read(events[i].data.fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
+        LogWarning("eventfd: ", strerror(errno));
+      }
+    }
+  }
+  for (auto& [index, session] : sessions_) {
+    session->header().store_waiting.store(0, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace tidegate
