@@ -6,6 +6,7 @@
 //   TIDEGATE_BENCH_FILE      the file to read, at least 64 MiB; unset: 1 GiB is made under $TMPDIR
 //   TIDEGATE_BENCH_SECONDS   time for each cell, 1 unless set
 //   TIDEGATE_BENCH_BACKENDS  comma-separated, of io_uring, pread, modelled; all unless set
+//   TIDEGATE_BENCH_HUGE      0: ordinary pages behind the target memory instead of huge ones
 //
 // Reads are random, aligned to their own size, and land in one registered buffer; the loop waits in
 // poll(2) when nothing has completed, as a store with nothing else to do does.
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -181,15 +183,20 @@ absl::Status Run() {
         absl::StrCat("TIDEGATE_BENCH_SECONDS '", text, "' is not in (0, 3600]"));
   }
   const size_t bytes = size_t{std::end(kSizes)[-1]} * std::end(kDepths)[-1];
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap");
-  std::printf("%s, %s, %.1f s for each row\n", file.path.c_str(), FormatBytes(file.bytes).c_str(),
-              seconds);
+  // Huge pages: a drive that takes few segments for each request gets fewer, larger ones.
+  const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(2 * kMiB, bytes),
+                                                           &std::free);
+  if (memory == nullptr) return absl::ResourceExhaustedError("no memory for the read targets");
+  const bool wanted = Setting("TIDEGATE_BENCH_HUGE", "1") != "0";
+  const bool huge = wanted && ::madvise(memory.get(), bytes, MADV_HUGEPAGE) == 0;
+  if (!huge) ::madvise(memory.get(), bytes, MADV_NOHUGEPAGE);  // fails where there are none anyway
+  std::printf("%s, %s, %.1f s for each row, %s pages\n", file.path.c_str(),
+              FormatBytes(file.bytes).c_str(), seconds, huge ? "huge" : "ordinary");
   const std::vector<std::string> backends =
       absl::StrSplit(Setting("TIDEGATE_BENCH_BACKENDS", "io_uring,pread,modelled"), ',');
   for (const std::string& backend : backends) {
     RETURN_IF_ERROR(
-        MeasureBackend(file, backend, {static_cast<std::byte*>(memory), bytes}, seconds));
+        MeasureBackend(file, backend, {static_cast<std::byte*>(memory.get()), bytes}, seconds));
   }
   return absl::OkStatus();
 }

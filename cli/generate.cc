@@ -132,12 +132,15 @@ absl::Status Generate(GenerateOptions& options) {
   StreamPrinter printer(FormOf(options), std::cout, std::cerr);
   const auto reader = stub->Generate(&context, options.request);
   v1::GenerateResponse response;
+  bool output_open = true;
   while (reader->Read(&response)) {
-    if (!printer.Print(response)) context.TryCancel();
+    output_open = output_open && printer.Print(response);
+    if (!output_open) context.TryCancel();
   }
   const grpc::Status status = reader->Finish();
   printer.Finish();
   if (interrupt.interrupted()) return absl::CancelledError("interrupted");
+  if (!output_open) return absl::CancelledError("standard output was closed");
   return ExplainError(status, options.server, "tidegate-engine");
 }
 

@@ -1,5 +1,6 @@
 #include "cli/proto_json.h"
 
+#include <charconv>
 #include <cmath>
 
 namespace tidegate {
@@ -10,6 +11,15 @@ using google::protobuf::Message;
 using Json = nlohmann::ordered_json;
 
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// 0.2f is 0.2 and not 0.20000000298023224: the shortest text that means this float.
+Json Number(float value) {
+  char text[32];
+  const std::to_chars_result end = std::to_chars(text, text + sizeof(text), value);
+  double shortest = value;
+  std::from_chars(text, end.ptr, shortest);
+  return Number(shortest);
+}
 
 Json Text(const FieldDescriptor& field, const std::string& value) {
   if (field.type() != FieldDescriptor::TYPE_BYTES) return Json(value);

@@ -113,8 +113,10 @@ absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
 absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
   pending_.resize(lease.size());
   std::iota(pending_.begin(), pending_.end(), 0u);
+  // Once a streamed block has been added, every advance of the front may be what frees its staging, also
+  // an advance past blocks that came through the cache.
+  bool streamed = false;
   while (!pending_.empty()) {
-    bool streamed = false;
     size_t kept = 0;
     for (size_t i = 0; i < pending_.size(); ++i) {
       const uint32_t block = pending_[i];

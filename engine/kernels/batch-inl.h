@@ -1,11 +1,12 @@
 // A batch of columns and what one block of outputs needs from it: shared by the two ways of adding
 // columns (columns-inl.h, nibbles-inl.h). Compiled once per instruction set (kernels_simd.cc).
 //
-// Order of the work, outermost first: a tile of outputs that stays in the first cache; a batch of
+// Order of the work, outermost first: a tile of outputs that stays in the second cache; a batch of
 // columns; a block of 512 outputs, whose scales become floats (times the coefficients) at once;
 // a step of outputs that stays in registers while the columns of the batch are added.
-// Meanwhile the same part of the next batch is prefetched: columns are scattered over memory and
-// short, so that the hardware's prefetcher rarely gets going before a column is over.
+// Meanwhile what comes a little later in the same columns, or first in the next ones, is
+// prefetched: columns are scattered over memory and short, so that the hardware's prefetcher
+// rarely gets going before a column is over.
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_BATCH_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -28,10 +29,13 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-constexpr size_t kBatch = 8;         // columns per pass over a tile
-constexpr size_t kBlockGroups = 16;  // groups per block
-constexpr size_t kTileGroups = 128;  // 4096 outputs = 16 KiB of floats, half a first cache
+constexpr size_t kBatch = 8;  // columns per pass; 16 lost a quarter (first caches are 8-way)
+constexpr size_t kBlockGroups = 16;
+// 16384 outputs = 64 KiB of floats, which the second cache holds. Smaller tiles, for the first
+// cache, read each column in several short pieces and lost more to memory.
+constexpr size_t kTileGroups = 512;
 constexpr size_t kLine = 64;         // bytes per cache line
+constexpr size_t kAheadBytes = 512;  // prefetch distance within each column
 
 static_assert(kGroup == kQuantGroup);
 
@@ -40,7 +44,10 @@ struct Batch {
   const uint8_t* const* columns = nullptr;
   size_t count = 0;  // <= kBatch
   size_t scale_bytes = 0;
-  const uint8_t* const* next = nullptr;  // to prefetch
+  size_t tile_begin = 0;  // groups
+  size_t tile_end = 0;
+  bool prefetch = true;
+  const uint8_t* const* next = nullptr;  // what follows the tile: to prefetch
   size_t next_count = 0;
   size_t next_shift = 0;  // groups: the next batch may belong to the next tile
   bool grouped = false;
@@ -88,7 +95,7 @@ struct Block {
   size_t count = 0;
   const uint8_t* codes[kBatch];  // of the block's first group
   size_t ahead_count = 0;
-  const uint8_t* ahead[kBatch];  // the same place in the next batch
+  const uint8_t* ahead[kBatch];  // what will be needed kAheadBytes per column later
 };
 
 template <Codes kCodes, size_t kTokens>
@@ -100,15 +107,24 @@ HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t gr
   for (size_t k = 0; k < batch.count; ++k) {
     block.codes[k] = batch.columns[k] + batch.scale_bytes + group * kBytes;
   }
-  block.ahead_count = batch.next_count;
-  const size_t next_group = group + batch.next_shift;
-  for (size_t k = 0; k < batch.next_count; ++k) {
-    if (batch.grouped) hwy::Prefetch(batch.next[k] + 2 * next_group);
-    block.ahead[k] = batch.next[k] + batch.scale_bytes + next_group * kBytes;
+  block.ahead_count = 0;
+  if (!batch.prefetch) return;
+  const size_t tile_groups = batch.tile_end - batch.tile_begin;
+  size_t ahead = group + std::min(kAheadBytes / kBytes, tile_groups);
+  const uint8_t* const* columns = batch.columns;
+  block.ahead_count = batch.count;
+  if (ahead >= batch.tile_end) {
+    ahead += batch.next_shift - tile_groups;
+    columns = batch.next;
+    block.ahead_count = batch.next_count;
+  }
+  for (size_t k = 0; k < block.ahead_count; ++k) {
+    if (batch.grouped) hwy::Prefetch(columns[k] + 2 * ahead);
+    block.ahead[k] = columns[k] + batch.scale_bytes + ahead * kBytes;
   }
 }
 
-// Prefetches bytes [at, at + bytes) of the next batch's block.
+// Prefetches bytes [at, at + bytes) of what comes kAheadBytes later.
 template <size_t kTokens>
 HWY_INLINE void PrefetchAhead(const Block<kTokens>& block, size_t at, size_t bytes) {
   for (size_t k = 0; k < block.ahead_count; ++k) {
@@ -118,12 +134,14 @@ HWY_INLINE void PrefetchAhead(const Block<kTokens>& block, size_t at, size_t byt
 
 // The batch that starts at column k, for the tile [tile, tile_end) of the groups up to `end`.
 HWY_INLINE Batch MakeBatch(const uint8_t* const* columns, size_t count, size_t scale_bytes,
-                           size_t k, size_t tile_end, size_t end) {
+                           size_t k, size_t tile_begin, size_t tile_end, size_t end) {
   Batch batch;
   batch.columns = columns + k;
   batch.count = std::min(kBatch, count - k);
   batch.scale_bytes = scale_bytes;
   batch.grouped = scale_bytes != 0;
+  batch.tile_begin = tile_begin;
+  batch.tile_end = tile_end;
   const bool last = k + kBatch >= count;
   if (!last || tile_end + kTileGroups <= end) {
     batch.next = last ? columns : columns + k + kBatch;

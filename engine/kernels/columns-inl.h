@@ -106,15 +106,15 @@ void AddGroupRange(const uint8_t* const* columns, size_t count, size_t scale_byt
   for (size_t tile = begin; tile < end; tile += kTileGroups) {
     const size_t tile_end = std::min(end, tile + kTileGroups);
     for (size_t k = 0; k < count; k += kBatch) {
-      Batch batch = MakeBatch(columns, count, scale_bytes, k, tile_end, end);
+      Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
       size_t t = 0;
       for (; t + kTokenTile <= tokens; t += kTokenTile) {
         AddTile<kCodes, kTokenTile>(batch, x, k, t, tile, tile_end, y, y_stride);
-        batch.next_count = 0;
+        batch.prefetch = false;
       }
       for (; t < tokens; ++t) {
         AddTile<kCodes, 1>(batch, x, k, t, tile, tile_end, y, y_stride);
-        batch.next_count = 0;
+        batch.prefetch = false;
       }
     }
   }

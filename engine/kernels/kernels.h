@@ -1,9 +1,9 @@
 // Hot loops of the engine: free functions over plain arrays. No allocation, no locks, no Status.
 //
 // Every kernel exists at least twice. ScalarKernels() is the specification, written for the reader;
-// BestKernels() is chosen once for the CPU (Google Highway: SSE4, AVX2, AVX-512, NEON, ...) and
-// must agree with it within the stated bound. Shapes are row-major; counts are elements unless they
-// say bytes.
+// BestKernels() is chosen once for the CPU (Google Highway: AVX2, AVX-512 or NEON; a CPU without
+// fused multiply-add gets the scalar table) and must agree with it within the stated bound.
+// Shapes are row-major; counts are elements unless they say bytes. Safe to call from any thread.
 #pragma once
 
 #include <cstddef>
@@ -55,6 +55,7 @@ struct Kernels {
                              size_t tokens, float* y, size_t y_stride);
 
   // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + epsilon); x and out may be the same. n > 0.
+  // Relative error below (n / 2 + 4) * 2^-23.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float epsilon, float* out);
 
   // h[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z)). h may be gate or up.
@@ -66,7 +67,7 @@ struct Kernels {
 
   // One query head against `tokens` cached positions of one key/value head (softmax attention).
   //   query [head_size], scaled by `scale` inside; keys, values [tokens, stride] rows of head_size,
-  //   half or float as `half` says; scores [tokens] scratch; out [head_size].
+  //   half or float as `half` says; scores [tokens] scratch; out [head_size]. tokens > 0.
   void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
                  size_t tokens, size_t head_size, float scale, float* scores, float* out);
 

@@ -75,7 +75,8 @@ HWY_INLINE FloatVec SpreadValue(hn::Vec<UintTag> codes) {
 #endif
 }
 
-// factors[0 .. kChunkGroups) -> each four times.
+// factors[0 .. kChunkGroups) -> each four times. Four are loaded wherever vectors hold fewer
+// groups: what lies behind the last factor of a block is Block::count, and not used.
 HWY_INLINE FloatVec SpreadFactors(const float* factors) {
   const FloatTag df;
 #if HWY_TARGET == HWY_NEON
@@ -143,7 +144,7 @@ inline void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t s
       SpreadChunk<false>(y + g * kGroup, spread + (g - tile) * kGroup);
     }
     for (size_t k = 0; k < count; k += kBatch) {
-      const Batch batch = MakeBatch(columns, count, scale_bytes, k, tile_end, end);
+      const Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
       for (size_t group = tile; group < tile_end; group += kBlockGroups) {
         AddSpreadBlock(batch, coefficients + k, group, std::min(kBlockGroups, tile_end - group),
                        spread + (group - tile) * kGroup);

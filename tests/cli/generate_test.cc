@@ -19,6 +19,16 @@ using testing::internal::GetCapturedStdout;
 
 class GenerateTest : public ServerFixture {
  protected:
+  void SetUp() override {
+    // Before any thread starts, as a blocked signal must be blocked in all of them: in the command
+    // itself the guard comes first, here the server does.
+    sigset_t interrupt;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, nullptr);
+    ServerFixture::SetUp();
+  }
+
   struct Outcome {
     absl::Status status;
     std::string out, err;

@@ -116,14 +116,18 @@ def libraries_of(program):
     return set(re.findall(r"=> (/\S+)", output_of("ldd", str(program))))
 
 
-def package_of(library):
-    """dpkg may know a file by its path with or without /usr."""
-    real = os.path.realpath(library)
-    for path in dict.fromkeys((real, library, real.removeprefix("/usr"), "/usr" + library)):
-        owner = output_of("dpkg", "-S", path)
-        if owner:
-            return owner.split(":")[0]
-    return None
+def owners_of(libraries):
+    """library -> package; dpkg may know a file by its path with or without /usr."""
+    spellings = {}
+    for library in libraries:
+        real = os.path.realpath(library)
+        for path in (library, "/usr" + library, real, real.removeprefix("/usr")):
+            spellings.setdefault(path, library)
+    owners = dict.fromkeys(libraries)
+    for line in output_of("dpkg", "-S", *spellings).splitlines():
+        package, path = line.split(": ", 1)
+        owners[spellings[path]] = package.split(":")[0]
+    return owners
 
 
 def dependencies_of(package):
@@ -159,13 +163,13 @@ class RuntimePackagesTest(unittest.TestCase):
 
     def test_runtime_packages_bring_every_library(self):
         installed = closure(runtime_packages())
-        missing = {library: package_of(library) for library in self.libraries
-                   if package_of(library) not in installed}
+        missing = {library: owner for library, owner in owners_of(self.libraries).items()
+                   if owner not in installed}
         self.assertEqual(missing, {}, "add these packages to runtime_packages in scripts/install-packages")
 
     def test_no_runtime_package_is_useless(self):
-        owners = {package_of(library) for library in self.libraries}
-        self.assertEqual(sorted(set(runtime_packages()) - owners), [], "no program loads anything of these")
+        useless = set(runtime_packages()) - set(owners_of(self.libraries).values())
+        self.assertEqual(sorted(useless), [], "no program loads anything of these")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ namespace {
 // Over a socket: tests/cli/stats_test.cc.
 TEST(AdminService, SaysEverything) {
   StoreInfo info;
-  info.pack_uuid = "u";
-  info.model_name = "m";
+  info.pack_uuid = "uuid-1";
+  info.model_name = "tiny";
   info.flash.backend = "pread";
   info.flash.reason = "because";
   info.memory_budget_bytes = 100;

@@ -91,8 +91,11 @@ struct LayerPacker::Pass {
   std::span<uint8_t> blocks;            // [block_count, block_bytes]
 };
 
-LayerPacker::LayerPacker(const GgufFile& source, UnitEncoding encoding, uint64_t memory_bytes)
-    : source_(source), encoding_(encoding), memory_bytes_(memory_bytes), threads_(PackThreads()) {}
+LayerPacker::LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes)
+    : reader_(std::move(reader)),
+      encoding_(encoding),
+      memory_bytes_(memory_bytes),
+      threads_(PackThreads()) {}
 
 uint32_t LayerPacker::PassBlocks(const KindGeometry& kind) const {
   const uint64_t bytes_per_block =
@@ -110,7 +113,7 @@ absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pa
     const uint64_t first = band * band_rows;
     const uint64_t count = std::min(band_rows, rows - first);
     decoded.resize(band_rows * width);
-    RETURN_IF_ERROR(source_.ReadRows(matrix, first, count, decoded.data()));
+    RETURN_IF_ERROR(reader_(matrix, first, count, decoded.data()));
     TransposeBand(decoded.data() + pass.first_column, width, count, pass.column_count,
                   pass.columns + first, rows);
     return absl::OkStatus();

@@ -34,15 +34,19 @@ struct ColumnRecord {
   std::vector<ErrorSums> sums;
 };
 
+// Decoded rows [first, first + count) of a matrix, out [count, columns]; called from several
+// threads.
+using RowReader = std::function<absl::Status(const GgufTensor& matrix, uint64_t first,
+                                             uint64_t count, float* out)>;
+
 // Takes finished blocks [first, first + checksums.size()) of (layer, kind), one after the other.
 using BlockSink = std::function<absl::Status(uint32_t first, std::span<const uint8_t> bytes,
                                              std::span<const uint64_t> checksums)>;
 
 class LayerPacker {
  public:
-  // `source` is not owned and must outlive the packer. `memory_bytes` bounds floats and blocks of a
-  // pass.
-  LayerPacker(const GgufFile& source, UnitEncoding encoding, uint64_t memory_bytes);
+  // `memory_bytes` bounds floats and blocks of a pass.
+  LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes);
 
   // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Fills norms
   // and errors of `units`, adds to sums[i] for matrices[i]. Errors: DATA_LOSS (weights that are not
@@ -63,7 +67,7 @@ class LayerPacker {
   absl::Status EncodeColumns(const GgufTensor& matrix, const KindGeometry& kind, const Pass& pass,
                              uint32_t column_in_unit, ColumnRecord& record);
 
-  const GgufFile& source_;
+  const RowReader reader_;
   const UnitEncoding encoding_;
   const uint64_t memory_bytes_;
   const uint32_t threads_;

@@ -70,12 +70,14 @@ absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Ex
   return tensor;
 }
 
-absl::Status PlanStatics(const GgufFile& source, PackPlan& plan) {
+absl::Status PlanStatics(const GgufFile& source, const LoraSet& adapters, PackPlan& plan) {
   for (const Expected& expected : ExpectedStatics(plan.manifest.hyper_parameters())) {
     ASSIGN_OR_RETURN(const GgufTensor* tensor, CheckedTensor(source, expected));
     if (tensor == nullptr) continue;
-    // Vectors are small and every reader wants them as floats; matrices keep their type.
-    const auto type = expected.vector ? GgmlType::kF32 : static_cast<GgmlType>(tensor->type);
+    // Vectors are small and every reader wants them as floats; merged matrices are no longer what
+    // their type can hold; the others keep it.
+    const bool widen = expected.vector || adapters.Touches(expected.name);
+    const auto type = widen ? GgmlType::kF32 : static_cast<GgmlType>(tensor->type);
     store::v1::StaticTensor& entry = *plan.manifest.add_static_tensors();
     entry.set_name(expected.name);
     entry.set_type(static_cast<uint32_t>(type));
@@ -221,7 +223,7 @@ std::string MatrixTypes(const PackPlan& plan) {
                        [](std::string* out, const auto& entry) { *out += entry.second; });
 }
 
-absl::Status FillDescription(const GgufFile& source, PackPlan& plan) {
+absl::Status FillDescription(const GgufFile& source, const LoraSet& adapters, PackPlan& plan) {
   const std::filesystem::path path(source.path());
   auto name = source.GetString("general.name");
   plan.manifest.set_model_name(
@@ -247,7 +249,8 @@ absl::Status FillDescription(const GgufFile& source, PackPlan& plan) {
         plan.manifest.hyper_parameters().vocab_size(), " rows"));
   }
   store::v1::Source& from = *plan.manifest.mutable_source();
-  from.set_file_name(Printable(path.filename().string()));
+  const std::string merged = adapters.description().empty() ? "" : " + " + adapters.description();
+  from.set_file_name(Printable(path.filename().string() + merged));
   from.set_file_bytes(source.file_bytes());
   from.set_matrix_types(MatrixTypes(plan));
   from.set_packed_by(TIDEGATE_VERSION);
@@ -260,16 +263,19 @@ bool IsRowQuantised(const GgufTensor* tensor) {
 
 }  // namespace
 
-absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options) {
+absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options,
+                                  const LoraSet* adapters) {
+  static const LoraSet& kNone = *new LoraSet;
+  const LoraSet& merged = adapters == nullptr ? kNone : *adapters;
   PackPlan plan;
   ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersFromGguf(source));
   if (source.tensors().empty()) {
     return absl::InvalidArgumentError("the file has no tensors, only a vocabulary");
   }
-  RETURN_IF_ERROR(PlanStatics(source, plan));
+  RETURN_IF_ERROR(PlanStatics(source, merged, plan));
   RETURN_IF_ERROR(PlanLayers(source, plan));
   RETURN_IF_ERROR(RejectOtherTensors(source, plan));
-  RETURN_IF_ERROR(FillDescription(source, plan));
+  RETURN_IF_ERROR(FillDescription(source, merged, plan));
   RETURN_IF_ERROR(PlanGeometry(options, plan));
   plan.requantised =
       IsGrouped(options.units) &&

@@ -11,6 +11,7 @@
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/lora.h"
 #include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
@@ -34,7 +35,9 @@ struct PackPlan {
 
 // INVALID_ARGUMENT names the key or tensor that stands in the way and, where there is one, the
 // remedy.
-absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options);
+// `adapters` (null: none) have been opened for the same source; options.adapters is not looked at.
+absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options,
+                                  const LoraSet* adapters = nullptr);
 
 // The first half of it, see hyper_parameters.cc: sizes and rope settings of a `llama` model. The
 // vocabulary is the number of rows of token_embd.weight, 0 if the file has no weights.

@@ -44,9 +44,14 @@ absl::Status RefuseSameFile(const std::string& source, const std::string& target
 // One run: the file being written and what has been learnt so far.
 class Writer {
  public:
-  Writer(const GgufFile& source, PackPlan& plan, const PackOptions& options, int fd,
-         const PackProgress& progress)
-      : source_(source), plan_(plan), options_(options), fd_(fd), progress_(progress) {
+  Writer(const GgufFile& source, const LoraSet& adapters, PackPlan& plan,
+         const PackOptions& options, int fd, const PackProgress& progress)
+      : source_(source),
+        adapters_(adapters),
+        plan_(plan),
+        options_(options),
+        fd_(fd),
+        progress_(progress) {
     header_.magic = kPackMagic;
     header_.version = kPackVersion;
     header_.header_bytes = kPageBytes;
@@ -87,9 +92,9 @@ class Writer {
   absl::Status WriteStatics() {
     for (size_t i = 0; i < plan_.statics.size(); ++i) {
       store::v1::StaticTensor& entry = *plan_.manifest.mutable_static_tensors(static_cast<int>(i));
-      RETURN_IF_ERROR(plan_.statics[i]->type == entry.type()
-                          ? CopyTensor(*plan_.statics[i], entry)
-                          : WidenTensor(*plan_.statics[i], entry));
+      const GgufTensor& tensor = *plan_.statics[i];
+      const bool copy = tensor.type == entry.type() && !adapters_.Touches(tensor.name);
+      RETURN_IF_ERROR(copy ? CopyTensor(tensor, entry) : WidenTensor(tensor, entry));
     }
     return absl::OkStatus();
   }
@@ -109,19 +114,34 @@ class Writer {
     return absl::OkStatus();
   }
 
-  // A vector, as F32.
+  // As F32, a few rows at a time.
   absl::Status WidenTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
-    std::vector<float> values(entry.columns());
-    RETURN_IF_ERROR(source_.ReadRows(tensor, 0, 1, values.data()));
-    entry.set_xxh3(Checksum(values.data(), entry.bytes()));
-    RETURN_IF_ERROR(
-        WriteAt(fd_, header_.static_offset + entry.offset(), values.data(), entry.bytes()));
-    Advance(entry.bytes());
+    const uint64_t row_bytes = entry.columns() * sizeof(float);
+    const uint64_t step = std::clamp<uint64_t>(kCopyBytes / row_bytes, 1, entry.rows());
+    std::vector<float> values(step * entry.columns());
+    ChecksumStream checksum;
+    for (uint64_t row = 0; row < entry.rows(); row += step) {
+      const uint64_t n = std::min(step, entry.rows() - row);
+      RETURN_IF_ERROR(ReadMergedRows(tensor, row, n, values.data()));
+      checksum.Add(values.data(), n * row_bytes);
+      const uint64_t offset = header_.static_offset + entry.offset() + row * row_bytes;
+      RETURN_IF_ERROR(WriteAt(fd_, offset, values.data(), n * row_bytes));
+      Advance(n * row_bytes);
+    }
+    entry.set_xxh3(checksum.Value());
     return absl::OkStatus();
   }
 
+  absl::Status ReadMergedRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
+                              float* out) const {
+    RETURN_IF_ERROR(source_.ReadRows(tensor, first, count, out));
+    return adapters_.AddTo(tensor, first, count, out);
+  }
+
   absl::Status WriteLayers() {
-    LayerPacker packer(source_, options_.units, options_.memory_bytes);
+    LayerPacker packer([this](const GgufTensor& matrix, uint64_t first, uint64_t count,
+                              float* out) { return ReadMergedRows(matrix, first, count, out); },
+                       options_.units, options_.memory_bytes);
     for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
       const LayerMatrices& from = plan_.layers[layer];
       store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
@@ -184,6 +204,7 @@ class Writer {
   }
 
   const GgufFile& source_;
+  const LoraSet& adapters_;
   PackPlan& plan_;
   const PackOptions& options_;
   const int fd_;
@@ -198,11 +219,12 @@ class Writer {
 
 absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& out_path,
                                      const PackOptions& options, const PackProgress& progress) {
-  auto plan = PlanPack(source, options);
+  ASSIGN_OR_RETURN(const LoraSet adapters, LoraSet::Open(source, options.adapters));
+  auto plan = PlanPack(source, options, &adapters);
   if (!plan.ok()) return Annotate(plan.status(), source.path());
   RETURN_IF_ERROR(RefuseSameFile(source.path(), out_path));
   ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(out_path));
-  auto report = Writer(source, *plan, options, file.fd(), progress).Run();
+  auto report = Writer(source, adapters, *plan, options, file.fd(), progress).Run();
   if (!report.ok()) return Annotate(report.status(), absl::StrCat("packing into ", out_path));
   // What a reader would refuse is not worth a name.
   RETURN_IF_ERROR(ReadPackIndex(file.fd(), out_path).status());

@@ -14,7 +14,8 @@
 
 namespace tidegate {
 
-// A LoRA adapter in GGUF (llama.cpp's format) to merge while packing: W + scale * alpha / rank * B A.
+// A LoRA adapter in GGUF (llama.cpp's format) to merge while packing: W + scale * alpha / rank * B
+// A.
 struct LoraSource {
   std::string path;
   float scale = 1;
@@ -25,9 +26,9 @@ struct PackOptions {
   // Block size in bytes, a multiple of 4096. 0: the whole pages that one unit needs; smaller units
   // share a page.
   uint64_t block_bytes = 0;
-  bool one_unit_per_block = false;       // pad instead of sharing: cache experiments by unit
-  uint64_t memory_bytes = 512ull << 20;  // working memory for transposing
-  std::vector<LoraSource> adapters = {};      // matrices that an adapter touches are stored as F32
+  bool one_unit_per_block = false;        // pad instead of sharing: cache experiments by unit
+  uint64_t memory_bytes = 512ull << 20;   // working memory for transposing
+  std::vector<LoraSource> adapters = {};  // matrices that an adapter touches are stored as F32
 };
 
 // Called now and then with bytes done and in all.

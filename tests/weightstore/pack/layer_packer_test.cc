@@ -13,6 +13,12 @@
 namespace tidegate {
 namespace {
 
+RowReader RowsOf(const GgufFile& source) {
+  return [&source](const GgufTensor& matrix, uint64_t first, uint64_t count, float* out) {
+    return source.ReadRows(matrix, first, count, out);
+  };
+}
+
 KindGeometry Geometry(uint32_t units, uint32_t elements, uint32_t per_block, uint32_t block_bytes) {
   const auto unit_bytes = static_cast<uint32_t>(ColumnBytes(UnitEncoding::kF32, elements));
   return {.unit_count = units,
@@ -32,7 +38,8 @@ TEST(LayerPackerTest, PassesStayWithinTheMemoryGiven) {
   const KindGeometry kind = Geometry(28672, 8192, 1, 32768);
   for (const uint64_t memory :
        {uint64_t{1}, uint64_t{100} << 20, uint64_t{512} << 20, uint64_t{1} << 40}) {
-    const uint64_t blocks = LayerPacker(*source, UnitEncoding::kF32, memory).PassBlocks(kind);
+    const uint64_t blocks =
+        LayerPacker(RowsOf(*source), UnitEncoding::kF32, memory).PassBlocks(kind);
     const uint64_t each = kind.block_bytes + 8192 * sizeof(float);
     EXPECT_GE(blocks, 1u);
     EXPECT_LE(blocks, kind.block_count);
@@ -58,7 +65,7 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
       const KindGeometry kind =
           Geometry(static_cast<uint32_t>(columns), static_cast<uint32_t>(rows), 3, 4096);
       for (const uint64_t memory : {1u, 20'000u, 100'000'000u}) {
-        LayerPacker packer(*source, UnitEncoding::kF32, memory);
+        LayerPacker packer(RowsOf(*source), UnitEncoding::kF32, memory);
         uint32_t next = 0;
         store::v1::KindUnits units;
         ErrorSums sums[1];
@@ -101,7 +108,7 @@ TEST(LayerPackerTest, AFailingSinkEndsTheRun) {
   gguf.AddTensor("m", GgmlType::kF32, {8, 8}, std::vector<float>(64, 1));
   gguf.WriteTo(dir.File("m.gguf"));
   const auto source = GgufFile::Open(dir.File("m.gguf"));
-  LayerPacker packer(*source, UnitEncoding::kF32, 1);
+  LayerPacker packer(RowsOf(*source), UnitEncoding::kF32, 1);
   store::v1::KindUnits units;
   ErrorSums sums[1];
   int calls = 0;

@@ -1,0 +1,53 @@
+// LoRA adapters in GGUF, added to the weights of a model while its rows are read:
+//   W + sum over adapters of scale * alpha / rank * B A,  A [rank, in], B [out, rank]
+// Source: the adapter files of llama.cpp (keys adapter.*, tensors NAME.lora_a and NAME.lora_b).
+// Nothing of an adapter is kept in memory but its directory. Thread-safe after Open().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_writer.h"
+
+namespace tidegate {
+
+class LoraSet {
+ public:
+  LoraSet() = default;  // no adapters
+
+  // INVALID_ARGUMENT names the adapter and what does not fit the model.
+  static absl::StatusOr<LoraSet> Open(const GgufFile& model,
+                                      const std::vector<LoraSource>& sources);
+
+  bool Touches(const std::string& tensor) const { return deltas_.count(tensor) != 0; }
+
+  // Adds to rows [first, first + count) of a matrix, rows [count, columns].
+  absl::Status AddTo(const GgufTensor& tensor, uint64_t first, uint64_t count, float* rows) const;
+
+  // "adapter.gguf x 0.5", ... for the manifest; empty without adapters.
+  const std::string& description() const { return description_; }
+
+ private:
+  struct Delta {
+    const GgufFile* file;
+    const GgufTensor* a;  // [rank, in]
+    const GgufTensor* b;  // [out, rank]
+    float factor;
+  };
+
+  absl::Status AddAdapter(const GgufFile& model, const LoraSource& source);
+  static absl::Status AddDelta(const Delta& delta, uint64_t first, uint64_t count, uint64_t columns,
+                               float* rows);
+
+  std::vector<std::unique_ptr<GgufFile>> files_;
+  std::map<std::string, std::vector<Delta>> deltas_;  // by the model's tensor
+  std::string description_;
+};
+
+}  // namespace tidegate
