@@ -88,9 +88,11 @@ absl::Status BlockReader::Submit() {
     any = true;
   }
   stats_->flash_in_flight = active_count_;
-  if (!any) return absl::OkStatus();
+  if (!any && !resubmit_) return absl::OkStatus();
   ++stats_->flash_submissions;
-  return device_->Submit();
+  const absl::Status submitted = device_->Submit();
+  resubmit_ = !submitted.ok();
+  return submitted;
 }
 
 size_t BlockReader::Poll(const Done& done) {

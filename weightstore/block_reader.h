@@ -28,7 +28,7 @@ struct BlockOrder {
   std::byte* target = nullptr;  // page-aligned, block_bytes
   uint32_t slot = 0;            // kCache
   uint32_t session = 0, lease = 0, index = 0;  // kStream
-  uint64_t serial = 0;
+  uint64_t generation = 0;
 };
 
 class BlockReader {
@@ -76,6 +76,7 @@ class BlockReader {
   std::vector<uint64_t> free_tags_;
   std::vector<std::unique_ptr<Job>> spare_;  // keeps the vectors' capacity
   size_t active_count_ = 0;
+  bool resubmit_ = false;  // the device has not accepted everything yet
   std::vector<FlashCompletion> completions_;
   std::unordered_set<uint64_t> reported_bad_;  // block indices already logged
 };

@@ -19,12 +19,14 @@ constexpr uint64_t kStagingBudgetShare = 256;
 // containers in BlockCache and PackIndex, rounded up).
 constexpr uint64_t kTableBytesPerBlock = 40;
 
-absl::StatusOr<uint64_t> StagingBytes(const PackGeometry& geometry, const BudgetRequest& request) {
-  const uint64_t largest = std::max(geometry.kinds[0].block_bytes, geometry.kinds[1].block_bytes);
-  if (request.staging_bytes == 0) {
-    const uint64_t share = request.memory_budget_bytes / kStagingBudgetShare;
-    return std::max(2 * largest, std::min(share, kStagingMaxBytes) / kPageBytes * kPageBytes);
-  }
+uint64_t LargestBlock(const PackGeometry& geometry) {
+  return std::max(geometry.kinds[0].block_bytes, geometry.kinds[1].block_bytes);
+}
+
+// The least staging that the request allows, rounded to pages.
+absl::StatusOr<uint64_t> LeastStaging(const PackGeometry& geometry, const BudgetRequest& request) {
+  const uint64_t largest = LargestBlock(geometry);
+  if (request.staging_bytes == 0) return 2 * largest;
   const uint64_t staging = RoundUp(request.staging_bytes, kPageBytes);
   if (staging < largest) {
     return absl::InvalidArgumentError(
@@ -32,6 +34,15 @@ absl::StatusOr<uint64_t> StagingBytes(const PackGeometry& geometry, const Budget
                      FormatBytes(largest), "; give at least ", largest, " bytes"));
   }
   return staging;
+}
+
+// What a budget can afford beyond the least staging, when `spare` of it is left for slots and staging.
+uint64_t AffordableStaging(const BudgetRequest& request, uint64_t least, uint64_t spare) {
+  if (request.staging_bytes != 0) return least;
+  const uint64_t share =
+      std::min(request.memory_budget_bytes / kStagingBudgetShare, kStagingMaxBytes);
+  const uint64_t limit = least + spare / (kMaxSessions * kLeasesPerSession);
+  return std::max(least, std::min(share, limit) / kPageBytes * kPageBytes);
 }
 
 // Bytes of the budget that a plan takes.
@@ -85,13 +96,15 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   plan.static_bytes = pack.header.static_bytes;
   plan.engine_reserve_bytes = request.engine_reserve_bytes.value_or(
       KvCacheBytes(hp, std::min<uint64_t>(hp.context_length(), kReserveContextTokens)));
-  ASSIGN_OR_RETURN(plan.staging_bytes, StagingBytes(geometry, request));
+  ASSIGN_OR_RETURN(plan.staging_bytes, LeastStaging(geometry, request));
 
   if (request.cache_fraction.has_value()) {
     const double fraction = *request.cache_fraction;
     if (!(fraction >= 0 && fraction <= 1)) {
       return absl::InvalidArgumentError(absl::StrCat("cache fraction ", fraction, " is outside [0, 1]"));
     }
+    plan.staging_bytes =
+        AffordableStaging(request, plan.staging_bytes, request.memory_budget_bytes);
     for (uint32_t k = 0; k < kUnitKinds; ++k) {
       plan.slots_per_layer[k] =
           static_cast<uint32_t>(std::floor(fraction * geometry.kinds[k].block_count));
@@ -100,7 +113,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   }
 
   const uint64_t budget = request.memory_budget_bytes;
-  const uint64_t fixed = PlanBytes(pack, plan);
+  uint64_t fixed = PlanBytes(pack, plan);
   const uint64_t smallest = fixed + (request.cache ? SlotSetBytes(geometry) : 0);
   if (budget < smallest) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -112,7 +125,9 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
         request.cache ? FormatBytes(SlotSetBytes(geometry)) : "", "; the smallest that works is ",
         (smallest + kKiB - 1) / kKiB, "KiB"));
   }
+  plan.staging_bytes = AffordableStaging(request, plan.staging_bytes, budget - smallest);
   if (!request.cache) return plan;
+  fixed = PlanBytes(pack, plan);
   FillSlots(geometry, budget - fixed, plan);
   while (PlanBytes(pack, plan) > budget) {  // The floor of one slot may have overshot.
     uint32_t& slots = plan.slots_per_layer[plan.slots_per_layer[0] > 1 ? 0 : 1];

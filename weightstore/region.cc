@@ -101,6 +101,10 @@ std::span<ResidencyEntry> Region::residency(uint32_t layer, UnitKind kind) const
           header_.kinds[static_cast<uint32_t>(kind)].block_count};
 }
 
-void Region::Unlink() { ::unlink(path_.c_str()); }
+void Region::Unlink() {
+  // Once: later the name may be another store's.
+  if (!path_.empty()) ::unlink(path_.c_str());
+  path_.clear();
+}
 
 }  // namespace tidegate

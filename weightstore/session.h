@@ -24,7 +24,8 @@ struct StagedBlock {
 // What the store knows of a lease. Nothing in here comes from shared memory after it was checked.
 struct Lease {
   bool active = false;
-  uint64_t serial = 0;
+  uint64_t serial = 0;      // the engine's number for it
+  uint64_t generation = 0;  // ours: tells a late read of an earlier lease apart
   uint32_t layer = 0;
   UnitKind kind = UnitKind::kInput;
   std::vector<WantedBlock> wanted;
@@ -78,7 +79,8 @@ class Session {
   Lease leases[kLeasesPerSession];
   // Reads into this session's staging that are still out, by lease. Staging is not reused before 0.
   uint32_t staging_reads[kLeasesPerSession] = {};
-  bool closing = false;  // the engine is gone; kept until its staging reads have ended
+  bool closing = false;   // not listened to any more: gone, or it broke the rules
+  bool detached = false;  // the connection has ended; kept until its staging reads have ended
 
  private:
   Session(uint32_t index, uint32_t max_blocks) : index_(index), max_blocks_(max_blocks) {}

@@ -246,8 +246,9 @@ void Store::Impl::Stop() {
     loop_->Stop();
     thread_.join();
     started_ = false;
-    if (!options_.keep_region) region_.Unlink();
   }
+  // Also after a Create() that failed half-way: a region without a store only takes memory.
+  if (!options_.keep_region) region_.Unlink();
 }
 
 absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest& request) {

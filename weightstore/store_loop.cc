@@ -76,7 +76,9 @@ bool StoreLoop::TakeControl() {
     removed.swap(removed_);
   }
   for (std::unique_ptr<Session>& session : added) {
-    epoll_event event = {.events = EPOLLIN, .data = {.fd = session->kick_fd()}};
+    // Edge-triggered, because we must never read it: the engine shares the descriptor's flags, could
+    // make it blocking, empty it first and so hang this thread. Every write is a new edge.
+    epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.fd = session->kick_fd()}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, session->kick_fd(), &event) != 0) {
       LogError("cannot watch a session: ", strerror(errno));
     }
@@ -87,17 +89,22 @@ bool StoreLoop::TakeControl() {
   }
   for (const uint32_t index : removed) {
     const auto at = sessions_.find(index);
-    if (at == sessions_.end() || at->second->closing) continue;
-    Session& session = *at->second;
-    session.closing = true;
-    --stats_->engines_attached;
-    for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) {
-      if (!session.leases[lease].active) continue;
-      ++stats_->leases_dropped;
-      Release(session, lease);
-    }
+    if (at == sessions_.end()) continue;
+    at->second->detached = true;
+    Close(*at->second);
   }
   return true;
+}
+
+void StoreLoop::Close(Session& session) {
+  if (session.closing) return;
+  session.closing = true;
+  --stats_->engines_attached;
+  for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) {
+    if (!session.leases[lease].active) continue;
+    ++stats_->leases_dropped;
+    Release(session, lease);
+  }
 }
 
 bool StoreLoop::FinishSessions() {
@@ -106,7 +113,7 @@ bool StoreLoop::FinishSessions() {
     Session& session = *at->second;
     const bool busy = std::any_of(std::begin(session.staging_reads), std::end(session.staging_reads),
                                   [](uint32_t reads) { return reads > 0; });
-    if (!session.closing || busy) {
+    if (!session.detached || busy) {
       ++at;
       continue;
     }
@@ -123,13 +130,15 @@ bool StoreLoop::TakeRequests(Session& session) {
   if (session.closing) return false;
   bool any = false;
   RingEntry entry;
-  while (session.TakeRequest(entry)) {
+  // At most one ring per round: an engine that never stops posting must not starve the others.
+  for (uint32_t n = 0; n < kRingEntries && session.TakeRequest(entry); ++n) {
     Handle(session, entry);
     any = true;
   }
   if (session.ring_broken()) {
     LogError("engine of session ", session.index(), " broke the request ring; dropping it");
-    RemoveSession(session.index());
+    // Its index stays taken until it disconnects: the disconnection must not hit a successor.
+    Close(session);
   }
   return any;
 }
@@ -182,6 +191,7 @@ void StoreLoop::RejectAcquire(Session& session, const RingEntry& entry, const ab
   LeaseHeader& header = session.lease_header(entry.lease);
   header.error_code.store(0, std::memory_order_relaxed);
   session.SetError(entry.lease, status);
+  header.hit_blocks = header.miss_blocks = 0;  // Of a granted lease they are never both 0.
   header.granted_serial.store(entry.serial, std::memory_order_release);
   session.Notify(entry.lease);
 }
@@ -199,10 +209,12 @@ void StoreLoop::Acquire(Session& session, uint32_t lease_index, LeaseMode mode) 
   Lease& lease = session.leases[lease_index];
   BlockCache& blocks = cache(lease.layer, lease.kind);
   lease.active = true;
+  ++lease.generation;
   lease.decisions.resize(lease.wanted.size());
   lease.published.assign(lease.wanted.size(), false);
   lease.bypass_left = 0;
   lease.next_index = 0;
+  lease.next_place = 0;  // The ring has another number of places for another kind.
   lease.staged.clear();
   const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
   const uint64_t evicted = blocks.evicted_count(), inserted = blocks.inserted_count();
@@ -312,7 +324,7 @@ void StoreLoop::OrderStaged(Session& session, uint32_t lease_index, uint32_t cou
                             .session = session.index(),
                             .lease = lease_index,
                             .index = lease.next_index,
-                            .serial = lease.serial});
+                            .generation = lease.generation});
   }
   lease.bypass_left -= count;
   session.lease_header(lease_index).flash_reads.fetch_add(reads, std::memory_order_relaxed);
@@ -363,7 +375,7 @@ void StoreLoop::OnStreamBlock(const BlockOrder& order, const absl::Status& statu
   Session& session = *at->second;
   --session.staging_reads[order.lease];
   Lease& lease = session.leases[order.lease];
-  if (!lease.active || lease.serial != order.serial) return;  // Released meanwhile.
+  if (!lease.active || lease.generation != order.generation) return;  // Released meanwhile.
   std::lower_bound(lease.staged.begin(), lease.staged.end(), order.index,
                    [](const StagedBlock& staged, uint32_t index) { return staged.index < index; })
       ->landed = true;
@@ -424,7 +436,7 @@ void StoreLoop::Sleep() {
     const int count = ::epoll_wait(epoll_.get(), events, 8, 1000);
     for (int i = 0; i < count; ++i) {
       uint64_t drained;
-      if (events[i].data.fd == device_->event_fd()) continue;  // Reap() clears it.
+      if (events[i].data.fd != wake_.get()) continue;  // Reap() clears the device's.
       if (::read(events[i].data.fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
         LogWarning("eventfd: ", strerror(errno));
       }

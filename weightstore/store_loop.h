@@ -40,6 +40,7 @@ class StoreLoop {
     return *caches_[layer * kUnitKinds + static_cast<uint32_t>(kind)];
   }
   bool TakeControl();
+  void Close(Session& session);  // drops its leases; it is not listened to any more
   bool TakeRequests(Session& session);
   void Handle(Session& session, const RingEntry& entry);
   absl::Status ReadRequest(Session& session, const RingEntry& entry, Lease& lease);

@@ -254,6 +254,12 @@ absl::Status WeightLease::Error() const {
                       absl::string_view(header.error, strnlen(header.error, sizeof(header.error))));
 }
 
+bool WeightLease::Rejected() const {
+  const LeaseHeader& header = client_->lease_header(lease_);
+  return header.granted_serial.load(std::memory_order_acquire) == serial_ &&
+         header.hit_blocks == 0 && header.miss_blocks == 0;
+}
+
 template <typename Ready>
 absl::Status WeightLease::WaitFor(Ready ready) {
   if (ready()) return absl::OkStatus();
@@ -284,7 +290,7 @@ absl::Status WeightLease::WaitFor(Ready ready) {
 absl::StatusOr<const std::byte*> WeightLease::Wait(size_t i) {
   const std::atomic<uint64_t>& location = client_->locations(lease_)[i];
   const auto known = [&] {
-    return location.load(std::memory_order_acquire) != 0 || !Error().ok();
+    return location.load(std::memory_order_acquire) != 0 || Rejected();
   };
   RETURN_IF_ERROR(WaitFor(known));
   if (const std::byte* data = TryGet(i); data != nullptr) return data;
@@ -302,6 +308,7 @@ absl::StatusOr<WeightLease::Accounts> WeightLease::accounts() {
   const LeaseHeader& header = client_->lease_header(lease_);
   RETURN_IF_ERROR(WaitFor(
       [&] { return header.granted_serial.load(std::memory_order_acquire) == serial_; }));
+  if (Rejected()) return Error();
   return Accounts{.hit_units = header.hit_units,
                   .miss_units = header.miss_units,
                   .flash_bytes = header.flash_bytes,

@@ -66,6 +66,7 @@ class WeightLease {
   friend class WeightClient;
 
   absl::Status Error() const;
+  bool Rejected() const;  // as a whole: no location will come
   template <typename Ready>
   absl::Status WaitFor(Ready ready);
 

@@ -78,7 +78,9 @@ TEST_F(LoraTest, PacksHoldTheSum) {
   ASSERT_TRUE(index.ok()) << index.status();
   EXPECT_EQ(index->manifest.source().file_name(), "m.gguf + a.gguf x 1, a.gguf x 1");
   for (const auto& tensor : index->manifest.static_tensors()) {
-    if (tensor.name() == "blk.0.attn_k.weight") EXPECT_EQ(tensor.type(), 1u);  // untouched: F16
+    if (tensor.name() == "blk.0.attn_k.weight") {
+      EXPECT_EQ(tensor.type(), 1u);  // untouched: F16
+    }
     if (tensor.name() != "blk.0.attn_q.weight") continue;
     EXPECT_EQ(tensor.type(), 0u);  // merged: F32
     std::vector<float> stored(64 * 64), source(64 * 64);

@@ -1,0 +1,328 @@
+#include "engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "base/mutex.h"
+#include "tests/engine/local_engine.h"
+
+namespace tidegate {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using ::testing::HasSubstr;
+constexpr std::chrono::seconds kLong{30};
+
+// Collects one stream; other threads wait for what they need to see.
+class Sink : public GenerationSink {
+ public:
+  void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
+    MutexLock lock(mutex_);
+    text_.append(text);
+    ids_.insert(ids_.end(), ids.begin(), ids.end());
+  }
+  void OnDone(const GenerationResult& result) override {
+    MutexLock lock(mutex_);
+    EXPECT_FALSE(done_);
+    result_ = result;
+    done_ = true;
+  }
+  bool done() {
+    MutexLock lock(mutex_);
+    return done_;
+  }
+  size_t tokens() {
+    MutexLock lock(mutex_);
+    return ids_.size();
+  }
+  GenerationResult Wait() {
+    EXPECT_TRUE(WaitUntil([this] { return done(); }, kLong));
+    MutexLock lock(mutex_);
+    return result_;
+  }
+  std::vector<TokenId> ids() {
+    MutexLock lock(mutex_);
+    return ids_;
+  }
+  std::string text() {
+    MutexLock lock(mutex_);
+    return text_;
+  }
+
+ private:
+  Mutex mutex_;
+  std::string text_;
+  std::vector<TokenId> ids_;
+  GenerationResult result_;
+  bool done_ = false;
+};
+
+EngineOptions Options(const LocalStore& store) {
+  EngineOptions options;
+  options.store_socket = store.socket();
+  options.threads = 1;
+  options.prefill_chunk_tokens = 4;
+  options.attach_timeout = kLong;
+  return options;
+}
+
+GenerationRequest Request(uint32_t max_tokens = 8) {
+  GenerationRequest request;
+  request.prompt = {1, 270, 280, 5, 300, 17};
+  request.max_tokens = max_tokens;
+  request.sampling.temperature = 0;
+  request.stop.ignore_eos = true;
+  request.pruning.reproducible = true;
+  return request;
+}
+
+struct Stream {
+  std::shared_ptr<Sink> sink = std::make_shared<Sink>();
+  uint64_t id = 0;
+};
+
+Stream Submit(Engine& engine, GenerationRequest request) {
+  Stream stream;
+  const auto id = engine.Submit(std::move(request), stream.sink);
+  EXPECT_TRUE(id.ok()) << id.status();
+  stream.id = id.value_or(0);
+  return stream;
+}
+
+std::unique_ptr<Engine> Make(const EngineOptions& options) {
+  auto engine = Engine::Create(options, nullptr);
+  CHECK(engine.ok());
+  return *std::move(engine);
+}
+
+TEST(EngineTest, StreamsTokensAndEndsWithAccounts) {
+  LocalStore store;
+  auto engine = Make(Options(store));
+  EXPECT_TRUE(engine->ready());
+  Stream stream = Submit(*engine, Request());
+  const GenerationResult result = stream.sink->Wait();
+  EXPECT_EQ(result.reason, FinishReason::kMaxTokens) << result.status;
+  EXPECT_EQ(stream.sink->tokens(), 8u);
+  EXPECT_EQ(result.accounts.prompt_tokens, 6u);
+  EXPECT_EQ(result.accounts.generated_tokens, 8u);
+  EXPECT_GT(result.accounts.first_token_seconds, 0);
+  EXPECT_NEAR(result.accounts.density, 0.75, 0.02);
+  EXPECT_GT(result.accounts.hit_units + result.accounts.miss_units, 0u);
+  EXPECT_EQ(engine->stats().generated_tokens, 8u);
+  EXPECT_EQ(engine->stats().prompt_tokens, 6u);
+}
+
+TEST(EngineTest, ReproducibleRequestsGiveTheSameTokensWhateverElseRuns) {
+  StoreOptions small;
+  small.cache_fraction = 0.3;
+  LocalStore store({.model = {}, .pack = {}, .store = small});
+  auto engine = Make(Options(store));
+  Stream alone = Submit(*engine, Request(24));
+  alone.sink->Wait();
+  std::vector<Stream> others;
+  for (int i = 0; i < 3; ++i) {
+    GenerationRequest request = Request(40);
+    request.prompt.push_back(260 + i);
+    request.pruning.reproducible = false;
+    others.push_back(Submit(*engine, request));
+  }
+  Stream among = Submit(*engine, Request(24));
+  among.sink->Wait();
+  EXPECT_EQ(among.sink->ids(), alone.sink->ids());
+  for (Stream& other : others) other.sink->Wait();
+}
+
+TEST(EngineTest, DipAtDensityOneEqualsDense) {
+  StoreOptions small;
+  small.cache_fraction = 0.3;
+  LocalStore store({.model = {}, .pack = {}, .store = small});
+  auto engine = Make(Options(store));
+  std::vector<std::vector<TokenId>> ids;
+  for (const DecodeMode mode : {DecodeMode::kDense, DecodeMode::kDip, DecodeMode::kDipCa}) {
+    GenerationRequest request = Request(24);
+    request.pruning = {.mode = mode, .density = 1.0f, .gamma = 1.0f, .warm_up = false};
+    Stream stream = Submit(*engine, request);
+    stream.sink->Wait();
+    ids.push_back(stream.sink->ids());
+  }
+  EXPECT_EQ(ids[0], ids[1]);
+  EXPECT_EQ(ids[0], ids[2]);
+}
+
+TEST(EngineTest, StopsAtTokensStringsAndTheContext) {
+  LocalStore store;
+  auto engine = Make(Options(store));
+  Stream plain = Submit(*engine, Request(20));
+  plain.sink->Wait();
+  const std::vector<TokenId> ids = plain.sink->ids();
+
+  GenerationRequest by_token = Request(20);
+  by_token.stop.token_ids = {ids[3]};
+  Stream stopped = Submit(*engine, by_token);
+  GenerationResult result = stopped.sink->Wait();
+  EXPECT_EQ(result.reason, FinishReason::kStopToken);
+  EXPECT_EQ(result.stop_token, ids[3]);
+  EXPECT_LE(stopped.sink->tokens(), 3u);
+
+  const std::string text = plain.sink->text();
+  ASSERT_GE(text.size(), 6u);
+  GenerationRequest by_string = Request(20);
+  by_string.stop.strings = {text.substr(4, 2)};
+  Stream cut = Submit(*engine, by_string);
+  result = cut.sink->Wait();
+  EXPECT_EQ(result.reason, FinishReason::kStopString);
+  EXPECT_EQ(cut.sink->text(), text.substr(0, text.find(text.substr(4, 2))));
+
+  Stream full = Submit(*engine, Request(100000));
+  result = full.sink->Wait();
+  EXPECT_EQ(result.reason, FinishReason::kContextLimit);
+  // The last token is sampled from a full cache: it never enters it.
+  EXPECT_EQ(result.accounts.prompt_tokens + result.accounts.generated_tokens, 128u + 1u);
+}
+
+TEST(EngineTest, RefusesBadRequestsWithTheFieldAndTheRange) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.pruning.density_min = 0.3f;
+  auto engine = Make(options);
+  const auto refused = [&](auto change) {
+    GenerationRequest request = Request();
+    change(request);
+    return engine->Submit(request, std::make_shared<Sink>()).status();
+  };
+  using Code = absl::StatusCode;
+  EXPECT_EQ(refused([](auto& r) { r.prompt.clear(); }).code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& r) { r.prompt = {100000}; }).code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& r) { r.prompt.assign(128, 5); }).code(), Code::kOutOfRange);
+  EXPECT_EQ(refused([](auto& r) { r.max_tokens = 0; }).code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& r) { r.sampling.top_p = 2; }).code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& r) { r.stop.token_ids = {-1}; }).code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused([](auto& r) { r.pruning.gamma = 1.5f; }).code(), Code::kInvalidArgument);
+  const absl::Status density = refused([](auto& r) { r.pruning.density = 0.2f; });
+  EXPECT_EQ(density.code(), Code::kInvalidArgument);
+  EXPECT_THAT(std::string(density.message()), HasSubstr("0.3"));
+}
+
+TEST(EngineTest, QueueIsBoundedAndCancelFreesItsPlace) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.max_running = 1;
+  options.max_waiting = 1;
+  options.context_tokens = 100000;
+  auto engine = Make(options);
+  Stream running = Submit(*engine, Request(90000));
+  ASSERT_TRUE(WaitUntil([&] { return engine->stats().running == 1; }, kLong));
+  Stream waiting = Submit(*engine, Request());
+  EXPECT_EQ(engine->Submit(Request(), std::make_shared<Sink>()).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  engine->Cancel(waiting.id);
+  EXPECT_EQ(waiting.sink->Wait().reason, FinishReason::kCancelled);
+  engine->Cancel(running.id);
+  EXPECT_EQ(running.sink->Wait().reason, FinishReason::kCancelled);
+  ASSERT_TRUE(WaitUntil([&] { return engine->stats().kv_tokens_used == 0; }, kLong));
+  EXPECT_EQ(Submit(*engine, Request()).sink->Wait().reason, FinishReason::kMaxTokens);
+}
+
+TEST(EngineTest, TimeLimitKeepsTheText) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 100000;
+  auto engine = Make(options);
+  GenerationRequest request = Request(90000);
+  request.time_limit = Clock::now() + std::chrono::milliseconds(50);
+  Stream stream = Submit(*engine, request);
+  EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kTimeLimit);
+}
+
+TEST(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
+  LocalStore store;
+  auto engine = Make(Options(store));
+  Stream stream = Submit(*engine, Request(100));
+  engine->Drain(Clock::now() + kLong);
+  EXPECT_TRUE(stream.sink->done());
+  EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
+  EXPECT_FALSE(engine->ready());
+  EXPECT_EQ(engine->Submit(Request(), std::make_shared<Sink>()).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST(EngineTest, DrainDeadlineEndsStreamsWithTheirText) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 100000;
+  auto engine = Make(options);
+  Stream stream = Submit(*engine, Request(90000));
+  ASSERT_TRUE(WaitUntil([&] { return stream.sink->tokens() > 3; }, kLong));
+  engine->Drain(Clock::now());
+  EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kDraining);
+}
+
+TEST(EngineTest, ShutdownEndsEveryRequest) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 100000;
+  options.max_running = 1;
+  auto engine = Make(options);
+  Stream running = Submit(*engine, Request(90000));
+  Stream waiting = Submit(*engine, Request(90000));
+  engine.reset();
+  EXPECT_EQ(running.sink->Wait().reason, FinishReason::kCancelled);
+  EXPECT_EQ(waiting.sink->Wait().reason, FinishReason::kCancelled);
+}
+
+TEST(EngineTest, StoreGoesAndComesBack) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 100000;
+  auto engine = Make(options);
+  Stream before = Submit(*engine, Request(16));
+  before.sink->Wait();
+  Stream stream = Submit(*engine, Request(90000));
+  ASSERT_TRUE(WaitUntil([&] { return stream.sink->tokens() > 3; }, kLong));
+  store.Stop();
+  const GenerationResult result = stream.sink->Wait();
+  EXPECT_EQ(result.reason, FinishReason::kError);
+  EXPECT_EQ(result.status.code(), absl::StatusCode::kUnavailable);
+  ASSERT_TRUE(WaitUntil([&] { return !engine->ready(); }, kLong));
+  EXPECT_EQ(engine->Submit(Request(), std::make_shared<Sink>()).status().code(),
+            absl::StatusCode::kUnavailable);
+  store.Start();
+  ASSERT_TRUE(WaitUntil([&] { return engine->ready(); }, kLong));
+  EXPECT_EQ(engine->stats().reattached, 1u);
+  Stream after = Submit(*engine, Request(16));
+  after.sink->Wait();
+  EXPECT_EQ(after.sink->ids(), before.sink->ids());
+}
+
+TEST(EngineTest, WaitsForAStoreThatIsNotUpYet) {
+  TempDir dir;
+  EngineOptions options;
+  options.store_socket = dir.File("none.sock");
+  auto engine = Engine::Create(options, nullptr);
+  ASSERT_TRUE(engine.ok());
+  EXPECT_FALSE((*engine)->ready());
+  EXPECT_EQ((*engine)->tokenizer().status().code(), absl::StatusCode::kUnavailable);
+  options.attach_timeout = std::chrono::milliseconds(1);
+  const auto impatient = Engine::Create(options, nullptr);
+  EXPECT_EQ(impatient.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(impatient.status().message()), HasSubstr("none.sock"));
+}
+
+TEST(EngineTest, KvCapacityLimitsWhatRunsAtOnce) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.kv_tokens = 128;
+  options.max_running = 4;
+  auto engine = Make(options);
+  Stream first = Submit(*engine, Request(80));
+  Stream second = Submit(*engine, Request(80));
+  first.sink->Wait();
+  second.sink->Wait();
+  EXPECT_EQ(first.sink->ids(), second.sink->ids());
+  EXPECT_GT(second.sink->Wait().accounts.queue_seconds, 0);
+}
+
+}  // namespace
+}  // namespace tidegate

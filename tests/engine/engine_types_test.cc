@@ -1,0 +1,26 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "engine/engine.h"
+
+namespace tidegate {
+namespace {
+
+TEST(EngineTypesTest, ModeNamesRoundTrip) {
+  for (const DecodeMode mode : {DecodeMode::kDense, DecodeMode::kDip, DecodeMode::kDipCa}) {
+    EXPECT_EQ(*ParseDecodeMode(DecodeModeName(mode)), mode);
+  }
+  EXPECT_EQ(ParseDecodeMode("sparse").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(EngineTypesTest, FinishReasonNamesAreDistinct) {
+  std::set<std::string_view> names;
+  for (uint32_t r = 1; r <= static_cast<uint32_t>(FinishReason::kError); ++r) {
+    names.insert(FinishReasonName(static_cast<FinishReason>(r)));
+  }
+  EXPECT_EQ(names.size(), static_cast<size_t>(FinishReason::kError));
+}
+
+}  // namespace
+}  // namespace tidegate

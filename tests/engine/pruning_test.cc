@@ -1,0 +1,113 @@
+#include "engine/pruning.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+namespace tidegate {
+namespace {
+
+using ::testing::ElementsAre;
+
+std::vector<uint32_t> Select(MaskSelector& selector, std::span<const float> values, MaskParams params,
+                             const std::vector<uint32_t>& resident_blocks = {},
+                             uint32_t units_per_block = 1, std::vector<uint32_t> unit_at = {}) {
+  std::vector<ResidencyEntry> residency((values.size() + units_per_block - 1) / units_per_block);
+  for (const uint32_t block : resident_blocks) residency[block] = 1;
+  const auto positions = selector.Select(values, params, unit_at, residency, units_per_block);
+  return {positions.begin(), positions.end()};
+}
+
+TEST(SplitDensityTest, FollowsThePublishedFit) {
+  // Counts of the reference for H = 256, I = 768 (golden/demo.json).
+  const struct {
+    double density;
+    uint32_t kept_input, kept_hidden;
+  } cases[] = {{1.0, 256, 768}, {0.75, 204, 500}, {0.5, 147, 269}, {0.35, 108, 156}};
+  for (const auto& c : cases) {
+    const DensitySplit split = SplitDensity(c.density);
+    EXPECT_EQ(KeptUnits(split.keep_input, 256), c.kept_input) << c.density;
+    EXPECT_EQ(KeptUnits(split.keep_hidden, 768), c.kept_hidden) << c.density;
+    EXPECT_NEAR((2 * split.keep_input + split.keep_hidden) / 3, c.density, 1e-9);
+  }
+  EXPECT_EQ(KeptUnits(SplitDensity(0.001).keep_hidden, 100), 1u);
+}
+
+TEST(WarmUpGammaTest, StartsWithoutBiasAndApproachesGamma) {
+  EXPECT_DOUBLE_EQ(WarmUpGamma(0.2, 0), 1.0);
+  EXPECT_NEAR(WarmUpGamma(0.2, 4), 1 - 0.8 * (1 - 0.2), 1e-12);
+  EXPECT_NEAR(WarmUpGamma(0.2, 100), 0.2, 1e-6);
+  EXPECT_DOUBLE_EQ(WarmUpGamma(0, 0), 1.0);
+  EXPECT_DOUBLE_EQ(WarmUpGamma(0, 1), 0.0);
+  EXPECT_DOUBLE_EQ(WarmUpGamma(1, 7), 1.0);
+}
+
+TEST(MaskSelectorTest, TakesTheLargestMagnitudesInPackOrder) {
+  MaskSelector selector;
+  const float values[] = {0.1f, -5, 3, -0.2f, 4};
+  EXPECT_THAT(Select(selector, values, {.kept = 3}), ElementsAre(1, 2, 4));
+  EXPECT_THAT(Select(selector, values, {.kept = 5}), ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST(MaskSelectorTest, TiesGoToTheSmallerPosition) {
+  MaskSelector selector;
+  const float values[] = {1, 2, -1, 1, 1};
+  EXPECT_THAT(Select(selector, values, {.kept = 3}), ElementsAre(0, 1, 2));
+}
+
+TEST(MaskSelectorTest, GammaPrefersResidentUnits) {
+  MaskSelector selector;
+  const float values[] = {10, 9, 8, 3, 2};
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.19}, {3, 4}), ElementsAre(3, 4));
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.25}, {3, 4}), ElementsAre(0, 3));
+  EXPECT_THAT(Select(selector, values, {.kept = 3, .gamma = 0}, {4}), ElementsAre(0, 1, 4));
+}
+
+TEST(MaskSelectorTest, FixedTopNIsSparedTheFactor) {
+  MaskSelector selector;
+  const float values[] = {10, 9, 8, 3, 2};
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.2, .fixed_top_n = 1}, {3, 4}),
+              ElementsAre(0, 3));
+}
+
+TEST(MaskSelectorTest, ResidencyIsByBlockAndPositionsByPermutation) {
+  MaskSelector selector;
+  const float values[] = {1, 2, 3, 4};  // by unit
+  // Position p holds unit unit_at[p]: values by position are 4, 3, 2, 1.
+  EXPECT_THAT(Select(selector, values, {.kept = 2}, {}, 2, {3, 2, 1, 0}), ElementsAre(0, 1));
+  // Block 1 (positions 2, 3) is resident.
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.1}, {1}, 2, {3, 2, 1, 0}),
+              ElementsAre(2, 3));
+}
+
+TEST(MaskSelectorTest, NanAndInfinityCountAsTheLargest) {
+  MaskSelector selector;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float values[] = {1, nan, 3, -std::numeric_limits<float>::infinity()};
+  EXPECT_THAT(Select(selector, values, {.kept = 2}), ElementsAre(1, 3));
+}
+
+TEST(MaskSelectorTest, AgreesWithSortingOnRandomScores) {
+  std::mt19937 rng(3);
+  MaskSelector selector;
+  for (int round = 0; round < 200; ++round) {
+    const uint32_t n = 1 + rng() % 100;
+    std::vector<float> values(n);
+    for (float& v : values) v = static_cast<float>(static_cast<int>(rng() % 21) - 10);
+    std::vector<uint32_t> order(n);
+    for (uint32_t i = 0; i < n; ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+      return std::fabs(values[a]) > std::fabs(values[b]);
+    });
+    order.resize(1 + rng() % n);
+    std::sort(order.begin(), order.end());
+    ASSERT_EQ(Select(selector, values, {.kept = static_cast<uint32_t>(order.size())}), order);
+  }
+}
+
+}  // namespace
+}  // namespace tidegate
