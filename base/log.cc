@@ -32,8 +32,8 @@ void Log(LogLevel level, std::string_view message) {
   static constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
   // One fprintf per line: stdio locks the stream, so lines of several threads do not mix.
   std::fprintf(stderr, "%s.%03dZ %s %s: %.*s\n", stamp, static_cast<int>(now.tv_usec / 1000),
-               Program().c_str(), kNames[static_cast<int>(level)],
-               static_cast<int>(message.size()), message.data());
+               Program().c_str(), kNames[static_cast<int>(level)], static_cast<int>(message.size()),
+               message.data());
 }
 
 }  // namespace tidegate

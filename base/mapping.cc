@@ -26,7 +26,8 @@ Mapping::~Mapping() {
 absl::StatusOr<Mapping> Mapping::Map(int fd, size_t bytes, Access access) {
   const int protection = access == Access::kRead ? PROT_READ : PROT_READ | PROT_WRITE;
   void* data = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, 0);
-  if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat("mmap of ", bytes, " bytes"));
+  if (data == MAP_FAILED)
+    return absl::ErrnoToStatus(errno, absl::StrCat("mmap of ", bytes, " bytes"));
   return Mapping(static_cast<std::byte*>(data), bytes);
 }
 

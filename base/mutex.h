@@ -1,5 +1,6 @@
-// std::mutex with Clang thread-safety annotations (ABSL_GUARDED_BY and friends apply to it). absl::Mutex is not used: the packaged library is
-// not instrumented, so ThreadSanitizer reports false races through it.
+// std::mutex with Clang thread-safety annotations (ABSL_GUARDED_BY and friends apply to it).
+// absl::Mutex is not used: the packaged library is not instrumented, so ThreadSanitizer reports
+// false races through it.
 #pragma once
 
 #include <chrono>
@@ -42,7 +43,8 @@ class CondVar {
     lock.release();
   }
   // Returns false when `timeout` passed without a notification.
-  bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  bool WaitFor(Mutex& mutex, std::chrono::nanoseconds timeout)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     // system_clock: libstdc++ maps a steady wait to a call that ThreadSanitizer (gcc 12) misses.
     const bool notified = cv_.wait_until(lock, std::chrono::system_clock::now() + timeout) ==

@@ -11,10 +11,9 @@
 #define TG_CONCAT(a, b) TG_CONCAT_INNER(a, b)
 
 // RETURN_IF_ERROR(expr): returns the status of `expr` from the enclosing function unless it is OK.
-#define RETURN_IF_ERROR(expr)                             \
-  do {                                                    \
-    if (absl::Status tg_status = (expr); !tg_status.ok()) \
-      return tg_status;                                   \
+#define RETURN_IF_ERROR(expr)                                               \
+  do {                                                                      \
+    if (absl::Status tg_status = (expr); !tg_status.ok()) return tg_status; \
   } while (false)
 
 // ASSIGN_OR_RETURN(auto value, expr): `value` of a StatusOr, or return its status.

@@ -24,7 +24,8 @@ absl::StatusOr<double> ParseScaled(std::string_view text, std::span<const Unit> 
   const std::string_view suffix =
       digits_end == std::string_view::npos ? std::string_view() : text.substr(digits_end);
   double value = 0;
-  if (!number.empty() && absl::SimpleAtod(absl::string_view(number.data(), number.size()), &value) &&
+  if (!number.empty() &&
+      absl::SimpleAtod(absl::string_view(number.data(), number.size()), &value) &&
       std::isfinite(value)) {
     for (const Unit& unit : units) {
       if (unit.suffix == suffix) return value * unit.factor;
@@ -38,10 +39,20 @@ absl::StatusOr<double> ParseScaled(std::string_view text, std::span<const Unit> 
 }  // namespace
 
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
-  static constexpr Unit kUnits[] = {
-      {"", 1},     {"B", 1},       {"K", 1024},    {"KiB", 1024},        {"M", 1048576},
-      {"MiB", 1048576}, {"G", 1073741824.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0},
-      {"KB", 1e3}, {"kB", 1e3},    {"MB", 1e6},    {"GB", 1e9},          {"TB", 1e12}};
+  static constexpr Unit kUnits[] = {{"", 1},
+                                    {"B", 1},
+                                    {"K", 1024},
+                                    {"KiB", 1024},
+                                    {"M", 1048576},
+                                    {"MiB", 1048576},
+                                    {"G", 1073741824.0},
+                                    {"GiB", 1073741824.0},
+                                    {"TiB", 1099511627776.0},
+                                    {"KB", 1e3},
+                                    {"kB", 1e3},
+                                    {"MB", 1e6},
+                                    {"GB", 1e9},
+                                    {"TB", 1e12}};
   auto value = ParseScaled(text, kUnits, "a number of bytes", "64KiB, 1.5GiB or 1GB");
   if (!value.ok()) return value.status();
   if (*value > 9.2e18) {
@@ -51,8 +62,8 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
 }
 
 absl::StatusOr<std::chrono::nanoseconds> ParseDuration(std::string_view text) {
-  static constexpr Unit kUnits[] = {
-      {"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}};
+  static constexpr Unit kUnits[] = {{"ns", 1},  {"us", 1e3}, {"ms", 1e6},
+                                    {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}};
   auto value = ParseScaled(text, kUnits, "a duration", "80us, 1.5ms or 2s");
   if (!value.ok()) return value.status();
   if (*value > 9.2e18) {

@@ -27,8 +27,10 @@ constexpr const char* kExamples =
     "  tidegate bench model.tgpack\n"
     "  tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json\n"
     "  tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k\n\n"
-    "Store and engine run in this process. A budget in percent is a share of what the whole model takes.\n"
-    "Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens are\n"
+    "Store and engine run in this process. A budget in percent is a share of what the whole model "
+    "takes.\n"
+    "Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens "
+    "are\n"
     "measured; medians over --repeat runs in the same warm store. The prompt is made of fixed\n"
     "pseudo-random ids: hit rates on real text differ. Compare rows of one run only.\n";
 
@@ -75,8 +77,8 @@ std::vector<TokenId> Prompt(uint32_t count, uint32_t vocab) {
   return ids;
 }
 
-absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step, bool half,
-                               MlpAccounts& decode) {
+absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
+                               bool half, MlpAccounts& decode) {
   const ModelConfig& config = local.model().config;
   KvCache kv(config, flags.prompt_tokens + flags.warm_up + flags.tokens, half);
   std::vector<float> logits(config.vocab_size);
@@ -109,7 +111,8 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   std::vector<double> speeds, firsts;
   MlpAccounts decode;
   for (uint32_t i = 0; i < flags.repeat; ++i) {
-    ASSIGN_OR_RETURN(const Sample sample, RunOnce(local, flags, step ? &*step : nullptr, half, decode));
+    ASSIGN_OR_RETURN(const Sample sample,
+                     RunOnce(local, flags, step ? &*step : nullptr, half, decode));
     speeds.push_back(sample.tokens_per_second);
     firsts.push_back(sample.first_token_seconds);
   }
@@ -130,7 +133,8 @@ absl::StatusOr<uint64_t> BudgetBytes(const std::string& text, uint64_t whole) {
   double percent = 0;
   if (absl::EndsWith(text, "%")) {
     if (!absl::SimpleAtod(text.substr(0, text.size() - 1), &percent) || percent <= 0) {
-      return absl::InvalidArgumentError(absl::StrCat("--budgets: '", text, "' is not a percentage"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--budgets: '", text, "' is not a percentage"));
     }
     return static_cast<uint64_t>(static_cast<double>(whole) * percent / 100);
   }
@@ -147,8 +151,9 @@ absl::StatusOr<uint64_t> WholeBytes(const LocalModelOptions& options) {
 
 std::string JsonRow(const Row& row) {
   if (!row.error.empty()) {
-    return absl::StrFormat("{\"budget\": \"%s\", \"mode\": \"%s\", \"error\": \"budget too small\"}",
-                           row.budget, row.mode);
+    return absl::StrFormat(
+        "{\"budget\": \"%s\", \"mode\": \"%s\", \"error\": \"budget too small\"}", row.budget,
+        row.mode);
   }
   return absl::StrFormat(
       "{\"budget\": \"%s\", \"budget_bytes\": %d, \"mode\": \"%s\", \"tokens_per_second\": %.3f, "
@@ -174,11 +179,11 @@ void PrintRow(const Row& row) {
 
 absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const Flags& flags) {
   std::ofstream out(path);
-  out << absl::StrFormat("{\"model\": \"%s\", \"density\": %g, \"gamma\": %g, \"rows\": [\n  %s\n]}\n",
-                         flags.model.model, flags.model.density, flags.model.gamma,
-                         absl::StrJoin(rows, ",\n  ", [](std::string* text, const Row& row) {
-                           text->append(JsonRow(row));
-                         }));
+  out << absl::StrFormat(
+      "{\"model\": \"%s\", \"density\": %g, \"gamma\": %g, \"rows\": [\n  %s\n]}\n",
+      flags.model.model, flags.model.density, flags.model.gamma,
+      absl::StrJoin(rows, ",\n  ",
+                    [](std::string* text, const Row& row) { text->append(JsonRow(row)); }));
   out.close();
   if (!out.good()) return absl::UnavailableError(absl::StrCat("cannot write ", path));
   return absl::OkStatus();
@@ -196,7 +201,8 @@ absl::Status Run(const Flags& flags) {
   std::printf("%-8s %-10s %-7s %10s %14s %16s %11s %9s\n", "budget", "bytes", "mode", "tokens/s",
               "first token", "flash/token", "hit rate", "stalled");
   std::vector<Row> rows;
-  const std::vector<std::string> budgets = absl::StrSplit(flags.budgets, ',', absl::SkipWhitespace());
+  const std::vector<std::string> budgets =
+      absl::StrSplit(flags.budgets, ',', absl::SkipWhitespace());
   const std::vector<std::string> modes = absl::StrSplit(flags.modes, ',', absl::SkipWhitespace());
   for (const std::string& budget : budgets) {
     for (const std::string& mode : modes) {
@@ -241,7 +247,8 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--warm-up", flags->warm_up, "generated tokens before measuring")
       ->capture_default_str();
   command->add_option("--tokens", flags->tokens, "measured tokens per run")->capture_default_str();
-  command->add_option("--repeat", flags->repeat, "runs; medians are printed")->capture_default_str();
+  command->add_option("--repeat", flags->repeat, "runs; medians are printed")
+      ->capture_default_str();
   command->add_option("--json", flags->json_path, "also write the rows to this file");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });

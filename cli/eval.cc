@@ -21,12 +21,16 @@ namespace {
 
 constexpr const char* kExamples =
     "Examples:\n"
-    "  tidegate eval models/tinystories-6M.f16.gguf --text models/tinystories-heldout.txt --units f16\n"
+    "  tidegate eval models/tinystories-6M.f16.gguf --text models/tinystories-heldout.txt --units "
+    "f16\n"
     "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
     "--cache-fraction 0.5\n\n"
-    "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks of\n"
-    "--chunk tokens are scored independently, each from an empty KV cache; the weight cache is empty at\n"
-    "the start and kept across chunks. With pruning every token is pruned as if it were generated.\n"
+    "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks "
+    "of\n"
+    "--chunk tokens are scored independently, each from an empty KV cache; the weight cache is "
+    "empty at\n"
+    "the start and kept across chunks. With pruning every token is pruned as if it were "
+    "generated.\n"
     "A GGUF file is packed with one unit per block, so that --cache-fraction counts units.\n";
 
 struct Flags {
@@ -72,7 +76,8 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
 absl::StatusOr<std::vector<TokenId>> TokensOfIds(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   std::vector<TokenId> tokens;
-  for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(" ,\n\t[]"), absl::SkipEmpty())) {
+  for (absl::string_view part :
+       absl::StrSplit(text, absl::ByAnyChar(" ,\n\t[]"), absl::SkipEmpty())) {
     TokenId id = 0;
     if (!absl::SimpleAtoi(part, &id)) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": '", part, "' is not a token id"));
@@ -98,11 +103,11 @@ absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
   if (step == nullptr) {
     const size_t piece = local.decoder().tokens_max();
     for (size_t at = 0; at < inputs.size(); at += piece) {
-      RETURN_IF_ERROR(local.decoder().Prefill(
-          kv, inputs.subspan(at, std::min(piece, inputs.size() - at)), {}, score.accounts,
-          [&](uint32_t position, std::span<float> logits) {
-            score.nll += NegativeLogLikelihood(logits, targets[position]);
-          }));
+      RETURN_IF_ERROR(
+          local.decoder().Prefill(kv, inputs.subspan(at, std::min(piece, inputs.size() - at)), {},
+                                  score.accounts, [&](uint32_t position, std::span<float> logits) {
+                                    score.nll += NegativeLogLikelihood(logits, targets[position]);
+                                  }));
     }
   } else {
     std::vector<float> logits(local.model().config.vocab_size);
@@ -131,8 +136,10 @@ void Print(const Flags& flags, const Score& score, const LocalModel& local, cons
   const uint64_t streamed = local.store().info().streamed_model_bytes;
   if (flags.json) {
     std::printf(
-        "{\"nll\": %.6f, \"perplexity\": %.4f, \"tokens\": %llu, \"mode\": \"%s\", \"density\": %g, "
-        "\"gamma\": %g, \"cache_fraction\": %g, \"kept_input_units\": %u, \"kept_hidden_units\": %u, "
+        "{\"nll\": %.6f, \"perplexity\": %.4f, \"tokens\": %llu, \"mode\": \"%s\", \"density\": "
+        "%g, "
+        "\"gamma\": %g, \"cache_fraction\": %g, \"kept_input_units\": %u, \"kept_hidden_units\": "
+        "%u, "
         "\"hit_rate\": %.4f, \"hit_rate_input\": %.4f, \"hit_rate_hidden\": %.4f, "
         "\"missed_input_units_per_token\": %.2f, \"missed_hidden_units_per_token\": %.2f, "
         "\"flash_bytes_per_token\": %.0f, \"flash_share_of_dense\": %.4f}\n",
@@ -140,7 +147,8 @@ void Print(const Flags& flags, const Score& score, const LocalModel& local, cons
         flags.model.density, step != nullptr ? step->gamma : 1.0, flags.model.cache_fraction,
         kept_input, kept_hidden, hit_rate, Rate(a.hit_units[0], a.miss_units[0]),
         Rate(a.hit_units[1], a.miss_units[1]), static_cast<double>(a.miss_units[0]) / tokens,
-        static_cast<double>(a.miss_units[1]) / tokens, bytes, bytes / static_cast<double>(streamed));
+        static_cast<double>(a.miss_units[1]) / tokens, bytes,
+        bytes / static_cast<double>(streamed));
     return;
   }
   std::printf("perplexity        %.4f (%.6f nats per token over %llu tokens)\n", std::exp(nll), nll,
@@ -157,13 +165,14 @@ void Print(const Flags& flags, const Score& score, const LocalModel& local, cons
 absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
   if (flags.chunk == 0) return absl::InvalidArgumentError("--chunk must be at least 1");
   if (tokens.size() < size_t{flags.chunk} + 1) {
-    return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(), " tokens; --chunk ",
-                                                   flags.chunk, " needs at least ",
-                                                   uint64_t{flags.chunk} + 1));
+    return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(),
+                                                   " tokens; --chunk ", flags.chunk,
+                                                   " needs at least ", uint64_t{flags.chunk} + 1));
   }
   for (const TokenId id : tokens) {
     if (id < 0 || static_cast<uint32_t>(id) >= vocab) {
-      return absl::InvalidArgumentError(absl::StrCat("token id ", id, " is not in [0, ", vocab, ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", id, " is not in [0, ", vocab, ")"));
     }
   }
   return absl::OkStatus();
@@ -208,7 +217,8 @@ absl::Status Run(const Flags& flags) {
 
 void AddEvalCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("eval", "Perplexity, hit rate and flash traffic of a text");
+  CLI::App* command =
+      app.add_subcommand("eval", "Perplexity, hit rate and flash traffic of a text");
   flags->model.Register(*command);
   command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");

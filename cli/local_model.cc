@@ -29,8 +29,8 @@ std::string TemporaryParent() {
   return given != nullptr && *given != '\0' ? given : "/tmp";
 }
 
-// A temporary pack goes to memory if it is small beside what is free there: experiments on a modelled
-// device then do not wear the drive.
+// A temporary pack goes to memory if it is small beside what is free there: experiments on a
+// modelled device then do not wear the drive.
 bool FitsInMemory(uint64_t bytes) {
   struct statvfs fs;
   return statvfs("/dev/shm", &fs) == 0 && bytes < uint64_t{fs.f_bavail} * fs.f_frsize / 4;

@@ -1,5 +1,5 @@
-// A model for the oracle commands (logits, eval, bench): store and engine inside this process, over the
-// same pack, region, socket, leases and kernels as the daemons use. Thread-compatible.
+// A model for the oracle commands (logits, eval, bench): store and engine inside this process, over
+// the same pack, region, socket, leases and kernels as the daemons use. Thread-compatible.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@
 namespace tidegate {
 
 struct LocalModelOptions {
-  std::string model;             // a GGUF file, packed on the fly, or a pack
+  std::string model;                       // a GGUF file, packed on the fly, or a pack
   UnitEncoding units = UnitEncoding::kQ8;  // for a GGUF file
   bool one_unit_per_block = false;         // for a GGUF file
   std::vector<LoraSource> adapters;        // for a GGUF file; merged while packing
-  StoreOptions store;            // pack, socket and region paths are filled in
+  StoreOptions store;                      // pack, socket and region paths are filled in
   uint32_t threads = 0;
   uint32_t prefill_tokens = 64;
   bool overlap = true;
@@ -29,8 +29,8 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  // Temporary files are private and gone when the object is, or when the process dies (their folder's
-  // tmp cleaner aside).
+  // Temporary files are private and gone when the object is, or when the process dies (their
+  // folder's tmp cleaner aside).
   static absl::StatusOr<std::unique_ptr<LocalModel>> Open(const LocalModelOptions& options);
   ~LocalModel();
 
@@ -44,8 +44,8 @@ class LocalModel {
   LocalModel() = default;
   absl::Status PackIfNeeded(const LocalModelOptions& options, std::string& pack_path);
 
-  std::string folder_;       // temporary
-  std::string shm_folder_;   // temporary, on tmpfs
+  std::string folder_;      // temporary
+  std::string shm_folder_;  // temporary, on tmpfs
   std::unique_ptr<Store> store_;
   std::unique_ptr<WeightClient> client_;
   std::unique_ptr<const Model> model_;

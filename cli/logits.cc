@@ -1,4 +1,5 @@
-// `tidegate logits`: the numbers behind the next token, for tests and for anybody who doubts a result.
+// `tidegate logits`: the numbers behind the next token, for tests and for anybody who doubts a
+// result.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -21,9 +22,12 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate logits model.gguf --units f32 --tokens 1,280,170\n"
     "  tidegate logits model.tgpack --tokens 1,280,170 --greedy 24 --mode dip --density 0.5\n\n"
-    "Prints {\"n_vocab\": V, \"positions\": {\"<position>\": [V logits]}, \"greedy\": [ids]}: the last\n"
-    "position of the prompt and those given with --positions. The prompt runs through dense prefill;\n"
-    "--mode acts on the tokens that --greedy generates. With --positions beyond the prompt the logits\n"
+    "Prints {\"n_vocab\": V, \"positions\": {\"<position>\": [V logits]}, \"greedy\": [ids]}: the "
+    "last\n"
+    "position of the prompt and those given with --positions. The prompt runs through dense "
+    "prefill;\n"
+    "--mode acts on the tokens that --greedy generates. With --positions beyond the prompt the "
+    "logits\n"
     "after generated tokens are printed too.\n";
 
 struct Flags {
@@ -48,9 +52,12 @@ absl::StatusOr<std::vector<uint32_t>> ParseList(const std::string& text, const c
 
 std::string JsonRow(std::span<const float> logits) {
   // Nine digits bring every float back exactly.
-  return absl::StrCat("[", absl::StrJoin(logits, ", ", [](std::string* out, float value) {
-                        absl::StrAppendFormat(out, "%.9g", value);
-                      }), "]");
+  return absl::StrCat("[",
+                      absl::StrJoin(logits, ", ",
+                                    [](std::string* out, float value) {
+                                      absl::StrAppendFormat(out, "%.9g", value);
+                                    }),
+                      "]");
 }
 
 TokenId ArgMax(std::span<const float> logits) {
@@ -66,9 +73,9 @@ absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags
     }
   }
   if (uint64_t{prompt.size()} + flags.greedy > context) {
-    return absl::InvalidArgumentError(absl::StrCat(prompt.size(), " prompt tokens and ", flags.greedy,
-                                                   " generated ones exceed the context of ", context,
-                                                   "; raise --context"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(prompt.size(), " prompt tokens and ", flags.greedy,
+                     " generated ones exceed the context of ", context, "; raise --context"));
   }
   return absl::OkStatus();
 }
@@ -103,13 +110,16 @@ absl::Status Run(const Flags& flags) {
   std::vector<TokenId> greedy;
   for (uint32_t n = 0; n < flags.greedy; ++n) {
     greedy.push_back(ArgMax(logits));
-    RETURN_IF_ERROR(local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, logits, accounts));
+    RETURN_IF_ERROR(
+        local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, logits, accounts));
     keep(kv.size() - 1, logits);
   }
   std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.vocab_size,
-              absl::StrJoin(rows, ", ", [](std::string* out, const auto& row) {
-                absl::StrAppend(out, "\"", row.first, "\": ", row.second);
-              }).c_str(),
+              absl::StrJoin(rows, ", ",
+                            [](std::string* out, const auto& row) {
+                              absl::StrAppend(out, "\"", row.first, "\": ", row.second);
+                            })
+                  .c_str(),
               absl::StrJoin(greedy, ", ").c_str());
   return absl::OkStatus();
 }
@@ -122,7 +132,8 @@ void AddLogitsCommand(CLI::App& app, CommandRun& run) {
   flags->model.Register(*command);
   command->add_option("--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")
       ->required();
-  command->add_option("--positions", flags->positions, "further positions to print, comma-separated");
+  command->add_option("--positions", flags->positions,
+                      "further positions to print, comma-separated");
   command->add_option("--greedy", flags->greedy, "tokens to generate by largest logit");
   command->add_option("--context", flags->context, "context size in tokens; 0: the model's own");
   command->footer(kExamples);

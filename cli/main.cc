@@ -15,8 +15,8 @@ int main(int argc, char** argv) {
       "  tidegate-store --pack model.tgpack --memory-budget 2GiB &\n"
       "  tidegate-engine &\n"
       "  tidegate generate 'Once upon a time'\n"};
-  app.set_version_flag("--version", absl::StrCat("tidegate ", TIDEGATE_VERSION, " (",
-                                                 TIDEGATE_REVISION, ")"));
+  app.set_version_flag("--version",
+                       absl::StrCat("tidegate ", TIDEGATE_VERSION, " (", TIDEGATE_REVISION, ")"));
   app.require_subcommand(1);
   tidegate::CommandRun run;
   tidegate::AddPackCommand(app, run);

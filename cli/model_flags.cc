@@ -27,8 +27,10 @@ void ModelFlags::Register(CLI::App& command) {
   command.add_option("--units", units, "unit encoding for a GGUF file: f32, f16, q8, q4")
       ->capture_default_str();
   command.add_option("--mode", mode, "dense, dip or dip_ca")->capture_default_str();
-  command.add_option("--density", density, "share of MLP weights used, (0, 1]")->capture_default_str();
-  command.add_option("--gamma", gamma, "score factor of units that are not resident, [0, 1]; dip_ca")
+  command.add_option("--density", density, "share of MLP weights used, (0, 1]")
+      ->capture_default_str();
+  command
+      .add_option("--gamma", gamma, "score factor of units that are not resident, [0, 1]; dip_ca")
       ->capture_default_str();
   command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
       ->capture_default_str();
@@ -42,7 +44,8 @@ void ModelFlags::Register(CLI::App& command) {
   command.add_option("--flash-model", flash_model,
                      "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
   command.add_option("--kv", kv, "key/value cache: f32 or f16")->capture_default_str();
-  command.add_option("--threads", threads, "compute threads; 0: one per core")->capture_default_str();
+  command.add_option("--threads", threads, "compute threads; 0: one per core")
+      ->capture_default_str();
   command.add_option("--lora", lora, "LoRA adapter to merge, FILE=SCALE; may be repeated");
 }
 

@@ -39,8 +39,8 @@ void SizeKv(const EngineOptions& options, AttachedModel& attached) {
                          : std::min(c.trained_context_tokens, kDefaultContextTokens);
   uint64_t capacity = options.kv_tokens;
   if (capacity == 0) {
-    const uint64_t reserved = attached.client->region().engine_reserve_bytes /
-                              KvCache::BytesPerToken(c, options.kv_half);
+    const uint64_t reserved =
+        attached.client->region().engine_reserve_bytes / KvCache::BytesPerToken(c, options.kv_half);
     capacity = std::max<uint64_t>(context, reserved);
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
@@ -57,12 +57,13 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                    Tokenizer::Create(attached->client->manifest().tokenizer()));
   if (tokenizer->vocab_size() > attached->model->config.vocab_size) {
-    return absl::DataLossError("the tokenizer has more tokens than the embedding; pack the model again");
+    return absl::DataLossError(
+        "the tokenizer has more tokens than the embedding; pack the model again");
   }
   attached->tokenizer = std::move(tokenizer);
-  attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(),
-                                                &BestKernels(), pool, options.prefill_chunk_tokens,
-                                                options.overlap);
+  attached->decoder =
+      std::make_unique<Decoder>(attached->model.get(), attached->client.get(), &BestKernels(), pool,
+                                options.prefill_chunk_tokens, options.overlap);
   attached->info = InfoFrom(*attached->client, *attached->model);
   SizeKv(options, *attached);
   return attached;

@@ -15,7 +15,10 @@ constexpr size_t kRowGranule = 8;  // matrix rows per thread come in these
 
 Decoder::Decoder(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
                  uint32_t tokens_max, bool overlap)
-    : model_(model), kernels_(kernels), pool_(pool), tokens_max_(tokens_max),
+    : model_(model),
+      kernels_(kernels),
+      pool_(pool),
+      tokens_max_(tokens_max),
       mlp_(model, client, kernels, pool, tokens_max, overlap) {
   const ModelConfig& c = model->config;
   x_.resize(size_t{tokens_max} * c.hidden_size);
@@ -78,8 +81,9 @@ void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t first_position,
       const auto t = static_cast<uint32_t>(item / c.query_heads);
       const auto head = static_cast<uint32_t>(item % c.query_heads);
       const size_t at = item * c.head_size;
-      kernels_->attend(query_.data() + at, kv.keys(layer, head / group), kv.values(layer, head / group),
-                       kv.half(), c.head_size, first_position + t + 1, c.head_size, scale,
+      kernels_->attend(query_.data() + at, kv.keys(layer, head / group),
+                       kv.values(layer, head / group), kv.half(), c.head_size,
+                       first_position + t + 1, c.head_size, scale,
                        scores_.data() + item * positions_max, attended_.data() + at);
     }
   });
@@ -112,9 +116,9 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
     Attention(kv, layer, count);
     Norm(model_->layers[layer].mlp_norm, count);
-    const absl::Status done =
-        step == nullptr ? mlp_.Dense(layer, normed_.data(), count, x_.data(), accounts)
-                        : mlp_.Pruned(layer, normed_.data(), *step, x_.data(), accounts);
+    const absl::Status done = step == nullptr
+                                  ? mlp_.Dense(layer, normed_.data(), count, x_.data(), accounts)
+                                  : mlp_.Pruned(layer, normed_.data(), *step, x_.data(), accounts);
     if (!done.ok()) {
       mlp_.Reset();
       return done;

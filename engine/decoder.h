@@ -32,10 +32,10 @@ class Decoder {
 
   uint32_t tokens_max() const { return tokens_max_; }
 
-  // Appends `tokens` to the sequence with dense MLPs. logits [vocab_size] receives those of the last
-  // token unless it is empty; `on_logits`, if set, those of every token.
-  // REQUIRES: 1 <= tokens.size() <= tokens_max(), room in the cache, valid ids.
-  // After an error the cache holds what it held before.
+  // Appends `tokens` to the sequence with dense MLPs. logits [vocab_size] receives those of the
+  // last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
+  // tokens.size() <= tokens_max(), room in the cache, valid ids. After an error the cache holds
+  // what it held before.
   absl::Status Prefill(KvCache& kv, std::span<const TokenId> tokens, std::span<float> logits,
                        MlpAccounts& accounts, const OnLogits& on_logits = nullptr);
 

@@ -125,14 +125,16 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   uint32_t context = 0;
   {
     MutexLock lock(mutex_);
-    if (draining_) return absl::UnavailableError("the engine is draining; send the request elsewhere");
+    if (draining_)
+      return absl::UnavailableError("the engine is draining; send the request elsewhere");
     if (!stats_.attached) return NoStore();
     tokenizer = tokenizer_;
     context = context_tokens_;
   }
   RETURN_IF_ERROR(CheckRequest(request, options_.pruning, *tokenizer, context));
   MutexLock lock(mutex_);
-  if (draining_) return absl::UnavailableError("the engine is draining; send the request elsewhere");
+  if (draining_)
+    return absl::UnavailableError("the engine is draining; send the request elsewhere");
   if (!stats_.attached || tokenizer != tokenizer_) return NoStore();
   if (waiting_.size() >= options_.max_waiting) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
@@ -164,7 +166,8 @@ void EngineImpl::Drain(Clock::time_point deadline) {
       drain_expired_ = true;
       work_.NotifyAll();
     }
-    const auto left = drain_expired_ ? Clock::duration(std::chrono::milliseconds(50)) : deadline - now;
+    const auto left =
+        drain_expired_ ? Clock::duration(std::chrono::milliseconds(50)) : deadline - now;
     idle_.WaitFor(mutex_, std::chrono::duration_cast<std::chrono::nanoseconds>(left));
   }
 }
@@ -242,7 +245,8 @@ void EngineImpl::Detach() {
   attached_.reset();
 }
 
-void EngineImpl::EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status) {
+void EngineImpl::EndWaiting(const Waiting& waiting, FinishReason reason,
+                            const absl::Status& status) {
   GenerationResult result;
   result.reason = reason;
   result.status = status;
@@ -302,16 +306,15 @@ void EngineImpl::Admit() {
     MutexLock lock(mutex_);
     if (waiting_.empty()) break;
     const GenerationRequest& request = waiting_.front().request;
-    const auto needed = static_cast<uint32_t>(
-        std::min<uint64_t>(attached_->context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
+    const auto needed = static_cast<uint32_t>(std::min<uint64_t>(
+        attached_->context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
     if (KvTokensReserved() + needed > attached_->kv_capacity_tokens) break;
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
-    running_.push_back(
-        {next.id, std::make_unique<Sequence>(std::move(next.request), std::move(next.sink),
-                                             next.submitted, *attached_->model,
-                                             attached_->decoder.get(), attached_->tokenizer, needed,
-                                             options_.kv_half, observer_)});
+    running_.push_back({next.id, std::make_unique<Sequence>(
+                                     std::move(next.request), std::move(next.sink), next.submitted,
+                                     *attached_->model, attached_->decoder.get(),
+                                     attached_->tokenizer, needed, options_.kv_half, observer_)});
     any = true;
   }
   if (any) UpdateGauges();

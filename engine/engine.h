@@ -1,12 +1,13 @@
 // The engine: one model, attached to a weight store, decoding several requests in turn.
 //
-//   Submit() checks a request and puts it into a bounded queue. One decode thread admits requests from
-//   the queue (at most max_running, as far as the KV cache has room), runs their prompts through
-//   dense prefill and then one token per request and round. Tokens go to the request's sink.
+//   Submit() checks a request and puts it into a bounded queue. One decode thread admits requests
+//   from the queue (at most max_running, as far as the KV cache has room), runs their prompts
+//   through dense prefill and then one token per request and round. Tokens go to the request's
+//   sink.
 //
 // No gRPC and no protobuf of the service in here. Thread-safe: every public method.
-// If the store goes away, running requests end with UNAVAILABLE and the engine re-attaches on its own
-// (back-off 50 ms .. 2 s); until then ready() is false and Submit() answers UNAVAILABLE.
+// If the store goes away, running requests end with UNAVAILABLE and the engine re-attaches on its
+// own (back-off 50 ms .. 2 s); until then ready() is false and Submit() answers UNAVAILABLE.
 #pragma once
 
 #include <chrono>
@@ -48,10 +49,10 @@ struct PruningBounds {
 };
 
 struct StopParams {
-  std::vector<std::string> strings;   // at most 16 of at most 256 bytes
-  std::vector<TokenId> token_ids;     // at most 64
+  std::vector<std::string> strings;  // at most 16 of at most 256 bytes
+  std::vector<TokenId> token_ids;    // at most 64
   bool ignore_eos = false;
-  bool include_stop_string = false;   // keep the matched string in the text
+  bool include_stop_string = false;  // keep the matched string in the text
 };
 
 struct GenerationRequest {
@@ -65,7 +66,7 @@ struct GenerationRequest {
 };
 
 enum class FinishReason : uint32_t {
-  kEndOfText = 1,   // the model's end token
+  kEndOfText = 1,  // the model's end token
   kStopString,
   kStopToken,
   kMaxTokens,
@@ -89,22 +90,22 @@ struct GenerationAccounts {
   uint64_t prefill_flash_bytes = 0;
   uint64_t decode_flash_bytes = 0;
   uint64_t flash_reads = 0;
-  uint64_t hit_units = 0;          // while decoding
+  uint64_t hit_units = 0;  // while decoding
   uint64_t miss_units = 0;
-  double density = 0;              // used, mean over decoded tokens
+  double density = 0;  // used, mean over decoded tokens
   uint64_t seed = 0;
 };
 
 struct GenerationResult {
   FinishReason reason = FinishReason::kError;
-  absl::Status status;         // not OK only for kError (and kCancelled)
-  std::string stop_string;     // for kStopString
-  TokenId stop_token = -1;     // for kStopToken and kEndOfText
+  absl::Status status;      // not OK only for kError (and kCancelled)
+  std::string stop_string;  // for kStopString
+  TokenId stop_token = -1;  // for kStopToken and kEndOfText
   GenerationAccounts accounts;
 };
 
-// Receives one stream. Called from the decode thread, one call at a time, never after OnDone. Must not
-// block: hand the data on.
+// Receives one stream. Called from the decode thread, one call at a time, never after OnDone. Must
+// not block: hand the data on.
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -133,8 +134,9 @@ class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
   virtual void OnFirstToken(double seconds_since_submit) = 0;
-  virtual void OnTokenGap(double seconds) = 0;               // between tokens of one stream
-  virtual void OnDecodedToken(uint64_t flash_bytes, double input_density, double hidden_density) = 0;
+  virtual void OnTokenGap(double seconds) = 0;  // between tokens of one stream
+  virtual void OnDecodedToken(uint64_t flash_bytes, double input_density,
+                              double hidden_density) = 0;
   virtual void OnFinished(const GenerationResult& result) = 0;  // after the sink's OnDone
 };
 
@@ -142,7 +144,7 @@ class EngineObserver {
 struct ModelInfo {
   std::string name;
   std::string architecture;
-  std::string unit_encoding;     // "q8"
+  std::string unit_encoding;  // "q8"
   std::string pack_uuid;
   uint32_t layer_count = 0, hidden_size = 0, intermediate_size = 0;
   uint32_t query_heads = 0, kv_heads = 0, head_size = 0;
@@ -154,15 +156,15 @@ struct ModelInfo {
 
 struct EngineOptions {
   std::string store_socket;
-  uint32_t context_tokens = 0;     // per request; 0: the model's trained context, at most 4096
+  uint32_t context_tokens = 0;  // per request; 0: the model's trained context, at most 4096
   uint32_t max_running = 4;
   uint32_t max_waiting = 64;
-  uint64_t kv_tokens = 0;          // KV capacity over all requests; 0: what the store's budget
-                                   // reserves for it, at least one context
-  bool kv_half = true;             // f16; f32 for oracles
+  uint64_t kv_tokens = 0;  // KV capacity over all requests; 0: what the store's budget
+                           // reserves for it, at least one context
+  bool kv_half = true;     // f16; f32 for oracles
   uint32_t prefill_chunk_tokens = 64;
-  uint32_t threads = 0;            // 0: one per core
-  bool overlap = true;             // add resident columns while missing ones are in flight
+  uint32_t threads = 0;  // 0: one per core
+  bool overlap = true;   // add resident columns while missing ones are in flight
   PruningBounds pruning;
   std::chrono::milliseconds attach_timeout{0};  // Create() waits this long for the store; 0: it
                                                 // returns at once and attaches in the background
@@ -176,14 +178,14 @@ class Engine {
   // Ends every request with kCancelled and joins the decode thread.
   virtual ~Engine() = default;
 
-  // Errors: INVALID_ARGUMENT (field and range named), OUT_OF_RANGE (prompt + 1 exceeds the context; the
-  // limits are named), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (no store, or draining).
+  // Errors: INVALID_ARGUMENT (field and range named), OUT_OF_RANGE (prompt + 1 exceeds the context;
+  // the limits are named), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (no store, or draining).
   // The sink is held until OnDone. Returns an id for Cancel().
   virtual absl::StatusOr<uint64_t> Submit(GenerationRequest request,
                                           std::shared_ptr<GenerationSink> sink) = 0;
 
-  // Ends the request with kCancelled within one token step; its leases and KV are free then. Unknown
-  // or finished ids are ignored.
+  // Ends the request with kCancelled within one token step; its leases and KV are free then.
+  // Unknown or finished ids are ignored.
   virtual void Cancel(uint64_t id) = 0;
 
   // From now on Submit() answers UNAVAILABLE; returns when nothing runs or waits, or at `deadline`,
@@ -194,7 +196,8 @@ class Engine {
   virtual bool ready() const = 0;
   virtual EngineStats stats() const = 0;
 
-  // UNAVAILABLE until the first attach. The model may change when the store restarts on another pack.
+  // UNAVAILABLE until the first attach. The model may change when the store restarts on another
+  // pack.
   virtual absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer() const = 0;
   virtual absl::StatusOr<ModelInfo> model_info() const = 0;
   virtual uint32_t context_tokens() const = 0;  // 0 until the first attach

@@ -7,7 +7,10 @@
 namespace tidegate {
 
 KvCache::KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half)
-    : kv_heads_(config.kv_heads), head_size_(config.head_size), capacity_(capacity_tokens), half_(half),
+    : kv_heads_(config.kv_heads),
+      head_size_(config.head_size),
+      capacity_(capacity_tokens),
+      half_(half),
       // Not zeroed: a page is touched when its position is stored, so short answers stay small.
       data_(new std::byte[BytesPerToken(config, half) * capacity_tokens]) {}
 

@@ -9,8 +9,8 @@
 namespace tidegate {
 namespace {
 
-// Units added per pass over the outputs: enough to spread the cost of meeting threads, few enough that
-// the first units are not kept waiting.
+// Units added per pass over the outputs: enough to spread the cost of meeting threads, few enough
+// that the first units are not kept waiting.
 constexpr size_t kBatchUnits = 128;
 // Output ranges of threads begin at whole quantisation groups and cache lines of floats.
 constexpr size_t kOutputGranule = 64;
@@ -79,8 +79,8 @@ void Mlp::AddBatch(const Sweep& sweep) {
                for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
                  const uint8_t* const* columns = batch_.columns[c].data();
                  if (one) {
-                   kernels_->add_columns(model_->unit_encoding, columns, coefficients_.data(), count,
-                                         elements, begin, end, sweep.y[c]);
+                   kernels_->add_columns(model_->unit_encoding, columns, coefficients_.data(),
+                                         count, elements, begin, end, sweep.y[c]);
                  } else {
                    kernels_->add_columns_tokens(model_->unit_encoding, columns, batch_.units.data(),
                                                 count, elements, begin, end, sweep.x, stride,
@@ -113,8 +113,8 @@ absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
 absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
   pending_.resize(lease.size());
   std::iota(pending_.begin(), pending_.end(), 0u);
-  // Once a streamed block has been added, every advance of the front may be what frees its staging, also
-  // an advance past blocks that came through the cache.
+  // Once a streamed block has been added, every advance of the front may be what frees its staging,
+  // also an advance past blocks that came through the cache.
   bool streamed = false;
   while (!pending_.empty()) {
     size_t kept = 0;
@@ -143,8 +143,8 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accou
   const uint32_t units_per_block = client_->geometry().kind(sweep.kind).units_per_block;
   block_begin_.clear();
   for (uint32_t i = 0; i < sweep.positions.size(); ++i) {
-    const bool first = i == 0 || sweep.positions[i] / units_per_block !=
-                                     sweep.positions[i - 1] / units_per_block;
+    const bool first =
+        i == 0 || sweep.positions[i] / units_per_block != sweep.positions[i - 1] / units_per_block;
     if (first) block_begin_.push_back(i);
   }
   block_begin_.push_back(static_cast<uint32_t>(sweep.positions.size()));
@@ -241,8 +241,8 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
                accounts);
   };
   ClearGate(1);
-  RETURN_IF_ERROR(sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(),
-                        up_.data()));
+  RETURN_IF_ERROR(
+      sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(), up_.data()));
   ActivateGate(1);
   return sweep(UnitKind::kHidden, step.kept_hidden, {gate_.data(), config.intermediate_size}, y,
                nullptr);

@@ -1,11 +1,13 @@
 // The SwiGLU block computed from units that the weight store serves:
 //   h = silu(Wg x) * (Wu x),  y = Wd h
-// dense (every unit, streamed) or pruned (method.md, arXiv 2412.01380): the largest |x_i| select input
-// units, the largest |h_j| of the approximate h select hidden units. Owned by the decode thread.
+// dense (every unit, streamed) or pruned (method.md, arXiv 2412.01380): the largest |x_i| select
+// input units, the largest |h_j| of the approximate h select hidden units. Owned by the decode
+// thread.
 //
-// Order of sums. Where the mask does not look at the cache, units are added in pack order whatever is
-// resident: the result is the same bit by bit for any cache, policy or device, and pruning at density 1
-// equals dense. Where it does (gamma < 1), resident units are added first, the others as they land.
+// Order of sums. Where the mask does not look at the cache, units are added in pack order whatever
+// is resident: the result is the same bit by bit for any cache, policy or device, and pruning at
+// density 1 equals dense. Where it does (gamma < 1), resident units are added first, the others as
+// they land.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +33,7 @@ struct MlpAccounts {
 };
 
 struct PruneStep {
-  uint32_t kept_input = 0;   // units
+  uint32_t kept_input = 0;  // units
   uint32_t kept_hidden = 0;
   double gamma = 1;
   uint32_t fixed_top_n = 0;
@@ -69,7 +71,7 @@ class Mlp {
     std::span<const uint32_t> positions;  // selected, increasing
     const float* x = nullptr;             // [tokens, unit_count]
     uint32_t tokens = 1;
-    float* y[2] = {nullptr, nullptr};     // [tokens, column_elements] each
+    float* y[2] = {nullptr, nullptr};  // [tokens, column_elements] each
     bool in_order = true;
   };
 
@@ -93,7 +95,8 @@ class Mlp {
   std::vector<float> gate_, up_;            // [tokens, I]
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
   std::vector<WantedBlock> wanted_;
-  std::vector<uint32_t> block_begin_;  // first index into positions of each wanted block, and the end
+  std::vector<uint32_t>
+      block_begin_;  // first index into positions of each wanted block, and the end
   std::vector<uint32_t> pending_;
   std::vector<float> coefficients_;
   Batch batch_;

@@ -23,16 +23,18 @@ class Statics {
 
   bool Has(const std::string& name) const { return by_name_.contains(name); }
 
-  absl::StatusOr<MatrixView> Matrix(const std::string& name, uint64_t rows, uint64_t columns) const {
+  absl::StatusOr<MatrixView> Matrix(const std::string& name, uint64_t rows,
+                                    uint64_t columns) const {
     const auto at = by_name_.find(name);
     if (at == by_name_.end()) {
-      return absl::DataLossError(absl::StrCat("the pack has no tensor ", name, "; pack the model again"));
+      return absl::DataLossError(
+          absl::StrCat("the pack has no tensor ", name, "; pack the model again"));
     }
     const StaticTensor& tensor = *at->second;
     if (tensor.rows() != rows || tensor.columns() != columns) {
       return absl::DataLossError(absl::StrCat("tensor ", name, " has shape [", tensor.rows(), ", ",
-                                              tensor.columns(), "], expected [", rows, ", ", columns,
-                                              "]; pack the model again"));
+                                              tensor.columns(), "], expected [", rows, ", ",
+                                              columns, "]; pack the model again"));
     }
     ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(tensor.type()));
     return MatrixView{.type = type,
@@ -45,7 +47,8 @@ class Statics {
   absl::StatusOr<const float*> Vector(const std::string& name, uint64_t size) const {
     ASSIGN_OR_RETURN(const MatrixView view, Matrix(name, 1, size));
     if (view.type != GgmlType::kF32) {
-      return absl::DataLossError(absl::StrCat("tensor ", name, " is not F32; pack the model again"));
+      return absl::DataLossError(
+          absl::StrCat("tensor ", name, " is not F32; pack the model again"));
     }
     return reinterpret_cast<const float*>(view.data);
   }
@@ -68,11 +71,13 @@ ModelConfig ConfigFrom(const store::v1::HyperParameters& hp) {
           .rope_dims = hp.rope_dims()};
 }
 
-absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig& c, uint32_t layer) {
+absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig& c,
+                                       uint32_t layer) {
   const std::string prefix = absl::StrCat("blk.", layer, ".");
   LayerWeights w;
   ASSIGN_OR_RETURN(w.attention_norm, statics.Vector(prefix + "attn_norm.weight", c.hidden_size));
-  ASSIGN_OR_RETURN(w.query, statics.Matrix(prefix + "attn_q.weight", c.query_size(), c.hidden_size));
+  ASSIGN_OR_RETURN(w.query,
+                   statics.Matrix(prefix + "attn_q.weight", c.query_size(), c.hidden_size));
   ASSIGN_OR_RETURN(w.key, statics.Matrix(prefix + "attn_k.weight", c.kv_size(), c.hidden_size));
   ASSIGN_OR_RETURN(w.value, statics.Matrix(prefix + "attn_v.weight", c.kv_size(), c.hidden_size));
   ASSIGN_OR_RETURN(w.output,
@@ -81,9 +86,10 @@ absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig
   return w;
 }
 
-// Rotation of pair i per position: base^(-2i/dims), divided by the linear factor and by the model's own
-// per-pair factors (Llama 3's rope_freqs.weight).
-absl::StatusOr<std::vector<double>> RopeFrequencies(const Statics& statics, const Manifest& manifest) {
+// Rotation of pair i per position: base^(-2i/dims), divided by the linear factor and by the model's
+// own per-pair factors (Llama 3's rope_freqs.weight).
+absl::StatusOr<std::vector<double>> RopeFrequencies(const Statics& statics,
+                                                    const Manifest& manifest) {
   const store::v1::HyperParameters& hp = manifest.hyper_parameters();
   const uint32_t pairs = hp.rope_dims() / 2;
   const float* factors = nullptr;

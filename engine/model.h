@@ -43,24 +43,22 @@ struct UnitOrder {
   // unit_at[position]; empty: position == unit.
   std::vector<uint32_t> unit_at;
 
-  uint32_t Unit(uint32_t position) const {
-    return unit_at.empty() ? position : unit_at[position];
-  }
+  uint32_t Unit(uint32_t position) const { return unit_at.empty() ? position : unit_at[position]; }
 };
 
 struct Model {
   ModelConfig config;
   UnitEncoding unit_encoding = UnitEncoding::kF32;
-  MatrixView embedding;                 // [vocab, H]
-  MatrixView head;                      // [vocab, H]; the embedding again when tied
-  const float* final_norm = nullptr;    // [H]
+  MatrixView embedding;               // [vocab, H]
+  MatrixView head;                    // [vocab, H]; the embedding again when tied
+  const float* final_norm = nullptr;  // [H]
   std::vector<LayerWeights> layers;
   std::vector<UnitOrder> unit_orders[kUnitKinds];  // by kind, then layer
   std::vector<double> rope_frequencies;  // [rope_dims / 2], radians per position, scaling included
 };
 
-// `client` must outlive the model: the views point into its mapping. DATA_LOSS when a tensor is missing
-// or has another shape than the hyper-parameters say.
+// `client` must outlive the model: the views point into its mapping. DATA_LOSS when a tensor is
+// missing or has another shape than the hyper-parameters say.
 absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client);
 
 }  // namespace tidegate

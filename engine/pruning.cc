@@ -66,8 +66,8 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
   for (size_t p = 0; p < count; ++p) {
     const float score = std::fabs(values[unit_at.empty() ? p : unit_at[p]]);
     // The comparison is false for NaN: it must not reach an ordering.
-    scores_[p] = score <= std::numeric_limits<float>::max() ? score
-                                                            : std::numeric_limits<float>::max();
+    scores_[p] =
+        score <= std::numeric_limits<float>::max() ? score : std::numeric_limits<float>::max();
   }
   if (params.gamma < 1) Penalise(params, residency, units_per_block);
   const float threshold = Threshold(params.kept);

@@ -28,9 +28,9 @@ double WarmUpGamma(double gamma, uint32_t generated_index);
 
 // What a mask may look at besides the scores.
 struct MaskParams {
-  uint32_t kept = 0;          // units to select, [1, count]
-  double gamma = 1;           // score factor of units that are not resident
-  uint32_t fixed_top_n = 0;   // this many largest scores are exempt from gamma
+  uint32_t kept = 0;         // units to select, [1, count]
+  double gamma = 1;          // score factor of units that are not resident
+  uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
 };
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.

@@ -16,7 +16,8 @@ absl::Status CheckPruning(const PruningParams& p, const PruningBounds& bounds) {
   if (!(p.density >= bounds.density_min && p.density <= bounds.density_max)) {
     return OutOfBounds("density", p.density, bounds.density_min, bounds.density_max);
   }
-  if (p.mode == DecodeMode::kDipCa && !(p.gamma >= bounds.gamma_min && p.gamma <= bounds.gamma_max)) {
+  if (p.mode == DecodeMode::kDipCa &&
+      !(p.gamma >= bounds.gamma_min && p.gamma <= bounds.gamma_max)) {
     return OutOfBounds("gamma", p.gamma, bounds.gamma_min, bounds.gamma_max);
   }
   return absl::OkStatus();
@@ -40,7 +41,8 @@ absl::Status CheckStops(const StopParams& stop, const Tokenizer& tokenizer) {
   }
   for (const TokenId id : stop.token_ids) {
     if (!tokenizer.IsValid(id)) {
-      return absl::InvalidArgumentError(absl::StrCat("stop token id ", id, " is not in the vocabulary"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop token id ", id, " is not in the vocabulary"));
     }
   }
   return absl::OkStatus();
@@ -54,15 +56,17 @@ absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds&
   if (request.max_tokens == 0) return absl::InvalidArgumentError("max_tokens must be at least 1");
   for (const TokenId id : request.prompt) {
     if (!tokenizer.IsValid(id)) {
-      return absl::InvalidArgumentError(absl::StrCat("prompt token id ", id, " is not in [0, ",
-                                                     tokenizer.vocab_size(), ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("prompt token id ", id, " is not in [0, ", tokenizer.vocab_size(), ")"));
     }
   }
   if (request.prompt.size() >= context_tokens) {
-    return absl::OutOfRangeError(absl::StrCat(
-        "the prompt has ", request.prompt.size(), " tokens; with at least one generated token it "
-        "exceeds the context of ", context_tokens, "; shorten it or start the engine with a larger "
-        "--context"));
+    return absl::OutOfRangeError(absl::StrCat("the prompt has ", request.prompt.size(),
+                                              " tokens; with at least one generated token it "
+                                              "exceeds the context of ",
+                                              context_tokens,
+                                              "; shorten it or start the engine with a larger "
+                                              "--context"));
   }
   RETURN_IF_ERROR(CheckPruning(request.pruning, bounds));
   RETURN_IF_ERROR(CheckStops(request.stop, tokenizer));

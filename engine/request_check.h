@@ -6,8 +6,8 @@
 
 namespace tidegate {
 
-// INVALID_ARGUMENT names the field, the value and its range; OUT_OF_RANGE: the prompt leaves no room in
-// the context.
+// INVALID_ARGUMENT names the field, the value and its range; OUT_OF_RANGE: the prompt leaves no
+// room in the context.
 absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds& bounds,
                           const Tokenizer& tokenizer, uint32_t context_tokens);
 

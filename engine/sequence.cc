@@ -15,16 +15,23 @@ double Seconds(Sequence::Clock::duration duration) {
 
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
                    Clock::time_point submitted, const Model& model, Decoder* decoder,
-                   std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens, bool half_kv,
-                   EngineObserver* observer)
-    : request_(std::move(request)), sink_(std::move(sink)), submitted_(submitted),
-      admitted_(Clock::now()), config_(model.config), decoder_(decoder),
-      tokenizer_(std::move(tokenizer)), observer_(observer),
-      kv_(model.config, capacity_tokens, half_kv), sampler_(request_.sampling, request_.prompt),
+                   std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
+                   bool half_kv, EngineObserver* observer)
+    : request_(std::move(request)),
+      sink_(std::move(sink)),
+      submitted_(submitted),
+      admitted_(Clock::now()),
+      config_(model.config),
+      decoder_(decoder),
+      tokenizer_(std::move(tokenizer)),
+      observer_(observer),
+      kv_(model.config, capacity_tokens, half_kv),
+      sampler_(request_.sampling, request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
       detokenizer_(*tokenizer_, /*continues_text=*/true),
       stops_(request_.stop.strings, request_.stop.include_stop_string),
-      split_(SplitDensity(request_.pruning.density)), logits_(model.config.vocab_size) {
+      split_(SplitDensity(request_.pruning.density)),
+      logits_(model.config.vocab_size) {
   accounts_.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
   accounts_.queue_seconds = Seconds(admitted_ - submitted_);
   accounts_.seed = sampler_.seed();
@@ -50,11 +57,12 @@ bool Sequence::Advance() {
 }
 
 absl::Status Sequence::Prefill() {
-  const size_t count = std::min<size_t>(decoder_->tokens_max(), request_.prompt.size() - prompt_done_);
+  const size_t count =
+      std::min<size_t>(decoder_->tokens_max(), request_.prompt.size() - prompt_done_);
   const std::span<const TokenId> piece(request_.prompt.data() + prompt_done_, count);
   const bool last = prompt_done_ + count == request_.prompt.size();
-  RETURN_IF_ERROR(decoder_->Prefill(kv_, piece, last ? std::span<float>(logits_) : std::span<float>(),
-                                    prefill_));
+  RETURN_IF_ERROR(decoder_->Prefill(
+      kv_, piece, last ? std::span<float>(logits_) : std::span<float>(), prefill_));
   prompt_done_ += count;
   accounts_.prefill_seconds = Seconds(Clock::now() - admitted_);
   accounts_.prefill_flash_bytes = prefill_.flash_bytes;
@@ -86,7 +94,8 @@ absl::Status Sequence::Step() {
 
 void Sequence::CountStep(const MlpAccounts& before, const std::optional<PruneStep>& step) {
   const double input = step ? static_cast<double>(step->kept_input) / config_.hidden_size : 1.0;
-  const double hidden = step ? static_cast<double>(step->kept_hidden) / config_.intermediate_size : 1.0;
+  const double hidden =
+      step ? static_cast<double>(step->kept_hidden) / config_.intermediate_size : 1.0;
   density_sum_ += (2 * input + hidden) / 3;
   accounts_.density = density_sum_ / steps_;
   accounts_.decode_flash_bytes = decode_.flash_bytes;

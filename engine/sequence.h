@@ -1,5 +1,5 @@
-// One request while it runs: its KV cache, sampler, text and accounts. Steps of bounded work: a piece of
-// the prompt, or one token. Owned by the decode thread.
+// One request while it runs: its KV cache, sampler, text and accounts. Steps of bounded work: a
+// piece of the prompt, or one token. Owned by the decode thread.
 #pragma once
 
 #include <chrono>
@@ -17,10 +17,12 @@ class Sequence {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is reserved.
-  Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink, Clock::time_point submitted,
-           const Model& model, Decoder* decoder, std::shared_ptr<const Tokenizer> tokenizer,
-           uint32_t capacity_tokens, bool half_kv, EngineObserver* observer);
+  // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is
+  // reserved.
+  Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
+           Clock::time_point submitted, const Model& model, Decoder* decoder,
+           std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens, bool half_kv,
+           EngineObserver* observer);
 
   // Does the next piece of work. Returns true while there is more; false when the stream has ended.
   bool Advance();

@@ -1,5 +1,5 @@
-// Finds stop strings in text that arrives piece by piece, and holds back what may be the beginning of
-// one. Owned by one stream.
+// Finds stop strings in text that arrives piece by piece, and holds back what may be the beginning
+// of one. Owned by one stream.
 #pragma once
 
 #include <string>

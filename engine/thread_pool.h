@@ -1,6 +1,6 @@
-// A few threads that run one loop at a time and meet at its end: output ranges of a matrix, heads of an
-// attention. Workers spin briefly between loops, because the next one usually follows at once.
-// Owned and called by one thread.
+// A few threads that run one loop at a time and meet at its end: output ranges of a matrix, heads
+// of an attention. Workers spin briefly between loops, because the next one usually follows at
+// once. Owned and called by one thread.
 #pragma once
 
 #include <algorithm>
@@ -21,8 +21,8 @@ class ThreadPool {
   uint32_t thread_count() const { return static_cast<uint32_t>(workers_.size()) + 1; }
 
   // Calls body(begin, end) on disjoint ranges that cover [0, count); ranges begin at multiples of
-  // `granule`. Work of fewer than kInlineBytes touched bytes runs on the caller: two threads meet in
-  // some microseconds, in which one core adds up that much.
+  // `granule`. Work of fewer than kInlineBytes touched bytes runs on the caller: two threads meet
+  // in some microseconds, in which one core adds up that much.
   template <typename Body>
   void For(size_t count, size_t granule, size_t touched_bytes, const Body& body) {
     if (workers_.empty() || touched_bytes < kInlineBytes || count <= granule) {
@@ -50,8 +50,8 @@ class ThreadPool {
   Entry entry_ = nullptr;
   const void* body_ = nullptr;
 
-  std::atomic<uint32_t> epoch_ = 0;     // futex word: one more per loop
-  std::atomic<uint32_t> sleeping_ = 0;  // workers in futex wait
+  std::atomic<uint32_t> epoch_ = 0;      // futex word: one more per loop
+  std::atomic<uint32_t> sleeping_ = 0;   // workers in futex wait
   std::atomic<uint32_t> remaining_ = 0;  // workers still in the loop
   std::atomic<bool> stopping_ = false;
   std::vector<std::thread> workers_;

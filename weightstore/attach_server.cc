@@ -38,8 +38,8 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path) {
   UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!probe.valid()) return absl::ErrnoToStatus(errno, "socket");
   if (::connect(probe.get(), generic, sizeof(address)) == 0) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("another tidegate-store listens on ", path, "; stop it or use another --socket"));
+    return absl::AlreadyExistsError(absl::StrCat("another tidegate-store listens on ", path,
+                                                 "; stop it or use another --socket"));
   }
   struct stat info;
   if (::lstat(path.c_str(), &info) == 0) {
@@ -50,8 +50,8 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path) {
   }
   UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener.valid()) return absl::ErrnoToStatus(errno, "socket");
-  if (::bind(listener.get(), generic, sizeof(address)) != 0 ||
-      ::chmod(path.c_str(), 0660) != 0 || ::listen(listener.get(), 16) != 0) {
+  if (::bind(listener.get(), generic, sizeof(address)) != 0 || ::chmod(path.c_str(), 0660) != 0 ||
+      ::listen(listener.get(), 16) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot listen on ", path));
   }
   return listener;
@@ -93,8 +93,8 @@ AttachServer::AttachServer(std::string path, std::vector<uint32_t> allowed_uids,
 
 absl::StatusOr<std::unique_ptr<AttachServer>> AttachServer::Create(
     const std::string& path, std::vector<uint32_t> allowed_uids, AttachDelegate* delegate) {
-  auto server = std::unique_ptr<AttachServer>(
-      new AttachServer(path, std::move(allowed_uids), delegate));
+  auto server =
+      std::unique_ptr<AttachServer>(new AttachServer(path, std::move(allowed_uids), delegate));
   ASSIGN_OR_RETURN(server->listener_, Listen(path));
   server->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!server->wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd");
@@ -143,7 +143,8 @@ void AttachServer::AcceptPeer() {
   if (!socket.valid()) return;
   if (peers_.size() >= kPeersMax) {
     delegate_->OnRefused();
-    Answer(socket.get(), ErrorResponse(absl::ResourceExhaustedError("too many connections")), nullptr);
+    Answer(socket.get(), ErrorResponse(absl::ResourceExhaustedError("too many connections")),
+           nullptr);
     return;
   }
   if (const absl::Status allowed = CheckPeer(socket.get()); !allowed.ok()) {
@@ -162,9 +163,9 @@ absl::Status AttachServer::CheckPeer(int fd) const {
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
     return absl::ErrnoToStatus(errno, "SO_PEERCRED");
   }
-  const bool allowed = peer.uid == 0 || peer.uid == ::geteuid() ||
-                       std::find(allowed_uids_.begin(), allowed_uids_.end(), peer.uid) !=
-                           allowed_uids_.end();
+  const bool allowed =
+      peer.uid == 0 || peer.uid == ::geteuid() ||
+      std::find(allowed_uids_.begin(), allowed_uids_.end(), peer.uid) != allowed_uids_.end();
   if (allowed) return absl::OkStatus();
   return absl::PermissionDeniedError(absl::StrCat(
       "user id ", peer.uid, " may not attach; start the store with --allow-uid ", peer.uid));

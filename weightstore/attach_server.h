@@ -1,5 +1,5 @@
-// Accepts engines on a Unix socket, checks who they are, hands out descriptors, notices when they go.
-// Runs its own thread. Knows sockets only: what a session is, its delegate decides.
+// Accepts engines on a Unix socket, checks who they are, hands out descriptors, notices when they
+// go. Runs its own thread. Knows sockets only: what a session is, its delegate decides.
 #pragma once
 
 #include <sys/types.h>

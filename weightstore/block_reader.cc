@@ -141,9 +141,10 @@ void BlockReader::FinishBlock(const BlockOrder& order, bool retry, const Done& d
     queued_.push_back(std::move(job));
     return;
   }
-  const absl::Status bad = absl::DataLossError(
-      absl::StrCat("damaged block: ", BlockName(order), ": checksum differs; check with `tidegate "
-                   "inspect --verify` and pack the model again"));
+  const absl::Status bad =
+      absl::DataLossError(absl::StrCat("damaged block: ", BlockName(order),
+                                       ": checksum differs; check with `tidegate "
+                                       "inspect --verify` and pack the model again"));
   if (reported_bad_.insert(index).second) {
     ++stats_->corrupt_blocks;
     LogError(bad.message());

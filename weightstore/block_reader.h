@@ -1,5 +1,5 @@
-// Reads whole blocks of a pack into memory: merges neighbours into one device read, keeps the device's
-// queue full, verifies checksums, reports every block. Knows nothing of caches or leases.
+// Reads whole blocks of a pack into memory: merges neighbours into one device read, keeps the
+// device's queue full, verifies checksums, reports every block. Knows nothing of caches or leases.
 // Owned by the store thread.
 #pragma once
 
@@ -25,8 +25,8 @@ struct BlockOrder {
   UnitKind kind = UnitKind::kInput;
   uint32_t block = 0;
   ReadPurpose purpose = ReadPurpose::kCache;
-  std::byte* target = nullptr;  // page-aligned, block_bytes
-  uint32_t slot = 0;            // kCache
+  std::byte* target = nullptr;                 // page-aligned, block_bytes
+  uint32_t slot = 0;                           // kCache
   uint32_t session = 0, lease = 0, index = 0;  // kStream
   uint64_t generation = 0;
 };

@@ -36,7 +36,8 @@ absl::StatusOr<uint64_t> LeastStaging(const PackGeometry& geometry, const Budget
   return staging;
 }
 
-// What a budget can afford beyond the least staging, when `spare` of it is left for slots and staging.
+// What a budget can afford beyond the least staging, when `spare` of it is left for slots and
+// staging.
 uint64_t AffordableStaging(const BudgetRequest& request, uint64_t least, uint64_t spare) {
   if (request.staging_bytes != 0) return least;
   const uint64_t share =
@@ -64,7 +65,8 @@ void FillSlots(const PackGeometry& geometry, uint64_t slot_bytes, RegionPlan& pl
       std::min(1.0, static_cast<double>(slot_bytes) / static_cast<double>(geometry.blocks_bytes()));
   for (uint32_t k = 0; k < kUnitKinds; ++k) {
     const uint32_t blocks = geometry.kinds[k].block_count;
-    plan.slots_per_layer[k] = std::clamp(static_cast<uint32_t>(std::floor(share * blocks)), 1u, blocks);
+    plan.slots_per_layer[k] =
+        std::clamp(static_cast<uint32_t>(std::floor(share * blocks)), 1u, blocks);
   }
 }
 
@@ -101,7 +103,8 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   if (request.cache_fraction.has_value()) {
     const double fraction = *request.cache_fraction;
     if (!(fraction >= 0 && fraction <= 1)) {
-      return absl::InvalidArgumentError(absl::StrCat("cache fraction ", fraction, " is outside [0, 1]"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("cache fraction ", fraction, " is outside [0, 1]"));
     }
     plan.staging_bytes =
         AffordableStaging(request, plan.staging_bytes, request.memory_budget_bytes);
@@ -119,8 +122,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
     return absl::ResourceExhaustedError(absl::StrCat(
         "memory budget of ", FormatBytes(budget), " is too small: static weights ",
         FormatBytes(plan.static_bytes), ", engine reserve ", FormatBytes(plan.engine_reserve_bytes),
-        ", tables and staging ",
-        FormatBytes(fixed - plan.static_bytes - plan.engine_reserve_bytes),
+        ", tables and staging ", FormatBytes(fixed - plan.static_bytes - plan.engine_reserve_bytes),
         request.cache ? ", one slot per layer and kind " : "",
         request.cache ? FormatBytes(SlotSetBytes(geometry)) : "", "; the smallest that works is ",
         (smallest + kKiB - 1) / kKiB, "KiB"));

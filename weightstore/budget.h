@@ -18,11 +18,11 @@ struct BudgetRequest {
   std::optional<double> cache_fraction;  // slots per (layer, kind) = floor(f * blocks), any budget
 };
 
-// The region that fits the budget. Slots are split so that every (layer, kind) holds the same share of
-// its bytes. The budget covers the region, one engine's session, the store's tables and the engine
-// reserve; not the programs themselves.
-// Errors: RESOURCE_EXHAUSTED names the budget, its parts and the smallest budget that works;
-// INVALID_ARGUMENT for a fraction outside [0, 1] or staging smaller than a block.
+// The region that fits the budget. Slots are split so that every (layer, kind) holds the same share
+// of its bytes. The budget covers the region, one engine's session, the store's tables and the
+// engine reserve; not the programs themselves. Errors: RESOURCE_EXHAUSTED names the budget, its
+// parts and the smallest budget that works; INVALID_ARGUMENT for a fraction outside [0, 1] or
+// staging smaller than a block.
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request);
 
 // Bytes of a half-precision KV cache for `tokens` positions.

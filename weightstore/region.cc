@@ -33,15 +33,15 @@ absl::Status CheckFile(int fd, const std::string& path) {
   return absl::OkStatus();
 }
 
-// Opens and locks the file. A store that stops removes its region: then the lock is on a nameless file
-// and the name must be opened again.
+// Opens and locks the file. A store that stops removes its region: then the lock is on a nameless
+// file and the name must be opened again.
 absl::StatusOr<UniqueFd> OpenLocked(const std::string& path) {
   for (int attempt = 0; attempt < 10; ++attempt) {
     ASSIGN_OR_RETURN(UniqueFd fd, UniqueFd::Open(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
     RETURN_IF_ERROR(CheckFile(fd.get(), path));
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      return absl::AlreadyExistsError(absl::StrCat(
-          "another tidegate-store holds the region ", path, "; stop it or use another --region-dir"));
+      return absl::AlreadyExistsError(absl::StrCat("another tidegate-store holds the region ", path,
+                                                   "; stop it or use another --region-dir"));
     }
     struct stat by_fd, by_name;
     const bool same = ::fstat(fd.get(), &by_fd) == 0 && ::stat(path.c_str(), &by_name) == 0 &&

@@ -1,5 +1,5 @@
-// The store's side of the shared region: one private file on tmpfs, locked by the store that owns it.
-// Thread-compatible.
+// The store's side of the shared region: one private file on tmpfs, locked by the store that owns
+// it. Thread-compatible.
 #pragma once
 
 #include <memory>
@@ -15,11 +15,11 @@ namespace tidegate {
 
 class Region {
  public:
-  // Creates `path` (mode 0600) or takes over one that an earlier store left with the same header. The
-  // memory is reserved at once, so that a full tmpfs is an error here and not a SIGBUS later.
+  // Creates `path` (mode 0600) or takes over one that an earlier store left with the same header.
+  // The memory is reserved at once, so that a full tmpfs is an error here and not a SIGBUS later.
   // A new region stays without magic until Publish().
-  // Errors: ALREADY_EXISTS another store holds it; FAILED_PRECONDITION not on tmpfs, or a file that is
-  // not ours; RESOURCE_EXHAUSTED tmpfs is full.
+  // Errors: ALREADY_EXISTS another store holds it; FAILED_PRECONDITION not on tmpfs, or a file that
+  // is not ours; RESOURCE_EXHAUSTED tmpfs is full.
   static absl::StatusOr<Region> Open(const std::string& path, const RegionHeader& header);
 
   // True if an earlier store's content was taken over.

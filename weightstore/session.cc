@@ -20,7 +20,8 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Create(uint32_t index, uint32_
   session->memory_ = UniqueFd(::memfd_create("tidegate-session", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!session->memory_.valid()) return absl::ErrnoToStatus(errno, "memfd_create");
   if (::ftruncate(session->memory_.get(), static_cast<off_t>(bytes)) != 0 ||
-      ::fcntl(session->memory_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+      ::fcntl(session->memory_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) !=
+          0) {
     return absl::ErrnoToStatus(errno, "session memory");
   }
   ASSIGN_OR_RETURN(session->mapping_,
@@ -72,8 +73,8 @@ void Session::SetError(uint32_t lease, const absl::Status& status) {
 void Session::Notify(uint32_t lease) {
   leases[lease].dirty = false;
   LeaseHeader& header = lease_header(lease);
-  // seq_cst on both words: either the engine sees the new progress before it sleeps, or we see that it
-  // is about to sleep and wake it.
+  // seq_cst on both words: either the engine sees the new progress before it sleeps, or we see that
+  // it is about to sleep and wake it.
   header.progress.fetch_add(1, std::memory_order_seq_cst);
   if (header.engine_waiting.load(std::memory_order_seq_cst) != 0) FutexWakeAll(&header.progress);
 }

@@ -1,5 +1,6 @@
-// The store's side of one attached engine: the session memory that both sides write, and the store's
-// own, trusted state of every lease. Created by the attach thread, then owned by the store thread.
+// The store's side of one attached engine: the session memory that both sides write, and the
+// store's own, trusted state of every lease. Created by the attach thread, then owned by the store
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -33,10 +34,10 @@ struct Lease {
   std::vector<bool> published;                  // location stored
 
   // Streaming of kBypass blocks through staging, in list order.
-  uint32_t bypass_left = 0;      // not yet ordered
-  uint32_t next_index = 0;       // where to look for the next bypass block
+  uint32_t bypass_left = 0;        // not yet ordered
+  uint32_t next_index = 0;         // where to look for the next bypass block
   std::deque<StagedBlock> staged;  // ordered, not yet consumed
-  uint32_t next_place = 0;       // in the staging ring, in blocks
+  uint32_t next_place = 0;         // in the staging ring, in blocks
 
   bool dirty = false;  // published something since the engine was last notified
 };

@@ -101,10 +101,9 @@ absl::Status Store::Impl::OpenPack() {
 absl::Status Store::Impl::OpenRegion(const RegionPlan& plan) {
   const RegionHeader header = MakeRegionHeader(pack_.geometry, pack_.header.uuid, plan);
   ASSIGN_OR_RETURN(region_, Region::Open(options_.region_path, header));
-  if (!region_.adopted()) {
-    std::memcpy(region_.data() + header.manifest_offset, pack_.manifest_bytes.data(),
-                pack_.manifest_bytes.size());
-  }
+  // Also into a region that was taken over: what another process left is not trusted.
+  std::memcpy(region_.data() + header.manifest_offset, pack_.manifest_bytes.data(),
+              pack_.manifest_bytes.size());
   // Weights that the kernel swaps out or drops are read twice: keep them where they are.
   if (::mlock(region_.data(), region_.bytes().size()) != 0) {
     LogInfo("region is not locked into memory (memlock limit); raise it if this host swaps");
@@ -148,8 +147,8 @@ absl::Status Store::Impl::ReadStatics() {
   uint64_t next = 0;
   while (next < bytes || device_->in_flight() > 0) {
     for (; next < bytes && device_->free_count() > 0; next += kStaticReadBytes) {
-      const FlashSegment segment = {statics + next,
-                                    static_cast<uint32_t>(std::min(kStaticReadBytes, bytes - next))};
+      const FlashSegment segment = {
+          statics + next, static_cast<uint32_t>(std::min(kStaticReadBytes, bytes - next))};
       device_->Enqueue({.offset = pack_.header.static_offset + next, .segments = {&segment, 1}});
     }
     RETURN_IF_ERROR(device_->Submit());
@@ -257,8 +256,8 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
     MutexLock lock(mutex_);
     index = static_cast<uint32_t>(std::countr_one(sessions_in_use_));
     if (index >= kMaxSessions) {
-      return absl::ResourceExhaustedError(absl::StrCat("the store already serves ", kMaxSessions,
-                                                       " engines; stop one or start another store"));
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the store already serves ", kMaxSessions, " engines; stop one or start another store"));
     }
     sessions_in_use_ |= 1u << index;
   }

@@ -1,8 +1,8 @@
-// The weight store: owns a pack, a memory budget, the shared region, the flash device and every change
-// to the cache. Engines attach through a Unix socket and work through leases (shm_layout.h).
+// The weight store: owns a pack, a memory budget, the shared region, the flash device and every
+// change to the cache. Engines attach through a Unix socket and work through leases (shm_layout.h).
 //
-// Threads: one store thread owns cache, ring and device; one attach thread accepts engines. stats() may
-// be read by anybody. Start() and Stop() belong to one owner.
+// Threads: one store thread owns cache, ring and device; one attach thread accepts engines. stats()
+// may be read by anybody. Start() and Stop() belong to one owner.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,10 @@ struct StoreOptions {
   std::string region_path;           // a file on tmpfs; created with mode 0600
   uint64_t memory_budget_bytes = 0;  // static weights, slots, staging, tables, engine reserve
   std::optional<uint64_t> engine_reserve_bytes;  // unset: KV cache of one trained context (<= 4096)
-  uint64_t staging_bytes = 0;        // per lease; 0: chosen from the budget
-  std::string policy = "lfu";        // lfu, lru, none
-  std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f * units),
-                                         // whatever the budget
+  uint64_t staging_bytes = 0;                    // per lease; 0: chosen from the budget
+  std::string policy = "lfu";                    // lfu, lru, none
+  std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f *
+                                         // units), whatever the budget
   uint32_t queue_depth = 256;
   std::string flash_backend = "auto";  // auto, io_uring, pread
   std::optional<FlashModel> flash_model;
@@ -50,17 +50,17 @@ struct StoreInfo {
   uint64_t streamed_model_bytes = 0;
   uint64_t memory_budget_bytes = 0;
   uint64_t engine_reserve_bytes = 0;
-  uint64_t staging_bytes = 0;      // all of it
+  uint64_t staging_bytes = 0;  // all of it
   uint32_t slots_per_layer[2] = {0, 0};
   uint32_t blocks_per_layer[2] = {0, 0};
-  uint64_t warm_blocks = 0;        // taken over from an earlier store's region
+  uint64_t warm_blocks = 0;  // taken over from an earlier store's region
 };
 
 class Store {
  public:
   // Opens the pack, plans the budget, creates or takes over the region, loads the static weights.
-  // Errors name the file or flag and the remedy: RESOURCE_EXHAUSTED when the budget is too small (with
-  // the smallest that works), ALREADY_EXISTS when another store holds region or socket.
+  // Errors name the file or flag and the remedy: RESOURCE_EXHAUSTED when the budget is too small
+  // (with the smallest that works), ALREADY_EXISTS when another store holds region or socket.
   static absl::StatusOr<std::unique_ptr<Store>> Create(const StoreOptions& options);
   ~Store();  // Stop()
 

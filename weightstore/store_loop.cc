@@ -24,8 +24,13 @@ constexpr int kSpinsBeforeSleep = 200;
 StoreLoop::StoreLoop(const PackIndex* pack, Region* region, FlashDevice* device, bool verify,
                      std::vector<std::unique_ptr<BlockCache>> caches, StoreStats* stats,
                      SessionEnded ended)
-    : pack_(pack), region_(region), device_(device), caches_(std::move(caches)), stats_(stats),
-      ended_(std::move(ended)), reader_(device, pack, verify, stats) {}
+    : pack_(pack),
+      region_(region),
+      device_(device),
+      caches_(std::move(caches)),
+      stats_(stats),
+      ended_(std::move(ended)),
+      reader_(device, pack, verify, stats) {}
 
 absl::Status StoreLoop::Prepare() {
   epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
@@ -76,8 +81,8 @@ bool StoreLoop::TakeControl() {
     removed.swap(removed_);
   }
   for (std::unique_ptr<Session>& session : added) {
-    // Edge-triggered, because we must never read it: the engine shares the descriptor's flags, could
-    // make it blocking, empty it first and so hang this thread. Every write is a new edge.
+    // Edge-triggered, because we must never read it: the engine shares the descriptor's flags,
+    // could make it blocking, empty it first and so hang this thread. Every write is a new edge.
     epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.fd = session->kick_fd()}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, session->kick_fd(), &event) != 0) {
       LogError("cannot watch a session: ", strerror(errno));
@@ -111,8 +116,9 @@ bool StoreLoop::FinishSessions() {
   bool any = false;
   for (auto at = sessions_.begin(); at != sessions_.end();) {
     Session& session = *at->second;
-    const bool busy = std::any_of(std::begin(session.staging_reads), std::end(session.staging_reads),
-                                  [](uint32_t reads) { return reads > 0; });
+    const bool busy =
+        std::any_of(std::begin(session.staging_reads), std::end(session.staging_reads),
+                    [](uint32_t reads) { return reads > 0; });
     if (!session.detached || busy) {
       ++at;
       continue;
@@ -187,7 +193,8 @@ absl::Status StoreLoop::ReadRequest(Session& session, const RingEntry& entry, Le
   return absl::OkStatus();
 }
 
-void StoreLoop::RejectAcquire(Session& session, const RingEntry& entry, const absl::Status& status) {
+void StoreLoop::RejectAcquire(Session& session, const RingEntry& entry,
+                              const absl::Status& status) {
   LeaseHeader& header = session.lease_header(entry.lease);
   header.error_code.store(0, std::memory_order_relaxed);
   session.SetError(entry.lease, status);
@@ -300,10 +307,12 @@ void StoreLoop::AdvanceStream(Session& session, uint32_t lease_index) {
   const uint32_t free = places - static_cast<uint32_t>(lease.staged.size());
   // Wait for a quarter of the ring, so that reads stay large.
   const uint32_t worthwhile = std::min(lease.bypass_left, std::max(1u, places / 4));
-  if (free >= worthwhile) OrderStaged(session, lease_index, std::min(free, lease.bypass_left), places);
+  if (free >= worthwhile)
+    OrderStaged(session, lease_index, std::min(free, lease.bypass_left), places);
 }
 
-void StoreLoop::OrderStaged(Session& session, uint32_t lease_index, uint32_t count, uint32_t places) {
+void StoreLoop::OrderStaged(Session& session, uint32_t lease_index, uint32_t count,
+                            uint32_t places) {
   Lease& lease = session.leases[lease_index];
   const uint32_t block_bytes = pack_->geometry.kind(lease.kind).block_bytes;
   std::byte* staging =
@@ -353,9 +362,9 @@ void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status
     for (uint32_t l = 0; l < kLeasesPerSession; ++l) {
       Lease& lease = session->leases[l];
       if (!lease.active || lease.layer != order.layer || lease.kind != order.kind) continue;
-      const auto at = std::lower_bound(
-          lease.wanted.begin(), lease.wanted.end(), order.block,
-          [](const WantedBlock& w, uint32_t block) { return w.block < block; });
+      const auto at =
+          std::lower_bound(lease.wanted.begin(), lease.wanted.end(), order.block,
+                           [](const WantedBlock& w, uint32_t block) { return w.block < block; });
       if (at == lease.wanted.end() || at->block != order.block) continue;
       const auto index = static_cast<uint32_t>(at - lease.wanted.begin());
       const BlockCache::Decision& decision = lease.decisions[index];

@@ -1,6 +1,6 @@
 // The store thread: takes requests from sessions, decides with the caches, orders reads, publishes
-// locations. Everything in here runs on that one thread but AddSession(), RemoveSession(), Wake() and
-// the constructor.
+// locations. Everything in here runs on that one thread but AddSession(), RemoveSession(), Wake()
+// and the constructor.
 #pragma once
 
 #include <atomic>

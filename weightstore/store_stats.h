@@ -1,5 +1,5 @@
-// What the store has done and holds, for metrics and WeightStoreService.GetStats. Atomics: written by
-// the store's thread, read by anybody at any time.
+// What the store has done and holds, for metrics and WeightStoreService.GetStats. Atomics: written
+// by the store's thread, read by anybody at any time.
 #pragma once
 
 #include <array>
@@ -35,7 +35,7 @@ inline constexpr std::array<double, 16> kReadSecondsBounds = {
     10e-6, 20e-6, 50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e-6,
     1e-3,  2e-3,  5e-3,  10e-3,  20e-3,  50e-3,  100e-3, 1};
 inline constexpr std::array<double, 11> kReadBytesBounds = {
-    4096,   8192,   16384,   32768,   65536,  131072, 262144, 524288, 1048576, 2097152, 4194304};
+    4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576, 2097152, 4194304};
 
 struct StoreStats {
   using Counter = std::atomic<uint64_t>;
@@ -55,14 +55,14 @@ struct StoreStats {
   Counter flash_reads_corrupt = 0;  // checksum differed
   Counter corrupt_blocks = 0;       // distinct blocks found damaged
   Counter flash_submissions = 0;
-  Counter flash_in_flight = 0;      // gauge
+  Counter flash_in_flight = 0;  // gauge
   AtomicHistogram<16> read_seconds{kReadSecondsBounds};
   AtomicHistogram<11> read_bytes{kReadBytesBounds};
 
   // Gauges, bytes.
-  Counter capacity_bytes = 0;  // slots
-  Counter used_bytes = 0;      // slots that hold a block
-  Counter pinned_bytes = 0;    // slots under a lease
+  Counter capacity_bytes = 0;        // slots
+  Counter used_bytes = 0;            // slots that hold a block
+  Counter pinned_bytes = 0;          // slots under a lease
   Counter streamed_model_bytes = 0;  // all blocks of the pack: used / this is the resident share
 
   Counter leases_granted[2] = {};  // by LeaseMode

@@ -19,9 +19,10 @@ uint16_t LoadU16(const uint8_t* at) {
 
 std::string GgmlTypeName(uint32_t type) {
   static constexpr const char* kNames[] = {
-      "F32",  "F16",  "Q4_0", "Q4_1", nullptr, nullptr, "Q5_0",   "Q5_1",    "Q8_0",    "Q8_1",  "Q2_K",
-      "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",   "IQ4_NL", "IQ3_S",
-      "IQ2_S", "IQ4_XS", "I8", "I16",  "I32",   "I64",     "F64",    "IQ1_M",   "BF16"};
+      "F32",     "F16",    "Q4_0",    "Q4_1",  nullptr,  nullptr, "Q5_0",  "Q5_1",
+      "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
+      "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
+      "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16"};
   if (type < std::size(kNames) && kNames[type] != nullptr) return kNames[type];
   return absl::StrCat("type ", type);
 }
@@ -35,9 +36,9 @@ absl::StatusOr<GgmlType> ToGgmlType(uint32_t type) {
     case GgmlType::kBF16:
       return static_cast<GgmlType>(type);
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "tensor type ", GgmlTypeName(type),
-      " is not supported; convert the file to F32, F16, BF16, Q8_0 or Q4_0"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor type ", GgmlTypeName(type),
+                   " is not supported; convert the file to F32, F16, BF16, Q8_0 or Q4_0"));
 }
 
 size_t GgmlBlockElements(GgmlType type) {
@@ -107,7 +108,8 @@ void DecodeGgmlRow(GgmlType type, const void* row, size_t elements, float* out) 
     case GgmlType::kQ8_0:
       for (size_t i = 0; i < elements; ++i) {
         const uint8_t* block = in + i / 32 * 34;
-        out[i] = HalfToFloat(LoadU16(block)) * static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
+        out[i] = HalfToFloat(LoadU16(block)) *
+                 static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
       }
       return;
     case GgmlType::kQ4_0:

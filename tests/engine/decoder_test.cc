@@ -7,9 +7,11 @@
 namespace tidegate {
 namespace {
 
-// Logits after `tokens`, the first `prefilled` of them in pieces of `piece`, the others step by step.
+// Logits after `tokens`, the first `prefilled` of them in pieces of `piece`, the others step by
+// step.
 std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>& tokens,
-                            size_t prefilled, size_t piece, uint32_t threads, bool half_kv = false) {
+                            size_t prefilled, size_t piece, uint32_t threads,
+                            bool half_kv = false) {
   LocalDecoder local(store, threads, true, 16);
   KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
   std::vector<float> logits(local.model->config.vocab_size);
@@ -65,8 +67,9 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
                   .ok());
   ASSERT_EQ(rows.size(), 5u);
   for (size_t n = 1; n <= 5; ++n) {
-    EXPECT_EQ(LogitsOf(store, {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(n)}, n, 16, 1),
-              rows[n - 1]);
+    EXPECT_EQ(
+        LogitsOf(store, {tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(n)}, n, 16, 1),
+        rows[n - 1]);
   }
 }
 
@@ -78,7 +81,8 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   const std::vector<TokenId> tokens = {1, 270};
   ASSERT_TRUE(local.decoder->Prefill(kv, tokens, {}, accounts).ok());
   store.Stop();
-  EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, {}, accounts).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, {}, accounts).code(),
+            absl::StatusCode::kUnavailable);
   EXPECT_EQ(kv.size(), 2u);
 }
 

@@ -43,17 +43,16 @@ PlainMlp LoadPlain(const std::string& path, uint32_t layer) {
 std::vector<bool> TopK(const std::vector<double>& values, uint32_t kept) {
   std::vector<size_t> order(values.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return std::fabs(values[a]) > std::fabs(values[b]);
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return std::fabs(values[a]) > std::fabs(values[b]); });
   std::vector<bool> mask(values.size(), false);
   for (uint32_t i = 0; i < kept; ++i) mask[order[i]] = true;
   return mask;
 }
 
 // method.md, line by line, in double.
-std::vector<double> PlainPruned(const PlainMlp& mlp, const std::vector<float>& x, uint32_t kept_input,
-                                uint32_t kept_hidden) {
+std::vector<double> PlainPruned(const PlainMlp& mlp, const std::vector<float>& x,
+                                uint32_t kept_input, uint32_t kept_hidden) {
   const size_t intermediate = mlp.down.size();
   const std::vector<bool> inputs = TopK({x.begin(), x.end()}, kept_input);
   std::vector<double> h(intermediate, 0);
@@ -94,8 +93,9 @@ TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
       for (const auto& [kept_input, kept_hidden] : {std::pair{64u, 96u}, {40u, 30u}, {1u, 1u}}) {
         std::vector<float> y(64, 0.0f);
         MlpAccounts accounts;
-        ASSERT_TRUE(mlp.Pruned(layer, x.data(), {.kept_input = kept_input, .kept_hidden = kept_hidden},
-                               y.data(), accounts)
+        ASSERT_TRUE(mlp.Pruned(layer, x.data(),
+                               {.kept_input = kept_input, .kept_hidden = kept_hidden}, y.data(),
+                               accounts)
                         .ok());
         const std::vector<double> expected = PlainPruned(plain, x, kept_input, kept_hidden);
         for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-4);
@@ -124,8 +124,8 @@ TEST(MlpTest, DenseOfSeveralTokensEqualsEachAloneBitwise) {
   EXPECT_EQ(together, alone);
 }
 
-// The exactness gate at its source: no bit depends on cache, policy, overlap or threads at gamma 1, and
-// density 1 is dense.
+// The exactness gate at its source: no bit depends on cache, policy, overlap or threads at gamma 1,
+// and density 1 is dense.
 TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
   const std::vector<float> x = RandomInput(64, 21);
   std::vector<float> dense, pruned;
@@ -143,12 +143,12 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
           MlpAccounts accounts;
           std::vector<float> y(64, 0.0f), all(64, 0.0f), part(64, 0.0f);
           ASSERT_TRUE(mlp.Dense(1, x.data(), 1, y.data(), accounts).ok());
-          ASSERT_TRUE(mlp.Pruned(1, x.data(), {.kept_input = 64, .kept_hidden = 96}, all.data(),
-                                 accounts)
-                          .ok());
-          ASSERT_TRUE(mlp.Pruned(1, x.data(), {.kept_input = 30, .kept_hidden = 40}, part.data(),
-                                 accounts)
-                          .ok());
+          ASSERT_TRUE(
+              mlp.Pruned(1, x.data(), {.kept_input = 64, .kept_hidden = 96}, all.data(), accounts)
+                  .ok());
+          ASSERT_TRUE(
+              mlp.Pruned(1, x.data(), {.kept_input = 30, .kept_hidden = 40}, part.data(), accounts)
+                  .ok());
           if (dense.empty()) {
             dense = y;
             pruned = part;
@@ -162,19 +162,19 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
   }
 }
 
-// Streamed blocks may be added before a cached one that is listed earlier has landed: their staging must
-// come free all the same. The modelled device makes every order of landing likely; with staging for two
-// blocks the sweep used to stop for ever.
+// Streamed blocks may be added before a cached one that is listed earlier has landed: their staging
+// must come free all the same. The modelled device makes every order of landing likely; with
+// staging for two blocks the sweep used to stop for ever.
 TEST(MlpTest, CacheAwareSweepsEndHoweverBlocksLand) {
   StoreOptions options;
   options.cache_fraction = 0.25;
   options.staging_bytes = 8192;
   options.queue_depth = 4;
-  options.flash_model = FlashModel{.bytes_per_second = 0,
-                                   .latency = std::chrono::microseconds(30),
-                                   .reads_per_second = 0};
-  LocalStore store(
-      {.model = {}, .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true}, .store = options});
+  options.flash_model = FlashModel{
+      .bytes_per_second = 0, .latency = std::chrono::microseconds(30), .reads_per_second = 0};
+  LocalStore store({.model = {},
+                    .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
+                    .store = options});
   LocalDecoder local(store);
   Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, true);
   for (uint32_t round = 0; round < 60; ++round) {
@@ -193,7 +193,8 @@ TEST(MlpTest, CacheAwareSweepsEndHoweverBlocksLand) {
 TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
   StoreOptions options;
   options.cache_fraction = 0.5;
-  LocalStore store({.model = {}, .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
+  LocalStore store({.model = {},
+                    .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   LocalDecoder local(store);
   Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, true);

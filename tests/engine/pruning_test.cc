@@ -13,8 +13,8 @@ namespace {
 
 using ::testing::ElementsAre;
 
-std::vector<uint32_t> Select(MaskSelector& selector, std::span<const float> values, MaskParams params,
-                             const std::vector<uint32_t>& resident_blocks = {},
+std::vector<uint32_t> Select(MaskSelector& selector, std::span<const float> values,
+                             MaskParams params, const std::vector<uint32_t>& resident_blocks = {},
                              uint32_t units_per_block = 1, std::vector<uint32_t> unit_at = {}) {
   std::vector<ResidencyEntry> residency((values.size() + units_per_block - 1) / units_per_block);
   for (const uint32_t block : resident_blocks) residency[block] = 1;

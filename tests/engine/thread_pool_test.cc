@@ -11,7 +11,8 @@ TEST(ThreadPoolTest, CoversEveryIndexOnceForAnyCountAndGranule) {
     EXPECT_EQ(pool.thread_count(), threads);
     for (const size_t count : {1u, 7u, 64u, 65u, 1000u}) {
       for (const size_t granule : {1u, 64u}) {
-        std::vector<int> touched(count, 0);  // Ranges are disjoint: no two threads share an element.
+        std::vector<int> touched(count,
+                                 0);  // Ranges are disjoint: no two threads share an element.
         pool.For(count, granule, size_t{1} << 30, [&](size_t begin, size_t end) {
           EXPECT_EQ(begin % granule, 0u);
           for (size_t i = begin; i < end; ++i) ++touched[i];

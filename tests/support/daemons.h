@@ -1,4 +1,5 @@
-// The store and the engine as an operator runs them: real processes on private sockets and free ports.
+// The store and the engine as an operator runs them: real processes on private sockets and free
+// ports.
 //
 // One thread. Whatever goes wrong at start fails the running test with the process's own words.
 #pragma once
@@ -29,24 +30,22 @@ namespace tidegate {
 inline constexpr std::chrono::seconds kDaemonLimit(60);
 // Less than the demo model's weights, and room for a part of them.
 inline constexpr char kSmallBudget[] = "7MiB";
-// A device on which a token takes some tens of milliseconds: whoever reads one event of a stream is in
-// the middle of it.
+// A device on which a token takes some tens of milliseconds: whoever reads one event of a stream is
+// in the middle of it.
 inline constexpr char kSlowDevice[] = "bandwidth=60MB/s,latency=500us,iops=20k";
 
 // The demo model as a pack with q8 units.
 inline void PackDemoModel(const std::string& pack) {
-  const RunResult run = RunProgram({BinaryPath("tidegate"), "pack",
-                                    ModelPath("tinystories-6M.f16.gguf"), "-o", pack, "--units",
-                                    "q8"});
+  const RunResult run =
+      RunProgram({BinaryPath("tidegate"), "pack", ModelPath("tinystories-6M.f16.gguf"), "-o", pack,
+                  "--units", "q8"});
   ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
 }
 
 // A folder on tmpfs, which the store wants for its region, for as long as the object lives.
 class RegionFolder {
  public:
-  RegionFolder() {
-    CHECK(mkdtemp(pattern_.data()) != nullptr);
-  }
+  RegionFolder() { CHECK(mkdtemp(pattern_.data()) != nullptr); }
   ~RegionFolder() {
     std::error_code ignored;
     std::filesystem::remove_all(pattern_, ignored);
@@ -135,9 +134,15 @@ class Daemons {
   explicit Daemons(std::string pack) : pack_(std::move(pack)) {}
 
   std::vector<std::string> StoreCommand(const std::vector<std::string>& extra = {}) const {
-    std::vector<std::string> command = {
-        BinaryPath("tidegate-store"), "--pack",       pack_,         "--socket",         socket(),
-        "--region-dir",               region_.path(), "--metrics-listen", "off"};
+    std::vector<std::string> command = {BinaryPath("tidegate-store"),
+                                        "--pack",
+                                        pack_,
+                                        "--socket",
+                                        socket(),
+                                        "--region-dir",
+                                        region_.path(),
+                                        "--metrics-listen",
+                                        "off"};
     command.insert(command.end(), extra.begin(), extra.end());
     return command;
   }
@@ -148,7 +153,8 @@ class Daemons {
   // Also waits until the store answers.
   void StartStore(const std::vector<std::string>& extra = {}) {
     SpawnStore(extra);
-    const bool up = WaitUntil([&] { return Stats().has_value() || !store_->running(); }, kDaemonLimit);
+    const bool up =
+        WaitUntil([&] { return Stats().has_value() || !store_->running(); }, kDaemonLimit);
     ASSERT_TRUE(up && store_->running()) << store_->Output();
   }
   // Waits until the engine listens, not until it is ready.
@@ -156,17 +162,25 @@ class Daemons {
     engine_.reset();
     channel_.reset();
     for (const char* file : {"grpc.port", "metrics.port"}) unlink(dir_.File(file).c_str());
-    std::vector<std::string> command = {BinaryPath("tidegate-engine"), "--store-socket", socket(),
-                                        "--listen", "127.0.0.1:0", "--port-file",
-                                        dir_.File("grpc.port"), "--metrics-listen", "127.0.0.1:0",
-                                        "--metrics-port-file", dir_.File("metrics.port"),
-                                        "--threads", "1"};
+    std::vector<std::string> command = {BinaryPath("tidegate-engine"),
+                                        "--store-socket",
+                                        socket(),
+                                        "--listen",
+                                        "127.0.0.1:0",
+                                        "--port-file",
+                                        dir_.File("grpc.port"),
+                                        "--metrics-listen",
+                                        "127.0.0.1:0",
+                                        "--metrics-port-file",
+                                        dir_.File("metrics.port"),
+                                        "--threads",
+                                        "1"};
     command.insert(command.end(), extra.begin(), extra.end());
     engine_.emplace(command, dir_.File("engine.log"));
     WaitUntil([&] { return !Port("grpc.port").empty() || !engine_->running(); }, kDaemonLimit);
     ASSERT_FALSE(Port("grpc.port").empty()) << engine_->Output();
-    channel_ = grpc::CreateChannel("127.0.0.1:" + Port("grpc.port"),
-                                   grpc::InsecureChannelCredentials());
+    channel_ =
+        grpc::CreateChannel("127.0.0.1:" + Port("grpc.port"), grpc::InsecureChannelCredentials());
   }
   // Both, and waits until the engine serves.
   void Start(const std::vector<std::string>& store_extra = {"--memory-budget", kSmallBudget},
@@ -216,7 +230,8 @@ class Daemons {
 
   // Sum over the engine's series `name{... labels ...}`; -1 if there is none.
   double EngineMetric(const std::string& name, const std::string& label = "") const {
-    const auto response = HttpGet(static_cast<uint16_t>(std::stoi(Port("metrics.port"))), "/metrics");
+    const auto response =
+        HttpGet(static_cast<uint16_t>(std::stoi(Port("metrics.port"))), "/metrics");
     if (!response.ok()) return -1;
     std::istringstream page(response->body);
     double sum = 0;

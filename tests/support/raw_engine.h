@@ -35,6 +35,11 @@ class RawEngine {
               static_cast<ssize_t>(bytes.size()));
   }
 
+  void TrySend(const std::string& bytes) const {  // The store may have hung up already.
+    [[maybe_unused]] const ssize_t sent =
+        ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+
   // Receives the answer and maps what came with it.
   store::v1::AttachResponse Receive() {
     char buffer[4096];
@@ -65,8 +70,8 @@ class RawEngine {
     Send(request.SerializeAsString());
     store::v1::AttachResponse response = Receive();
     if (response.code() != 0 || !session_fd().valid()) return response;
-    auto mapping = Mapping::Map(session_fd().get(), response.session_bytes(),
-                                Mapping::Access::kReadWrite);
+    auto mapping =
+        Mapping::Map(session_fd().get(), response.session_bytes(), Mapping::Access::kReadWrite);
     EXPECT_TRUE(mapping.ok()) << mapping.status();
     session_ = *std::move(mapping);
     return response;
@@ -117,7 +122,9 @@ class RawEngine {
   }
 
  private:
-  uint64_t LeaseOffset(uint32_t i) const { return header().leases_offset + i * header().lease_stride; }
+  uint64_t LeaseOffset(uint32_t i) const {
+    return header().leases_offset + i * header().lease_stride;
+  }
 
   UniqueFd socket_, fds_[3];
   Mapping session_;

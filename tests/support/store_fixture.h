@@ -53,7 +53,8 @@ class StoreFixture : public testing::Test {
       const auto data = lease.Wait(i);
       ASSERT_TRUE(data.ok()) << "block " << wanted[i].block << ": " << data.status();
       const std::string expected = pack_.Block(layer, kind, wanted[i].block);
-      ASSERT_EQ(std::string(reinterpret_cast<const char*>(*data), expected.size()) == expected, true)
+      ASSERT_EQ(std::string(reinterpret_cast<const char*>(*data), expected.size()) == expected,
+                true)
           << "layer " << layer << ", " << UnitKindName(kind) << " block " << wanted[i].block;
       lease.Consumed(i + 1);
     }

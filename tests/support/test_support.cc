@@ -120,8 +120,7 @@ RunResult RunProgram(const std::vector<std::string>& arguments, std::chrono::mil
   const pid_t pid = Spawn(arguments, dir.File("out"), dir.File("err"), {});
   int status = 0;
   RunResult result;
-  const bool ended =
-      WaitUntil([&] { return waitpid(pid, &status, WNOHANG) == pid; }, timeout);
+  const bool ended = WaitUntil([&] { return waitpid(pid, &status, WNOHANG) == pid; }, timeout);
   if (!ended) {
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);

@@ -12,8 +12,8 @@
 
 namespace tidegate {
 
-// Paths. SharedPath("data/x") lies in the oracle data, which may be absent; ModelPath("x") in models/;
-// BinaryPath("tidegate") in the build folder.
+// Paths. SharedPath("data/x") lies in the oracle data, which may be absent; ModelPath("x") in
+// models/; BinaryPath("tidegate") in the build folder.
 std::string SharedPath(const std::string& relative);
 std::string ModelPath(const std::string& relative);
 std::string SourcePath(const std::string& relative);
@@ -91,9 +91,9 @@ bool WaitUntil(Condition condition, std::chrono::milliseconds timeout) {
 }  // namespace tidegate
 
 // Skips the test, naming what is missing. For use at the top of a test body.
-#define TG_REQUIRE_SHARED(relative)                                                        \
-  do {                                                                                     \
-    if (!::tidegate::FileExists(::tidegate::SharedPath(relative)))                         \
-      GTEST_SKIP() << "oracle data absent: " << ::tidegate::SharedPath(relative)           \
-                   << " (only the developers' checkouts have it)";                         \
+#define TG_REQUIRE_SHARED(relative)                                              \
+  do {                                                                           \
+    if (!::tidegate::FileExists(::tidegate::SharedPath(relative)))               \
+      GTEST_SKIP() << "oracle data absent: " << ::tidegate::SharedPath(relative) \
+                   << " (only the developers' checkouts have it)";               \
   } while (false)

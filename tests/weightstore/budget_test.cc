@@ -130,8 +130,8 @@ TEST_F(BudgetTest, SlotsGrowWithTheBudgetAndFillIt) {
 
 TEST_F(BudgetTest, BothKindsHoldAboutTheSameShare) {
   const uint64_t smallest = SmallestKib({}) * kKiB;
-  const auto plan = PlanRegion(
-      index(), {.memory_budget_bytes = smallest + geometry().blocks_bytes() / 2});
+  const auto plan =
+      PlanRegion(index(), {.memory_budget_bytes = smallest + geometry().blocks_bytes() / 2});
   ASSERT_TRUE(plan.ok());
   EXPECT_NEAR(plan->slots_per_layer[0], plan->slots_per_layer[1], 2);
 }

@@ -23,12 +23,20 @@ class RegionTest : public testing::Test {
   RegionTest() : path_(shm_.File("region")) {
     PackGeometry geometry;
     geometry.layer_count = 2;
-    geometry.kinds[0] = {.unit_count = 8, .unit_bytes = 8192, .units_per_block = 1,
-                         .block_bytes = 8192, .block_count = 8};
-    geometry.kinds[1] = {.unit_count = 32, .unit_bytes = 1024, .units_per_block = 4,
-                         .block_bytes = 4096, .block_count = 8};
+    geometry.kinds[0] = {.unit_count = 8,
+                         .unit_bytes = 8192,
+                         .units_per_block = 1,
+                         .block_bytes = 8192,
+                         .block_count = 8};
+    geometry.kinds[1] = {.unit_count = 32,
+                         .unit_bytes = 1024,
+                         .units_per_block = 4,
+                         .block_bytes = 4096,
+                         .block_count = 8};
     header_ = MakeRegionHeader(geometry, {1, 2, 3},
-                               {.manifest_bytes = 100, .static_bytes = 5000, .staging_bytes = 8192,
+                               {.manifest_bytes = 100,
+                                .static_bytes = 5000,
+                                .staging_bytes = 8192,
                                 .slots_per_layer = {3, 5}});
   }
 

@@ -8,7 +8,9 @@ namespace tidegate {
 
 BlockCache::BlockCache(std::span<ResidencyEntry> residency, uint32_t slot_count,
                        std::unique_ptr<EvictionPolicy> policy)
-    : residency_(residency), policy_(std::move(policy)), slots_(slot_count),
+    : residency_(residency),
+      policy_(std::move(policy)),
+      slots_(slot_count),
       in_mask_(residency.size(), false) {
   for (uint32_t slot = slot_count; slot > 0; --slot) free_.push_back(slot - 1);
   for (ResidencyEntry& entry : residency_) entry.store(0, std::memory_order_relaxed);

@@ -1,5 +1,5 @@
-// The cache of one (layer, kind): which block lies in which slot, what is pinned, what is in flight.
-// Decisions only: reads and memory are the store's. Owned by the store thread.
+// The cache of one (layer, kind): which block lies in which slot, what is pinned, what is in
+// flight. Decisions only: reads and memory are the store's. Owned by the store thread.
 //
 // A slot is in exactly one of three states:
 //   free       holds no block, pins == 0, on the free list

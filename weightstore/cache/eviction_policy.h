@@ -1,9 +1,9 @@
-// Which blocks the cache keeps. Pure bookkeeping over block numbers of one (layer, kind): no slots, no
-// I/O, no threads. Owned by the cache that it serves.
+// Which blocks the cache keeps. Pure bookkeeping over block numbers of one (layer, kind): no slots,
+// no I/O, no threads. Owned by the cache that it serves.
 //
-// The cache is "mask first" (public evaluation code of arXiv 2412.01380): every block of the current
-// mask is admitted if room can be made, and victims come only from blocks outside the mask. A policy
-// ranks victims, and ranks admissions where the mask is larger than the cache.
+// The cache is "mask first" (public evaluation code of arXiv 2412.01380): every block of the
+// current mask is admitted if room can be made, and victims come only from blocks outside the mask.
+// A policy ranks victims, and ranks admissions where the mask is larger than the cache.
 #pragma once
 
 #include <cstdint>

@@ -33,8 +33,8 @@ absl::StatusOr<UniqueFd> Connect(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat("store socket path '", path,
-                                                   "' must have 1 to 107 characters"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("store socket path '", path, "' must have 1 to 107 characters"));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -48,11 +48,12 @@ absl::StatusOr<UniqueFd> Connect(const std::string& path) {
         absl::StrCat("may not connect to the store at ", path, ": ", strerror(error)));
   }
   if (error == EPROTOTYPE) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is not the attach socket of a tidegate-store (its gRPC socket ends in .grpc)"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " is not the attach socket of a tidegate-store (its gRPC socket ends in .grpc)"));
   }
   return absl::UnavailableError(absl::StrCat("no tidegate-store listens on ", path, " (",
-                                             strerror(error), "); start it, or check --store-socket"));
+                                             strerror(error),
+                                             "); start it, or check --store-socket"));
 }
 
 // Receives the answer with its descriptors.
@@ -79,7 +80,8 @@ absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, Uniq
     for (size_t i = 0; i < 3; ++i) fds[i] = UniqueFd(raw[i]);
   }
   if (!response.ParseFromArray(buffer, static_cast<int>(bytes))) {
-    return absl::FailedPreconditionError("the attach answer is malformed; is this a tidegate-store?");
+    return absl::FailedPreconditionError(
+        "the attach answer is malformed; is this a tidegate-store?");
   }
   if (response.code() != 0) {
     return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
@@ -91,8 +93,8 @@ absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, Uniq
 absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::Access access) {
   ASSIGN_OR_RETURN(const uint64_t actual, FileSize(fd.get()));
   if (actual != bytes || bytes < kPageBytes) {
-    return absl::DataLossError(absl::StrCat("shared memory has ", actual, " bytes, announced were ",
-                                            bytes));
+    return absl::DataLossError(
+        absl::StrCat("shared memory has ", actual, " bytes, announced were ", bytes));
   }
   return Mapping::Map(fd.get(), bytes, access);
 }
@@ -137,7 +139,8 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
     return absl::DataLossError("session and manifest disagree; restart the store");
   }
   for (const store::v1::StaticTensor& tensor : client->manifest_.static_tensors()) {
-    if (tensor.offset() > header.static_bytes || tensor.bytes() > header.static_bytes - tensor.offset()) {
+    if (tensor.offset() > header.static_bytes ||
+        tensor.bytes() > header.static_bytes - tensor.offset()) {
       return absl::DataLossError("a static tensor lies outside the region; restart the store");
     }
   }
@@ -194,7 +197,8 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
                                  [](const LeaseUse& use) { return !use.active; });
   CHECK(free != std::end(leases_));
   const auto index = static_cast<uint32_t>(free - std::begin(leases_));
-  // The store may still publish for the lease that used this place before, until it took the release.
+  // The store may still publish for the lease that used this place before, until it took the
+  // release.
   RETURN_IF_ERROR(WaitTaken(free->released_at));
   if (!connected()) return StoreGone();
 
@@ -289,9 +293,7 @@ absl::Status WeightLease::WaitFor(Ready ready) {
 
 absl::StatusOr<const std::byte*> WeightLease::Wait(size_t i) {
   const std::atomic<uint64_t>& location = client_->locations(lease_)[i];
-  const auto known = [&] {
-    return location.load(std::memory_order_acquire) != 0 || Rejected();
-  };
+  const auto known = [&] { return location.load(std::memory_order_acquire) != 0 || Rejected(); };
   RETURN_IF_ERROR(WaitFor(known));
   if (const std::byte* data = TryGet(i); data != nullptr) return data;
   RETURN_IF_ERROR(Error());
@@ -306,8 +308,8 @@ void WeightLease::Consumed(size_t count) {
 
 absl::StatusOr<WeightLease::Accounts> WeightLease::accounts() {
   const LeaseHeader& header = client_->lease_header(lease_);
-  RETURN_IF_ERROR(WaitFor(
-      [&] { return header.granted_serial.load(std::memory_order_acquire) == serial_; }));
+  RETURN_IF_ERROR(
+      WaitFor([&] { return header.granted_serial.load(std::memory_order_acquire) == serial_; }));
   if (Rejected()) return Error();
   return Accounts{.hit_units = header.hit_units,
                   .miss_units = header.miss_units,
@@ -326,8 +328,7 @@ void WeightLease::Release() {
                                             .mode = 0,
                                             .block_count = 0,
                                             .serial = serial_});
-  client->leases_[lease_] = {.active = false,
-                             .released_at = posted.ok() ? client->submitted_ : 0};
+  client->leases_[lease_] = {.active = false, .released_at = posted.ok() ? client->submitted_ : 0};
 }
 
 }  // namespace tidegate

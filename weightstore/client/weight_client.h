@@ -1,9 +1,9 @@
 // What an engine sees of the weight store: static weights, residency, leases on blocks of units.
 //
-// Thread-compatible: one thread works with a client and its leases. The bytes behind a location may be
-// read by any thread until the lease ends (streamed blocks: until Consumed()).
-// The client trusts the store: it is the one that verifies; still, every offset is checked against the
-// mapping before use.
+// Thread-compatible: one thread works with a client and its leases. The bytes behind a location may
+// be read by any thread until the lease ends (streamed blocks: until Consumed()). The client trusts
+// the store: it is the one that verifies; still, every offset is checked against the mapping before
+// use.
 #pragma once
 
 #include <chrono>
@@ -23,8 +23,8 @@ namespace tidegate {
 
 class WeightClient;
 
-// Blocks of one (layer, kind), pinned or on their way. Released by the destructor. Not copyable; must
-// end before its client.
+// Blocks of one (layer, kind), pinned or on their way. Released by the destructor. Not copyable;
+// must end before its client.
 class WeightLease {
  public:
   WeightLease() = default;
@@ -34,16 +34,16 @@ class WeightLease {
 
   size_t size() const { return block_count_; }
 
-  // Bytes of the i-th wanted block (block_bytes), or null while it is on its way or if it failed: then
-  // Wait() says why.
+  // Bytes of the i-th wanted block (block_bytes), or null while it is on its way or if it failed:
+  // then Wait() says why.
   const std::byte* TryGet(size_t i) const;
 
   // Waits for the i-th block. Errors: DATA_LOSS, UNAVAILABLE (drive), as the store reports them;
   // UNAVAILABLE when the store is gone.
   absl::StatusOr<const std::byte*> Wait(size_t i);
 
-  // True if the i-th block came through staging: it must be passed to Consumed() when it is used up.
-  // REQUIRES: TryGet(i) is not null.
+  // True if the i-th block came through staging: it must be passed to Consumed() when it is used
+  // up. REQUIRES: TryGet(i) is not null.
   bool IsStreamed(size_t i) const;
 
   // Every streamed block with an index below `count` is used up and its memory may be reused.
@@ -79,8 +79,8 @@ class WeightLease {
 
 class WeightClient {
  public:
-  // Connects, checks versions and geometry, maps region and session. Errors: UNAVAILABLE no store is
-  // listening (yet): retry; FAILED_PRECONDITION versions differ; others as the store answers.
+  // Connects, checks versions and geometry, maps region and session. Errors: UNAVAILABLE no store
+  // is listening (yet): retry; FAILED_PRECONDITION versions differ; others as the store answers.
   static absl::StatusOr<std::unique_ptr<WeightClient>> Attach(const std::string& socket_path,
                                                               const std::string& engine_name);
 

@@ -20,13 +20,13 @@ namespace tidegate {
 namespace {
 
 absl::Status Damaged(std::string_view what) {
-  return absl::DataLossError(absl::StrCat("damaged pack: ", std::string(what),
-                                          "; pack the model again"));
+  return absl::DataLossError(
+      absl::StrCat("damaged pack: ", std::string(what), "; pack the model again"));
 }
 
 // One kind's layout: derived numbers must agree with the recorded ones.
-absl::StatusOr<KindGeometry> KindFromLayout(const store::v1::UnitLayout& layout, UnitEncoding encoding,
-                                            std::string_view name) {
+absl::StatusOr<KindGeometry> KindFromLayout(const store::v1::UnitLayout& layout,
+                                            UnitEncoding encoding, std::string_view name) {
   KindGeometry kind = {.unit_count = layout.unit_count(),
                        .unit_bytes = layout.unit_bytes(),
                        .units_per_block = layout.units_per_block(),
@@ -38,7 +38,8 @@ absl::StatusOr<KindGeometry> KindFromLayout(const store::v1::UnitLayout& layout,
                     kind.columns_per_unit >= 1 && kind.columns_per_unit <= 2 &&
                     kind.units_per_block >= 1 && kind.block_bytes >= kPageBytes &&
                     kind.block_bytes <= kMaxBlockBytes && kind.block_bytes % kPageBytes == 0;
-  if (!sane) return Damaged(absl::StrCat("layout of ", std::string(name), " units is out of range"));
+  if (!sane)
+    return Damaged(absl::StrCat("layout of ", std::string(name), " units is out of range"));
   if (IsGrouped(encoding) && kind.column_elements % kQuantGroup != 0) {
     return Damaged(absl::StrCat("columns of ", std::string(name), " units are not whole groups"));
   }
@@ -58,23 +59,23 @@ absl::Status CheckLayer(const store::v1::KindUnits& units, const KindGeometry& k
   }
   std::vector<bool> seen(kind.unit_count);
   for (uint32_t position : units.positions()) {
-    if (position >= kind.unit_count || seen[position]) return Damaged("a permutation repeats a unit");
+    if (position >= kind.unit_count || seen[position])
+      return Damaged("a permutation repeats a unit");
     seen[position] = true;
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
-  const bool sane = hp.layer_count() >= 1 && hp.layer_count() <= kMaxLayers &&
-                    hp.hidden_size() >= 1 && hp.hidden_size() <= kMaxUnits &&
-                    hp.intermediate_size() >= 1 && hp.intermediate_size() <= kMaxUnits &&
-                    hp.query_heads() >= 1 && hp.query_heads() <= 4096 && hp.kv_heads() >= 1 &&
-                    hp.query_heads() % hp.kv_heads() == 0 && hp.head_size() >= 2 &&
-                    hp.head_size() <= 4096 && hp.vocab_size() >= 1 &&
-                    hp.vocab_size() <= (4u << 20) && hp.context_length() >= 1 &&
-                    hp.rope_dims() <= hp.head_size() && hp.rope_dims() % 2 == 0 &&
-                    std::isfinite(hp.rms_epsilon()) && hp.rms_epsilon() >= 0 &&
-                    std::isfinite(hp.rope_base()) && hp.rope_base() > 0;
+  const bool sane =
+      hp.layer_count() >= 1 && hp.layer_count() <= kMaxLayers && hp.hidden_size() >= 1 &&
+      hp.hidden_size() <= kMaxUnits && hp.intermediate_size() >= 1 &&
+      hp.intermediate_size() <= kMaxUnits && hp.query_heads() >= 1 && hp.query_heads() <= 4096 &&
+      hp.kv_heads() >= 1 && hp.query_heads() % hp.kv_heads() == 0 && hp.head_size() >= 2 &&
+      hp.head_size() <= 4096 && hp.vocab_size() >= 1 && hp.vocab_size() <= (4u << 20) &&
+      hp.context_length() >= 1 && hp.rope_dims() <= hp.head_size() && hp.rope_dims() % 2 == 0 &&
+      std::isfinite(hp.rms_epsilon()) && hp.rms_epsilon() >= 0 && std::isfinite(hp.rope_base()) &&
+      hp.rope_base() > 0;
   return sane ? absl::OkStatus() : Damaged("hyper-parameters are out of range");
 }
 
@@ -108,7 +109,8 @@ uint64_t PackGeometry::BlockOffset(uint32_t layer, UnitKind k, uint32_t block) c
 }
 
 uint64_t PackGeometry::BlockIndex(uint32_t layer, UnitKind k, uint32_t block) const {
-  return uint64_t{layer} * layer_blocks() + (k == UnitKind::kHidden ? kinds[0].block_count : 0) + block;
+  return uint64_t{layer} * layer_blocks() + (k == UnitKind::kHidden ? kinds[0].block_count : 0) +
+         block;
 }
 
 absl::StatusOr<PackGeometry> GeometryFromManifest(const store::v1::Manifest& manifest) {
@@ -143,9 +145,9 @@ absl::Status ValidatePackHeader(const PackHeader& header, uint64_t file_bytes) {
     return absl::InvalidArgumentError("not a Tidegate pack (make one with `tidegate pack`)");
   }
   if (header.version != kPackVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "pack version ", header.version, ", this program reads version ", kPackVersion,
-        "; pack the model again with this release"));
+    return absl::FailedPreconditionError(absl::StrCat("pack version ", header.version,
+                                                      ", this program reads version ", kPackVersion,
+                                                      "; pack the model again with this release"));
   }
   if (header.header_xxh3 != Checksum(&header, offsetof(PackHeader, header_xxh3))) {
     return Damaged("header checksum differs");
@@ -173,8 +175,8 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
   PackIndex index;
   ASSIGN_OR_RETURN(const uint64_t file_bytes, FileSize(fd));
   if (file_bytes < sizeof(PackHeader)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": not a Tidegate pack: ", file_bytes,
-                                                   " bytes is too short"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": not a Tidegate pack: ", file_bytes, " bytes is too short"));
   }
   RETURN_IF_ERROR(Annotate(ReadAt(fd, 0, &index.header, sizeof(index.header)), path));
   const PackHeader& header = index.header;
@@ -189,7 +191,8 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
   }
   index.manifest_bytes.resize(header.manifest_bytes);
   RETURN_IF_ERROR(Annotate(
-      ReadAt(fd, header.manifest_offset, index.manifest_bytes.data(), header.manifest_bytes), path));
+      ReadAt(fd, header.manifest_offset, index.manifest_bytes.data(), header.manifest_bytes),
+      path));
   if (Checksum(index.manifest_bytes.data(), header.manifest_bytes) != header.manifest_xxh3 ||
       !index.manifest.ParseFromString(index.manifest_bytes)) {
     return Annotate(Damaged("manifest checksum differs"), path);
@@ -199,7 +202,8 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
   index.geometry = *geometry;
   RETURN_IF_ERROR(Annotate(CheckStatics(index.manifest, header.static_bytes), path));
   if (index.geometry.blocks_bytes() != header.blocks_bytes ||
-      uint64_t{index.geometry.layer_blocks()} * index.geometry.layer_count != header.checksum_count) {
+      uint64_t{index.geometry.layer_blocks()} * index.geometry.layer_count !=
+          header.checksum_count) {
     return Annotate(Damaged("block section has the wrong size"), path);
   }
   return index;

@@ -1,13 +1,16 @@
 // The pack file (model.tgpack), version 1: the contract between the packer and the store.
 //
-//   1. PackHeader                 4096 bytes at offset 0; written last, so a half pack never validates
+//   1. PackHeader                 4096 bytes at offset 0; written last, so a half pack never
+//   validates
 //   2. static section             page-aligned; the tensors of Manifest.static_tensors
-//   3. block section              page-aligned; for each layer its input blocks, then its hidden blocks
+//   3. block section              page-aligned; for each layer its input blocks, then its hidden
+//   blocks
 //   4. block checksums            uint64 XXH3 of every block, in the order of the block section
 //   5. manifest                   store.v1.Manifest, serialised
 //
-// Little-endian. Offsets in bytes from the start of the file. Header, manifest, checksum table, every
-// static tensor and every block carry an XXH3-64 checksum. A change to any of this is version 2.
+// Little-endian. Offsets in bytes from the start of the file. Header, manifest, checksum table,
+// every static tensor and every block carry an XXH3-64 checksum. A change to any of this is
+// version 2.
 #pragma once
 
 #include <array>
@@ -29,7 +32,7 @@ inline constexpr uint64_t kStaticAlign = 64;  // bytes, offset of each static te
 
 // Limits that a reader accepts; they bound every allocation made from a file's numbers.
 inline constexpr uint32_t kMaxLayers = 1024;
-inline constexpr uint32_t kMaxUnits = 1u << 20;        // per layer and kind
+inline constexpr uint32_t kMaxUnits = 1u << 20;  // per layer and kind
 inline constexpr uint32_t kMaxBlockBytes = 8u << 20;
 inline constexpr uint64_t kMaxManifestBytes = 512ull << 20;
 

@@ -9,8 +9,8 @@
 //   slots_offset        per layer: slots of input blocks, then slots of hidden blocks
 //   staging_offset      [kMaxSessions][kLeasesPerSession] staging rings of staging_bytes
 //
-// A session (one per attached engine, a sealed memfd that both sides write; the store trusts nothing
-// that it reads from it):
+// A session (one per attached engine, a sealed memfd that both sides write; the store trusts
+// nothing that it reads from it):
 //
 //   offset 0            SessionHeader, with the request ring
 //   leases_offset       [kLeasesPerSession] of: LeaseHeader, WantedBlock[max_blocks],
@@ -77,8 +77,8 @@ struct RegionHeader {
 };
 static_assert(sizeof(RegionHeader) == 160 && offsetof(RegionHeader, manifest_offset) == 88);
 
-// Residency of a block: 0 is "not resident"; otherwise slot + 1, with kInFlight while its read is out.
-// Engines use it as a hint for masks, without a lease.
+// Residency of a block: 0 is "not resident"; otherwise slot + 1, with kInFlight while its read is
+// out. Engines use it as a hint for masks, without a lease.
 using ResidencyEntry = std::atomic<uint32_t>;
 inline constexpr uint32_t kInFlight = 1u << 31;
 
@@ -94,8 +94,8 @@ inline constexpr uint64_t kLocationOffsetMask = (uint64_t{1} << 56) - 1;
 
 enum class RingOp : uint32_t { kAcquire = 1, kRelease = 2 };
 
-// kSelect: a mask's choice; use counts grow and every block is admitted if the policy can make room.
-// kStream: a pass over blocks; fills free slots, evicts nothing, counts nothing.
+// kSelect: a mask's choice; use counts grow and every block is admitted if the policy can make
+// room. kStream: a pass over blocks; fills free slots, evicts nothing, counts nothing.
 enum class LeaseMode : uint32_t { kSelect = 1, kStream = 2 };
 
 struct RingEntry {
@@ -126,7 +126,7 @@ struct LeaseHeader {
   uint32_t miss_blocks;
   uint64_t flash_bytes;               // read from flash for this lease
   std::atomic<uint64_t> flash_reads;  // reads issued so far; grows while blocks stream
-  char error[200];  // terminated text
+  char error[200];                    // terminated text
 };
 static_assert(sizeof(LeaseHeader) == 256);
 
@@ -156,8 +156,8 @@ uint64_t SessionBytes(uint32_t max_blocks);
 struct RegionPlan {
   uint64_t manifest_bytes = 0;
   uint64_t static_bytes = 0;
-  uint64_t staging_bytes = 0;               // per lease
-  uint64_t engine_reserve_bytes = 0;        // not part of the region
+  uint64_t staging_bytes = 0;         // per lease
+  uint64_t engine_reserve_bytes = 0;  // not part of the region
   uint32_t slots_per_layer[kUnitKinds] = {0, 0};
 };
 RegionHeader MakeRegionHeader(const PackGeometry& geometry, const PackUuid& uuid,

@@ -58,7 +58,8 @@ using ::testing::ElementsAre;
 TEST(BlockCacheTest, MissesAreAdmittedAndHitNextTime) {
   Harness h(8, 4, "lfu");
   EXPECT_THAT(h.Token({1, 3}), ElementsAre(Outcome::kRead, Outcome::kRead));
-  EXPECT_THAT(h.Token({1, 2, 3}), ElementsAre(Outcome::kResident, Outcome::kRead, Outcome::kResident));
+  EXPECT_THAT(h.Token({1, 2, 3}),
+              ElementsAre(Outcome::kResident, Outcome::kRead, Outcome::kResident));
   EXPECT_EQ(h.Resident(), (std::set<uint32_t>{1, 2, 3}));
 }
 
@@ -195,8 +196,8 @@ TEST(BlockCacheTest, AgreesWithThePlainReferenceOnRandomMasks) {
         if (rng() % 100 < 20 + b) mask.push_back(b);
       }
       const std::vector<Outcome> outcomes = h.Token(mask);
-      const size_t hits = static_cast<size_t>(
-          std::count(outcomes.begin(), outcomes.end(), Outcome::kResident));
+      const size_t hits =
+          static_cast<size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::kResident));
       ASSERT_EQ(hits, plain.Token(mask)) << "slots " << slots << " token " << token;
       ASSERT_EQ(h.Resident(), plain.resident) << "slots " << slots << " token " << token;
     }

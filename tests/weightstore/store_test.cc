@@ -1,0 +1,409 @@
+// A real store and a real client: what is delivered is what the pack holds, by every way there is.
+#include "weightstore/store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <optional>
+#include <thread>
+
+#include "tests/support/store_fixture.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+constexpr UnitKind kIn = UnitKind::kInput;
+constexpr UnitKind kHid = UnitKind::kHidden;
+constexpr uint64_t kInBytes = 8192, kHidBytes = 4096;  // blocks of the tiny pack
+
+struct Backend {
+  const char* name;
+  const char* backend;
+  bool modelled;
+  bool verify;
+};
+
+class StoreOnBackend : public StoreFixture, public testing::WithParamInterface<Backend> {
+ protected:
+  void SetUp() override {
+    options_.flash_backend = GetParam().backend;
+    options_.verify_checksums = GetParam().verify;
+    if (GetParam().modelled) {
+      options_.flash_model =
+          FlashModel{.bytes_per_second = 4e9, .latency = std::chrono::microseconds(50)};
+    }
+    if (options_.flash_backend != "io_uring") return;
+    const auto probe = OpenFlashDevice({.path = pack_.path, .backend = "io_uring"});
+    if (!probe.ok()) GTEST_SKIP() << probe.status();
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Backends, StoreOnBackend,
+                         testing::Values(Backend{"io_uring", "io_uring", false, true},
+                                         Backend{"pread", "pread", false, true},
+                                         Backend{"modelled", "auto", true, true},
+                                         Backend{"unverified", "pread", false, false}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(StoreOnBackend, StaticWeightsEqualThePacks) {
+  StartStore();
+  EXPECT_EQ(store_->info().flash.backend, GetParam().modelled ? "modelled" : GetParam().backend);
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  EXPECT_EQ(client->pack_uuid(), UuidText(pack_.index.header.uuid));
+  EXPECT_GT(client->manifest().static_tensors_size(), 0);
+  for (const auto& tensor : client->manifest().static_tensors()) {
+    const std::string expected =
+        pack_.FileBytes(pack_.index.header.static_offset + tensor.offset(), tensor.bytes());
+    EXPECT_EQ(std::memcmp(client->StaticData(tensor), expected.data(), expected.size()), 0)
+        << tensor.name();
+  }
+}
+
+TEST_P(StoreOnBackend, EveryBlockIsTheOneThatWasAskedFor) {
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  for (const LeaseMode mode : {LeaseMode::kSelect, LeaseMode::kStream, LeaseMode::kSelect}) {
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      for (const UnitKind kind : {kIn, kHid}) {
+        const auto wanted =
+            Wanted(0, 64);  // Twice what the cache holds: half passes through staging.
+        WeightLease lease = Acquire(*client, layer, kind, wanted, mode);
+        ExpectPackBytes(lease, layer, kind, wanted);
+      }
+    }
+  }
+  EXPECT_EQ(stats().flash_reads_corrupt, 0u);
+  EXPECT_EQ(stats().flash_reads_failed, 0u);
+}
+
+TEST_P(StoreOnBackend, MaskAfterMaskWithEvictions) {
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  for (uint32_t step = 0; step < 30; ++step) {
+    std::vector<WantedBlock> wanted;
+    for (uint32_t block = step % 5; block < 64; block += 2 + step % 4) wanted.push_back({block, 1});
+    ExpectServes(*client, step % 2, step % 3 == 0 ? kIn : kHid, wanted);
+  }
+  EXPECT_GT(stats().evicted_blocks, 0u);
+  EXPECT_TRUE(Becomes(stats().pinned_bytes, 0));
+  EXPECT_LE(stats().used_bytes, stats().capacity_bytes);
+}
+
+TEST_P(StoreOnBackend, StreamsALayerThroughLittleStaging) {
+  options_.policy = "none";
+  options_.cache_fraction = 0;
+  options_.staging_bytes = 2 * kInBytes;
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  for (const UnitKind kind : {kIn, kHid, kIn}) {
+    const auto wanted = Wanted(0, 64);
+    WeightLease lease = Acquire(*client, 1, kind, wanted, LeaseMode::kStream);
+    ExpectPackBytes(lease, 1, kind, wanted);
+    EXPECT_TRUE(lease.IsStreamed(0) && lease.IsStreamed(63));
+    const auto accounts = lease.accounts();
+    ASSERT_TRUE(accounts.ok());
+    EXPECT_EQ(accounts->flash_bytes, 64 * (kind == kIn ? kInBytes : kHidBytes));
+    EXPECT_GE(accounts->flash_reads, 16u);
+    EXPECT_LE(accounts->flash_reads, 64u);
+  }
+  EXPECT_EQ(stats().flash_read_bytes[0], 0u);
+  EXPECT_EQ(stats().flash_read_bytes[1], 64 * (2 * kInBytes + kHidBytes));
+  EXPECT_EQ(stats().bypassed_blocks, 3 * 64u);
+  EXPECT_EQ(stats().used_bytes, 0u);
+}
+
+class StoreTest : public StoreFixture {};
+
+TEST_F(StoreTest, CountsHitsMissesAndBytes) {
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  const auto wanted = Wanted(8, 24, 3);
+  for (const bool again : {false, true}) {
+    WeightLease lease = Acquire(*client, 1, kHid, wanted);
+    ExpectPackBytes(lease, 1, kHid, wanted);
+    const auto accounts = lease.accounts();
+    ASSERT_TRUE(accounts.ok()) << accounts.status();
+    EXPECT_EQ(accounts->hit_units, again ? 48u : 0u);
+    EXPECT_EQ(accounts->miss_units, again ? 0u : 48u);
+    EXPECT_EQ(accounts->flash_bytes, again ? 0u : 16 * kHidBytes);
+    EXPECT_EQ(accounts->flash_reads, again ? 0u : 1u) << "neighbours are one read";
+    EXPECT_EQ(stats().pinned_bytes, 16 * kHidBytes);
+  }
+  EXPECT_EQ(stats().hit_units[0], 48u);
+  EXPECT_EQ(stats().miss_units[0], 48u);
+  EXPECT_EQ(stats().leases_granted[0], 2u);
+  EXPECT_EQ(stats().flash_read_bytes[0], 16 * kHidBytes);
+  EXPECT_EQ(stats().used_bytes, 16 * kHidBytes);
+  EXPECT_EQ(stats().inserted_blocks, 16u);
+  EXPECT_TRUE(Becomes(stats().pinned_bytes, 0));
+}
+
+TEST_F(StoreTest, TheResidencyTableAgreesWithTheLease) {
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  for (const ResidencyEntry& entry : client->Residency(0, kIn)) EXPECT_EQ(entry, 0u);
+  const auto wanted = Wanted(10, 42);
+  WeightLease lease = Acquire(*client, 0, kIn, wanted);
+  ExpectPackBytes(lease, 0, kIn, wanted);
+  const auto residency = client->Residency(0, kIn);
+  ASSERT_EQ(residency.size(), 64u);
+  const auto offset = [&](uint32_t block) {
+    return SlotOffset(client->region(), 0, kIn, residency[block] - 1);
+  };
+  for (uint32_t block = 0; block < 64; ++block) {
+    ASSERT_EQ(residency[block] != 0, block >= 10 && block < 42) << block;
+    if (residency[block] == 0) continue;
+    EXPECT_EQ(residency[block] & kInFlight, 0u);
+    EXPECT_FALSE(lease.IsStreamed(block - 10));
+    EXPECT_EQ(lease.TryGet(block - 10) - lease.TryGet(0),
+              static_cast<ptrdiff_t>(offset(block) - offset(10)));
+  }
+}
+
+TEST_F(StoreTest, StagingIsReusedOnlyAfterConsumed) {
+  options_.policy = "none";
+  options_.staging_bytes = 2 * kInBytes;
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  WeightLease lease = Acquire(*client, 0, kIn, Wanted(0, 8), LeaseMode::kStream);
+  ASSERT_TRUE(lease.Wait(1).ok());
+  EXPECT_EQ(stats().flash_read_bytes[1], 2 * kInBytes) << "only what has a place is read";
+  EXPECT_EQ(lease.TryGet(2), nullptr);
+  lease.Consumed(2);
+  ASSERT_TRUE(lease.Wait(3).ok());
+  EXPECT_EQ(lease.TryGet(3) - lease.TryGet(1), 0) << "the place was reused";
+}
+
+TEST_F(StoreTest, WithoutCacheEverySelectionIsReadAgain) {
+  options_.policy = "none";
+  options_.cache_fraction.reset();
+  StartStore();
+  EXPECT_EQ(store_->info().slot_bytes, 0u);
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  for (uint64_t time = 1; time <= 3; ++time) {
+    ExpectServes(*client, 0, kHid, Wanted(5, 15));
+    EXPECT_EQ(stats().flash_read_bytes[1], time * 10 * kHidBytes);
+  }
+  EXPECT_EQ(stats().hit_units[0], 0u);
+}
+
+// The bad block, by both ways that a block can come.
+class BadBlockTest : public StoreFixture, public testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Policies, BadBlockTest, testing::Values("lfu", "none"));
+
+TEST_P(BadBlockTest, IsNamedNeverDeliveredAndHurtsNoOther) {
+  options_.policy = GetParam();
+  pack_.FlipByte(1, kHid, 20);
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  const auto wanted = Wanted(16, 24);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    WeightLease lease = Acquire(*client, 1, kHid, wanted);
+    const auto bad = lease.Wait(4);
+    EXPECT_EQ(bad.status().code(), absl::StatusCode::kDataLoss) << bad.status();
+    EXPECT_THAT(std::string(bad.status().message()), HasSubstr("layer 1, hidden units, block 20"));
+    EXPECT_EQ(lease.TryGet(4), nullptr);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (i == 4) continue;
+      const auto data = lease.Wait(i);
+      ASSERT_TRUE(data.ok()) << data.status();
+      EXPECT_EQ(std::memcmp(*data, pack_.Block(1, kHid, wanted[i].block).data(), kHidBytes), 0);
+    }
+  }
+  EXPECT_EQ(stats().corrupt_blocks, 1u);
+  EXPECT_EQ(stats().flash_reads_corrupt, 4u);  // Each attempt reads it twice.
+  EXPECT_EQ(client->Residency(1, kHid)[20], 0u);
+  EXPECT_TRUE(Becomes(stats().pinned_bytes, 0));
+  pack_.FlipByte(1, kHid, 20);
+  ExpectServes(*client, 1, kHid, wanted);
+}
+
+TEST_F(StoreTest, DamagedStaticWeightsAreNoStore) {
+  const auto& tensor = pack_.index.manifest.static_tensors(0);
+  const uint64_t offset = pack_.index.header.static_offset + tensor.offset();
+  const char flipped = static_cast<char>(pack_.FileBytes(offset, 1)[0] ^ 1);
+  {
+    const auto fd = UniqueFd::Open(pack_.path, O_WRONLY);
+    ASSERT_TRUE(WriteAt(fd->get(), offset, &flipped, 1).ok());
+  }
+  const auto store = Store::Create(options_);
+  EXPECT_EQ(store.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(store.status().message()), HasSubstr(tensor.name()));
+  EXPECT_FALSE(FileExists(options_.region_path)) << "a store that failed leaves no memory behind";
+  EXPECT_FALSE(FileExists(options_.socket_path));
+}
+
+TEST_F(StoreTest, ASecondStoreOnSocketOrRegionIsRefused) {
+  StartStore();
+  StoreOptions other = options_;
+  EXPECT_EQ(Store::Create(other).status().code(), absl::StatusCode::kAlreadyExists);
+  other.socket_path = folder_.File("other.sock");
+  const auto region_taken = Store::Create(other);
+  EXPECT_EQ(region_taken.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(region_taken.status().message()), HasSubstr(options_.region_path));
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  ExpectServes(*client, 0, kIn, Wanted(0, 4));
+}
+
+TEST_F(StoreTest, OptionsThatMakeNoSenseAreRefusedByName) {
+  StoreOptions bad = options_;
+  bad.policy = "fifo";
+  EXPECT_THAT(std::string(Store::Create(bad).status().message()), HasSubstr("'fifo'"));
+  bad = options_;
+  bad.pack_path = folder_.File("absent");
+  EXPECT_THAT(std::string(Store::Create(bad).status().message()), HasSubstr("absent"));
+  bad = options_;
+  bad.pack_path = folder_.File("model.gguf");
+  EXPECT_EQ(Store::Create(bad).status().code(), absl::StatusCode::kInvalidArgument);
+  bad = options_;
+  bad.cache_fraction.reset();
+  bad.memory_budget_bytes = 1000;
+  EXPECT_EQ(Store::Create(bad).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(StoreTest, StopWhileAClientWaits) {
+  options_.policy = "none";
+  options_.staging_bytes = 2 * kInBytes;
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  WeightLease lease = Acquire(*client, 0, kIn, Wanted(0, 64), LeaseMode::kStream);
+  ASSERT_TRUE(lease.Wait(0).ok());
+  absl::Status waited;
+  std::thread waiter([&] { waited = lease.Wait(63).status(); });  // Never: nothing is consumed.
+  store_->Stop();
+  waiter.join();
+  EXPECT_EQ(waited.code(), absl::StatusCode::kUnavailable) << waited;
+  EXPECT_FALSE(client->connected());
+  EXPECT_EQ(client->Acquire(0, kIn, Wanted(0, 1), LeaseMode::kSelect).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(FileExists(options_.region_path));
+  EXPECT_FALSE(FileExists(options_.socket_path));
+}
+
+class RestartTest : public StoreFixture {
+ protected:
+  // A store fills its cache with blocks 0..31 of (1, hidden) and goes; its region stays.
+  void FillAndLeave() {
+    options_.keep_region = true;
+    StartStore();
+    EXPECT_EQ(store_->info().warm_blocks, 0u);
+    const auto client = Attach();
+    ASSERT_NE(client, nullptr);
+    ExpectServes(*client, 1, kHid, Wanted(0, 32));
+    store_.reset();
+  }
+  RegionHeader LeftHeader() const {
+    RegionHeader header;
+    const std::string bytes = ReadFileOrDie(options_.region_path);
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    return header;
+  }
+  void FlipRegionByte(uint64_t offset) const {
+    const auto fd = UniqueFd::Open(options_.region_path, O_RDWR);
+    ASSERT_TRUE(fd.ok());
+    char byte;
+    ASSERT_TRUE(ReadAt(fd->get(), offset, &byte, 1).ok());
+    byte ^= 1;
+    ASSERT_TRUE(WriteAt(fd->get(), offset, &byte, 1).ok());
+  }
+  // The accounts of an acquire of blocks 0..31, whose bytes are compared.
+  WeightLease::Accounts ServeAgain() const {
+    const auto client = Attach();
+    WeightLease lease = Acquire(*client, 1, kHid, Wanted(0, 32));
+    ExpectPackBytes(lease, 1, kHid, Wanted(0, 32));
+    return *lease.accounts();
+  }
+};
+
+TEST_F(RestartTest, TheFirstAcquireHitsWhatTheEarlierStoreRead) {
+  FillAndLeave();
+  StartStore();
+  EXPECT_EQ(store_->info().warm_blocks, 32u);
+  EXPECT_EQ(stats().used_bytes, 32 * kHidBytes);
+  EXPECT_EQ(ServeAgain().hit_units, 32u);
+  EXPECT_EQ(stats().flash_read_bytes[0] + stats().flash_read_bytes[2], 0u);
+}
+
+TEST_F(RestartTest, ADamagedSlotIsNotTakenOver) {
+  FillAndLeave();
+  FlipRegionByte(SlotOffset(LeftHeader(), 1, kHid, 7) + 4000);
+  options_.verify_checksums = false;  // What an earlier process left is verified in any case.
+  StartStore();
+  EXPECT_EQ(store_->info().warm_blocks, 31u);
+  const auto accounts = ServeAgain();
+  EXPECT_EQ(accounts.hit_units, 31u);
+  EXPECT_EQ(accounts.miss_units, 1u);
+}
+
+TEST_F(RestartTest, ADamagedStaticWeightOrManifestIsReadAgain) {
+  FillAndLeave();
+  FlipRegionByte(LeftHeader().static_offset + 10);
+  FlipRegionByte(LeftHeader().manifest_offset + 10);
+  StartStore();
+  EXPECT_GT(stats().flash_read_bytes[2], 0u);
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  const auto& tensor = client->manifest().static_tensors(0);
+  EXPECT_EQ(Checksum(client->StaticData(tensor), tensor.bytes()), tensor.xxh3());
+  EXPECT_EQ(client->manifest().SerializeAsString(), pack_.index.manifest.SerializeAsString());
+}
+
+TEST_F(RestartTest, ResidencyThatCannotBeIsNotTakenOver) {
+  FillAndLeave();
+  const RegionHeader header = LeftHeader();
+  const uint32_t entries[4] = {33, 0xffffffff, kInFlight | 1,
+                               2};  // Out of range, ..., block 3 not in 1.
+  {
+    const auto fd = UniqueFd::Open(options_.region_path, O_RDWR);
+    ASSERT_TRUE(WriteAt(fd->get(), ResidencyOffset(header, 1, kHid), entries, 16).ok());
+  }
+  StartStore();
+  EXPECT_EQ(store_->info().warm_blocks, 28u);
+  EXPECT_EQ(ServeAgain().hit_units, 28u);
+}
+
+// What a store leaves that dies in the middle of its work: its region as it was at some moment.
+TEST_F(RestartTest, AfterACrash) {
+  const std::string snapshot = shm_.File("snapshot");
+  StartStore();
+  {
+    const auto client = Attach();
+    ASSERT_NE(client, nullptr);
+    WeightLease held = Acquire(*client, 1, kHid, Wanted(0, 32));
+    ExpectPackBytes(held, 1, kHid, Wanted(0, 32));
+    std::filesystem::copy_file(options_.region_path, snapshot);
+  }
+  store_.reset();
+  ASSERT_FALSE(FileExists(options_.region_path));
+  std::filesystem::rename(snapshot, options_.region_path);
+  ASSERT_EQ(::chmod(options_.region_path.c_str(), 0600), 0);
+  StartStore();
+  EXPECT_EQ(store_->info().warm_blocks, 32u);
+  EXPECT_EQ(stats().pinned_bytes, 0u);
+  EXPECT_EQ(ServeAgain().hit_units, 32u);
+}
+
+TEST_F(RestartTest, AnotherPackStartsCold) {
+  FillAndLeave();
+  pack_ = MakeTinyPack(folder_.path(), 2);
+  StartStore();
+  EXPECT_EQ(store_->info().warm_blocks, 0u);
+  EXPECT_EQ(ServeAgain().miss_units, 32u);
+}
+
+}  // namespace
+}  // namespace tidegate
