@@ -213,6 +213,7 @@ absl::Status Run(const Flags& flags) {
       row.mode = mode;
       ASSIGN_OR_RETURN(row.budget_bytes, BudgetBytes(budget, whole));
       options.store.cache_fraction.reset();
+      options.store.staging_bytes = 0;
       options.store.memory_budget_bytes = row.budget_bytes;
       const auto local = LocalModel::Open(options);
       if (absl::IsResourceExhausted(local.status())) {

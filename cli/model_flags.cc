@@ -3,10 +3,16 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "engine/pruning.h"
 
 namespace tidegate {
 namespace {
+
+// Without a budget to take a share of: room for large reads.
+constexpr uint64_t kStagingBytes = kMiB;
+
+constexpr uint32_t kThreadsMax = 1024;  // As tidegate-engine's flag.
 
 absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
   const size_t equals = text.rfind('=');
@@ -59,9 +65,14 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   }
   options.store.policy = policy;
   options.store.cache_fraction = cache_fraction;
+  options.store.staging_bytes = kStagingBytes;
   options.store.flash_backend = flash_backend;
   if (!flash_model.empty()) {
     ASSIGN_OR_RETURN(options.store.flash_model, ParseFlashModel(flash_model));
+  }
+  if (threads > kThreadsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads ", threads, " is more than ", kThreadsMax));
   }
   options.threads = threads;
   return options;

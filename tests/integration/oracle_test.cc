@@ -22,8 +22,8 @@ constexpr char kDemoModel[] = "tinystories-6M.f16.gguf";
 
 Json ReadJson(const std::string& path) { return Json::parse(ReadFileOrDie(path)); }
 
-// `tidegate logits` over the golden prompt: its positions, the one after the last greedy token, and as
-// many greedy tokens as the golden file has.
+// `tidegate logits` over the golden prompt: its positions, the one after the last greedy token, and
+// as many greedy tokens as the golden file has.
 struct Answer {
   Json positions;
   Json after_greedy;
@@ -37,9 +37,17 @@ void Ask(const std::string& model, const Json& golden, const std::string& units,
   for (const auto& [position, row] : golden.at("logits").items()) positions.push_back(position);
   const std::string last = absl::StrCat(prompt.size() + greedy - 1);
   positions.push_back(last);
-  std::vector<std::string> command = {
-      BinaryPath("tidegate"), "logits", model, "--units", units, "--tokens", absl::StrJoin(prompt, ","),
-      "--positions", absl::StrJoin(positions, ","), "--greedy", absl::StrCat(greedy)};
+  std::vector<std::string> command = {BinaryPath("tidegate"),
+                                      "logits",
+                                      model,
+                                      "--units",
+                                      units,
+                                      "--tokens",
+                                      absl::StrJoin(prompt, ","),
+                                      "--positions",
+                                      absl::StrJoin(positions, ","),
+                                      "--greedy",
+                                      absl::StrCat(greedy)};
   if (golden.contains("n_ctx")) {
     command.insert(command.end(), {"--context", absl::StrCat(golden.at("n_ctx").get<int>())});
   }
@@ -83,7 +91,9 @@ class ArchitectureOracle : public testing::TestWithParam<const char*> {
     return SharedPath(absl::StrCat("data/golden/arch/", name));
   }
   Json golden() const { return ReadJson(File(absl::StrCat(GetParam(), ".json"))); }
-  std::string model(const Json& golden) const { return File(golden.at("model").get<std::string>()); }
+  std::string model(const Json& golden) const {
+    return File(golden.at("model").get<std::string>());
+  }
 };
 
 // A larger deviation moves tokens that were won by less: then they say nothing.
@@ -126,7 +136,9 @@ TEST_P(ArchitectureOracle, QuantisedUnitsAreReported) {
     const double deviation = Difference(golden.at("logits_exact"), answer);
     Report(GetParam(), units, deviation);
     EXPECT_TRUE(std::isfinite(deviation));
-    if (units == "q8") EXPECT_LT(deviation, kQ8Limit);
+    if (units == "q8") {
+      EXPECT_LT(deviation, kQ8Limit);
+    }
     if (GreedyIsDecisive(golden, deviation)) {
       EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>());
     }
@@ -165,8 +177,8 @@ TEST(DemoOracle, AgreesWithTheFrozenSample) {
   ASSERT_NO_FATAL_FAILURE(Ask(ModelPath(kDemoModel), golden, "f16", answer));
   for (const auto& [position, sample] : golden.at("logits").items()) {
     for (const auto& [id, logit] : sample.items()) {
-      EXPECT_NEAR(answer.positions.at(position).at(std::stoul(id)).get<double>(), logit.get<double>(),
-                  golden.at("tolerance").get<double>())
+      EXPECT_NEAR(answer.positions.at(position).at(std::stoul(id)).get<double>(),
+                  logit.get<double>(), golden.at("tolerance").get<double>())
           << "position " << position << ", token " << id;
     }
   }

@@ -1,8 +1,9 @@
-// Perplexity and cache traffic of the demo model on its held-out text, through `tidegate eval`, against
-// an independent numpy pass: a wrong mask, eviction or residency shows here as a wrong hit rate.
+// Perplexity and cache traffic of the demo model on its held-out text, through `tidegate eval`,
+// against an independent numpy pass: a wrong mask, eviction or residency shows here as a wrong hit
+// rate.
 //
-// Every row is a test of its own, ordered so that two shards (GTEST_TOTAL_SHARDS=2) take about the same
-// time; rows of a quarter-size cache take minutes each and run with TIDEGATE_SLOW_TESTS=1.
+// Every row is a test of its own, ordered so that two shards (GTEST_TOTAL_SHARDS=2) take about the
+// same time; rows of a quarter-size cache take minutes each and run with TIDEGATE_SLOW_TESTS=1.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -45,18 +46,34 @@ Json ReferenceRow(const Row& row) {
 }
 
 void Evaluate(const Row& row, Json& result) {
-  const RunResult run = RunProgram(
-      {BinaryPath("tidegate"), "eval", ModelPath("tinystories-6M.f16.gguf"), "--units", row.units,
-       "--ids", SharedPath("data/golden/demo.ids"), "--chunk", "256", "--mode", row.mode, "--density",
-       absl::StrCat(row.density), "--gamma", absl::StrCat(row.gamma), "--cache-fraction",
-       absl::StrCat(row.cache_fraction), "--threads", "1", "--json"},
-      std::chrono::minutes(25));
+  const RunResult run = RunProgram({BinaryPath("tidegate"),
+                                    "eval",
+                                    ModelPath("tinystories-6M.f16.gguf"),
+                                    "--units",
+                                    row.units,
+                                    "--ids",
+                                    SharedPath("data/golden/demo.ids"),
+                                    "--chunk",
+                                    "256",
+                                    "--mode",
+                                    row.mode,
+                                    "--density",
+                                    absl::StrCat(row.density),
+                                    "--gamma",
+                                    absl::StrCat(row.gamma),
+                                    "--cache-fraction",
+                                    absl::StrCat(row.cache_fraction),
+                                    "--threads",
+                                    "1",
+                                    "--json"},
+                                   std::chrono::minutes(25));
   ASSERT_EQ(run.exit_code, 0) << run.err;
   std::printf("%s: %s", row.name, run.out.c_str());
   result = Json::parse(run.out);
 }
 
-void ExpectRelative(const Json& result, const Json& reference, const std::string& key, double limit) {
+void ExpectRelative(const Json& result, const Json& reference, const std::string& key,
+                    double limit) {
   const double wanted = reference.at(key).get<double>();
   EXPECT_NEAR(result.at(key).get<double>(), wanted, limit * wanted) << key;
 }
@@ -80,8 +97,10 @@ TEST_P(Perplexity, AgreesWithTheReference) {
   if (!reference.contains("hit_rate_input")) return;
   for (const std::string kind : {"input", "hidden"}) {
     const std::string rate = "hit_rate_" + kind;
-    EXPECT_NEAR(result.at(rate).get<double>(), reference.at(rate).get<double>(), kHitRateLimit) << rate;
-    ExpectRelative(result, reference, absl::StrCat("missed_", kind, "_units_per_token"), kMissLimit);
+    EXPECT_NEAR(result.at(rate).get<double>(), reference.at(rate).get<double>(), kHitRateLimit)
+        << rate;
+    ExpectRelative(result, reference, absl::StrCat("missed_", kind, "_units_per_token"),
+                   kMissLimit);
   }
 }
 
