@@ -200,13 +200,13 @@ absl::Status Run(const Flags& flags) {
     chunks = std::min(chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
   Score score;
-  Progress progress("scoring");
+  Progress progress("scoring", "tokens");
   const std::span<const TokenId> all(tokens);
   for (uint64_t w = 0; w < chunks; ++w) {
     RETURN_IF_ERROR(ScoreChunk(*local, all.subspan(w * flags.chunk, flags.chunk),
                                all.subspan(w * flags.chunk + 1, flags.chunk),
                                step ? &*step : nullptr, half, score));
-    progress.Update(w + 1, chunks);
+    progress.Update((w + 1) * flags.chunk, chunks * flags.chunk);
   }
   progress.Finish();
   Print(flags, score, *local, step ? &*step : nullptr);

@@ -12,10 +12,11 @@ namespace tidegate {
 
 struct BudgetRequest {
   uint64_t memory_budget_bytes = 0;
-  std::optional<uint64_t> engine_reserve_bytes;
+  std::optional<uint64_t> engine_reserve_bytes = {};
   uint64_t staging_bytes = 0;            // per lease; 0: chosen
   bool cache = true;                     // false: policy "none", no slots
-  std::optional<double> cache_fraction;  // slots per (layer, kind) = floor(f * blocks), any budget
+  // Slots per (layer, kind) = floor(f * blocks), whatever the budget.
+  std::optional<double> cache_fraction = {};
 };
 
 // The region that fits the budget. Slots are split so that every (layer, kind) holds the same share

@@ -19,6 +19,8 @@ TEST(ProgressTest, LinesSayShareAmountRateAndTimeLeft) {
             "packing [........................]   0 %  0 B of 1.00 GiB");
   EXPECT_EQ(ProgressPlainLine("verifying", kGiB, kGiB, 4),
             "verifying: 100 % (1.00 GiB of 1.00 GiB, 256.00 MiB/s, 4.0 s)");
+  EXPECT_EQ(ProgressPlainLine("scoring", 256, 512, 4, "tokens"),
+            "scoring: 50 % (256 of 512 tokens, 64/s, 4.0 s left)");
   // Nothing to do, and more done than announced: full, not a division by zero.
   EXPECT_THAT(ProgressBarLine("x", 0, 0, 1), HasSubstr("100 %"));
   EXPECT_THAT(ProgressPlainLine("x", 11, 10, 1), HasSubstr("100 %"));

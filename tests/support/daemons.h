@@ -157,14 +157,15 @@ class Daemons {
         WaitUntil([&] { return Stats().has_value() || !store_->running(); }, kDaemonLimit);
     ASSERT_TRUE(up && store_->running()) << store_->Output();
   }
-  // Waits until the engine listens, not until it is ready.
-  void StartEngine(const std::vector<std::string>& extra = {}) {
+  // Waits until the engine listens, not until it is ready. `store_socket`: empty for this store's.
+  void StartEngine(const std::vector<std::string>& extra = {},
+                   const std::string& store_socket = "") {
     engine_.reset();
     channel_.reset();
     for (const char* file : {"grpc.port", "metrics.port"}) unlink(dir_.File(file).c_str());
     std::vector<std::string> command = {BinaryPath("tidegate-engine"),
                                         "--store-socket",
-                                        socket(),
+                                        store_socket.empty() ? socket() : store_socket,
                                         "--listen",
                                         "127.0.0.1:0",
                                         "--port-file",

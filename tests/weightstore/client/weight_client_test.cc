@@ -83,7 +83,7 @@ absl::Status AttachTo(StrangeStore& store) {
 }
 
 TEST(WeightClientAttach, DistrustsMemoryOfAnotherSizeThanAnnounced) {
-  for (const uint64_t announced : {uint64_t{0}, uint64_t{4096}, uint64_t{12288}, ~uint64_t{0}}) {
+  for (const uint64_t announced : {uint64_t{1}, uint64_t{4096}, uint64_t{12288}, ~uint64_t{0}}) {
     StrangeStore store;
     store.announced = announced;
     EXPECT_EQ(AttachTo(store).code(), absl::StatusCode::kDataLoss) << announced;
@@ -127,7 +127,7 @@ TEST_F(WeightClientTest, LeasesInSequenceGoRoundTheRing) {
     const uint32_t first = step * 7 % 60;
     ExpectServes(*client_, step % 2, step % 3 == 0 ? kHid : kIn, Wanted(first, first + 4));
   }
-  EXPECT_EQ(stats().leases_granted[0], 100u);
+  EXPECT_TRUE(Becomes(stats().leases_granted[0], 100));
 }
 
 TEST_F(WeightClientTest, AllLeasesAtOnce) {
