@@ -205,8 +205,8 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
   LeaseHeader& header = lease_header(index);
   header.consumed.store(0, std::memory_order_relaxed);
   header.error_code.store(0, std::memory_order_relaxed);
-  std::memcpy(session_.data() + LeaseOffset(index) + sizeof(LeaseHeader), wanted.data(),
-              wanted.size_bytes());
+  std::copy(wanted.begin(), wanted.end(),
+            session_.At<WantedBlock>(LeaseOffset(index) + sizeof(LeaseHeader)));
   for (size_t i = 0; i < wanted.size(); ++i) {
     locations(index)[i].store(0, std::memory_order_relaxed);
   }
