@@ -34,8 +34,8 @@ std::string Amounts(uint64_t done, uint64_t total, double seconds, std::string_v
 
 }  // namespace
 
-std::string ProgressBarLine(const std::string& label, uint64_t done, uint64_t total,
-                            double seconds, std::string_view unit) {
+std::string ProgressBarLine(const std::string& label, uint64_t done, uint64_t total, double seconds,
+                            std::string_view unit) {
   const double fraction = Fraction(done, total);
   const auto filled = static_cast<size_t>(fraction * kBarCells);
   return absl::StrFormat("%s [%s%s] %3d %%  %s", label, std::string(filled, '#'),

@@ -13,12 +13,12 @@ namespace tidegate {
 
 class Progress {
  public:
-  // `label` starts every line, e.g. "packing". `unit` is what Update() counts, e.g. "tokens"; empty:
-  // bytes.
+  // `label` starts every line, e.g. "packing". `unit` is what Update() counts, e.g. "tokens";
+  // empty: bytes.
   explicit Progress(std::string label, std::string unit = "");
   Progress(std::string label, std::FILE* out, bool terminal,
            std::string unit = "");  // `out` is not owned
-  ~Progress();                                                 // Finish()
+  ~Progress();                      // Finish()
   Progress(const Progress&) = delete;
 
   // Cheap; draws at most ten times a second. `total` 0 counts as finished.

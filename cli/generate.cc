@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/stream_printer.h"
+#include "engine/utf8.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {
@@ -118,6 +119,14 @@ absl::Status Generate(GenerateOptions& options) {
   ASSIGN_OR_RETURN(std::string prompt, ReadPrompt(options));
   if (prompt.empty()) {
     return absl::InvalidArgumentError("no prompt: tidegate generate 'Once upon a time'");
+  }
+  for (std::string_view rest = prompt; !rest.empty();) {
+    const Utf8Step step = NextUtf8(rest);
+    if (step.kind != Utf8Kind::kCharacter) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the prompt is not UTF-8 at byte ", prompt.size() - rest.size(), "; convert it first"));
+    }
+    rest.remove_prefix(step.bytes);
   }
   options.request.set_text(std::move(prompt));
   signal(SIGPIPE, SIG_IGN);  // `| head` ends us through Print()

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -21,6 +22,7 @@ constexpr std::chrono::seconds kTimeout{3};
 struct HealthOptions {
   std::string server;
   std::string service = "readiness";
+  double wait_seconds = 0;
 };
 
 absl::Status CheckHealth(const HealthOptions& options) {
@@ -40,6 +42,18 @@ absl::Status CheckHealth(const HealthOptions& options) {
   return absl::OkStatus();
 }
 
+// Asks again until the server is healthy or the time is up; the last answer counts.
+absl::Status WaitForHealth(const HealthOptions& options) {
+  constexpr std::chrono::milliseconds kPause{100};
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::duration<double>(options.wait_seconds);
+  while (true) {
+    const absl::Status status = CheckHealth(options);
+    if (status.ok() || std::chrono::steady_clock::now() >= end) return status;
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
 }  // namespace
 
 void AddHealthCommand(CLI::App& app, CommandRun& run) {
@@ -49,6 +63,7 @@ void AddHealthCommand(CLI::App& app, CommandRun& run) {
   command->footer(
       "\nExamples:\n"
       "  tidegate health\n"
+      "  tidegate health --wait 30                                     # after starting it\n"
       "  tidegate health --service liveness\n"
       "  tidegate health --server unix:/run/tidegate/store.sock.grpc   # the store\n");
   AddServerFlag(*command, options->server);
@@ -56,7 +71,9 @@ void AddHealthCommand(CLI::App& app, CommandRun& run) {
       ->add_option("--service", options->service,
                    "readiness, liveness, a service such as tidegate.v1.GenerationService, or ''")
       ->capture_default_str();
-  command->callback([options, &run] { run = [options] { return CheckHealth(*options); }; });
+  command->add_option("--wait", options->wait_seconds, "ask again for up to this many seconds")
+      ->check(CLI::Range(0.0, 3600.0));
+  command->callback([options, &run] { run = [options] { return WaitForHealth(*options); }; });
 }
 
 }  // namespace tidegate

@@ -80,6 +80,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));
   RETURN_IF_ERROR(local->store_->Start());
   ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
+  // Everything is open or mapped: from here on a killed process leaves nothing behind.
+  local->RemoveFolders();
   ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
@@ -93,9 +95,15 @@ LocalModel::~LocalModel() {
   model_.reset();
   client_.reset();
   store_.reset();
+  RemoveFolders();
+}
+
+void LocalModel::RemoveFolders() {
   std::error_code ignored;
-  if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
-  if (!shm_folder_.empty()) std::filesystem::remove_all(shm_folder_, ignored);
+  for (std::string* folder : {&folder_, &shm_folder_}) {
+    if (!folder->empty()) std::filesystem::remove_all(*folder, ignored);
+    folder->clear();
+  }
 }
 
 }  // namespace tidegate

@@ -29,8 +29,8 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  // Temporary files are private and gone when the object is, or when the process dies (their
-  // folder's tmp cleaner aside).
+  // Temporary files are private and lose their names as soon as store and client are up: a process
+  // that is killed later leaves nothing behind.
   static absl::StatusOr<std::unique_ptr<LocalModel>> Open(const LocalModelOptions& options);
   ~LocalModel();
 
@@ -42,6 +42,7 @@ class LocalModel {
 
  private:
   LocalModel() = default;
+  void RemoveFolders();
   absl::Status PackIfNeeded(const LocalModelOptions& options, std::string& pack_path);
 
   std::string folder_;      // temporary

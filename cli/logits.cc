@@ -64,6 +64,17 @@ TokenId ArgMax(std::span<const float> logits) {
   return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+absl::Status CheckPositions(const std::vector<uint32_t>& positions, size_t count) {
+  for (const uint32_t position : positions) {
+    if (position >= count) {
+      return absl::InvalidArgumentError(absl::StrCat("--positions: ", position, " is not below ",
+                                                     count,
+                                                     ", the prompt and --greedy tokens together"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags, uint32_t context,
                          uint32_t vocab) {
   if (prompt.empty()) return absl::InvalidArgumentError("--tokens: give at least one id");
@@ -83,6 +94,7 @@ absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags
 absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseList(flags.tokens, "--tokens"));
   ASSIGN_OR_RETURN(const std::vector<uint32_t> wanted, ParseList(flags.positions, "--positions"));
+  RETURN_IF_ERROR(CheckPositions(wanted, ids.size() + flags.greedy));
   ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));

@@ -7,7 +7,8 @@
 #include "cli/commands.h"
 
 int main(int argc, char** argv) {
-  tidegate::InitLog("tidegate");
+  // Store and engine run inside some commands: only what is wrong belongs between their results.
+  tidegate::InitLog("tidegate", tidegate::LogLevel::kWarning);
   CLI::App app{
       "Tidegate serves language models that are larger than the memory they are given.\n\n"
       "A first run:\n"
@@ -28,6 +29,11 @@ int main(int argc, char** argv) {
   tidegate::AddBenchCommand(app, run);
   tidegate::AddHealthCommand(app, run);
   tidegate::AddStatsCommand(app, run);
+  const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {
+    std::fprintf(stderr, "tidegate: unknown command '%s'; `tidegate --help` lists them\n", argv[1]);
+    return 1;
+  }
   CLI11_PARSE(app, argc, argv);
 
   const absl::Status status = run();

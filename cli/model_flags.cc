@@ -58,6 +58,9 @@ void ModelFlags::Register(CLI::App& command) {
 absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   LocalModelOptions options;
   options.model = model;
+  // Everything that can be wrong is said before a long packing, not after it.
+  RETURN_IF_ERROR(CheckPruning());
+  RETURN_IF_ERROR(HalfKv().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
   for (const std::string& text : lora) {
     ASSIGN_OR_RETURN(LoraSource source, ParseLora(text));
@@ -78,14 +81,20 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   return options;
 }
 
-absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& config) const {
-  ASSIGN_OR_RETURN(const DecodeMode decode_mode, ParseDecodeMode(mode));
+absl::Status ModelFlags::CheckPruning() const {
+  RETURN_IF_ERROR(ParseDecodeMode(mode).status());
   if (!(density > 0 && density <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("--density ", density, " is outside (0, 1]"));
   }
   if (!(gamma >= 0 && gamma <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("--gamma ", gamma, " is outside [0, 1]"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& config) const {
+  RETURN_IF_ERROR(CheckPruning());
+  ASSIGN_OR_RETURN(const DecodeMode decode_mode, ParseDecodeMode(mode));
   if (decode_mode == DecodeMode::kDense) return std::optional<PruneStep>();
   const DensitySplit split = SplitDensity(density);
   return std::optional<PruneStep>(

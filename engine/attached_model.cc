@@ -1,8 +1,10 @@
 #include "engine/attached_model.h"
 
-#include <algorithm>
-#include <limits>
+#include <unistd.h>
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
@@ -32,19 +34,31 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
 }
 
 // Context per request and KV capacity over all, within what the flags and the budget give.
-void SizeKv(const EngineOptions& options, AttachedModel& attached) {
+absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   const ModelConfig& c = attached.model->config;
-  uint32_t context = options.context_tokens != 0
-                         ? options.context_tokens
-                         : std::min(c.trained_context_tokens, kDefaultContextTokens);
-  uint64_t capacity = options.kv_tokens;
-  if (capacity == 0) {
-    const uint64_t reserved =
-        attached.client->region().engine_reserve_bytes / KvCache::BytesPerToken(c, options.kv_half);
-    capacity = std::max<uint64_t>(context, reserved);
+  const uint64_t token_bytes = KvCache::BytesPerToken(c, options.kv_half);
+  const uint64_t reserve_bytes = attached.client->region().engine_reserve_bytes;
+  const uint64_t capacity =
+      options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / token_bytes;
+  const auto memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+                      static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+  if (capacity > memory / token_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a KV cache for ", capacity, " tokens takes ", token_bytes,
+                     " bytes each, more than this machine's memory; lower --kv-tokens"));
+  }
+  const uint32_t context = options.context_tokens != 0
+                               ? options.context_tokens
+                               : std::min(c.trained_context_tokens, kDefaultContextTokens);
+  if (capacity < 2 || (options.context_tokens != 0 && context > capacity)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a context of ", context, " tokens needs ", context * token_bytes,
+        " bytes of KV cache, there is room for ", capacity,
+        " tokens; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
   attached.kv_capacity_tokens = capacity;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -65,7 +79,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
       std::make_unique<Decoder>(attached->model.get(), attached->client.get(), &BestKernels(), pool,
                                 options.prefill_chunk_tokens, options.overlap);
   attached->info = InfoFrom(*attached->client, *attached->model);
-  SizeKv(options, *attached);
+  RETURN_IF_ERROR(SizeKv(options, *attached));
   return attached;
 }
 

@@ -16,6 +16,7 @@ constexpr size_t kRowGranule = 8;  // matrix rows per thread come in these
 Decoder::Decoder(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
                  uint32_t tokens_max, bool overlap)
     : model_(model),
+      client_(client),
       kernels_(kernels),
       pool_(pool),
       tokens_max_(tokens_max),
@@ -123,6 +124,12 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
       mlp_.Reset();
       return done;
     }
+  }
+  // A store that has died may have a successor that takes over the region and fills slots we were
+  // reading: what was computed counts only if ours lived to the end.
+  if (!client_->connected()) {
+    mlp_.Reset();
+    return absl::UnavailableError("the weight store is gone; retry when it is back");
   }
   kv.set_size(kv.size() + count);
   Norm(model_->final_norm, count);

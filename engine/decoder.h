@@ -55,6 +55,7 @@ class Decoder {
   void Logits(uint32_t index, std::span<float> logits);
 
   const Model* const model_;
+  WeightClient* const client_;
   const Kernels* const kernels_;
   ThreadPool* const pool_;
   const uint32_t tokens_max_;

@@ -64,6 +64,7 @@ class EngineImpl final : public Engine {
   void Publish();
   void Detach();
   void EndCancelled();
+  void EndExpired();
   void EndAll(FinishReason reason, const absl::Status& status);
   static void EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status);
   void Admit();
@@ -264,7 +265,14 @@ void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
   }
   for (Running& running : running_) running.sequence->End(reason, status);
   running_.clear();
-  for (const Waiting& w : waiting) EndWaiting(w, reason, status);
+  // What never began has no text to keep: say that it may be sent elsewhere.
+  const bool drained = reason == FinishReason::kDraining;
+  for (const Waiting& w : waiting) {
+    EndWaiting(w, drained ? FinishReason::kError : reason,
+               drained ? absl::UnavailableError("the engine drained before the request began; "
+                                                "send it elsewhere")
+                       : status);
+  }
   UpdateGauges();
 }
 
@@ -291,6 +299,26 @@ void EngineImpl::EndCancelled() {
     running.sequence->End(FinishReason::kCancelled, cancelled);
     return true;
   });
+  UpdateGauges();
+}
+
+// Ends requests whose time limit passed while they waited.
+void EngineImpl::EndExpired() {
+  std::vector<Waiting> ended;
+  {
+    MutexLock lock(mutex_);
+    const Clock::time_point now = Clock::now();
+    for (auto at = waiting_.begin(); at != waiting_.end();) {
+      if (!at->request.time_limit.has_value() || *at->request.time_limit > now) {
+        ++at;
+        continue;
+      }
+      ended.push_back(std::move(*at));
+      at = waiting_.erase(at);
+    }
+  }
+  if (ended.empty()) return;
+  for (const Waiting& w : ended) EndWaiting(w, FinishReason::kTimeLimit, absl::OkStatus());
   UpdateGauges();
 }
 
@@ -377,6 +405,7 @@ void EngineImpl::Loop() {
     }
     if (expired) EndAll(FinishReason::kDraining, absl::OkStatus());
     EndCancelled();
+    EndExpired();
     if (!EnsureAttached()) {
       WaitForWork(kBackOffMin);
       continue;

@@ -38,9 +38,9 @@ absl::Status Run(const ServerConfig& config) {
   if (!config.metrics_listen.empty()) {
     // The model's own name is known only after attaching: it is in tidegate_model_info.
     const std::string label = config.model_aliases.empty() ? "default" : config.model_aliases[0];
-    ASSIGN_OR_RETURN(metrics_server, 
-                     MetricsServer::Create(config.metrics_listen,
-                                           {{"simd", std::string(BestKernels().name)}}));
+    ASSIGN_OR_RETURN(
+        metrics_server,
+        MetricsServer::Create(config.metrics_listen, {{"simd", std::string(BestKernels().name)}}));
     ASSIGN_OR_RETURN(metrics, EngineMetrics::Create(*metrics_server, label));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
   }

@@ -32,7 +32,8 @@ absl::StatusOr<sockaddr_un> Address(const std::string& path) {
   return address;
 }
 
-absl::StatusOr<UniqueFd> Listen(const std::string& path) {
+// Connecting needs write permission: with other users allowed, CheckPeer() is the guard.
+absl::StatusOr<UniqueFd> Listen(const std::string& path, bool for_others) {
   ASSIGN_OR_RETURN(const sockaddr_un address, Address(path));
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);
   UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -50,8 +51,8 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path) {
   }
   UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener.valid()) return absl::ErrnoToStatus(errno, "socket");
-  if (::bind(listener.get(), generic, sizeof(address)) != 0 || ::chmod(path.c_str(), 0660) != 0 ||
-      ::listen(listener.get(), 16) != 0) {
+  if (::bind(listener.get(), generic, sizeof(address)) != 0 ||
+      ::chmod(path.c_str(), for_others ? 0666 : 0660) != 0 || ::listen(listener.get(), 16) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot listen on ", path));
   }
   return listener;
@@ -95,7 +96,7 @@ absl::StatusOr<std::unique_ptr<AttachServer>> AttachServer::Create(
     const std::string& path, std::vector<uint32_t> allowed_uids, AttachDelegate* delegate) {
   auto server =
       std::unique_ptr<AttachServer>(new AttachServer(path, std::move(allowed_uids), delegate));
-  ASSIGN_OR_RETURN(server->listener_, Listen(path));
+  ASSIGN_OR_RETURN(server->listener_, Listen(path, !server->allowed_uids_.empty()));
   server->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!server->wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd");
   return server;

@@ -36,8 +36,9 @@ class AttachDelegate {
 
 class AttachServer {
  public:
-  // Listens on `path` (mode 0660). A socket file that nobody answers is replaced; a live one is
-  // ALREADY_EXISTS. Peers must run as this user, root or one of `allowed_uids`.
+  // Listens on `path` (mode 0660; 0666 if `allowed_uids` names other users). A socket file that
+  // nobody answers is replaced; a live one is ALREADY_EXISTS. Peers must run as this user, root or
+  // one of `allowed_uids`.
   static absl::StatusOr<std::unique_ptr<AttachServer>> Create(const std::string& path,
                                                               std::vector<uint32_t> allowed_uids,
                                                               AttachDelegate* delegate);

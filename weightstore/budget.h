@@ -13,8 +13,8 @@ namespace tidegate {
 struct BudgetRequest {
   uint64_t memory_budget_bytes = 0;
   std::optional<uint64_t> engine_reserve_bytes = {};
-  uint64_t staging_bytes = 0;            // per lease; 0: chosen
-  bool cache = true;                     // false: policy "none", no slots
+  uint64_t staging_bytes = 0;  // per lease; 0: chosen
+  bool cache = true;           // false: policy "none", no slots
   // Slots per (layer, kind) = floor(f * blocks), whatever the budget.
   std::optional<double> cache_fraction = {};
 };

@@ -51,14 +51,22 @@ absl::StatusOr<UniqueFd> OpenLocked(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, " keeps being replaced by another process"));
 }
 
+// A file of our own under the name. What an earlier store left may still be mapped by an engine:
+// its memory must not shrink under it, so it loses its name and nothing else.
+absl::StatusOr<UniqueFd> ReplaceLocked(const std::string& path) {
+  if (::unlink(path.c_str()) != 0) return absl::ErrnoToStatus(errno, path);
+  ASSIGN_OR_RETURN(UniqueFd fd, UniqueFd::Open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return absl::ErrnoToStatus(errno, path);
+  return fd;
+}
+
 absl::Status Reserve(int fd, const std::string& path, uint64_t bytes) {
-  if (::ftruncate(fd, 0) != 0 || ::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
+  if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", path));
   }
   if (::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
   const int error = errno;
-  if (::ftruncate(fd, 0) != 0) { /* The error below is the one to tell. */
-  }
+  ::unlink(path.c_str());
   return absl::ResourceExhaustedError(
       absl::StrCat("tmpfs has no room for a region of ", FormatBytes(bytes), " at ", path, " (",
                    strerror(error), "); lower --memory-budget or enlarge the tmpfs"));
@@ -77,7 +85,13 @@ absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader&
     RETURN_IF_ERROR(ReadAt(region.fd_.get(), 0, &present, sizeof(present)));
     region.adopted_ = std::memcmp(&present, &header, sizeof(header)) == 0;
   }
-  if (!region.adopted_) RETURN_IF_ERROR(Reserve(region.fd_.get(), path, header.region_bytes));
+  if (!region.adopted_) {
+    if (present_bytes != 0) {
+      // The old descriptor, and with it the lock on the old file, goes when the new one is locked.
+      ASSIGN_OR_RETURN(region.fd_, ReplaceLocked(path));
+    }
+    RETURN_IF_ERROR(Reserve(region.fd_.get(), path, header.region_bytes));
+  }
   ASSIGN_OR_RETURN(region.mapping_, Mapping::Map(region.fd_.get(), header.region_bytes,
                                                  Mapping::Access::kReadWrite));
   // A second open file description, because a descriptor's access mode cannot be lowered.

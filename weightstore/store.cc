@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/mutex.h"
@@ -157,8 +158,9 @@ absl::Status Store::Impl::ReadStatics() {
     if (completions.empty()) std::this_thread::sleep_for(std::chrono::microseconds(50));
     for (const FlashCompletion& completion : completions) {
       if (!completion.status.ok()) {
+        const absl::Status failed = completion.status;  // Reap() below moves the completions.
         while (device_->in_flight() > 0) device_->Reap(completions);
-        return Annotate(completion.status, absl::StrCat(options_.pack_path, ": static weights"));
+        return Annotate(failed, absl::StrCat(options_.pack_path, ": static weights"));
       }
     }
   }
@@ -273,7 +275,8 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
                        .kick_fd = (*session)->kick_fd(),
                        .region_bytes = region_.header().region_bytes,
                        .session_bytes = (*session)->memory_bytes()};
-  LogInfo("engine '", request.engine_name().substr(0, 64), "' attached as session ", index);
+  LogInfo("engine '", absl::CHexEscape(request.engine_name().substr(0, 64)),
+          "' attached as session ", index);
   loop_->AddSession(*std::move(session));
   return grant;
 }

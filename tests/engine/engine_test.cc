@@ -211,6 +211,7 @@ TEST(EngineTest, QueueIsBoundedAndCancelFreesItsPlace) {
   options.max_running = 1;
   options.max_waiting = 1;
   options.context_tokens = 100000;
+  options.kv_tokens = 200000;
   auto engine = Make(options);
   Stream running = Submit(*engine, Request(90000));
   ASSERT_TRUE(WaitUntil([&] { return engine->stats().running == 1; }, kLong));
@@ -229,6 +230,7 @@ TEST(EngineTest, TimeLimitKeepsTheText) {
   LocalStore store;
   EngineOptions options = Options(store);
   options.context_tokens = 100000;
+  options.kv_tokens = 200000;
   auto engine = Make(options);
   GenerationRequest request = Request(90000);
   request.time_limit = Clock::now() + std::chrono::milliseconds(50);
@@ -252,6 +254,7 @@ TEST(EngineTest, DrainDeadlineEndsStreamsWithTheirText) {
   LocalStore store;
   EngineOptions options = Options(store);
   options.context_tokens = 100000;
+  options.kv_tokens = 200000;
   auto engine = Make(options);
   Stream stream = Submit(*engine, Request(90000));
   ASSERT_TRUE(WaitUntil([&] { return stream.sink->tokens() > 3; }, kLong));
@@ -263,6 +266,7 @@ TEST(EngineTest, ShutdownEndsEveryRequest) {
   LocalStore store;
   EngineOptions options = Options(store);
   options.context_tokens = 100000;
+  options.kv_tokens = 200000;
   options.max_running = 1;
   auto engine = Make(options);
   Stream running = Submit(*engine, Request(90000));
@@ -276,6 +280,7 @@ TEST(EngineTest, StoreGoesAndComesBack) {
   LocalStore store;
   EngineOptions options = Options(store);
   options.context_tokens = 100000;
+  options.kv_tokens = 200000;
   auto engine = Make(options);
   Stream before = Submit(*engine, Request(16));
   before.sink->Wait();

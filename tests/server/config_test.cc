@@ -20,7 +20,7 @@ TEST(ServerConfig, DefaultsAreValid) {
   ServerConfig config;
   ASSERT_EQ(Parse({}, config), std::nullopt);
   EXPECT_TRUE(ValidateServerConfig(config).ok());
-  EXPECT_EQ(config.listen, "0.0.0.0:50051");
+  EXPECT_EQ(config.listen, "127.0.0.1:50051");
   EXPECT_EQ(config.engine.store_socket, "/run/tidegate/store.sock");
   EXPECT_EQ(config.drain_timeout, std::chrono::seconds(120));
   EXPECT_TRUE(config.engine.overlap);

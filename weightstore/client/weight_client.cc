@@ -223,6 +223,7 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
   lease.client_ = this;
   lease.lease_ = index;
   lease.block_count_ = wanted.size();
+  lease.block_bytes_ = header_.kinds[static_cast<uint32_t>(kind)].block_bytes;
   return lease;
 }
 
@@ -233,6 +234,7 @@ WeightLease& WeightLease::operator=(WeightLease&& other) noexcept {
     lease_ = other.lease_;
     serial_ = other.serial_;
     block_count_ = other.block_count_;
+    block_bytes_ = other.block_bytes_;
     stall_ = other.stall_;
   }
   return *this;
@@ -243,7 +245,8 @@ const std::byte* WeightLease::TryGet(size_t i) const {
   const uint64_t location = client_->locations(lease_)[i].load(std::memory_order_acquire);
   if ((location & kLocationReady) == 0 || (location & kLocationFailed) != 0) return nullptr;
   const uint64_t offset = location & kLocationOffsetMask;
-  return offset < client_->header_.region_bytes ? client_->region_.data() + offset : nullptr;
+  return offset <= client_->header_.region_bytes - block_bytes_ ? client_->region_.data() + offset
+                                                                : nullptr;
 }
 
 bool WeightLease::IsStreamed(size_t i) const {

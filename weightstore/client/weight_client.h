@@ -74,6 +74,7 @@ class WeightLease {
   uint32_t lease_ = 0;
   uint64_t serial_ = 0;
   size_t block_count_ = 0;
+  uint64_t block_bytes_ = 0;
   std::chrono::nanoseconds stall_{0};
 };
 
