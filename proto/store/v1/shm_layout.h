@@ -19,6 +19,7 @@
 // Life of a lease: the engine fills WantedBlock[], zeroes the locations, posts kAcquire. The store
 // decides what is admitted, sets counts, then publishes a location per block: at once for resident
 // ones, when the read has landed and its checksum agreed for the others. The engine posts kRelease.
+// A request that the store refuses is granted with an error and with both block counts 0.
 // Blocks that the cache does not admit pass through the lease's staging ring in list order: a
 // location with kStreamed is valid until the engine moves `consumed` past it.
 //
