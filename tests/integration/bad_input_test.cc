@@ -250,7 +250,7 @@ TEST_F(BadInput, FlagsOfTheOtherPrograms) {
   ExpectError("tidegate", {"pack", gguf, "-o", nowhere}, "no-folder");
   ExpectError("tidegate", {"pack", gguf, "-o", gguf}, "GGUF file itself");
   ExpectError("tidegate", {"pack", gguf, "-o", File("x.tgpack"), "--units", "q9"}, "q9");
-  ExpectError("tidegate", {"frobnicate"}, "subcommand");
+  ExpectError("tidegate", {"frobnicate"}, "frobnicate");
   ExpectError("tidegate", {"eval", Pack()}, "--text FILE or --ids FILE");
   std::vector<std::string> unknown = StoreArguments(Pack(), kSmallBudget);
   unknown.push_back("--nonsense");

@@ -44,7 +44,9 @@ TEST_F(GenerateServiceTest, DetokenizesToValidUtf8) {
   v1::DetokenizeResponse response;
   grpc::ClientContext context;
   ASSERT_TRUE(generation_->Detokenize(&context, request, &response).ok());
-  EXPECT_EQ(response.text(), "a" "\xef\xbf\xbd");
+  EXPECT_EQ(response.text(),
+            "a"
+            "\xef\xbf\xbd");
 }
 
 TEST_F(GenerateServiceTest, RefusesUnknownIds) {
