@@ -145,6 +145,7 @@ absl::StatusOr<uint64_t> BudgetBytes(const std::string& text, uint64_t whole) {
 absl::StatusOr<uint64_t> WholeBytes(const LocalModelOptions& options) {
   LocalModelOptions whole = options;
   whole.store.cache_fraction = 1.0;
+  whole.store.staging_bytes = 0;  // The smallest: a budget chooses its own.
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(whole));
   return local->store().info().region_bytes + local->store().info().engine_reserve_bytes;
 }
