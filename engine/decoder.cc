@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
@@ -34,8 +35,8 @@ void Decoder::Embed(std::span<const TokenId> tokens) {
   const MatrixView& embedding = model_->embedding;
   for (size_t t = 0; t < tokens.size(); ++t) {
     CHECK(tokens[t] >= 0 && static_cast<size_t>(tokens[t]) < embedding.rows);
-    DecodeGgmlRow(embedding.type, embedding.Row(static_cast<size_t>(tokens[t])), embedding.columns,
-                  x_.data() + t * embedding.columns);
+    DecodeStaticRow(embedding.type, embedding.Row(static_cast<size_t>(tokens[t])),
+                    embedding.columns, x_.data() + t * embedding.columns);
   }
 }
 
@@ -50,7 +51,9 @@ void Decoder::Norm(const float* weight, uint32_t tokens) {
 void Decoder::Project(const MatrixView& w, const float* x, size_t x_stride, uint32_t tokens,
                       float* y) {
   pool_->For(w.rows, kRowGranule, w.rows * w.row_bytes * tokens, [&](size_t begin, size_t end) {
-    kernels_->mat_vec(w, begin, end, x, x_stride, tokens, y, w.rows);
+    for (uint32_t t = 0; t < tokens; ++t) {
+      kernels_->mat_vec(w, begin, end, x + t * x_stride, y + t * w.rows);
+    }
   });
 }
 
