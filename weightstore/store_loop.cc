@@ -156,6 +156,11 @@ void StoreLoop::Handle(Session& session, const RingEntry& entry) {
     if (lease.active && lease.serial == entry.serial) Release(session, entry.lease);
     return;
   }
+  if (entry.op == static_cast<uint32_t>(RingOp::kCount)) {
+    const bool select = entry.mode == static_cast<uint32_t>(LeaseMode::kSelect);
+    stats_->hit_units[select ? 0 : 1] += entry.serial;
+    return;
+  }
   if (entry.op != static_cast<uint32_t>(RingOp::kAcquire)) return;
   const absl::Status valid = ReadRequest(session, entry, lease);
   if (!valid.ok()) {
