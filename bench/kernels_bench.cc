@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/matmul.h"
 #include "engine/thread_pool.h"
 #include "proto/store/v1/static_rows.h"
 
@@ -198,6 +199,76 @@ void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type, bool
   Report(state, kSize * row_bytes, cores);
 }
 
+void ReportProducts(benchmark::State& state, size_t products_per_iteration) {
+  state.counters["multiply_adds"] =
+      benchmark::Counter(static_cast<double>(products_per_iteration * state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+// Packs `tokens` x `depth` random numbers.
+std::vector<uint64_t> PackedTokens(const MatmulKernels& kernels, size_t tokens, size_t depth) {
+  const std::vector<float> x = RandomFloats(tokens * depth, 2);
+  std::vector<uint64_t> packed(kernels.packed_bytes(tokens, depth) / sizeof(uint64_t) + 1);
+  kernels.pack({x.data(), depth, nullptr, depth, tokens}, 0, tokens, packed.data());
+  return packed;
+}
+
+// 256 columns of an 8B model's input side, for as many tokens as the argument says.
+void MatmulColumns(benchmark::State& state, const MatmulKernels& kernels, UnitEncoding encoding) {
+  constexpr size_t kElements = 14336;
+  constexpr size_t kUnits = 256;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  std::vector<uint8_t> unit(ColumnBytes(encoding, kElements));
+  EncodeColumn(encoding, RandomFloats(kElements, 1).data(), kElements, unit.data());
+  const size_t copies = FillWith(unit, kWorkingSetBytes);
+  std::vector<const uint8_t*> columns(kUnits);
+  const std::vector<uint64_t> packed = PackedTokens(kernels, tokens, kUnits);
+  std::vector<float> y(tokens * kElements);
+  size_t next = 0;
+  for (auto _ : state) {
+    for (const uint8_t*& column : columns) {
+      column = WorkingSet() + next * unit.size();
+      next = (next + 1) % copies;
+    }
+    kernels.add_columns({encoding, columns.data(), kUnits, kElements}, 0, kElements, packed.data(),
+                        tokens, y.data(), kElements);
+    benchmark::ClobberMemory();
+  }
+  ReportProducts(state, tokens * kUnits * kElements);
+}
+
+void MatmulRows(benchmark::State& state, const MatmulKernels& kernels, GgmlType type) {
+  constexpr size_t kSize = 4096;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  const size_t row_bytes = StaticRowBytes(type, kSize);
+  std::vector<uint8_t> row(row_bytes, 0x15);  // Small, ordinary numbers in every type.
+  const size_t matrices = FillWith(row, kWorkingSetBytes) / kSize;
+  const std::vector<uint64_t> packed = PackedTokens(kernels, tokens, kSize);
+  std::vector<float> y(tokens * kSize);
+  size_t next = 0;
+  for (auto _ : state) {
+    const auto* data = reinterpret_cast<const std::byte*>(WorkingSet()) + next * kSize * row_bytes;
+    const MatrixView w = {
+        .type = type, .data = data, .rows = kSize, .columns = kSize, .row_bytes = row_bytes};
+    kernels.multiply_rows(w, 0, kSize, packed.data(), tokens, y.data(), kSize);
+    next = (next + 1) % matrices;
+    benchmark::ClobberMemory();
+  }
+  ReportProducts(state, tokens * kSize * kSize);
+}
+
+void MatmulPack(benchmark::State& state, const MatmulKernels& kernels) {
+  constexpr size_t kTokens = 256;
+  constexpr size_t kDepth = 4096;
+  const std::vector<float> x = RandomFloats(kTokens * kDepth, 2);
+  std::vector<uint64_t> packed = PackedTokens(kernels, kTokens, kDepth);
+  for (auto _ : state) {
+    kernels.pack({x.data(), kDepth, nullptr, kDepth, kTokens}, 0, kTokens, packed.data());
+    benchmark::ClobberMemory();
+  }
+  Report(state, kTokens * kDepth * sizeof(float));
+}
+
 // One head over 2048 positions; bytes are those of keys and values.
 void Attend(benchmark::State& state, const Kernels& kernels, bool half) {
   constexpr size_t kTokens = 2048;
@@ -287,6 +358,30 @@ void RegisterOthers(const Kernels& kernels, const std::string& table) {
                                [&kernels](auto& state) { SiluMultiply(state, kernels); });
 }
 
+void RegisterMatmul(const MatmulKernels& kernels) {
+  const std::string table(kernels.name);
+  const auto arguments = [](benchmark::internal::Benchmark* benchmark) {
+    benchmark->Arg(16)->Arg(64)->Arg(256)->Arg(512)->Unit(benchmark::kMillisecond);
+  };
+  for (const UnitEncoding encoding :
+       {UnitEncoding::kQ4, UnitEncoding::kQ8, UnitEncoding::kF16, UnitEncoding::kF32}) {
+    std::string name = "matmul_columns/";
+    name.append(UnitEncodingName(encoding)).append("/").append(table);
+    arguments(benchmark::RegisterBenchmark(name.c_str(), [&kernels, encoding](auto& state) {
+      MatmulColumns(state, kernels, encoding);
+    }));
+  }
+  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ8_0, GgmlType::kF16, GgmlType::kF32}) {
+    std::string name = "matmul_rows/";
+    name.append(GgmlTypeName(static_cast<uint32_t>(type))).append("/").append(table);
+    arguments(benchmark::RegisterBenchmark(name.c_str(), [&kernels, weights = type](auto& state) {
+      MatmulRows(state, kernels, weights);
+    }));
+  }
+  benchmark::RegisterBenchmark(("matmul_pack/" + table).c_str(),
+                               [&kernels](auto& state) { MatmulPack(state, kernels); });
+}
+
 }  // namespace
 }  // namespace tidegate
 
@@ -305,6 +400,9 @@ int main(int argc, char** argv) {
   for (size_t i = tables.size() > 1 ? 1 : 0; i < tables.size(); ++i) {
     tidegate::RegisterColumns(*tables[i], std::string(tables[i]->name));
     tidegate::RegisterOthers(*tables[i], std::string(tables[i]->name));
+  }
+  for (const tidegate::SupportedMatmul& matmul : tidegate::SupportedMatmuls()) {
+    if (matmul.kernels != matmul.scalar) tidegate::RegisterMatmul(*matmul.kernels);
   }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

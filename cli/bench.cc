@@ -80,14 +80,16 @@ std::vector<TokenId> Prompt(uint32_t count, uint32_t vocab) {
 absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
                                bool half, MlpAccounts& decode) {
   const ModelConfig& config = local.model().config;
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
   KvCache kv(config, flags.prompt_tokens + flags.warm_up + flags.tokens, half);
   std::vector<float> logits(config.vocab_size);
   const std::vector<TokenId> prompt = Prompt(flags.prompt_tokens, config.vocab_size);
   MlpAccounts ignored;
   const auto start = Clock::now();
-  for (size_t at = 0; at < prompt.size(); at += local.decoder().tokens_max()) {
-    const size_t count = std::min<size_t>(local.decoder().tokens_max(), prompt.size() - at);
-    RETURN_IF_ERROR(local.decoder().Prefill(kv, {prompt.data() + at, count}, logits, ignored));
+  for (size_t at = 0; at < prompt.size(); at = kv.size()) {
+    const size_t count = local.decoder().PieceTokens(prompt.size() - at);
+    RETURN_IF_ERROR(
+        local.decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits, ignored));
   }
   Sample sample = {};
   sample.first_token_seconds = Seconds(Clock::now() - start);

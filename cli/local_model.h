@@ -23,7 +23,7 @@ struct LocalModelOptions {
   std::vector<LoraSource> adapters;        // for a GGUF file; merged while packing
   StoreOptions store;                      // pack, socket and region paths are filled in
   uint32_t threads = 0;
-  uint32_t prefill_tokens = 64;
+  uint32_t prefill_chunk_tokens = 256;
   bool overlap = true;
 };
 

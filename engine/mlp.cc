@@ -12,6 +12,9 @@ namespace {
 // Units added per pass over the outputs: enough to spread the cost of meeting threads, few enough
 // that the first units are not kept waiting.
 constexpr size_t kBatchUnits = 128;
+// The same for many tokens: each pass reads and writes all outputs of all tokens, which takes as
+// long as multiplying some 50 units.
+constexpr size_t kBatchUnitsOfTokens = 512;
 // Output ranges of threads begin at whole quantisation groups and cache lines of floats.
 constexpr size_t kOutputGranule = 64;
 
@@ -24,13 +27,15 @@ void Mlp::Batch::Clear() {
 }
 
 Mlp::Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-         uint32_t tokens_max, bool overlap)
-    : model_(model), client_(client), kernels_(kernels), pool_(pool), overlap_(overlap) {
-  const size_t intermediate = model->config.intermediate_size;
-  gate_.resize(intermediate * tokens_max);
-  up_.resize(intermediate * tokens_max);
+         bool overlap)
+    : model_(model),
+      client_(client),
+      kernels_(kernels),
+      pool_(pool),
+      overlap_(overlap),
+      matmul_(pool) {
   all_positions_[0].resize(model->config.hidden_size);
-  all_positions_[1].resize(intermediate);
+  all_positions_[1].resize(model->config.intermediate_size);
   for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
 }
 
@@ -65,47 +70,65 @@ void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
 }
 
 void Mlp::AddBatch(const Sweep& sweep) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const size_t count = batch_.units.size();
-  const size_t elements = geometry.column_elements;
-  const size_t stride = geometry.unit_count;
-  const bool one = sweep.tokens == 1;
-  if (one) {
-    coefficients_.resize(count);
-    for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+  if (sweep.many.has_value()) {
+    AddBatchTokens(sweep);
+  } else {
+    AddBatchOne(sweep);
   }
-  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes * sweep.tokens,
-             [&](size_t begin, size_t end) {
-               for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-                 const uint8_t* const* columns = batch_.columns[c].data();
-                 if (one) {
-                   kernels_->add_columns(model_->unit_encoding, columns, coefficients_.data(),
-                                         count, elements, begin, end, sweep.y[c]);
-                 } else {
-                   kernels_->add_columns_tokens(model_->unit_encoding, columns, batch_.units.data(),
-                                                count, elements, begin, end, sweep.x, stride,
-                                                sweep.tokens, sweep.y[c], elements);
-                 }
-               }
-             });
   batch_.Clear();
 }
 
-absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
-  for (size_t next = 0; next < lease.size();) {
-    bool streamed = false;
-    for (; next < lease.size() && batch_.units.size() < kBatchUnits; ++next) {
-      const std::byte* data = lease.TryGet(next);
-      if (data == nullptr) break;
-      streamed |= lease.IsStreamed(next);
-      GatherBlock(sweep, next, data);
+void Mlp::AddBatchOne(const Sweep& sweep) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  const size_t count = batch_.units.size();
+  const size_t elements = geometry.column_elements;
+  coefficients_.resize(count);
+  for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes, [&](size_t begin, size_t end) {
+    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+      kernels_->add_columns(model_->unit_encoding, batch_.columns[c].data(), coefficients_.data(),
+                            count, elements, begin, end, sweep.y[c]);
     }
-    if (batch_.units.empty()) {
-      RETURN_IF_ERROR(lease.Wait(next).status());
-      continue;
+  });
+}
+
+void Mlp::AddBatchTokens(const Sweep& sweep) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  matmul_.Pack(*sweep.many, {.data = sweep.x,
+                             .stride = geometry.unit_count,
+                             .index = batch_.units.data(),
+                             .depth = batch_.units.size(),
+                             .tokens = sweep.tokens});
+  for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+    matmul_.AddColumns({.encoding = model_->unit_encoding,
+                        .columns = batch_.columns[c].data(),
+                        .count = batch_.units.size(),
+                        .elements = geometry.column_elements},
+                       sweep.y[c]);
+  }
+}
+
+// One token takes what has landed. Many tokens wait until a batch is full, or holds half of what
+// can be staged: the other half lands while the batch is added.
+absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
+  const bool many = sweep.many.has_value();
+  const size_t units_max = many ? kBatchUnitsOfTokens : kBatchUnits;
+  const size_t block_bytes = client_->geometry().kind(sweep.kind).block_bytes;
+  const size_t staged_max = many ? client_->region().staging_bytes / 2 : SIZE_MAX;
+  for (size_t next = 0; next < lease.size();) {
+    size_t staged = 0;  // bytes
+    while (next < lease.size() && batch_.units.size() < units_max && staged < staged_max) {
+      const std::byte* data = lease.TryGet(next);
+      if (data == nullptr) {
+        if (!many && !batch_.units.empty()) break;
+        RETURN_IF_ERROR(lease.Wait(next).status());
+        continue;
+      }
+      if (lease.IsStreamed(next)) staged += block_bytes;
+      GatherBlock(sweep, next++, data);
     }
     AddBatch(sweep);
-    if (streamed) lease.Consumed(next);
+    if (staged > 0) lease.Consumed(next);
   }
   return absl::OkStatus();
 }
@@ -172,8 +195,12 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accou
 
 void Mlp::ClearGate(uint32_t tokens) {
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
-  std::fill_n(gate_.begin(), n, 0.0f);
-  std::fill_n(up_.begin(), n, 0.0f);
+  for (std::vector<float>* outputs : {&gate_, &up_}) {
+    if (outputs->size() < n) *outputs = std::vector<float>(n);
+    pool_->For(n, kOutputGranule, n * sizeof(float), [&](size_t begin, size_t end) {
+      std::fill(outputs->data() + begin, outputs->data() + end, 0.0f);
+    });
+  }
 }
 
 void Mlp::ActivateGate(uint32_t tokens) {
@@ -184,8 +211,17 @@ void Mlp::ActivateGate(uint32_t tokens) {
   });
 }
 
-absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
-                        MlpAccounts& accounts) {
+absl::Status Mlp::Dense(uint32_t layer, const float* x, float* y, MlpAccounts& accounts) {
+  return RunDense(layer, x, 1, std::nullopt, y, accounts);
+}
+
+absl::Status Mlp::DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
+                              float* y, MlpAccounts& accounts) {
+  return RunDense(layer, x, tokens, precision, y, accounts);
+}
+
+absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens,
+                           std::optional<Precision> many, float* y, MlpAccounts& accounts) {
   WeightLease input;
   if (ahead_.has_value() && ahead_->layer == layer) {
     input = std::move(ahead_->lease);
@@ -203,6 +239,7 @@ absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* 
                        .positions = all_positions_[0],
                        .x = x,
                        .tokens = tokens,
+                       .many = many,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
   ActivateGate(tokens);
@@ -216,6 +253,7 @@ absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* 
               .positions = all_positions_[1],
               .x = gate_.data(),
               .tokens = tokens,
+              .many = many,
               .y = {y, nullptr}},
              accounts);
 }

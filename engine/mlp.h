@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
+#include "engine/matmul.h"
 #include "engine/model.h"
 #include "engine/pruning.h"
 #include "engine/thread_pool.h"
@@ -41,14 +42,19 @@ struct PruneStep {
 
 class Mlp {
  public:
-  // Pointers are not owned and must outlive the object. tokens_max bounds Dense(). overlap: false
-  // waits for all units of a lease before adding any (an experiment's baseline).
+  // Pointers are not owned and must outlive the object. overlap: false waits for all units of a
+  // lease before adding any (an experiment's baseline).
   Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-      uint32_t tokens_max, bool overlap);
+      bool overlap);
 
-  // y[t] += MLP(x[t]) for t in [0, tokens), every unit. x, y [tokens, H].
-  absl::Status Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
-                     MlpAccounts& accounts);
+  // y += MLP(x), every unit. x, y [H].
+  absl::Status Dense(uint32_t layer, const float* x, float* y, MlpAccounts& accounts);
+
+  // y[t] += MLP(x[t]) for t in [0, tokens), every unit: the form for prompts. x, y [tokens, H]. The
+  // result for one token does not depend on the others, bitwise, but differs from Dense() by
+  // rounding.
+  absl::Status DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
+                           float* y, MlpAccounts& accounts);
 
   // y += pruned MLP(x). x, y [H].
   absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
@@ -71,6 +77,8 @@ class Mlp {
     std::span<const uint32_t> positions;  // selected, increasing
     const float* x = nullptr;             // [tokens, unit_count]
     uint32_t tokens = 1;
+    std::optional<Precision> many =
+        std::nullopt;                  // the arithmetic of DenseTokens(); none: one token
     float* y[2] = {nullptr, nullptr};  // [tokens, column_elements] each
     bool in_order = true;
   };
@@ -78,11 +86,15 @@ class Mlp {
   absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
                                       std::span<const uint32_t> positions, LeaseMode mode);
   absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
+  absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens,
+                        std::optional<Precision> many, float* y, MlpAccounts& accounts);
   absl::Status Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accounts);
   absl::Status RunInOrder(WeightLease& lease, const Sweep& sweep);
   absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep);
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
   void AddBatch(const Sweep& sweep);
+  void AddBatchOne(const Sweep& sweep);
+  void AddBatchTokens(const Sweep& sweep);
   void ActivateGate(uint32_t tokens);
   void ClearGate(uint32_t tokens);
 
@@ -92,7 +104,8 @@ class Mlp {
   ThreadPool* const pool_;
   const bool overlap_;
   MaskSelector selector_;
-  std::vector<float> gate_, up_;            // [tokens, I]
+  Matmul matmul_;
+  std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
   std::vector<WantedBlock> wanted_;
   std::vector<uint32_t>

@@ -71,6 +71,10 @@ struct Kernels {
   void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
                  size_t tokens, size_t head_size, float scale, float* scores, float* out);
 
+  // scores[i] = exp(scores[i] - largest) / sum of these, for i in [0, n). n > 0. Relative error
+  // below (n + 8) * 2^-23.
+  void (*softmax)(size_t n, float* scores);
+
   // Rounds floats to halves (nearest even): what goes into a half KV cache.
   void (*to_half)(const float* x, size_t n, uint16_t* out);
 };

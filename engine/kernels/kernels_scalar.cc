@@ -135,6 +135,16 @@ void Attend(const float* query, const void* keys, const void* values, bool half,
   }
 }
 
+void Softmax(size_t n, float* scores) {
+  const float largest = *std::max_element(scores, scores + n);
+  float total = 0;
+  for (size_t i = 0; i < n; ++i) {
+    scores[i] = std::exp(scores[i] - largest);
+    total += scores[i];
+  }
+  for (size_t i = 0; i < n; ++i) scores[i] /= total;
+}
+
 void ToHalf(const float* x, size_t n, uint16_t* out) {
   for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
@@ -148,6 +158,7 @@ constexpr Kernels kScalar = {
     .silu_multiply = SiluMultiply,
     .add = Add,
     .attend = Attend,
+    .softmax = Softmax,
     .to_half = ToHalf,
 };
 
