@@ -1,6 +1,5 @@
 // `tidegate bench`: tokens per second, time to first token and flash traffic over memory budgets.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -16,23 +15,26 @@
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/token_ids.h"
+#include "cli/usage_meter.h"
 
 namespace tidegate {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate bench model.tgpack\n"
     "  tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json\n"
+    "  tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile\n"
     "  tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k\n\n"
     "Store and engine run in this process. A budget in percent is a share of what the whole model "
     "takes.\n"
     "Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens "
     "are\n"
     "measured; medians over --repeat runs in the same warm store. The prompt is made of fixed\n"
-    "pseudo-random ids: hit rates on real text differ. Compare rows of one run only.\n";
+    "pseudo-random ids: hit rates on real text differ. Compare rows of one run only.\n"
+    "--ids FILE gives the prompt and then every token to decode: the same work for every mode.\n"
+    "The key/value cache that a run needs is taken from the budget.\n";
 
 struct Flags {
   ModelFlags model;
@@ -42,7 +44,13 @@ struct Flags {
   uint32_t warm_up = 32;
   uint32_t tokens = 64;
   uint32_t repeat = 3;
+  uint32_t prefill_chunk = LocalModelOptions().prefill_chunk_tokens;
+  std::string ids_path;
+  std::vector<TokenId> ids;  // what ids_path holds; empty: a made-up prompt, then greedy
   std::string json_path;
+  bool profile = false;
+
+  uint32_t AllTokens() const { return prompt_tokens + warm_up + tokens; }
 };
 
 struct Row {
@@ -52,14 +60,18 @@ struct Row {
   std::string error;  // not empty: the budget does not work
   double tokens_per_second = 0, first_token_seconds = 0, flash_bytes_per_token = 0, hit_rate = 0,
          stall_share = 0;
+  TokenUsage prefill, decode;          // medians over the runs
+  double stage_seconds[kStages] = {};  // of one generated token, means over the runs
+  uint64_t prefill_flash_bytes = 0;    // of one run
+  uint64_t peak_rss_bytes = 0;
+  double load_seconds = 0;
   std::string backend;
 };
 
 struct Sample {
-  double tokens_per_second, first_token_seconds;
+  TokenUsage prefill, decode;
+  double first_token_seconds = 0;
 };
-
-double Seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -67,7 +79,20 @@ double Median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-std::vector<TokenId> Prompt(uint32_t count, uint32_t vocab) {
+TokenUsage Median(const std::vector<Sample>& samples, TokenUsage Sample::*phase) {
+  const auto median = [&](double TokenUsage::*field) {
+    std::vector<double> values;
+    for (const Sample& sample : samples) values.push_back(sample.*phase.*field);
+    return Median(std::move(values));
+  };
+  return {.tokens_per_second = median(&TokenUsage::tokens_per_second),
+          .cpu_seconds = median(&TokenUsage::cpu_seconds),
+          .disk_bytes = median(&TokenUsage::disk_bytes)};
+}
+
+std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
+  const uint32_t count = flags.prompt_tokens;
+  if (!flags.ids.empty()) return {flags.ids.begin(), flags.ids.begin() + count};
   std::vector<TokenId> ids;
   uint64_t state = 42;
   for (uint32_t i = 0; i < count; ++i) {
@@ -78,54 +103,66 @@ std::vector<TokenId> Prompt(uint32_t count, uint32_t vocab) {
 }
 
 absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
-                               bool half, MlpAccounts& decode) {
+                               bool half, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
-  KvCache kv(config, flags.prompt_tokens + flags.warm_up + flags.tokens, half);
+  KvCache kv(config, flags.AllTokens(), half);
   std::vector<float> logits(config.vocab_size);
-  const std::vector<TokenId> prompt = Prompt(flags.prompt_tokens, config.vocab_size);
-  MlpAccounts ignored;
-  const auto start = Clock::now();
+  const std::vector<TokenId> prompt = Prompt(flags, config.vocab_size);
+  const Usage start = UsageNow();
   for (size_t at = 0; at < prompt.size(); at = kv.size()) {
     const size_t count = local.decoder().PieceTokens(prompt.size() - at);
     RETURN_IF_ERROR(
-        local.decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits, ignored));
+        local.decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits, prefill));
   }
-  Sample sample = {};
-  sample.first_token_seconds = Seconds(Clock::now() - start);
+  Sample sample;
+  const Usage prefilled = UsageNow();
+  sample.prefill = PerToken(start, prefilled, prompt.size());
+  sample.first_token_seconds = prefilled.seconds - start.seconds;
   const auto next = [&] {
+    if (!flags.ids.empty()) return flags.ids[kv.size()];
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   };
+  PassAccounts ignored;
   for (uint32_t i = 0; i < flags.warm_up; ++i) {
     RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, logits, ignored));
   }
-  const auto measured = Clock::now();
+  const Usage measured = UsageNow();
   for (uint32_t i = 0; i < flags.tokens; ++i) {
     RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, logits, decode));
   }
-  sample.tokens_per_second = flags.tokens / Seconds(Clock::now() - measured);
+  sample.decode = PerToken(measured, UsageNow(), flags.tokens);
   return sample;
 }
 
 absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local.model().config));
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
-  std::vector<double> speeds, firsts;
-  MlpAccounts decode;
+  RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.vocab_size));
+  std::vector<Sample> samples;
+  std::vector<double> firsts;
+  PassAccounts prefill, decode;
   for (uint32_t i = 0; i < flags.repeat; ++i) {
     ASSIGN_OR_RETURN(const Sample sample,
-                     RunOnce(local, flags, step ? &*step : nullptr, half, decode));
-    speeds.push_back(sample.tokens_per_second);
+                     RunOnce(local, flags, step ? &*step : nullptr, half, prefill, decode));
+    samples.push_back(sample);
     firsts.push_back(sample.first_token_seconds);
   }
-  row.tokens_per_second = Median(speeds);
+  row.prefill = Median(samples, &Sample::prefill);
+  row.decode = Median(samples, &Sample::decode);
+  row.tokens_per_second = row.decode.tokens_per_second;
   row.first_token_seconds = Median(firsts);
+  row.prefill_flash_bytes = prefill.flash_bytes / flags.repeat;
+  row.peak_rss_bytes = UsageNow().peak_rss_bytes;
   const double tokens = static_cast<double>(flags.repeat) * flags.tokens;
   row.flash_bytes_per_token = static_cast<double>(decode.flash_bytes) / tokens;
   const double hits = static_cast<double>(decode.hit_units[0] + decode.hit_units[1]);
   const double misses = static_cast<double>(decode.miss_units[0] + decode.miss_units[1]);
   row.hit_rate = hits / std::max(1.0, hits + misses);
-  row.stall_share = decode.stall_seconds / (tokens / row.tokens_per_second);
+  row.stall_share = decode.times.seconds(Stage::kStalls) / (tokens / row.tokens_per_second);
+  for (size_t i = 0; i < kStages; ++i) {
+    row.stage_seconds[i] = decode.times.seconds(static_cast<Stage>(i)) / tokens;
+  }
   row.backend = local.store().info().flash.backend;
   return absl::OkStatus();
 }
@@ -152,6 +189,15 @@ absl::StatusOr<uint64_t> WholeBytes(const LocalModelOptions& options) {
   return local->store().info().region_bytes + local->store().info().engine_reserve_bytes;
 }
 
+std::string StagesJson(const Row& row) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < kStages; ++i) {
+    parts.push_back(absl::StrFormat("\"%s\": %.6f", std::string(StageName(static_cast<Stage>(i))),
+                                    row.stage_seconds[i]));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 std::string JsonRow(const Row& row) {
   if (!row.error.empty()) {
     return absl::StrFormat(
@@ -161,9 +207,16 @@ std::string JsonRow(const Row& row) {
   return absl::StrFormat(
       "{\"budget\": \"%s\", \"budget_bytes\": %d, \"mode\": \"%s\", \"tokens_per_second\": %.3f, "
       "\"first_token_seconds\": %.6f, \"flash_bytes_per_token\": %.0f, \"hit_rate\": %.4f, "
-      "\"stall_share\": %.4f, \"backend\": \"%s\"}",
+      "\"stall_share\": %.4f, \"backend\": \"%s\", \"cpu_seconds_per_token\": %.6f, "
+      "\"disk_bytes_per_token\": %.0f, \"prefill_tokens_per_second\": %.3f, "
+      "\"prefill_cpu_seconds_per_token\": %.6f, \"prefill_disk_bytes_per_token\": %.0f, "
+      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"peak_rss_bytes\": %d, "
+      "\"stage_seconds\": {%s}}",
       row.budget, row.budget_bytes, row.mode, row.tokens_per_second, row.first_token_seconds,
-      row.flash_bytes_per_token, row.hit_rate, row.stall_share, row.backend);
+      row.flash_bytes_per_token, row.hit_rate, row.stall_share, row.backend, row.decode.cpu_seconds,
+      row.decode.disk_bytes, row.prefill.tokens_per_second, row.prefill.cpu_seconds,
+      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.peak_rss_bytes,
+      StagesJson(row));
 }
 
 void PrintRow(const Row& row) {
@@ -180,6 +233,25 @@ void PrintRow(const Row& row) {
   std::fflush(stdout);
 }
 
+// Where a generated token's time went, one line per stage with a bar.
+void PrintProfile(const Row& row) {
+  const double token = 1 / row.tokens_per_second;
+  std::printf("  one token takes %s:\n", FormatSeconds(token).c_str());
+  double told = 0;
+  const auto print = [&](std::string_view name, double seconds) {
+    const double share = seconds / token;
+    std::printf("    %-12s %10s %6.1f %% %s\n", std::string(name).c_str(),
+                FormatSeconds(seconds).c_str(), 100 * share,
+                std::string(static_cast<size_t>(std::clamp(40 * share, 0.0, 40.0)), '#').c_str());
+  };
+  for (size_t i = 0; i < kStages; ++i) {
+    print(StageName(static_cast<Stage>(i)), row.stage_seconds[i]);
+    told += row.stage_seconds[i];
+  }
+  print("sampling", std::max(0.0, token - told));
+  std::fflush(stdout);
+}
+
 absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const Flags& flags) {
   std::ofstream out(path);
   out << absl::StrFormat(
@@ -192,15 +264,51 @@ absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, co
   return absl::OkStatus();
 }
 
-absl::Status Run(const Flags& flags) {
-  if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0) {
-    return absl::InvalidArgumentError("--repeat, --tokens and --prompt-tokens must be at least 1");
+absl::Status CheckFlags(const Flags& flags) {
+  if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0 ||
+      flags.prefill_chunk == 0) {
+    return absl::InvalidArgumentError(
+        "--repeat, --tokens, --prompt-tokens and --prefill-chunk must be at least 1");
   }
+  if (!flags.ids_path.empty() && flags.ids.size() < flags.AllTokens()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.ids_path, " has ", flags.ids.size(), " token ids; --prompt-tokens, ",
+                     "--warm-up and --tokens need ", flags.AllTokens()));
+  }
+  return absl::OkStatus();
+}
+
+// Opens a model of its own for the row: every row begins with the same cold cache.
+absl::Status FillRow(LocalModelOptions options, const Flags& flags, Row& row) {
+  options.store.cache_fraction.reset();
+  options.store.staging_bytes = 0;
+  options.store.memory_budget_bytes = row.budget_bytes;
+  const Usage start = UsageNow();
+  const auto local = LocalModel::Open(options);
+  if (absl::IsResourceExhausted(local.status())) {
+    row.error = std::string(local.status().message());
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(local.status());
+  row.load_seconds = UsageNow().seconds - start.seconds;
+  return Measure(**local, flags, row);
+}
+
+absl::Status Run(Flags flags) {
+  if (!flags.ids_path.empty()) {
+    ASSIGN_OR_RETURN(flags.ids, ReadTokenIds(flags.ids_path));
+  }
+  RETURN_IF_ERROR(CheckFlags(flags));
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
-  ASSIGN_OR_RETURN(const uint64_t whole, WholeBytes(options));
-  std::printf("model %s, everything resident takes %s; density %g, gamma %g\n",
-              flags.model.model.c_str(), FormatBytes(whole).c_str(), flags.model.density,
-              flags.model.gamma);
+  options.prefill_chunk_tokens = std::min(flags.prefill_chunk, flags.prompt_tokens);
+  options.kv_tokens = flags.AllTokens();
+  uint64_t whole = 0;
+  std::printf("model %s", flags.model.model.c_str());
+  if (absl::StrContains(flags.budgets, '%')) {
+    ASSIGN_OR_RETURN(whole, WholeBytes(options));
+    std::printf(", everything resident takes %s", FormatBytes(whole).c_str());
+  }
+  std::printf("; density %g, gamma %g\n", flags.model.density, flags.model.gamma);
   std::printf("%-8s %-10s %-7s %10s %14s %16s %11s %9s\n", "budget", "bytes", "mode", "tokens/s",
               "first token", "flash/token", "hit rate", "stalled");
   std::vector<Row> rows;
@@ -215,17 +323,9 @@ absl::Status Run(const Flags& flags) {
       row.budget = budget;
       row.mode = mode;
       ASSIGN_OR_RETURN(row.budget_bytes, BudgetBytes(budget, whole));
-      options.store.cache_fraction.reset();
-      options.store.staging_bytes = 0;
-      options.store.memory_budget_bytes = row.budget_bytes;
-      const auto local = LocalModel::Open(options);
-      if (absl::IsResourceExhausted(local.status())) {
-        row.error = std::string(local.status().message());
-      } else {
-        RETURN_IF_ERROR(local.status());
-        RETURN_IF_ERROR(Measure(**local, one, row));
-      }
+      RETURN_IF_ERROR(FillRow(options, one, row));
       PrintRow(row);
+      if (flags.profile && row.error.empty()) PrintProfile(row);
       rows.push_back(std::move(row));
     }
   }
@@ -253,6 +353,13 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--tokens", flags->tokens, "measured tokens per run")->capture_default_str();
   command->add_option("--repeat", flags->repeat, "runs; medians are printed")
       ->capture_default_str();
+  command
+      ->add_option("--prefill-chunk", flags->prefill_chunk,
+                   "tokens that pass through the model together in a prefill")
+      ->capture_default_str();
+  command->add_option("--ids", flags->ids_path, "file of token ids: the prompt, then what follows");
+  command->add_flag("--profile", flags->profile,
+                    "also print where a token's time goes: attention, masks, leases, stalls, ...");
   command->add_option("--json", flags->json_path, "also write the rows to this file");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });

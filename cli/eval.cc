@@ -6,7 +6,6 @@
 #include <sstream>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -15,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
+#include "cli/token_ids.h"
 
 namespace tidegate {
 namespace {
@@ -46,7 +46,7 @@ struct Flags {
 struct Score {
   double nll = 0;
   uint64_t tokens = 0;
-  MlpAccounts accounts;
+  PassAccounts accounts;
 };
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
@@ -69,20 +69,6 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
         tokenizer->Encode(std::string_view(document.data(), document.size()), false);
     tokens.insert(tokens.end(), ids.begin(), ids.end());
     if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
-  }
-  return tokens;
-}
-
-absl::StatusOr<std::vector<TokenId>> TokensOfIds(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  std::vector<TokenId> tokens;
-  for (absl::string_view part :
-       absl::StrSplit(text, absl::ByAnyChar(" ,\n\t[]"), absl::SkipEmpty())) {
-    TokenId id = 0;
-    if (!absl::SimpleAtoi(part, &id)) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": '", part, "' is not a token id"));
-    }
-    tokens.push_back(id);
   }
   return tokens;
 }
@@ -127,7 +113,7 @@ double Rate(uint64_t hits, uint64_t misses) {
 void Print(const Flags& flags, const Score& score, const LocalModel& local, const PruneStep* step) {
   const double tokens = static_cast<double>(score.tokens);
   const double nll = score.nll / tokens;
-  const MlpAccounts& a = score.accounts;
+  const PassAccounts& a = score.accounts;
   const double bytes = static_cast<double>(a.flash_bytes) / tokens;
   const ModelConfig& c = local.model().config;
   const uint32_t kept_input = step != nullptr ? step->kept_input : c.hidden_size;
@@ -169,13 +155,7 @@ absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, ui
                                                    " tokens; --chunk ", flags.chunk,
                                                    " needs at least ", uint64_t{flags.chunk} + 1));
   }
-  for (const TokenId id : tokens) {
-    if (id < 0 || static_cast<uint32_t>(id) >= vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token id ", id, " is not in [0, ", vocab, ")"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckTokenIds(tokens, vocab);
 }
 
 absl::Status Run(const Flags& flags) {
@@ -184,7 +164,7 @@ absl::Status Run(const Flags& flags) {
   }
   std::vector<TokenId> tokens;
   if (flags.text.empty()) {
-    ASSIGN_OR_RETURN(tokens, TokensOfIds(flags.ids));
+    ASSIGN_OR_RETURN(tokens, ReadTokenIds(flags.ids));
   } else {
     ASSIGN_OR_RETURN(tokens, TokensOfText(flags));
   }

@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "weightstore/budget.h"
 #include "weightstore/pack/gguf_file.h"
 
 namespace tidegate {
@@ -34,6 +35,13 @@ std::string TemporaryParent() {
 bool FitsInMemory(uint64_t bytes) {
   struct statvfs fs;
   return statvfs("/dev/shm", &fs) == 0 && bytes < uint64_t{fs.f_bavail} * fs.f_frsize / 4;
+}
+
+absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(store.pack_path, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), store.pack_path));
+  store.engine_reserve_bytes = KvCacheBytes(index.manifest.hyper_parameters(), tokens);
+  return absl::OkStatus();
 }
 
 bool IsGguf(const std::string& path) {
@@ -75,6 +83,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->shm_folder_, MakeFolder("/dev/shm"));
   StoreOptions store = options.store;
   RETURN_IF_ERROR(local->PackIfNeeded(options, store.pack_path));
+  if (options.kv_tokens) RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, store));
   store.socket_path = local->folder_ + "/store.sock";
   store.region_path = local->shm_folder_ + "/region";
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));

@@ -22,6 +22,8 @@ struct LocalModelOptions {
   bool one_unit_per_block = false;         // for a GGUF file
   std::vector<LoraSource> adapters;        // for a GGUF file; merged while packing
   StoreOptions store;                      // pack, socket and region paths are filled in
+  // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
+  std::optional<uint64_t> kv_tokens;
   uint32_t threads = 0;
   uint32_t prefill_chunk_tokens = 256;
   bool overlap = true;

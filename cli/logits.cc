@@ -110,7 +110,7 @@ absl::Status Run(const Flags& flags) {
   std::map<uint32_t, std::string> rows;
   KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half);
   std::vector<float> logits(config.vocab_size);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {
     if (positions.contains(position)) rows[position] = JsonRow(row);
   };

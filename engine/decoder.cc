@@ -71,23 +71,32 @@ void Decoder::Project(std::span<const Projection> projections, const float* x, u
     return;
   }
   for (const auto& [w, y] : projections) {
-    pool_->For(w->rows, kRowGranule, w->rows * w->row_bytes, [&](size_t begin, size_t end) {
-      kernels_->mat_vec(*w, begin, end, x, y);
-    });
+    pool_->For(w->rows, kRowGranule, w->rows * w->row_bytes,
+               [&](size_t begin, size_t end) { kernels_->mat_vec(*w, begin, end, x, y); });
   }
 }
 
-void Decoder::Rotate(float* heads, uint32_t head_count, uint32_t position) const {
-  const uint32_t head_size = model_->config.head_size;
-  for (size_t i = 0; i < model_->rope_frequencies.size(); ++i) {
-    const double angle = position * model_->rope_frequencies[i];
-    const auto cosine = static_cast<float>(std::cos(angle));
-    const auto sine = static_cast<float>(std::sin(angle));
-    for (uint32_t head = 0; head < head_count; ++head) {
-      float* pair = heads + head * head_size + 2 * i;
+void Decoder::PrepareRotations(uint32_t first_position, uint32_t tokens) {
+  const size_t pairs = model_->rope_frequencies.size();
+  rotations_.resize(tokens * pairs);
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t i = 0; i < pairs; ++i) {
+      const double angle = static_cast<double>(first_position + t) * model_->rope_frequencies[i];
+      rotations_[t * pairs + i] = {static_cast<float>(std::cos(angle)),
+                                   static_cast<float>(std::sin(angle))};
+    }
+  }
+}
+
+void Decoder::Rotate(float* heads, uint32_t head_count, uint32_t token) const {
+  const size_t pairs = model_->rope_frequencies.size();
+  const Rotation* rotations = rotations_.data() + token * pairs;
+  for (uint32_t head = 0; head < head_count; ++head) {
+    float* pair = heads + size_t{head} * model_->config.head_size;
+    for (size_t i = 0; i < pairs; ++i, pair += 2) {
       const float a = pair[0], b = pair[1];
-      pair[0] = a * cosine - b * sine;
-      pair[1] = a * sine + b * cosine;
+      pair[0] = a * rotations[i].cosine - b * rotations[i].sine;
+      pair[1] = a * rotations[i].sine + b * rotations[i].cosine;
     }
   }
 }
@@ -110,32 +119,45 @@ void Decoder::AttendOne(const KvCache& kv, uint32_t layer, uint32_t position) {
   });
 }
 
-void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass) {
-  const ModelConfig& c = model_->config;
-  const LayerWeights& w = model_->layers[layer];
-  Norm(w.attention_norm, tokens);
-  const Projection inputs[] = {
-      {&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}};
-  Project(inputs, normed_.data(), tokens, pass);
-  for (uint32_t t = 0; t < tokens; ++t) {
-    const uint32_t position = kv.size() + t;
-    Rotate(query_.data() + size_t{t} * c.query_size(), c.query_heads, position);
-    Rotate(key_.data() + size_t{t} * c.kv_size(), c.kv_heads, position);
-    kv.Store(*kernels_, layer, position, key_.data() + size_t{t} * c.kv_size(),
-             value_.data() + size_t{t} * c.kv_size());
-  }
+void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass) {
   if (pass.prefill.has_value()) {
     prompt_attention_.Run(kv, layer, kv.size(), tokens, query_.data(), attended_.data());
   } else {
     AttendOne(kv, layer, kv.size());
   }
+}
+
+void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                        StageTimes& times) {
+  const ModelConfig& c = model_->config;
+  const LayerWeights& w = model_->layers[layer];
+  Norm(w.attention_norm, tokens);
+  const Projection inputs[] = {
+      {&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}};
+  {
+    const StageTimer timer(times, Stage::kProjections);
+    Project(inputs, normed_.data(), tokens, pass);
+  }
+  for (uint32_t t = 0; t < tokens; ++t) {
+    Rotate(query_.data() + size_t{t} * c.query_size(), c.query_heads, t);
+    Rotate(key_.data() + size_t{t} * c.kv_size(), c.kv_heads, t);
+    kv.Store(*kernels_, layer, kv.size() + t, key_.data() + size_t{t} * c.kv_size(),
+             value_.data() + size_t{t} * c.kv_size());
+  }
+  {
+    const StageTimer timer(times, Stage::kAttention);
+    Attend(kv, layer, tokens, pass);
+  }
   const Projection output = {&w.output, normed_.data()};
-  Project({&output, 1}, attended_.data(), tokens, pass);
+  {
+    const StageTimer timer(times, Stage::kProjections);
+    Project({&output, 1}, attended_.data(), tokens, pass);
+  }
   kernels_->add(normed_.data(), size_t{tokens} * c.hidden_size, x_.data());
 }
 
 absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,
-                             MlpAccounts& accounts) {
+                             PassAccounts& accounts) {
   if (pass.prefill.has_value()) {
     return mlp_.DenseTokens(layer, normed_.data(), tokens, *pass.prefill, x_.data(), accounts);
   }
@@ -144,13 +166,15 @@ absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,
 }
 
 absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
-                              MlpAccounts& accounts) {
+                              PassAccounts& accounts) {
   const auto count = static_cast<uint32_t>(tokens.size());
   CHECK(count >= 1 && count <= tokens_max_ && kv.size() + count <= kv.capacity());
+  const StageTimer timer(accounts.times, Stage::kOther);
   Reserve(count);
+  PrepareRotations(kv.size(), count);
   Embed(tokens);
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
-    Attention(kv, layer, count, pass);
+    Attention(kv, layer, count, pass, accounts.times);
     Norm(model_->layers[layer].mlp_norm, count);
     const absl::Status done = RunMlp(layer, count, pass, accounts);
     if (!done.ok()) {
@@ -164,12 +188,14 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
     mlp_.Reset();
     return absl::UnavailableError("the weight store is gone; retry when it is back");
   }
+  client_->ReportUses();
   kv.set_size(kv.size() + count);
   Norm(model_->final_norm, count);
   return absl::OkStatus();
 }
 
-void Decoder::Logits(uint32_t index, std::span<float> logits) {
+void Decoder::Logits(uint32_t index, std::span<float> logits, StageTimes& times) {
+  const StageTimer timer(times, Stage::kHead);
   CHECK(logits.size() == model_->config.vocab_size);
   const size_t h = model_->config.hidden_size;
   const Projection head = {&model_->head, logits.data()};
@@ -177,7 +203,7 @@ void Decoder::Logits(uint32_t index, std::span<float> logits) {
 }
 
 absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
-                              std::span<float> logits, MlpAccounts& accounts,
+                              std::span<float> logits, PassAccounts& accounts,
                               const OnLogits& on_logits) {
   const uint32_t first = kv.size();
   RETURN_IF_ERROR(Forward(kv, tokens, {.prefill = precision}, accounts));
@@ -185,18 +211,18 @@ absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Prec
   if (on_logits != nullptr) {
     std::vector<float> row(model_->config.vocab_size);
     for (uint32_t t = 0; t < count; ++t) {
-      Logits(t, row);
+      Logits(t, row, accounts.times);
       on_logits(first + t, row);
     }
   }
-  if (!logits.empty()) Logits(count - 1, logits);
+  if (!logits.empty()) Logits(count - 1, logits, accounts.times);
   return absl::OkStatus();
 }
 
 absl::Status Decoder::Step(KvCache& kv, TokenId token, const PruneStep* step,
-                           std::span<float> logits, MlpAccounts& accounts) {
+                           std::span<float> logits, PassAccounts& accounts) {
   RETURN_IF_ERROR(Forward(kv, {&token, 1}, {.step = step}, accounts));
-  if (!logits.empty()) Logits(0, logits);
+  if (!logits.empty()) Logits(0, logits, accounts.times);
   return absl::OkStatus();
 }
 

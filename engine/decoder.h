@@ -43,12 +43,12 @@ class Decoder {
   // tokens.size() <= tokens_max(), room in the cache, valid ids. After an error the cache holds
   // what it held before.
   absl::Status Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
-                       std::span<float> logits, MlpAccounts& accounts,
+                       std::span<float> logits, PassAccounts& accounts,
                        const OnLogits& on_logits = nullptr);
 
   // Appends one token; step null: dense. logits [vocab_size] may be empty.
   absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, std::span<float> logits,
-                    MlpAccounts& accounts);
+                    PassAccounts& accounts);
 
  private:
   // How the tokens of a pass are computed: all at once, or one with or without pruning.
@@ -58,11 +58,12 @@ class Decoder {
   };
 
   absl::Status Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
-                       MlpAccounts& accounts);
+                       PassAccounts& accounts);
   void Reserve(uint32_t tokens);
-  absl::Status RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass, MlpAccounts& accounts);
+  absl::Status RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass, PassAccounts& accounts);
   void Embed(std::span<const TokenId> tokens);
-  void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
+  void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass, StageTimes& times);
+  void Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
   struct Projection {
     const MatrixView* w;
     float* y;  // [tokens, rows]
@@ -70,10 +71,12 @@ class Decoder {
   // Every projection of the same x [tokens, columns].
   void Project(std::span<const Projection> projections, const float* x, uint32_t tokens,
                const Pass& pass);
-  void Rotate(float* heads, uint32_t head_count, uint32_t position) const;
+  // Sines and cosines of the tokens of a pass, for Rotate().
+  void PrepareRotations(uint32_t first_position, uint32_t tokens);
+  void Rotate(float* heads, uint32_t head_count, uint32_t token) const;
   void AttendOne(const KvCache& kv, uint32_t layer, uint32_t position);
   void Norm(const float* weight, uint32_t tokens);
-  void Logits(uint32_t index, std::span<float> logits);
+  void Logits(uint32_t index, std::span<float> logits, StageTimes& times);
 
   const Model* const model_;
   WeightClient* const client_;
@@ -83,6 +86,10 @@ class Decoder {
   Mlp mlp_;
   Matmul matmul_;
   PromptAttention prompt_attention_;
+  struct Rotation {
+    float cosine, sine;
+  };
+  std::vector<Rotation> rotations_;  // [tokens, pairs]
   // Activations, [tokens, ...], as large as the longest piece so far.
   std::vector<float> x_, normed_;        // H
   std::vector<float> query_, attended_;  // query_size

@@ -86,14 +86,14 @@ std::optional<PruneStep> Sequence::NextStep() const {
 
 absl::Status Sequence::Step() {
   const std::optional<PruneStep> step = NextStep();
-  const MlpAccounts before = decode_;
+  const PassAccounts before = decode_;
   RETURN_IF_ERROR(decoder_->Step(kv_, last_token_, step ? &*step : nullptr, logits_, decode_));
   ++steps_;
   CountStep(before, step);
   return absl::OkStatus();
 }
 
-void Sequence::CountStep(const MlpAccounts& before, const std::optional<PruneStep>& step) {
+void Sequence::CountStep(const PassAccounts& before, const std::optional<PruneStep>& step) {
   const double input = step ? static_cast<double>(step->kept_input) / config_.hidden_size : 1.0;
   const double hidden =
       step ? static_cast<double>(step->kept_hidden) / config_.intermediate_size : 1.0;
@@ -103,7 +103,7 @@ void Sequence::CountStep(const MlpAccounts& before, const std::optional<PruneSte
   accounts_.flash_reads = prefill_.flash_reads + decode_.flash_reads;
   accounts_.hit_units = decode_.hit_units[0] + decode_.hit_units[1];
   accounts_.miss_units = decode_.miss_units[0] + decode_.miss_units[1];
-  accounts_.stall_seconds = decode_.stall_seconds;
+  accounts_.stall_seconds = decode_.times.seconds(Stage::kStalls);
   if (observer_ != nullptr) {
     observer_->OnDecodedToken(decode_.flash_bytes - before.flash_bytes, input, hidden);
   }

@@ -15,7 +15,7 @@ std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>&
   LocalDecoder local(store, threads, true, 16);
   KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
   std::vector<float> logits(local.model->config.vocab_size);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   for (size_t at = 0; at < prefilled; at += piece) {
     const size_t count = std::min(piece, prefilled - at);
     CHECK(
@@ -77,7 +77,7 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   LocalDecoder local(store);
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300};
   KvCache kv(local.model->config, 8, false);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   std::vector<std::vector<float>> rows;
   ASSERT_TRUE(local.decoder
                   ->Prefill(kv, tokens, Precision::kExact, {}, accounts,
@@ -98,7 +98,7 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   LocalStore store;
   LocalDecoder local(store);
   KvCache kv(local.model->config, 8, false);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   const std::vector<TokenId> tokens = {1, 270};
   ASSERT_TRUE(local.decoder->Prefill(kv, tokens, Precision::kExact, {}, accounts).ok());
   store.Stop();

@@ -92,7 +92,7 @@ TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
       const std::vector<float> x = RandomInput(64, 5 + layer);
       for (const auto& [kept_input, kept_hidden] : {std::pair{64u, 96u}, {40u, 30u}, {1u, 1u}}) {
         std::vector<float> y(64, 0.0f);
-        MlpAccounts accounts;
+        PassAccounts accounts;
         ASSERT_TRUE(mlp.Pruned(layer, x.data(),
                                {.kept_input = kept_input, .kept_hidden = kept_hidden}, y.data(),
                                accounts)
@@ -115,7 +115,7 @@ TEST(MlpTest, SeveralTokensEqualEachAloneBitwiseAndOneTokenClosely) {
     const std::vector<float> x = RandomInput(tokens * 64, 9);
     for (const Precision precision : {Precision::kExact, Precision::kFast}) {
       std::vector<float> together(tokens * 64, 0.0f), alone = together, stepped = together;
-      MlpAccounts accounts;
+      PassAccounts accounts;
       ASSERT_TRUE(mlp.DenseTokens(1, x.data(), tokens, precision, together.data(), accounts).ok());
       for (uint32_t t = 0; t < tokens; ++t) {
         const size_t at = t * 64;
@@ -148,7 +148,7 @@ TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
         Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
           std::vector<float> y(tokens * 64, 0.0f);
-          MlpAccounts accounts;
+          PassAccounts accounts;
           ASSERT_TRUE(mlp.DenseTokens(0, x.data(), tokens, precision, y.data(), accounts).ok());
           if (expected.empty()) expected = y;
           EXPECT_EQ(y, expected) << fraction << " " << staging;
@@ -174,7 +174,7 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
         LocalDecoder local(store, overlap ? 2 : 1, overlap);
         Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, overlap);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
-          MlpAccounts accounts;
+          PassAccounts accounts;
           std::vector<float> y(64, 0.0f), all(64, 0.0f), part(64, 0.0f);
           ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), accounts).ok());
           ASSERT_TRUE(
@@ -215,7 +215,7 @@ TEST(MlpTest, CacheAwareSweepsEndHoweverBlocksLand) {
     const std::vector<float> x = RandomInput(64, round);
     const PlainMlp plain = LoadPlain(store.pack_path(), 0);
     std::vector<float> y(64, 0.0f);
-    MlpAccounts accounts;
+    PassAccounts accounts;
     ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999},
                            y.data(), accounts)
                     .ok());
@@ -234,7 +234,7 @@ TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
   Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
   const std::vector<float> x = RandomInput(64, 2);
   std::vector<float> y(64);
-  MlpAccounts cold, warm;
+  PassAccounts cold, warm;
   ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), cold).ok());
   ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), warm).ok());
   EXPECT_EQ(cold.flash_bytes, (64u + 96u) * 4096u);
@@ -248,7 +248,7 @@ TEST(MlpTest, ADeadStoreIsUnavailable) {
   Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
   store.Stop();
   std::vector<float> x(64, 1.0f), y(64);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   EXPECT_EQ(mlp.Dense(0, x.data(), y.data(), accounts).code(), absl::StatusCode::kUnavailable);
 }
 

@@ -33,6 +33,9 @@ class WeightLease {
   WeightLease& operator=(WeightLease&& other) noexcept;
   ~WeightLease() { Release(); }
 
+  // False for a lease that was default-constructed or has ended.
+  bool held() const { return client_ != nullptr; }
+
   size_t size() const { return block_count_; }
 
   // Bytes of the i-th wanted block (block_bytes), or null while it is on its way or if it failed:
