@@ -222,6 +222,7 @@ void Store::Impl::FillInfo(const RegionPlan& plan) {
   info_.policy = options_.policy;
   info_.flash = device_->info();
   info_.region_bytes = header.region_bytes;
+  info_.huge_page_bytes = region_.huge_bytes();
   info_.static_bytes = plan.static_bytes;
   info_.slot_bytes = stats_.capacity_bytes;
   info_.streamed_model_bytes = pack_.geometry.blocks_bytes();
