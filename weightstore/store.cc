@@ -264,7 +264,11 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
     }
     sessions_in_use_ |= 1u << index;
   }
-  auto session = Session::Create(index, SessionMaxBlocks(pack_.geometry));
+  const PackGeometry& geometry = pack_.geometry;
+  auto session = Session::Create(
+      index, SessionMaxBlocks(geometry),
+      StagingPool(region_.header().staging_bytes * kLeasesPerSession,
+                  std::max(geometry.kinds[0].block_bytes, geometry.kinds[1].block_bytes)));
   if (!session.ok()) {
     MutexLock lock(mutex_);
     sessions_in_use_ &= ~(1u << index);
