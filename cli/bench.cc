@@ -21,6 +21,8 @@
 namespace tidegate {
 namespace {
 
+constexpr std::string_view kEverything = "100%";
+
 constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate bench model.tgpack\n"
@@ -44,7 +46,6 @@ struct Flags {
   uint32_t warm_up = 32;
   uint32_t tokens = 64;
   uint32_t repeat = 3;
-  uint32_t prefill_chunk = LocalModelOptions().prefill_chunk_tokens;
   std::string ids_path;
   std::vector<TokenId> ids;  // what ids_path holds; empty: a made-up prompt, then greedy
   std::string json_path;
@@ -265,10 +266,8 @@ absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, co
 }
 
 absl::Status CheckFlags(const Flags& flags) {
-  if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0 ||
-      flags.prefill_chunk == 0) {
-    return absl::InvalidArgumentError(
-        "--repeat, --tokens, --prompt-tokens and --prefill-chunk must be at least 1");
+  if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0) {
+    return absl::InvalidArgumentError("--repeat, --tokens and --prompt-tokens must be at least 1");
   }
   if (!flags.ids_path.empty() && flags.ids.size() < flags.AllTokens()) {
     return absl::InvalidArgumentError(
@@ -282,7 +281,11 @@ absl::Status CheckFlags(const Flags& flags) {
 absl::Status FillRow(LocalModelOptions options, const Flags& flags, Row& row) {
   options.store.cache_fraction.reset();
   options.store.staging_bytes = 0;
-  options.store.memory_budget_bytes = row.budget_bytes;
+  if (row.budget == kEverything) {
+    options.store.cache_fraction = 1.0;  // A budget would give staging what the last slots need.
+  } else {
+    options.store.memory_budget_bytes = row.budget_bytes;
+  }
   const Usage start = UsageNow();
   const auto local = LocalModel::Open(options);
   if (absl::IsResourceExhausted(local.status())) {
@@ -300,7 +303,6 @@ absl::Status Run(Flags flags) {
   }
   RETURN_IF_ERROR(CheckFlags(flags));
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
-  options.prefill_chunk_tokens = std::min(flags.prefill_chunk, flags.prompt_tokens);
   options.kv_tokens = flags.AllTokens();
   uint64_t whole = 0;
   std::printf("model %s", flags.model.model.c_str());
@@ -352,10 +354,6 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
       ->capture_default_str();
   command->add_option("--tokens", flags->tokens, "measured tokens per run")->capture_default_str();
   command->add_option("--repeat", flags->repeat, "runs; medians are printed")
-      ->capture_default_str();
-  command
-      ->add_option("--prefill-chunk", flags->prefill_chunk,
-                   "tokens that pass through the model together in a prefill")
       ->capture_default_str();
   command->add_option("--ids", flags->ids_path, "file of token ids: the prompt, then what follows");
   command->add_flag("--profile", flags->profile,
