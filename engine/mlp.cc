@@ -1,6 +1,7 @@
 #include "engine/mlp.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "base/check.h"
@@ -15,6 +16,7 @@ constexpr size_t kBatchBytes = 16 << 20;
 // Units per pass for many tokens: each pass reads and writes all outputs of all tokens, which takes
 // as long as multiplying some 50 units.
 constexpr size_t kBatchUnitsOfTokens = 512;
+constexpr size_t kBatchCopyBytes = 8 << 20;  // of streamed blocks, in a batch of many tokens
 // Output ranges of threads begin at whole quantisation groups and cache lines of floats.
 constexpr size_t kOutputGranule = 64;
 
@@ -99,6 +101,7 @@ void Mlp::AddBatchOne(const Sweep& sweep) {
                             count, elements, begin, end, sweep.y[c]);
     }
   });
+  batch_.Clear();
 }
 
 void Mlp::AddBatchTokens(const Sweep& sweep) {
@@ -117,27 +120,62 @@ void Mlp::AddBatchTokens(const Sweep& sweep) {
   }
 }
 
-// One token takes what has landed. Many tokens wait until a batch is full, or holds half of what
-// can be staged: the other half lands while the batch is added.
 absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
-  const bool many = sweep.many.has_value();
   const size_t units_max = BatchUnits(sweep);
-  const size_t block_bytes = client_->geometry().kind(sweep.kind).block_bytes;
-  const size_t staged_max = many ? client_->region().staging_bytes / 2 : SIZE_MAX;
   for (size_t next = 0; next < lease.size();) {
-    size_t staged = 0;  // bytes
-    while (next < lease.size() && batch_.units.size() < units_max && staged < staged_max) {
+    bool streamed = false;
+    for (; next < lease.size() && batch_.units.size() < units_max; ++next) {
+      const std::byte* data = lease.TryGet(next);
+      if (data == nullptr) break;
+      streamed |= lease.IsStreamed(next);
+      GatherBlock(sweep, next, data);
+    }
+    if (batch_.units.empty()) {
+      RETURN_IF_ERROR(lease.Wait(next).status());
+      continue;
+    }
+    AddBatch(sweep, times);
+    if (streamed) lease.Consumed(next);
+  }
+  return absl::OkStatus();
+}
+
+void Mlp::CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed) {
+  if (copies_.empty()) return;
+  const size_t bytes = client_->geometry().kind(sweep.kind).block_bytes;
+  pool_->For(copies_.size(), 1, 2 * copies_.size() * bytes, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) std::memcpy(copies_[i].to, copies_[i].from, bytes);
+  });
+  copies_.clear();
+  lease.Consumed(consumed);
+}
+
+// Many tokens: batches are full, because each one reads and writes the outputs of all tokens, and
+// streamed blocks are copied, so that staging goes on filling while a batch is added.
+absl::Status Mlp::RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
+  const size_t block_bytes = client_->geometry().kind(sweep.kind).block_bytes;
+  for (size_t next = 0; next < lease.size();) {
+    size_t copied = 0;  // bytes
+    while (next < lease.size() && batch_.units.size() < kBatchUnitsOfTokens &&
+           copied < kBatchCopyBytes) {
       const std::byte* data = lease.TryGet(next);
       if (data == nullptr) {
-        if (!many && !batch_.units.empty()) break;
+        CopyStreamed(lease, sweep, next);
         RETURN_IF_ERROR(lease.Wait(next).status());
         continue;
       }
-      if (lease.IsStreamed(next)) staged += block_bytes;
+      if (lease.IsStreamed(next)) {
+        if (copied_.size() < kBatchCopyBytes + block_bytes) {
+          copied_.resize(kBatchCopyBytes + block_bytes);  // Before anything points into it.
+        }
+        copies_.push_back({data, copied_.data() + copied});
+        data = copies_.back().to;
+        copied += block_bytes;
+      }
       GatherBlock(sweep, next++, data);
     }
+    CopyStreamed(lease, sweep, next);
     AddBatch(sweep, times);
-    if (staged > 0) lease.Consumed(next);
   }
   return absl::OkStatus();
 }
@@ -203,6 +241,7 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& acco
   block_begin_.push_back(static_cast<uint32_t>(sweep.positions.size()));
   DCHECK(block_begin_.size() == lease.size() + 1);
   batch_.Clear();
+  copies_.clear();
   if (!overlap_) {
     // Streamed blocks come only as far as their staging reaches; the others all land by themselves.
     const auto granted = lease.accounts();
@@ -212,8 +251,12 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& acco
       if (lease.IsStreamed(i)) break;
     }
   }
-  RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep, accounts.times)
-                                 : RunAsTheyLand(lease, sweep, accounts.times));
+  if (sweep.many.has_value()) {
+    RETURN_IF_ERROR(RunTokens(lease, sweep, accounts.times));
+  } else {
+    RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep, accounts.times)
+                                   : RunAsTheyLand(lease, sweep, accounts.times));
+  }
   ASSIGN_OR_RETURN(const WeightLease::Accounts used, lease.accounts());
   accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += used.hit_units;
   accounts.miss_units[static_cast<uint32_t>(sweep.kind)] += used.miss_units;

@@ -80,9 +80,8 @@ class Mlp {
     std::span<const uint32_t> positions;  // selected, increasing
     const float* x = nullptr;             // [tokens, unit_count]
     uint32_t tokens = 1;
-    std::optional<Precision> many =
-        std::nullopt;                  // the arithmetic of DenseTokens(); none: one token
-    float* y[2] = {nullptr, nullptr};  // [tokens, column_elements] each
+    std::optional<Precision> many = std::nullopt;  // of DenseTokens(); none: one token
+    float* y[2] = {nullptr, nullptr};              // [tokens, column_elements] each
     bool in_order = true;
   };
 
@@ -101,6 +100,8 @@ class Mlp {
   // The sweep over units that are resident for good: no lease.
   void RunComplete(const Sweep& sweep, PassAccounts& accounts);
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
+  absl::Status RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times);
+  void CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed);
   void GatherUnit(const Sweep& sweep, uint32_t position, const uint8_t* unit);
   size_t BatchUnits(const Sweep& sweep) const;
   void AddBatch(const Sweep& sweep, StageTimes& times);
@@ -124,6 +125,13 @@ class Mlp {
   std::vector<uint32_t> pending_;
   std::vector<float> coefficients_;
   Batch batch_;
+  // Streamed blocks of a batch of many tokens: where they are to be copied, and the copies.
+  struct Copy {
+    const std::byte* from;
+    std::byte* to;
+  };
+  std::vector<Copy> copies_;
+  std::vector<std::byte> copied_;
   // A dense pass streams the next layer's input units while it computes this one.
   struct Ahead {
     uint32_t layer;
