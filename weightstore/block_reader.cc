@@ -12,6 +12,9 @@ namespace {
 // sequential bandwidth) and a slot waits longer for its neighbours.
 constexpr uint64_t kMergeBytesMax = kMiB;
 
+// Verified at a time: some 50 us.
+constexpr uint64_t kPollBytes = 512 * kKiB;
+
 std::string BlockName(const BlockOrder& order) {
   return absl::StrCat("layer ", order.layer, ", ", UnitKindName(order.kind), " units, block ",
                       order.block);
@@ -98,16 +101,21 @@ absl::Status BlockReader::Submit() {
 size_t BlockReader::Poll(const Done& done) {
   completions_.clear();
   device_->Reap(completions_);
-  size_t blocks = 0;
-  for (const FlashCompletion& completion : completions_) {
-    std::unique_ptr<Job> job = std::move(active_[completion.tag]);
+  for (FlashCompletion& completion : completions_) {
+    stats_->read_seconds.Observe(std::chrono::duration<double>(completion.latency).count());
+    landed_.push_back({std::move(active_[completion.tag]), std::move(completion.status)});
     free_tags_.push_back(completion.tag);
     --active_count_;
-    blocks += job->orders.size();
-    stats_->read_seconds.Observe(std::chrono::duration<double>(completion.latency).count());
-    Finish(std::move(job), completion.status, done);
   }
   stats_->flash_in_flight = active_count_;
+  size_t blocks = 0;
+  for (uint64_t bytes = 0; !landed_.empty() && bytes < kPollBytes;) {
+    LandedJob landed = std::move(landed_.front());
+    landed_.pop_front();
+    blocks += landed.job->orders.size();
+    bytes += landed.job->bytes;
+    Finish(std::move(landed.job), landed.status, done);
+  }
   return blocks;
 }
 

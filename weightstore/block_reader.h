@@ -47,10 +47,11 @@ class BlockReader {
   // Hands queued reads to the device as far as it takes them.
   absl::Status Submit();
 
-  // Handles completions; returns how many blocks were reported.
+  // Handles completions, a bounded number of bytes at a time, so that the caller can order the next
+  // reads between verifying those that landed; returns how many blocks were reported.
   size_t Poll(const Done& done);
 
-  bool idle() const { return queued_.empty() && active_count_ == 0; }
+  bool idle() const { return queued_.empty() && landed_.empty() && active_count_ == 0; }
 
  private:
   struct Job {
@@ -59,6 +60,11 @@ class BlockReader {
     std::vector<FlashSegment> segments;
     std::vector<BlockOrder> orders;
     bool retry = false;
+  };
+
+  struct LandedJob {
+    std::unique_ptr<Job> job;
+    absl::Status status;
   };
 
   std::unique_ptr<Job> NewJob();
@@ -73,6 +79,7 @@ class BlockReader {
   StoreStats* const stats_;
   std::deque<std::unique_ptr<Job>> queued_;
   std::vector<std::unique_ptr<Job>> active_;  // by device tag
+  std::deque<LandedJob> landed_;              // not verified yet
   std::vector<uint64_t> free_tags_;
   std::vector<std::unique_ptr<Job>> spare_;  // keeps the vectors' capacity
   size_t active_count_ = 0;

@@ -34,6 +34,7 @@ std::optional<uint32_t> StagingPool::Take(uint32_t lease) {
   const bool first = held_[lease] == 0;
   const auto kept = static_cast<size_t>(std::count(std::begin(held_), std::end(held_), 0u));
   if (free_.size() <= (first ? 0 : kept)) return std::nullopt;
+  if (!first && 2 * chunks_out_ >= chunks_.size()) return std::nullopt;
   const uint32_t chunk = free_.back();
   free_.pop_back();
   chunks_[chunk].held = true;
@@ -49,14 +50,14 @@ void StagingPool::GiveBack(uint32_t lease, uint32_t chunk) {
 }
 
 void StagingPool::ReadBegan(uint32_t chunk) {
-  ++chunks_[chunk].reads_out;
-  ++reads_out_;
+  if (chunks_[chunk].reads_out++ == 0) ++chunks_out_;
 }
 
 void StagingPool::ReadEnded(uint32_t chunk) {
   CHECK(chunks_[chunk].reads_out > 0);
-  --reads_out_;
-  if (--chunks_[chunk].reads_out == 0 && !chunks_[chunk].held) free_.push_back(chunk);
+  if (--chunks_[chunk].reads_out > 0) return;
+  --chunks_out_;
+  if (!chunks_[chunk].held) free_.push_back(chunk);
 }
 
 }  // namespace tidegate

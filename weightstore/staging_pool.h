@@ -23,7 +23,9 @@ class StagingPool {
   // Offset of a chunk from the start of the session's staging.
   uint64_t Offset(uint32_t chunk) const { return chunk * chunk_bytes_; }
 
-  // A free chunk for `lease`, or none: wait until one comes back.
+  // A free chunk for `lease`, or none: wait until one comes back or a read ends. Beyond a lease's
+  // first, at most half of the chunks have reads out at a time: when a drive answers many reads at
+  // once, the other half keeps it busy until the engine has used up what landed.
   std::optional<uint32_t> Take(uint32_t lease);
   // The lease has no more use for it. It is free again once no read into it is out.
   void GiveBack(uint32_t lease, uint32_t chunk);
@@ -31,7 +33,7 @@ class StagingPool {
   void ReadBegan(uint32_t chunk);
   void ReadEnded(uint32_t chunk);
   // No read is out.
-  bool idle() const { return reads_out_ == 0; }
+  bool idle() const { return chunks_out_ == 0; }
 
  private:
   struct Chunk {
@@ -43,7 +45,7 @@ class StagingPool {
   std::vector<Chunk> chunks_;
   std::vector<uint32_t> free_;
   uint32_t held_[kLeasesPerSession] = {};  // chunks of each lease
-  uint32_t reads_out_ = 0;
+  uint32_t chunks_out_ = 0;                // chunks that reads are out for
 };
 
 }  // namespace tidegate

@@ -46,6 +46,21 @@ TEST(StagingPool, OneLeaseMayHaveAllButOneChunkOfEachOther) {
   }
 }
 
+TEST(StagingPool, HalfOfTheChunksAreKeptFromTheDriveButForFirstOnes) {
+  StagingPool pool(1 << 20, kBlock);
+  const size_t all = (1u << 20) / pool.chunk_bytes();
+  std::vector<uint32_t> out;
+  while (const std::optional<uint32_t> chunk = pool.Take(0)) {
+    pool.ReadBegan(*chunk);
+    out.push_back(*chunk);
+  }
+  EXPECT_EQ(out.size(), all / 2);
+  EXPECT_TRUE(pool.Take(1).has_value());
+  EXPECT_FALSE(pool.Take(1).has_value());
+  pool.ReadEnded(out[0]);
+  EXPECT_TRUE(pool.Take(0).has_value()) << "there is room on the drive again";
+}
+
 TEST(StagingPool, WithOneChunkForEachNobodyGetsTwo) {
   StagingPool pool(kLeasesPerSession * kBlock, kBlock);
   for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) {
