@@ -9,6 +9,9 @@
 
 namespace tidegate {
 
+inline constexpr size_t kHugePageBytes = size_t{2}
+                                         << 20;  // of x86-64 and of arm64 with 4 KiB pages
+
 class Mapping {
  public:
   enum class Access { kRead, kReadWrite };
@@ -18,7 +21,9 @@ class Mapping {
   Mapping& operator=(Mapping&& other) noexcept;
   ~Mapping();
 
-  // Maps `bytes` of `fd` from offset 0, shared. The descriptor may be closed afterwards.
+  // Maps `bytes` of `fd` from offset 0, shared. The descriptor may be closed afterwards. From
+  // kHugePageBytes on, the address is a multiple of it: huge pages of the file, where there are
+  // any, take one entry of the page table then.
   static absl::StatusOr<Mapping> Map(int fd, size_t bytes, Access access);
 
   std::byte* data() const { return data_; }

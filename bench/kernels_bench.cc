@@ -1,7 +1,8 @@
-// The engine's kernels on one core, each as bytes of weights per second and as a share of what one
-// core can read at all ("share_of_read": the plain sum of BM_ReadMemory = 1, measured once at
-// start). Weights of the large cases come from a working set far above the last cache and are
-// visited in random order, as resident units are.
+// The engine's kernels on one core and on all of them ("/cores"), as bytes of weights per second
+// and as a share of what the same number of cores can read at all ("share_of_read": the plain sum
+// of read_memory = 1, measured at start). Weights of the large cases come from a working set far
+// above the last cache and are visited in random order, as resident units are. Pages of 2 MiB, as
+// the region has where the kernel gives them; TIDEGATE_BENCH_SMALL_PAGES=1 takes pages of 4 KiB.
 //
 //   kernels_bench --benchmark_filter='add_columns/q4'
 #include <benchmark/benchmark.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -17,19 +19,23 @@
 
 #include "base/check.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/matmul.h"
+#include "engine/thread_pool.h"
+#include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
 
 constexpr size_t kWorkingSetBytes = size_t{1} << 30;
 
-// One buffer for every benchmark, in pages of 4 KiB as the store's region has.
+// One buffer for every benchmark.
 uint8_t* WorkingSet() {
   static uint8_t* const memory = [] {
     void* mapped =
         mmap(nullptr, kWorkingSetBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(mapped != MAP_FAILED);
-    madvise(mapped, kWorkingSetBytes, MADV_NOHUGEPAGE);
+    const bool small = std::getenv("TIDEGATE_BENCH_SMALL_PAGES") != nullptr;
+    madvise(mapped, kWorkingSetBytes, small ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
     std::memset(mapped, 1, kWorkingSetBytes);
     return static_cast<uint8_t*>(mapped);
   }();
@@ -46,27 +52,41 @@ uint64_t SumOf(const uint8_t* memory, size_t bytes) {
   return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
 }
 
+// One pool of one thread, one of all cores.
+ThreadPool& Pool(bool cores) {
+  static ThreadPool one(1);
+  static ThreadPool all(0);
+  return cores ? all : one;
+}
+
+void ReadAll(bool cores) {
+  Pool(cores).For(kWorkingSetBytes, 4096, kWorkingSetBytes, [](size_t begin, size_t end) {
+    benchmark::DoNotOptimize(SumOf(WorkingSet() + begin, end - begin));
+  });
+}
+
 // Bytes per second of the plain sum, the best of five.
-double PlainReadRate() {
-  static const double rate = [] {
+double PlainReadRate(bool cores) {
+  static const auto measure = [](bool all) {
     double best = 0;
     for (int i = 0; i < 5; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      benchmark::DoNotOptimize(SumOf(WorkingSet(), kWorkingSetBytes));
+      ReadAll(all);
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       best = std::max(best, static_cast<double>(kWorkingSetBytes) / took.count());
     }
     return best;
-  }();
-  return rate;
+  };
+  static const double rates[] = {measure(false), measure(true)};
+  return rates[cores ? 1 : 0];
 }
 
-void Report(benchmark::State& state, size_t bytes_per_iteration) {
+void Report(benchmark::State& state, size_t bytes_per_iteration, bool cores = false) {
   const double bytes = static_cast<double>(bytes_per_iteration * state.iterations());
   state.SetBytesProcessed(static_cast<int64_t>(bytes));
   // Google Benchmark divides a rate by the seconds and prints "/s": the number is the share.
   state.counters["share_of_read"] =
-      benchmark::Counter(bytes / PlainReadRate(), benchmark::Counter::kIsRate);
+      benchmark::Counter(bytes / PlainReadRate(cores), benchmark::Counter::kIsRate);
 }
 
 std::vector<float> RandomFloats(size_t n, uint32_t seed) {
@@ -86,9 +106,9 @@ size_t FillWith(const std::vector<uint8_t>& unit, size_t bytes) {
   return count;
 }
 
-void ReadMemory(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(SumOf(WorkingSet(), kWorkingSetBytes));
-  Report(state, kWorkingSetBytes);
+void ReadMemory(benchmark::State& state, bool cores) {
+  for (auto _ : state) ReadAll(cores);
+  Report(state, kWorkingSetBytes, cores);
 }
 
 struct ColumnCase {
@@ -97,6 +117,7 @@ struct ColumnCase {
   size_t columns_per_unit;  // 2: gate and up
   size_t units;             // added per iteration
   size_t working_set_bytes;
+  bool cores = false;  // all of them, output ranges as the MLP splits them
 };
 
 // One layer's input side: the gate columns of the selected units, then their up columns.
@@ -119,13 +140,15 @@ void AddColumns(benchmark::State& state, const Kernels& kernels, const ColumnCas
     if (next + c.units > order.size()) next = 0;
     for (size_t part = 0; part < c.columns_per_unit; ++part) {
       for (size_t i = 0; i < c.units; ++i) columns[i] = order[next + i] + part * column_bytes;
-      kernels.add_columns(c.encoding, columns.data(), coefficients.data(), c.units, c.elements, 0,
-                          c.elements, y.data());
+      Pool(c.cores).For(c.elements, 64, c.units * unit.size(), [&](size_t begin, size_t end) {
+        kernels.add_columns(c.encoding, columns.data(), coefficients.data(), c.units, c.elements,
+                            begin, end, y.data());
+      });
     }
     next += c.units;
     benchmark::ClobberMemory();
   }
-  Report(state, c.units * unit.size());
+  Report(state, c.units * unit.size(), c.cores);
 }
 
 void AddColumnsTokens(benchmark::State& state, const Kernels& kernels, UnitEncoding encoding) {
@@ -155,24 +178,95 @@ void AddColumnsTokens(benchmark::State& state, const Kernels& kernels, UnitEncod
                          benchmark::Counter::kIsRate);
 }
 
-void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type) {
+void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type, bool cores) {
   constexpr size_t kSize = 4096;
-  const auto tokens = static_cast<size_t>(state.range(0));
-  const size_t row_bytes = GgmlRowBytes(type, kSize);
+  const size_t row_bytes = StaticRowBytes(type, kSize);
   std::vector<uint8_t> row(row_bytes, 0x15);  // Small, ordinary numbers in every type.
   const size_t matrices = FillWith(row, kWorkingSetBytes) / kSize;
-  const std::vector<float> x = RandomFloats(tokens * kSize, 2);
+  const std::vector<float> x = RandomFloats(kSize, 2);
+  std::vector<float> y(kSize);
+  size_t next = 0;
+  for (auto _ : state) {
+    const auto* data = reinterpret_cast<const std::byte*>(WorkingSet()) + next * kSize * row_bytes;
+    const MatrixView w = {
+        .type = type, .data = data, .rows = kSize, .columns = kSize, .row_bytes = row_bytes};
+    Pool(cores).For(kSize, 16, kSize * row_bytes, [&](size_t begin, size_t end) {
+      kernels.mat_vec(w, begin, end, x.data(), y.data());
+    });
+    next = (next + 1) % matrices;
+    benchmark::ClobberMemory();
+  }
+  Report(state, kSize * row_bytes, cores);
+}
+
+void ReportProducts(benchmark::State& state, size_t products_per_iteration) {
+  state.counters["multiply_adds"] =
+      benchmark::Counter(static_cast<double>(products_per_iteration * state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+// Packs `tokens` x `depth` random numbers.
+std::vector<uint64_t> PackedTokens(const MatmulKernels& kernels, size_t tokens, size_t depth) {
+  const std::vector<float> x = RandomFloats(tokens * depth, 2);
+  std::vector<uint64_t> packed(kernels.packed_bytes(tokens, depth) / sizeof(uint64_t) + 1);
+  kernels.pack({x.data(), depth, nullptr, depth, tokens}, 0, tokens, packed.data());
+  return packed;
+}
+
+// 256 columns of an 8B model's input side, for as many tokens as the argument says.
+void MatmulColumns(benchmark::State& state, const MatmulKernels& kernels, UnitEncoding encoding) {
+  constexpr size_t kElements = 14336;
+  constexpr size_t kUnits = 256;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  std::vector<uint8_t> unit(ColumnBytes(encoding, kElements));
+  EncodeColumn(encoding, RandomFloats(kElements, 1).data(), kElements, unit.data());
+  const size_t copies = FillWith(unit, kWorkingSetBytes);
+  std::vector<const uint8_t*> columns(kUnits);
+  const std::vector<uint64_t> packed = PackedTokens(kernels, tokens, kUnits);
+  std::vector<float> y(tokens * kElements);
+  size_t next = 0;
+  for (auto _ : state) {
+    for (const uint8_t*& column : columns) {
+      column = WorkingSet() + next * unit.size();
+      next = (next + 1) % copies;
+    }
+    kernels.add_columns({encoding, columns.data(), kUnits, kElements}, 0, kElements, packed.data(),
+                        tokens, y.data(), kElements);
+    benchmark::ClobberMemory();
+  }
+  ReportProducts(state, tokens * kUnits * kElements);
+}
+
+void MatmulRows(benchmark::State& state, const MatmulKernels& kernels, GgmlType type) {
+  constexpr size_t kSize = 4096;
+  const auto tokens = static_cast<size_t>(state.range(0));
+  const size_t row_bytes = StaticRowBytes(type, kSize);
+  std::vector<uint8_t> row(row_bytes, 0x15);  // Small, ordinary numbers in every type.
+  const size_t matrices = FillWith(row, kWorkingSetBytes) / kSize;
+  const std::vector<uint64_t> packed = PackedTokens(kernels, tokens, kSize);
   std::vector<float> y(tokens * kSize);
   size_t next = 0;
   for (auto _ : state) {
     const auto* data = reinterpret_cast<const std::byte*>(WorkingSet()) + next * kSize * row_bytes;
     const MatrixView w = {
         .type = type, .data = data, .rows = kSize, .columns = kSize, .row_bytes = row_bytes};
-    kernels.mat_vec(w, 0, kSize, x.data(), kSize, tokens, y.data(), kSize);
+    kernels.multiply_rows(w, 0, kSize, packed.data(), tokens, y.data(), kSize);
     next = (next + 1) % matrices;
     benchmark::ClobberMemory();
   }
-  Report(state, kSize * row_bytes);
+  ReportProducts(state, tokens * kSize * kSize);
+}
+
+void MatmulPack(benchmark::State& state, const MatmulKernels& kernels) {
+  constexpr size_t kTokens = 256;
+  constexpr size_t kDepth = 4096;
+  const std::vector<float> x = RandomFloats(kTokens * kDepth, 2);
+  std::vector<uint64_t> packed = PackedTokens(kernels, kTokens, kDepth);
+  for (auto _ : state) {
+    kernels.pack({x.data(), kDepth, nullptr, kDepth, kTokens}, 0, kTokens, packed.data());
+    benchmark::ClobberMemory();
+  }
+  Report(state, kTokens * kDepth * sizeof(float));
 }
 
 // One head over 2048 positions; bytes are those of keys and values.
@@ -216,11 +310,20 @@ void RegisterColumns(const Kernels& kernels, const std::string& table) {
     benchmark::RegisterBenchmark(
         ("add_columns/demo" + name).c_str(),
         [&kernels, demo](auto& state) { AddColumns(state, kernels, demo); });
-    // An 8B model, hidden 14336, 2350 of 4096 units.
-    const ColumnCase large = {encoding, 14336, 2, 2350, kWorkingSetBytes};
-    benchmark::RegisterBenchmark(("add_columns/8b" + name).c_str(), [&kernels, large](auto& state) {
-      AddColumns(state, kernels, large);
-    })->Unit(benchmark::kMillisecond);
+    for (const bool cores : {false, true}) {
+      // An 8B model: intermediate size 14336, 2350 of 4096 input units; 5030 hidden units.
+      const ColumnCase input = {encoding, 14336, 2, 2350, kWorkingSetBytes, cores};
+      const ColumnCase hidden = {encoding, 4096, 1, 5030, kWorkingSetBytes, cores};
+      for (const ColumnCase& c : {input, hidden}) {
+        const std::string label = std::string("add_columns/8b_") +
+                                  (c.columns_per_unit == 2 ? "input" : "hidden") + name +
+                                  (cores ? "/cores" : "");
+        benchmark::RegisterBenchmark(label.c_str(),
+                                     [&kernels, c](auto& state) { AddColumns(state, kernels, c); })
+            ->Unit(benchmark::kMillisecond)
+            ->UseRealTime();
+      }
+    }
     benchmark::RegisterBenchmark(
         ("add_columns_tokens" + name).c_str(),
         [&kernels, encoding](auto& state) { AddColumnsTokens(state, kernels, encoding); })
@@ -236,12 +339,15 @@ void RegisterOthers(const Kernels& kernels, const std::string& table) {
                                                     {"F16", GgmlType::kF16},
                                                     {"F32", GgmlType::kF32}};
   for (const auto& [name, type] : types) {
-    benchmark::RegisterBenchmark(
-        (std::string("mat_vec/") + name + "/" + table).c_str(),
-        [&kernels, weights = type](auto& state) { MatVec(state, kernels, weights); })
-        ->Arg(1)
-        ->Arg(16)
-        ->Unit(benchmark::kMillisecond);
+    for (const bool cores : {false, true}) {
+      benchmark::RegisterBenchmark(
+          (std::string("mat_vec/") + name + "/" + table + (cores ? "/cores" : "")).c_str(),
+          [&kernels, weights = type, cores](auto& state) {
+            MatVec(state, kernels, weights, cores);
+          })
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime();
+    }
   }
   for (const bool half : {true, false}) {
     benchmark::RegisterBenchmark(
@@ -252,19 +358,51 @@ void RegisterOthers(const Kernels& kernels, const std::string& table) {
                                [&kernels](auto& state) { SiluMultiply(state, kernels); });
 }
 
+void RegisterMatmul(const MatmulKernels& kernels) {
+  const std::string table(kernels.name);
+  const auto arguments = [](benchmark::internal::Benchmark* benchmark) {
+    benchmark->Arg(16)->Arg(64)->Arg(256)->Arg(512)->Unit(benchmark::kMillisecond);
+  };
+  for (const UnitEncoding encoding :
+       {UnitEncoding::kQ4, UnitEncoding::kQ8, UnitEncoding::kF16, UnitEncoding::kF32}) {
+    std::string name = "matmul_columns/";
+    name.append(UnitEncodingName(encoding)).append("/").append(table);
+    arguments(benchmark::RegisterBenchmark(name.c_str(), [&kernels, encoding](auto& state) {
+      MatmulColumns(state, kernels, encoding);
+    }));
+  }
+  for (const GgmlType type : {GgmlType::kQ4_0, GgmlType::kQ8_0, GgmlType::kF16, GgmlType::kF32}) {
+    std::string name = "matmul_rows/";
+    name.append(GgmlTypeName(static_cast<uint32_t>(type))).append("/").append(table);
+    arguments(benchmark::RegisterBenchmark(name.c_str(), [&kernels, weights = type](auto& state) {
+      MatmulRows(state, kernels, weights);
+    }));
+  }
+  benchmark::RegisterBenchmark(("matmul_pack/" + table).c_str(),
+                               [&kernels](auto& state) { MatmulPack(state, kernels); });
+}
+
 }  // namespace
 }  // namespace tidegate
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  tidegate::PlainReadRate();  // Before any timing: this also touches the memory first.
-  benchmark::RegisterBenchmark("read_memory", tidegate::ReadMemory)->Unit(benchmark::kMillisecond);
+  tidegate::PlainReadRate(false);  // Before any timing: this also touches the memory first.
+  for (const bool cores : {false, true}) {
+    benchmark::RegisterBenchmark(cores ? "read_memory/cores" : "read_memory",
+                                 [cores](auto& state) { tidegate::ReadMemory(state, cores); })
+        ->Unit(benchmark::kMillisecond)
+        ->UseRealTime();
+  }
   // The scalar table is for reading, not for timing; it runs only where there is nothing else.
   const auto tables = tidegate::SupportedKernels();
   for (size_t i = tables.size() > 1 ? 1 : 0; i < tables.size(); ++i) {
     tidegate::RegisterColumns(*tables[i], std::string(tables[i]->name));
     tidegate::RegisterOthers(*tables[i], std::string(tables[i]->name));
+  }
+  for (const tidegate::SupportedMatmul& matmul : tidegate::SupportedMatmuls()) {
+    if (matmul.kernels != matmul.scalar) tidegate::RegisterMatmul(*matmul.kernels);
   }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

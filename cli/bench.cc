@@ -25,6 +25,7 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate bench model.tgpack\n"
     "  tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json\n"
+    "  tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile\n"
     "  tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k\n\n"
     "Store and engine run in this process. A budget in percent is a share of what the whole model "
     "takes.\n"
@@ -43,10 +44,11 @@ struct Flags {
   uint32_t warm_up = 32;
   uint32_t tokens = 64;
   uint32_t repeat = 3;
-  uint32_t prefill_chunk = LocalModelOptions().prefill_tokens;
+  uint32_t prefill_chunk = LocalModelOptions().prefill_chunk_tokens;
   std::string ids_path;
   std::vector<TokenId> ids;  // what ids_path holds; empty: a made-up prompt, then greedy
   std::string json_path;
+  bool profile = false;
 
   uint32_t AllTokens() const { return prompt_tokens + warm_up + tokens; }
 };
@@ -58,8 +60,9 @@ struct Row {
   std::string error;  // not empty: the budget does not work
   double tokens_per_second = 0, first_token_seconds = 0, flash_bytes_per_token = 0, hit_rate = 0,
          stall_share = 0;
-  TokenUsage prefill, decode;        // medians over the runs
-  uint64_t prefill_flash_bytes = 0;  // of one run
+  TokenUsage prefill, decode;          // medians over the runs
+  double stage_seconds[kStages] = {};  // of one generated token, means over the runs
+  uint64_t prefill_flash_bytes = 0;    // of one run
   uint64_t peak_rss_bytes = 0;
   double load_seconds = 0;
   std::string backend;
@@ -100,15 +103,17 @@ std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
 }
 
 absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
-                               bool half, MlpAccounts& prefill, MlpAccounts& decode) {
+                               bool half, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
   KvCache kv(config, flags.AllTokens(), half);
   std::vector<float> logits(config.vocab_size);
   const std::vector<TokenId> prompt = Prompt(flags, config.vocab_size);
   const Usage start = UsageNow();
-  for (size_t at = 0; at < prompt.size(); at += local.decoder().tokens_max()) {
-    const size_t count = std::min<size_t>(local.decoder().tokens_max(), prompt.size() - at);
-    RETURN_IF_ERROR(local.decoder().Prefill(kv, {prompt.data() + at, count}, logits, prefill));
+  for (size_t at = 0; at < prompt.size(); at = kv.size()) {
+    const size_t count = local.decoder().PieceTokens(prompt.size() - at);
+    RETURN_IF_ERROR(
+        local.decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits, prefill));
   }
   Sample sample;
   const Usage prefilled = UsageNow();
@@ -118,7 +123,7 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
     if (!flags.ids.empty()) return flags.ids[kv.size()];
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   };
-  MlpAccounts ignored;
+  PassAccounts ignored;
   for (uint32_t i = 0; i < flags.warm_up; ++i) {
     RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, logits, ignored));
   }
@@ -136,7 +141,7 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.vocab_size));
   std::vector<Sample> samples;
   std::vector<double> firsts;
-  MlpAccounts prefill, decode;
+  PassAccounts prefill, decode;
   for (uint32_t i = 0; i < flags.repeat; ++i) {
     ASSIGN_OR_RETURN(const Sample sample,
                      RunOnce(local, flags, step ? &*step : nullptr, half, prefill, decode));
@@ -154,7 +159,10 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   const double hits = static_cast<double>(decode.hit_units[0] + decode.hit_units[1]);
   const double misses = static_cast<double>(decode.miss_units[0] + decode.miss_units[1]);
   row.hit_rate = hits / std::max(1.0, hits + misses);
-  row.stall_share = decode.stall_seconds / (tokens / row.tokens_per_second);
+  row.stall_share = decode.times.seconds(Stage::kStalls) / (tokens / row.tokens_per_second);
+  for (size_t i = 0; i < kStages; ++i) {
+    row.stage_seconds[i] = decode.times.seconds(static_cast<Stage>(i)) / tokens;
+  }
   row.backend = local.store().info().flash.backend;
   return absl::OkStatus();
 }
@@ -181,6 +189,15 @@ absl::StatusOr<uint64_t> WholeBytes(const LocalModelOptions& options) {
   return local->store().info().region_bytes + local->store().info().engine_reserve_bytes;
 }
 
+std::string StagesJson(const Row& row) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < kStages; ++i) {
+    parts.push_back(absl::StrFormat("\"%s\": %.6f", std::string(StageName(static_cast<Stage>(i))),
+                                    row.stage_seconds[i]));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 std::string JsonRow(const Row& row) {
   if (!row.error.empty()) {
     return absl::StrFormat(
@@ -193,11 +210,13 @@ std::string JsonRow(const Row& row) {
       "\"stall_share\": %.4f, \"backend\": \"%s\", \"cpu_seconds_per_token\": %.6f, "
       "\"disk_bytes_per_token\": %.0f, \"prefill_tokens_per_second\": %.3f, "
       "\"prefill_cpu_seconds_per_token\": %.6f, \"prefill_disk_bytes_per_token\": %.0f, "
-      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"peak_rss_bytes\": %d}",
+      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"peak_rss_bytes\": %d, "
+      "\"stage_seconds\": {%s}}",
       row.budget, row.budget_bytes, row.mode, row.tokens_per_second, row.first_token_seconds,
       row.flash_bytes_per_token, row.hit_rate, row.stall_share, row.backend, row.decode.cpu_seconds,
       row.decode.disk_bytes, row.prefill.tokens_per_second, row.prefill.cpu_seconds,
-      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.peak_rss_bytes);
+      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.peak_rss_bytes,
+      StagesJson(row));
 }
 
 void PrintRow(const Row& row) {
@@ -211,6 +230,25 @@ void PrintRow(const Row& row) {
               FormatSeconds(row.first_token_seconds).c_str(),
               FormatBytes(static_cast<uint64_t>(row.flash_bytes_per_token)).c_str(),
               100 * row.hit_rate, 100 * row.stall_share);
+  std::fflush(stdout);
+}
+
+// Where a generated token's time went, one line per stage with a bar.
+void PrintProfile(const Row& row) {
+  const double token = 1 / row.tokens_per_second;
+  std::printf("  one token takes %s:\n", FormatSeconds(token).c_str());
+  double told = 0;
+  const auto print = [&](std::string_view name, double seconds) {
+    const double share = seconds / token;
+    std::printf("    %-12s %10s %6.1f %% %s\n", std::string(name).c_str(),
+                FormatSeconds(seconds).c_str(), 100 * share,
+                std::string(static_cast<size_t>(std::clamp(40 * share, 0.0, 40.0)), '#').c_str());
+  };
+  for (size_t i = 0; i < kStages; ++i) {
+    print(StageName(static_cast<Stage>(i)), row.stage_seconds[i]);
+    told += row.stage_seconds[i];
+  }
+  print("sampling", std::max(0.0, token - told));
   std::fflush(stdout);
 }
 
@@ -262,7 +300,7 @@ absl::Status Run(Flags flags) {
   }
   RETURN_IF_ERROR(CheckFlags(flags));
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
-  options.prefill_tokens = std::min(flags.prefill_chunk, flags.prompt_tokens);
+  options.prefill_chunk_tokens = std::min(flags.prefill_chunk, flags.prompt_tokens);
   options.kv_tokens = flags.AllTokens();
   uint64_t whole = 0;
   std::printf("model %s", flags.model.model.c_str());
@@ -287,6 +325,7 @@ absl::Status Run(Flags flags) {
       ASSIGN_OR_RETURN(row.budget_bytes, BudgetBytes(budget, whole));
       RETURN_IF_ERROR(FillRow(options, one, row));
       PrintRow(row);
+      if (flags.profile && row.error.empty()) PrintProfile(row);
       rows.push_back(std::move(row));
     }
   }
@@ -319,6 +358,8 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
                    "tokens that pass through the model together in a prefill")
       ->capture_default_str();
   command->add_option("--ids", flags->ids_path, "file of token ids: the prompt, then what follows");
+  command->add_flag("--profile", flags->profile,
+                    "also print where a token's time goes: attention, masks, leases, stalls, ...");
   command->add_option("--json", flags->json_path, "also write the rows to this file");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });

@@ -46,7 +46,7 @@ struct Flags {
 struct Score {
   double nll = 0;
   uint64_t tokens = 0;
-  MlpAccounts accounts;
+  PassAccounts accounts;
 };
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
@@ -84,16 +84,16 @@ double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
 
 absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
                         std::span<const TokenId> targets, const PruneStep* step, bool half,
-                        Score& score) {
+                        Precision precision, Score& score) {
   KvCache kv(local.model().config, static_cast<uint32_t>(inputs.size()), half);
   if (step == nullptr) {
-    const size_t piece = local.decoder().tokens_max();
-    for (size_t at = 0; at < inputs.size(); at += piece) {
-      RETURN_IF_ERROR(
-          local.decoder().Prefill(kv, inputs.subspan(at, std::min(piece, inputs.size() - at)), {},
-                                  score.accounts, [&](uint32_t position, std::span<float> logits) {
-                                    score.nll += NegativeLogLikelihood(logits, targets[position]);
-                                  }));
+    const auto add = [&](uint32_t position, std::span<float> logits) {
+      score.nll += NegativeLogLikelihood(logits, targets[position]);
+    };
+    for (size_t at = 0; at < inputs.size(); at = kv.size()) {
+      const size_t piece = local.decoder().PieceTokens(inputs.size() - at);
+      RETURN_IF_ERROR(local.decoder().Prefill(kv, inputs.subspan(at, piece), precision, {},
+                                              score.accounts, add));
     }
   } else {
     std::vector<float> logits(local.model().config.vocab_size);
@@ -113,7 +113,7 @@ double Rate(uint64_t hits, uint64_t misses) {
 void Print(const Flags& flags, const Score& score, const LocalModel& local, const PruneStep* step) {
   const double tokens = static_cast<double>(score.tokens);
   const double nll = score.nll / tokens;
-  const MlpAccounts& a = score.accounts;
+  const PassAccounts& a = score.accounts;
   const double bytes = static_cast<double>(a.flash_bytes) / tokens;
   const ModelConfig& c = local.model().config;
   const uint32_t kept_input = step != nullptr ? step->kept_input : c.hidden_size;
@@ -171,6 +171,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.one_unit_per_block = true;
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local->model().config));
   RETURN_IF_ERROR(CheckTokens(tokens, flags, local->model().config.vocab_size));
@@ -185,7 +186,7 @@ absl::Status Run(const Flags& flags) {
   for (uint64_t w = 0; w < chunks; ++w) {
     RETURN_IF_ERROR(ScoreChunk(*local, all.subspan(w * flags.chunk, flags.chunk),
                                all.subspan(w * flags.chunk + 1, flags.chunk),
-                               step ? &*step : nullptr, half, score));
+                               step ? &*step : nullptr, half, precision, score));
     progress.Update((w + 1) * flags.chunk, chunks * flags.chunk);
   }
   progress.Finish();

@@ -95,7 +95,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
       std::make_unique<Decoder>(local->model_.get(), local->client_.get(), &BestKernels(),
-                                local->pool_.get(), options.prefill_tokens, options.overlap);
+                                local->pool_.get(), options.prefill_chunk_tokens, options.overlap);
   return local;
 }
 

@@ -25,7 +25,7 @@ struct LocalModelOptions {
   // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
   std::optional<uint64_t> kv_tokens;
   uint32_t threads = 0;
-  uint32_t prefill_tokens = 64;
+  uint32_t prefill_chunk_tokens = 256;
   bool overlap = true;
 };
 

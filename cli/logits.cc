@@ -97,6 +97,7 @@ absl::Status Run(const Flags& flags) {
   RETURN_IF_ERROR(CheckPositions(wanted, ids.size() + flags.greedy));
   ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   const ModelConfig& config = local->model().config;
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(config));
@@ -109,15 +110,14 @@ absl::Status Run(const Flags& flags) {
   std::map<uint32_t, std::string> rows;
   KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half);
   std::vector<float> logits(config.vocab_size);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {
     if (positions.contains(position)) rows[position] = JsonRow(row);
   };
-  const uint32_t chunk = local->decoder().tokens_max();
-  for (size_t at = 0; at < prompt.size(); at += chunk) {
-    const size_t count = std::min<size_t>(chunk, prompt.size() - at);
-    RETURN_IF_ERROR(
-        local->decoder().Prefill(kv, {prompt.data() + at, count}, logits, accounts, keep));
+  for (size_t at = 0; at < prompt.size(); at = kv.size()) {
+    const size_t count = local->decoder().PieceTokens(prompt.size() - at);
+    RETURN_IF_ERROR(local->decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits,
+                                             accounts, keep));
   }
   std::vector<TokenId> greedy;
   for (uint32_t n = 0; n < flags.greedy; ++n) {

@@ -50,6 +50,13 @@ void ModelFlags::Register(CLI::App& command) {
   command.add_option("--flash-model", flash_model,
                      "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
   command.add_option("--kv", kv, "key/value cache: f32 or f16")->capture_default_str();
+  command
+      .add_option("--prefill", prefill,
+                  "arithmetic of prompts: fast (bfloat16 where the CPU has it) or exact (float)")
+      ->capture_default_str();
+  command.add_option("--prefill-chunk", prefill_chunk, "prompt tokens computed at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command.add_option("--threads", threads, "compute threads; 0: one per core")
       ->capture_default_str();
   command.add_option("--lora", lora, "LoRA adapter to merge, FILE=SCALE; may be repeated");
@@ -61,6 +68,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   // Everything that can be wrong is said before a long packing, not after it.
   RETURN_IF_ERROR(CheckPruning());
   RETURN_IF_ERROR(HalfKv().status());
+  RETURN_IF_ERROR(PrefillPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
   for (const std::string& text : lora) {
     ASSIGN_OR_RETURN(LoraSource source, ParseLora(text));
@@ -78,6 +86,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
         absl::StrCat("--threads ", threads, " is more than ", kThreadsMax));
   }
   options.threads = threads;
+  options.prefill_chunk_tokens = prefill_chunk;
   return options;
 }
 
@@ -108,6 +117,12 @@ absl::StatusOr<bool> ModelFlags::HalfKv() const {
   if (kv == "f16") return true;
   if (kv == "f32") return false;
   return absl::InvalidArgumentError(absl::StrCat("--kv '", kv, "': use f32 or f16"));
+}
+
+absl::StatusOr<Precision> ModelFlags::PrefillPrecision() const {
+  const absl::StatusOr<Precision> precision = ParsePrecision(prefill);
+  if (precision.ok()) return precision;
+  return absl::InvalidArgumentError(absl::StrCat("--prefill: ", precision.status().message()));
 }
 
 }  // namespace tidegate

@@ -8,14 +8,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kv_cache.h"
+#include "engine/matmul.h"
 #include "engine/mlp.h"
 #include "engine/model.h"
+#include "engine/prompt_attention.h"
 #include "engine/thread_pool.h"
 #include "engine/tokenizer.h"
 
@@ -30,29 +33,50 @@ class Decoder {
   Decoder(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
           uint32_t tokens_max, bool overlap);
 
-  uint32_t tokens_max() const { return tokens_max_; }
+  // How many of the `left` tokens of a prompt to take next: as few pieces as tokens_max allows, all
+  // of about the same length.
+  uint32_t PieceTokens(size_t left) const;
 
-  // Appends `tokens` to the sequence with dense MLPs. logits [vocab_size] receives those of the
-  // last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
+  // Appends `tokens` to the sequence with dense MLPs. The result does not depend on the pieces that
+  // a prompt is cut into, bitwise; Step() rounds otherwise. logits [vocab_size] receives those of
+  // the last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
   // tokens.size() <= tokens_max(), room in the cache, valid ids. After an error the cache holds
   // what it held before.
-  absl::Status Prefill(KvCache& kv, std::span<const TokenId> tokens, std::span<float> logits,
-                       MlpAccounts& accounts, const OnLogits& on_logits = nullptr);
+  absl::Status Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
+                       std::span<float> logits, PassAccounts& accounts,
+                       const OnLogits& on_logits = nullptr);
 
   // Appends one token; step null: dense. logits [vocab_size] may be empty.
   absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, std::span<float> logits,
-                    MlpAccounts& accounts);
+                    PassAccounts& accounts);
 
  private:
-  absl::Status Forward(KvCache& kv, std::span<const TokenId> tokens, const PruneStep* step,
-                       MlpAccounts& accounts);
+  // How the tokens of a pass are computed: all at once, or one with or without pruning.
+  struct Pass {
+    std::optional<Precision> prefill = std::nullopt;
+    const PruneStep* step = nullptr;
+  };
+
+  absl::Status Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
+                       PassAccounts& accounts);
+  void Reserve(uint32_t tokens);
+  absl::Status RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass, PassAccounts& accounts);
   void Embed(std::span<const TokenId> tokens);
-  void Attention(KvCache& kv, uint32_t layer, uint32_t tokens);
-  void Project(const MatrixView& w, const float* x, size_t x_stride, uint32_t tokens, float* y);
-  void Rotate(float* heads, uint32_t head_count, uint32_t position) const;
-  void Attend(const KvCache& kv, uint32_t layer, uint32_t first_position, uint32_t tokens);
+  void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass, StageTimes& times);
+  void Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
+  struct Projection {
+    const MatrixView* w;
+    float* y;  // [tokens, rows]
+  };
+  // Every projection of the same x [tokens, columns].
+  void Project(std::span<const Projection> projections, const float* x, uint32_t tokens,
+               const Pass& pass);
+  // Sines and cosines of the tokens of a pass, for Rotate().
+  void PrepareRotations(uint32_t first_position, uint32_t tokens);
+  void Rotate(float* heads, uint32_t head_count, uint32_t token) const;
+  void AttendOne(const KvCache& kv, uint32_t layer, uint32_t position);
   void Norm(const float* weight, uint32_t tokens);
-  void Logits(uint32_t index, std::span<float> logits);
+  void Logits(uint32_t index, std::span<float> logits, StageTimes& times);
 
   const Model* const model_;
   WeightClient* const client_;
@@ -60,11 +84,17 @@ class Decoder {
   ThreadPool* const pool_;
   const uint32_t tokens_max_;
   Mlp mlp_;
-  // Activations, [tokens, ...].
+  Matmul matmul_;
+  PromptAttention prompt_attention_;
+  struct Rotation {
+    float cosine, sine;
+  };
+  std::vector<Rotation> rotations_;  // [tokens, pairs]
+  // Activations, [tokens, ...], as large as the longest piece so far.
   std::vector<float> x_, normed_;        // H
   std::vector<float> query_, attended_;  // query_size
   std::vector<float> key_, value_;       // kv_size
-  std::vector<float> scores_;            // [tokens * query_heads, positions]
+  std::vector<float> scores_;            // [query_heads, positions] of one token
 };
 
 }  // namespace tidegate

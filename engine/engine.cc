@@ -339,10 +339,11 @@ void EngineImpl::Admit() {
     if (KvTokensReserved() + needed > attached_->kv_capacity_tokens) break;
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
-    running_.push_back({next.id, std::make_unique<Sequence>(
-                                     std::move(next.request), std::move(next.sink), next.submitted,
-                                     *attached_->model, attached_->decoder.get(),
-                                     attached_->tokenizer, needed, options_.kv_half, observer_)});
+    running_.push_back(
+        {next.id, std::make_unique<Sequence>(
+                      std::move(next.request), std::move(next.sink), next.submitted,
+                      *attached_->model, attached_->decoder.get(), attached_->tokenizer, needed,
+                      options_.kv_half, options_.prefill_precision, observer_)});
     any = true;
   }
   if (any) UpdateGauges();

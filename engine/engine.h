@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/kernels/matmul.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 
@@ -29,6 +30,10 @@ enum class DecodeMode : uint32_t { kDense = 1, kDip = 2, kDipCa = 3 };
 std::string_view DecodeModeName(DecodeMode mode);  // "dense", "dip", "dip_ca"
 absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name);
 
+// Of the arithmetic that prompts are computed with: "fast", "exact".
+std::string_view PrecisionName(Precision precision);
+absl::StatusOr<Precision> ParsePrecision(std::string_view name);
+
 // How the MLP is pruned while generating (method.md; arXiv 2412.01380).
 struct PruningParams {
   DecodeMode mode = DecodeMode::kDipCa;
@@ -36,8 +41,8 @@ struct PruningParams {
   float gamma = 0.2f;        // [0, 1], score factor of units that are not resident; kDipCa only
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
   bool warm_up = true;       // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
-  // Masks ignore the cache (gamma = 1) and sums run in a fixed order: the same request gives the
-  // same tokens whatever the cache holds.
+  // Masks ignore the cache (gamma = 1), sums run in a fixed order and the prompt is computed in
+  // f32: the same request gives the same tokens whatever the cache holds.
   bool reproducible = false;
 };
 
@@ -162,7 +167,10 @@ struct EngineOptions {
   uint64_t kv_tokens = 0;  // KV capacity over all requests; 0: what the store's budget
                            // reserves for it, at least one context
   bool kv_half = true;     // f16; f32 for oracles
-  uint32_t prefill_chunk_tokens = 64;
+  // Prompt tokens that are computed at once: weights are streamed and decoded once per chunk, and
+  // other requests wait for its end.
+  uint32_t prefill_chunk_tokens = 256;
+  Precision prefill_precision = Precision::kFast;
   uint32_t threads = 0;  // 0: one per core
   bool overlap = true;   // add resident columns while missing ones are in flight
   PruningBounds pruning;

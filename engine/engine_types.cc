@@ -24,6 +24,18 @@ absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name) {
       absl::StrCat("unknown mode '", std::string(name), "'; use dense, dip or dip_ca"));
 }
 
+std::string_view PrecisionName(Precision precision) {
+  return precision == Precision::kFast ? "fast" : "exact";
+}
+
+absl::StatusOr<Precision> ParsePrecision(std::string_view name) {
+  for (const Precision precision : {Precision::kFast, Precision::kExact}) {
+    if (PrecisionName(precision) == name) return precision;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown precision '", std::string(name), "'; use fast or exact"));
+}
+
 std::string_view FinishReasonName(FinishReason reason) {
   switch (reason) {
     case FinishReason::kEndOfText:

@@ -9,9 +9,12 @@
 namespace tidegate {
 namespace {
 
-// Units added per pass over the outputs: enough to spread the cost of meeting threads, few enough
-// that the first units are not kept waiting.
-constexpr size_t kBatchUnits = 128;
+// Bytes of units added per pass over the outputs: so much work that the meeting of the threads does
+// not show beside it (0.3 %), and little enough that what lands meanwhile is not kept waiting.
+constexpr size_t kBatchBytes = 16 << 20;
+// Units per pass for many tokens: each pass reads and writes all outputs of all tokens, which takes
+// as long as multiplying some 50 units.
+constexpr size_t kBatchUnitsOfTokens = 512;
 // Output ranges of threads begin at whole quantisation groups and cache lines of floats.
 constexpr size_t kOutputGranule = 64;
 
@@ -24,13 +27,15 @@ void Mlp::Batch::Clear() {
 }
 
 Mlp::Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-         uint32_t tokens_max, bool overlap)
-    : model_(model), client_(client), kernels_(kernels), pool_(pool), overlap_(overlap) {
-  const size_t intermediate = model->config.intermediate_size;
-  gate_.resize(intermediate * tokens_max);
-  up_.resize(intermediate * tokens_max);
+         bool overlap)
+    : model_(model),
+      client_(client),
+      kernels_(kernels),
+      pool_(pool),
+      overlap_(overlap),
+      matmul_(pool) {
   all_positions_[0].resize(model->config.hidden_size);
-  all_positions_[1].resize(intermediate);
+  all_positions_[1].resize(model->config.intermediate_size);
   for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
 }
 
@@ -47,70 +52,98 @@ absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
 }
 
 absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind) {
+  if (client_->Complete(layer, kind)) return WeightLease();
   return Acquire(layer, kind, all_positions_[static_cast<uint32_t>(kind)], LeaseMode::kStream);
+}
+
+void Mlp::GatherUnit(const Sweep& sweep, uint32_t position, const uint8_t* unit) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  batch_.units.push_back(sweep.order->Unit(position));
+  batch_.columns[0].push_back(unit);
+  if (geometry.columns_per_unit == 2) batch_.columns[1].push_back(unit + geometry.unit_bytes / 2);
 }
 
 void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const size_t column_bytes = geometry.unit_bytes / geometry.columns_per_unit;
   const auto* bytes = reinterpret_cast<const uint8_t*>(data);
   for (uint32_t i = block_begin_[block]; i < block_begin_[block + 1]; ++i) {
     const uint32_t position = sweep.positions[i];
-    const uint8_t* unit = bytes + position % geometry.units_per_block * geometry.unit_bytes;
-    batch_.units.push_back(sweep.order->Unit(position));
-    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-      batch_.columns[c].push_back(unit + c * column_bytes);
-    }
+    GatherUnit(sweep, position, bytes + position % geometry.units_per_block * geometry.unit_bytes);
   }
 }
 
-void Mlp::AddBatch(const Sweep& sweep) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const size_t count = batch_.units.size();
-  const size_t elements = geometry.column_elements;
-  const size_t stride = geometry.unit_count;
-  const bool one = sweep.tokens == 1;
-  if (one) {
-    coefficients_.resize(count);
-    for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+size_t Mlp::BatchUnits(const Sweep& sweep) const {
+  return sweep.many.has_value() ? kBatchUnitsOfTokens
+                                : kBatchBytes / client_->geometry().kind(sweep.kind).unit_bytes + 1;
+}
+
+void Mlp::AddBatch(const Sweep& sweep, StageTimes& times) {
+  const StageTimer timer(times, Stage::kUnits);
+  if (sweep.many.has_value()) {
+    AddBatchTokens(sweep);
+  } else {
+    AddBatchOne(sweep);
   }
-  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes * sweep.tokens,
-             [&](size_t begin, size_t end) {
-               for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-                 const uint8_t* const* columns = batch_.columns[c].data();
-                 if (one) {
-                   kernels_->add_columns(model_->unit_encoding, columns, coefficients_.data(),
-                                         count, elements, begin, end, sweep.y[c]);
-                 } else {
-                   kernels_->add_columns_tokens(model_->unit_encoding, columns, batch_.units.data(),
-                                                count, elements, begin, end, sweep.x, stride,
-                                                sweep.tokens, sweep.y[c], elements);
-                 }
-               }
-             });
   batch_.Clear();
 }
 
-absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep) {
+void Mlp::AddBatchOne(const Sweep& sweep) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  const size_t count = batch_.units.size();
+  const size_t elements = geometry.column_elements;
+  coefficients_.resize(count);
+  for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes, [&](size_t begin, size_t end) {
+    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+      kernels_->add_columns(model_->unit_encoding, batch_.columns[c].data(), coefficients_.data(),
+                            count, elements, begin, end, sweep.y[c]);
+    }
+  });
+}
+
+void Mlp::AddBatchTokens(const Sweep& sweep) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  matmul_.Pack(*sweep.many, {.data = sweep.x,
+                             .stride = geometry.unit_count,
+                             .index = batch_.units.data(),
+                             .depth = batch_.units.size(),
+                             .tokens = sweep.tokens});
+  for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+    matmul_.AddColumns({.encoding = model_->unit_encoding,
+                        .columns = batch_.columns[c].data(),
+                        .count = batch_.units.size(),
+                        .elements = geometry.column_elements},
+                       sweep.y[c]);
+  }
+}
+
+// One token takes what has landed. Many tokens wait until a batch is full, or holds half of what
+// can be staged: the other half lands while the batch is added.
+absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
+  const bool many = sweep.many.has_value();
+  const size_t units_max = BatchUnits(sweep);
+  const size_t block_bytes = client_->geometry().kind(sweep.kind).block_bytes;
+  const size_t staged_max = many ? client_->region().staging_bytes / 2 : SIZE_MAX;
   for (size_t next = 0; next < lease.size();) {
-    bool streamed = false;
-    for (; next < lease.size() && batch_.units.size() < kBatchUnits; ++next) {
+    size_t staged = 0;  // bytes
+    while (next < lease.size() && batch_.units.size() < units_max && staged < staged_max) {
       const std::byte* data = lease.TryGet(next);
-      if (data == nullptr) break;
-      streamed |= lease.IsStreamed(next);
-      GatherBlock(sweep, next, data);
+      if (data == nullptr) {
+        if (!many && !batch_.units.empty()) break;
+        RETURN_IF_ERROR(lease.Wait(next).status());
+        continue;
+      }
+      if (lease.IsStreamed(next)) staged += block_bytes;
+      GatherBlock(sweep, next++, data);
     }
-    if (batch_.units.empty()) {
-      RETURN_IF_ERROR(lease.Wait(next).status());
-      continue;
-    }
-    AddBatch(sweep);
-    if (streamed) lease.Consumed(next);
+    AddBatch(sweep, times);
+    if (staged > 0) lease.Consumed(next);
   }
   return absl::OkStatus();
 }
 
-absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
+absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
+  const size_t units_max = BatchUnits(sweep);
   pending_.resize(lease.size());
   std::iota(pending_.begin(), pending_.end(), 0u);
   // Once a streamed block has been added, every advance of the front may be what frees its staging,
@@ -120,7 +153,7 @@ absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
     size_t kept = 0;
     for (size_t i = 0; i < pending_.size(); ++i) {
       const uint32_t block = pending_[i];
-      const std::byte* data = batch_.units.size() < kBatchUnits ? lease.TryGet(block) : nullptr;
+      const std::byte* data = batch_.units.size() < units_max ? lease.TryGet(block) : nullptr;
       if (data == nullptr) {
         pending_[kept++] = block;
         continue;
@@ -133,13 +166,33 @@ absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep) {
       RETURN_IF_ERROR(lease.Wait(pending_.front()).status());
       continue;
     }
-    AddBatch(sweep);
+    AddBatch(sweep, times);
     if (streamed) lease.Consumed(pending_.empty() ? lease.size() : pending_.front());
   }
   return absl::OkStatus();
 }
 
-absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accounts) {
+void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
+  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
+  const size_t units_max = BatchUnits(sweep);
+  batch_.Clear();
+  for (const uint32_t position : sweep.positions) {
+    const uint32_t block = position / geometry.units_per_block;
+    const std::byte* data = client_->CompleteBlock(sweep.layer, sweep.kind, block);
+    const size_t offset = size_t{position % geometry.units_per_block} * geometry.unit_bytes;
+    GatherUnit(sweep, position, reinterpret_cast<const uint8_t*>(data) + offset);
+    if (batch_.units.size() == units_max) AddBatch(sweep, accounts.times);
+  }
+  if (!batch_.units.empty()) AddBatch(sweep, accounts.times);
+  accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += sweep.positions.size();
+  client_->CountUses(sweep.mode, sweep.positions.size());
+}
+
+absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
+  if (!lease.held()) {
+    RunComplete(sweep, accounts);
+    return absl::OkStatus();
+  }
   const uint32_t units_per_block = client_->geometry().kind(sweep.kind).units_per_block;
   block_begin_.clear();
   for (uint32_t i = 0; i < sweep.positions.size(); ++i) {
@@ -159,24 +212,30 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accou
       if (lease.IsStreamed(i)) break;
     }
   }
-  RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep) : RunAsTheyLand(lease, sweep));
+  RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep, accounts.times)
+                                 : RunAsTheyLand(lease, sweep, accounts.times));
   ASSIGN_OR_RETURN(const WeightLease::Accounts used, lease.accounts());
   accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += used.hit_units;
   accounts.miss_units[static_cast<uint32_t>(sweep.kind)] += used.miss_units;
   accounts.flash_bytes += used.flash_bytes;
   accounts.flash_reads += used.flash_reads;
-  accounts.stall_seconds += std::chrono::duration<double>(lease.stall()).count();
+  accounts.times.Add(Stage::kStalls, std::chrono::duration<double>(lease.stall()).count());
   lease.Release();
   return absl::OkStatus();
 }
 
 void Mlp::ClearGate(uint32_t tokens) {
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
-  std::fill_n(gate_.begin(), n, 0.0f);
-  std::fill_n(up_.begin(), n, 0.0f);
+  for (std::vector<float>* outputs : {&gate_, &up_}) {
+    if (outputs->size() < n) *outputs = std::vector<float>(n);
+    pool_->For(n, kOutputGranule, n * sizeof(float), [&](size_t begin, size_t end) {
+      std::fill(outputs->data() + begin, outputs->data() + end, 0.0f);
+    });
+  }
 }
 
-void Mlp::ActivateGate(uint32_t tokens) {
+void Mlp::ActivateGate(uint32_t tokens, StageTimes& times) {
+  const StageTimer timer(times, Stage::kUnits);
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
   pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
     kernels_->silu_multiply(gate_.data() + begin, up_.data() + begin, end - begin,
@@ -184,8 +243,18 @@ void Mlp::ActivateGate(uint32_t tokens) {
   });
 }
 
-absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
-                        MlpAccounts& accounts) {
+absl::Status Mlp::Dense(uint32_t layer, const float* x, float* y, PassAccounts& accounts) {
+  return RunDense(layer, x, 1, std::nullopt, y, accounts);
+}
+
+absl::Status Mlp::DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
+                              float* y, PassAccounts& accounts) {
+  return RunDense(layer, x, tokens, precision, y, accounts);
+}
+
+absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens,
+                           std::optional<Precision> many, float* y, PassAccounts& accounts) {
+  const StageTimer timer(accounts.times, Stage::kLeases);
   WeightLease input;
   if (ahead_.has_value() && ahead_->layer == layer) {
     input = std::move(ahead_->lease);
@@ -198,41 +267,60 @@ absl::Status Mlp::Dense(uint32_t layer, const float* x, uint32_t tokens, float* 
   ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden));
   ClearGate(tokens);
   RETURN_IF_ERROR(Run(input,
-                      {.kind = UnitKind::kInput,
+                      {.layer = layer,
+                       .kind = UnitKind::kInput,
                        .order = &model_->unit_orders[0][layer],
                        .positions = all_positions_[0],
                        .x = x,
                        .tokens = tokens,
+                       .many = many,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
-  ActivateGate(tokens);
+  ActivateGate(tokens, accounts.times);
   if (layer + 1 < model_->config.layer_count) {
     ASSIGN_OR_RETURN(WeightLease next, AcquireAll(layer + 1, UnitKind::kInput));
     ahead_.emplace(Ahead{layer + 1, std::move(next)});
   }
   return Run(hidden,
-             {.kind = UnitKind::kHidden,
+             {.layer = layer,
+              .kind = UnitKind::kHidden,
               .order = &model_->unit_orders[1][layer],
               .positions = all_positions_[1],
               .x = gate_.data(),
               .tokens = tokens,
+              .many = many,
               .y = {y, nullptr}},
              accounts);
 }
 
+std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t kept,
+                                      std::span<const float> values, const PruneStep& step,
+                                      StageTimes& times) {
+  const StageTimer timer(times, Stage::kMasks);
+  return selector_.Select(
+      values, {.kept = kept, .gamma = step.gamma, .fixed_top_n = step.fixed_top_n},
+      model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at,
+      client_->Residency(layer, kind), client_->geometry().kind(kind).units_per_block);
+}
+
 absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
-                         MlpAccounts& accounts) {
+                         PassAccounts& accounts) {
+  const StageTimer timer(accounts.times, Stage::kLeases);
   const ModelConfig& config = model_->config;
   const bool in_order = step.gamma >= 1;
   const auto sweep = [&](UnitKind kind, uint32_t kept, std::span<const float> values, float* y0,
                          float* y1) -> absl::Status {
     const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
-    const std::span<const uint32_t> positions = selector_.Select(
-        values, {.kept = kept, .gamma = step.gamma, .fixed_top_n = step.fixed_top_n}, order.unit_at,
-        client_->Residency(layer, kind), client_->geometry().kind(kind).units_per_block);
-    ASSIGN_OR_RETURN(WeightLease lease, Acquire(layer, kind, positions, LeaseMode::kSelect));
+    const std::span<const uint32_t> positions =
+        Select(layer, kind, kept, values, step, accounts.times);
+    WeightLease lease;
+    if (!client_->Complete(layer, kind)) {
+      ASSIGN_OR_RETURN(lease, Acquire(layer, kind, positions, LeaseMode::kSelect));
+    }
     return Run(lease,
-               {.kind = kind,
+               {.layer = layer,
+                .kind = kind,
+                .mode = LeaseMode::kSelect,
                 .order = &order,
                 .positions = positions,
                 .x = values.data(),
@@ -243,7 +331,7 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
   ClearGate(1);
   RETURN_IF_ERROR(
       sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(), up_.data()));
-  ActivateGate(1);
+  ActivateGate(1, accounts.times);
   return sweep(UnitKind::kHidden, step.kept_hidden, {gate_.data(), config.intermediate_size}, y,
                nullptr);
 }

@@ -16,20 +16,22 @@
 
 #include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
+#include "engine/matmul.h"
 #include "engine/model.h"
 #include "engine/pruning.h"
+#include "engine/stage_times.h"
 #include "engine/thread_pool.h"
 #include "weightstore/client/weight_client.h"
 
 namespace tidegate {
 
-// What one or more passes through the block cost. Cumulative.
-struct MlpAccounts {
+// What one or more passes cost, MLP and all. Cumulative.
+struct PassAccounts {
   uint64_t hit_units[kUnitKinds] = {0, 0};  // by UnitKind; selected units found resident
   uint64_t miss_units[kUnitKinds] = {0, 0};
   uint64_t flash_bytes = 0;
   uint64_t flash_reads = 0;
-  double stall_seconds = 0;  // waiting for the store
+  StageTimes times;
 };
 
 struct PruneStep {
@@ -41,18 +43,23 @@ struct PruneStep {
 
 class Mlp {
  public:
-  // Pointers are not owned and must outlive the object. tokens_max bounds Dense(). overlap: false
-  // waits for all units of a lease before adding any (an experiment's baseline).
+  // Pointers are not owned and must outlive the object. overlap: false waits for all units of a
+  // lease before adding any (an experiment's baseline).
   Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-      uint32_t tokens_max, bool overlap);
+      bool overlap);
 
-  // y[t] += MLP(x[t]) for t in [0, tokens), every unit. x, y [tokens, H].
-  absl::Status Dense(uint32_t layer, const float* x, uint32_t tokens, float* y,
-                     MlpAccounts& accounts);
+  // y += MLP(x), every unit. x, y [H].
+  absl::Status Dense(uint32_t layer, const float* x, float* y, PassAccounts& accounts);
+
+  // y[t] += MLP(x[t]) for t in [0, tokens), every unit: the form for prompts. x, y [tokens, H]. The
+  // result for one token does not depend on the others, bitwise, but differs from Dense() by
+  // rounding.
+  absl::Status DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
+                           float* y, PassAccounts& accounts);
 
   // y += pruned MLP(x). x, y [H].
   absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
-                      MlpAccounts& accounts);
+                      PassAccounts& accounts);
 
   // Drops streams that were begun ahead. Call when a pass is abandoned.
   void Reset() { ahead_.reset(); }
@@ -66,24 +73,40 @@ class Mlp {
   };
   // Inputs and outputs of one sweep over units: y_c[t] += sum_u x[t, u] column_c(u).
   struct Sweep {
+    uint32_t layer = 0;
     UnitKind kind = UnitKind::kInput;
+    LeaseMode mode = LeaseMode::kStream;
     const UnitOrder* order = nullptr;
     std::span<const uint32_t> positions;  // selected, increasing
     const float* x = nullptr;             // [tokens, unit_count]
     uint32_t tokens = 1;
+    std::optional<Precision> many =
+        std::nullopt;                  // the arithmetic of DenseTokens(); none: one token
     float* y[2] = {nullptr, nullptr};  // [tokens, column_elements] each
     bool in_order = true;
   };
 
   absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
                                       std::span<const uint32_t> positions, LeaseMode mode);
+  // Without a lease in it where none is needed.
   absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
-  absl::Status Run(WeightLease& lease, const Sweep& sweep, MlpAccounts& accounts);
-  absl::Status RunInOrder(WeightLease& lease, const Sweep& sweep);
-  absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep);
+  absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens,
+                        std::optional<Precision> many, float* y, PassAccounts& accounts);
+  std::span<const uint32_t> Select(uint32_t layer, UnitKind kind, uint32_t kept,
+                                   std::span<const float> values, const PruneStep& step,
+                                   StageTimes& times);
+  absl::Status Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts);
+  absl::Status RunInOrder(WeightLease& lease, const Sweep& sweep, StageTimes& times);
+  absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times);
+  // The sweep over units that are resident for good: no lease.
+  void RunComplete(const Sweep& sweep, PassAccounts& accounts);
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
-  void AddBatch(const Sweep& sweep);
-  void ActivateGate(uint32_t tokens);
+  void GatherUnit(const Sweep& sweep, uint32_t position, const uint8_t* unit);
+  size_t BatchUnits(const Sweep& sweep) const;
+  void AddBatch(const Sweep& sweep, StageTimes& times);
+  void AddBatchOne(const Sweep& sweep);
+  void AddBatchTokens(const Sweep& sweep);
+  void ActivateGate(uint32_t tokens, StageTimes& times);
   void ClearGate(uint32_t tokens);
 
   const Model* const model_;
@@ -92,7 +115,8 @@ class Mlp {
   ThreadPool* const pool_;
   const bool overlap_;
   MaskSelector selector_;
-  std::vector<float> gate_, up_;            // [tokens, I]
+  Matmul matmul_;
+  std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
   std::vector<WantedBlock> wanted_;
   std::vector<uint32_t>

@@ -5,6 +5,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
@@ -41,7 +42,7 @@ class Statics {
                       .data = client_.StaticData(tensor),
                       .rows = rows,
                       .columns = columns,
-                      .row_bytes = GgmlRowBytes(type, columns)};
+                      .row_bytes = StaticRowBytes(type, columns)};
   }
 
   absl::StatusOr<const float*> Vector(const std::string& name, uint64_t size) const {

@@ -1,6 +1,8 @@
 #include "engine/pruning.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -25,28 +27,54 @@ double WarmUpGamma(double gamma, uint32_t generated_index) {
   return 1 - (1 - gamma) * (1 - std::pow(gamma, generated_index / 4.0));
 }
 
+// Scores are finite and not negative, so that their bits order as they do. A histogram of the
+// leading bits finds the few that share the threshold's bin; only those are ordered.
 float MaskSelector::Threshold(size_t k) {
-  sorted_ = scores_;
-  std::nth_element(sorted_.begin(), sorted_.begin() + static_cast<ptrdiff_t>(k - 1), sorted_.end(),
+  constexpr int kLowBits = 20;  // a bin is an eighth of a power of two
+  std::array<uint32_t, 1u << (31 - kLowBits)> bins = {};
+  const auto bin_of = [](float score) { return std::bit_cast<uint32_t>(score) >> kLowBits; };
+  for (const float score : scores_) ++bins[bin_of(score)];
+  size_t above = 0;
+  uint32_t bin = static_cast<uint32_t>(bins.size()) - 1;
+  for (; above + bins[bin] < k; --bin) above += bins[bin];
+  candidates_.resize(scores_.size());
+  size_t count = 0;
+  for (const float score : scores_) {
+    candidates_[count] = score;
+    count += bin_of(score) == bin;
+  }
+  const auto nth = candidates_.begin() + static_cast<ptrdiff_t>(k - above - 1);
+  std::nth_element(candidates_.begin(), nth, candidates_.begin() + static_cast<ptrdiff_t>(count),
                    std::greater<>());
-  return sorted_[k - 1];
+  return *nth;
 }
 
+// Without branches on residency or scores: they are as good as random.
 void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,
                             uint32_t units_per_block) {
   const float exempt = params.fixed_top_n == 0
                            ? std::numeric_limits<float>::infinity()
                            : Threshold(std::min<size_t>(params.fixed_top_n, scores_.size()));
-  const auto gamma = static_cast<float>(params.gamma);
+  const float factors[] = {static_cast<float>(params.gamma), 1.0f};
   for (size_t block = 0, p = 0; p < scores_.size(); ++block) {
     const size_t end = std::min(p + units_per_block, scores_.size());
-    if (residency[block].load(std::memory_order_relaxed) != 0) {
-      p = end;
-      continue;
-    }
-    for (; p < end; ++p) {
-      if (scores_[p] < exempt) scores_[p] *= gamma;
-    }
+    const float factor = factors[residency[block].load(std::memory_order_relaxed) != 0];
+    for (; p < end; ++p) scores_[p] *= scores_[p] < exempt ? factor : 1.0f;
+  }
+}
+
+void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at) {
+  // The comparison is false for NaN: it must not reach an ordering.
+  const auto score = [](float value) {
+    constexpr float kLargest = std::numeric_limits<float>::max();
+    const float magnitude = std::fabs(value);
+    return magnitude <= kLargest ? magnitude : kLargest;
+  };
+  scores_.resize(values.size());
+  if (unit_at.empty()) {
+    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[p]);
+  } else {
+    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[unit_at[p]]);
   }
 }
 
@@ -62,27 +90,21 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
     for (uint32_t p = 0; p < count; ++p) positions_[p] = p;
     return positions_;
   }
-  scores_.resize(count);
-  for (size_t p = 0; p < count; ++p) {
-    const float score = std::fabs(values[unit_at.empty() ? p : unit_at[p]]);
-    // The comparison is false for NaN: it must not reach an ordering.
-    scores_[p] =
-        score <= std::numeric_limits<float>::max() ? score : std::numeric_limits<float>::max();
-  }
+  Score(values, unit_at);
   if (params.gamma < 1) Penalise(params, residency, units_per_block);
   const float threshold = Threshold(params.kept);
   const auto above = static_cast<size_t>(std::count_if(
       scores_.begin(), scores_.end(), [&](float score) { return score > threshold; }));
   size_t ties = params.kept - above;
+  positions_.resize(count);  // Every position is written; only those taken advance.
   size_t n = 0;
   for (uint32_t p = 0; p < count; ++p) {
-    if (scores_[p] > threshold) {
-      positions_[n++] = p;
-    } else if (scores_[p] == threshold && ties > 0) {
-      positions_[n++] = p;
-      --ties;
-    }
+    const bool tie = scores_[p] == threshold && ties > 0;
+    positions_[n] = p;
+    n += scores_[p] > threshold || tie;
+    ties -= tie;
   }
+  positions_.resize(n);
   DCHECK(n == params.kept);
   return positions_;
 }

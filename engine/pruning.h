@@ -45,13 +45,15 @@ class MaskSelector {
                                    uint32_t units_per_block);
 
  private:
+  // scores_ by position: |values|, finite.
+  void Score(std::span<const float> values, std::span<const uint32_t> unit_at);
   // The k-th largest of scores_ (k from 1).
   float Threshold(size_t k);
   void Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,
                 uint32_t units_per_block);
 
-  std::vector<float> scores_;  // by position
-  std::vector<float> sorted_;  // scratch
+  std::vector<float> scores_;      // by position
+  std::vector<float> candidates_;  // scratch
   std::vector<uint32_t> positions_;
 };
 

@@ -16,8 +16,9 @@ double Seconds(Sequence::Clock::duration duration) {
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
                    Clock::time_point submitted, const Model& model, Decoder* decoder,
                    std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
-                   bool half_kv, EngineObserver* observer)
+                   bool half_kv, Precision prefill, EngineObserver* observer)
     : request_(std::move(request)),
+      prefill_precision_(request_.pruning.reproducible ? Precision::kExact : prefill),
       sink_(std::move(sink)),
       submitted_(submitted),
       admitted_(Clock::now()),
@@ -57,12 +58,12 @@ bool Sequence::Advance() {
 }
 
 absl::Status Sequence::Prefill() {
-  const size_t count =
-      std::min<size_t>(decoder_->tokens_max(), request_.prompt.size() - prompt_done_);
+  const size_t count = decoder_->PieceTokens(request_.prompt.size() - prompt_done_);
   const std::span<const TokenId> piece(request_.prompt.data() + prompt_done_, count);
   const bool last = prompt_done_ + count == request_.prompt.size();
-  RETURN_IF_ERROR(decoder_->Prefill(
-      kv_, piece, last ? std::span<float>(logits_) : std::span<float>(), prefill_));
+  RETURN_IF_ERROR(decoder_->Prefill(kv_, piece, prefill_precision_,
+                                    last ? std::span<float>(logits_) : std::span<float>(),
+                                    prefill_));
   prompt_done_ += count;
   accounts_.prefill_seconds = Seconds(Clock::now() - admitted_);
   accounts_.prefill_flash_bytes = prefill_.flash_bytes;
@@ -85,14 +86,14 @@ std::optional<PruneStep> Sequence::NextStep() const {
 
 absl::Status Sequence::Step() {
   const std::optional<PruneStep> step = NextStep();
-  const MlpAccounts before = decode_;
+  const PassAccounts before = decode_;
   RETURN_IF_ERROR(decoder_->Step(kv_, last_token_, step ? &*step : nullptr, logits_, decode_));
   ++steps_;
   CountStep(before, step);
   return absl::OkStatus();
 }
 
-void Sequence::CountStep(const MlpAccounts& before, const std::optional<PruneStep>& step) {
+void Sequence::CountStep(const PassAccounts& before, const std::optional<PruneStep>& step) {
   const double input = step ? static_cast<double>(step->kept_input) / config_.hidden_size : 1.0;
   const double hidden =
       step ? static_cast<double>(step->kept_hidden) / config_.intermediate_size : 1.0;
@@ -102,7 +103,7 @@ void Sequence::CountStep(const MlpAccounts& before, const std::optional<PruneSte
   accounts_.flash_reads = prefill_.flash_reads + decode_.flash_reads;
   accounts_.hit_units = decode_.hit_units[0] + decode_.hit_units[1];
   accounts_.miss_units = decode_.miss_units[0] + decode_.miss_units[1];
-  accounts_.stall_seconds = decode_.stall_seconds;
+  accounts_.stall_seconds = decode_.times.seconds(Stage::kStalls);
   if (observer_ != nullptr) {
     observer_->OnDecodedToken(decode_.flash_bytes - before.flash_bytes, input, hidden);
   }

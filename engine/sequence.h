@@ -18,11 +18,11 @@ class Sequence {
   using Clock = std::chrono::steady_clock;
 
   // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is
-  // reserved.
+  // reserved. prefill: of requests that are not reproducible; those are exact.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
            Clock::time_point submitted, const Model& model, Decoder* decoder,
            std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens, bool half_kv,
-           EngineObserver* observer);
+           Precision prefill, EngineObserver* observer);
 
   // Does the next piece of work. Returns true while there is more; false when the stream has ended.
   bool Advance();
@@ -34,7 +34,7 @@ class Sequence {
   uint32_t kv_tokens() const { return kv_.size(); }
   bool prefilling() const { return prompt_done_ < request_.prompt.size(); }
   const GenerationAccounts& accounts() const { return accounts_; }
-  double prefill_stall_seconds() const { return prefill_.stall_seconds; }
+  double prefill_stall_seconds() const { return prefill_.times.seconds(Stage::kStalls); }
 
  private:
   absl::Status Prefill();
@@ -42,11 +42,12 @@ class Sequence {
   void Emit(TokenId token);
   bool TakeToken();  // samples, emits, checks every stop; false at the end
   std::optional<PruneStep> NextStep() const;
-  void CountStep(const MlpAccounts& before, const std::optional<PruneStep>& step);
+  void CountStep(const PassAccounts& before, const std::optional<PruneStep>& step);
   void Finish(FinishReason reason, const absl::Status& status);
   bool TimeIsUp() const;
 
   GenerationRequest request_;
+  const Precision prefill_precision_;
   std::shared_ptr<GenerationSink> sink_;
   const Clock::time_point submitted_;
   const Clock::time_point admitted_;
@@ -64,7 +65,7 @@ class Sequence {
   TokenId last_token_ = -1;
   uint32_t steps_ = 0;  // decode steps done: the generated index of the token being processed
   Clock::time_point first_token_, last_token_time_;
-  MlpAccounts prefill_, decode_;
+  PassAccounts prefill_, decode_;
   double density_sum_ = 0;
   GenerationAccounts accounts_;
   std::vector<TokenId> held_ids_;  // ids whose text is still held back

@@ -64,6 +64,25 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
       ->capture_default_str()
       ->envname("TIDEGATE_KV_TOKENS");
+  app.add_option("--prefill-chunk", engine.prefill_chunk_tokens,
+                 "Prompt tokens computed at once; more are faster, other streams wait longer")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str()
+      ->envname("TIDEGATE_PREFILL_CHUNK");
+  app.add_option_function<std::string>(
+         "--prefill",
+         [&engine](const std::string& text) {
+           const absl::StatusOr<Precision> precision = ParsePrecision(text);
+           if (!precision.ok()) {
+             throw CLI::ValidationError(std::string(precision.status().message()));
+           }
+           engine.prefill_precision = *precision;
+         },
+         "Arithmetic of prompts: fast (bfloat16 where the CPU has it) or exact (float); "
+         "reproducible requests are exact")
+      ->type_name("PRECISION")
+      ->default_str("fast")
+      ->envname("TIDEGATE_PREFILL");
   app.add_option("--threads", engine.threads, "Threads that compute; 0: one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str()

@@ -19,14 +19,14 @@ namespace tidegate {
 
 enum class ReadPurpose : uint8_t { kCache = 0, kStream = 1 };
 
-// Where a block goes and whom it is for. The last four are the caller's and come back unchanged.
+// Where a block goes and whom it is for. The last five are the caller's and come back unchanged.
 struct BlockOrder {
   uint32_t layer = 0;
   UnitKind kind = UnitKind::kInput;
   uint32_t block = 0;
   ReadPurpose purpose = ReadPurpose::kCache;
   std::byte* target = nullptr;                 // page-aligned, block_bytes
-  uint32_t slot = 0;                           // kCache
+  uint32_t place = 0;                          // kCache: slot; kStream: chunk of the staging
   uint32_t session = 0, lease = 0, index = 0;  // kStream
   uint64_t generation = 0;
 };

@@ -19,6 +19,8 @@ void LogFacts(const StoreInfo& info) {
           info.flash.direct ? "O_DIRECT" : "through the page cache", ", ",
           FormatBytes(info.flash.fixed_buffer_bytes), " registered, queue depth ",
           info.flash.queue_depth);
+  LogInfo("region: ", FormatBytes(info.region_bytes), ", ", FormatBytes(info.huge_page_bytes),
+          " of it in huge pages");
   LogInfo("budget ", FormatBytes(info.memory_budget_bytes), ": static weights ",
           FormatBytes(info.static_bytes), ", slots ", FormatBytes(info.slot_bytes), " for ",
           FormatBytes(info.streamed_model_bytes), " on flash, staging ",

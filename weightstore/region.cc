@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -15,8 +16,15 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 namespace tidegate {
 namespace {
+
+// Where memory is in pieces, every attempt at a huge page searches for long; soon give up.
+constexpr int kHugePageFailuresMax = 16;
 
 absl::Status CheckFile(int fd, const std::string& path) {
   struct stat info;
@@ -60,10 +68,25 @@ absl::StatusOr<UniqueFd> ReplaceLocked(const std::string& path) {
   return fd;
 }
 
-absl::Status Reserve(int fd, const std::string& path, uint64_t bytes) {
-  if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", path));
+// Puts huge pages behind the file as far as the kernel gives them; returns the bytes they cover.
+// MADV_COLLAPSE (Linux 6.1) does so whatever the settings of tmpfs and of transparent huge pages
+// say, but not to a range without any page: hence one page first, which a full tmpfs refuses.
+// Everything else becomes one zeroed huge page, ten times faster than 512 small ones.
+uint64_t BackWithHugePages(int fd, const Mapping& mapping) {
+  uint64_t covered = 0;
+  int failures = 0;
+  for (uint64_t at = 0; at + kHugePageBytes <= mapping.size(); at += kHugePageBytes) {
+    if (::fallocate(fd, 0, static_cast<off_t>(at), kPageBytes) != 0) break;
+    if (::madvise(mapping.data() + at, kHugePageBytes, MADV_COLLAPSE) == 0) {
+      covered += kHugePageBytes;
+    } else if (errno == EINVAL || ++failures > kHugePageFailuresMax) {
+      break;
+    }
   }
+  return covered;
+}
+
+absl::Status Reserve(int fd, const std::string& path, uint64_t bytes) {
   if (::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
   const int error = errno;
   ::unlink(path.c_str());
@@ -90,10 +113,14 @@ absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader&
       // The old descriptor, and with it the lock on the old file, goes when the new one is locked.
       ASSIGN_OR_RETURN(region.fd_, ReplaceLocked(path));
     }
-    RETURN_IF_ERROR(Reserve(region.fd_.get(), path, header.region_bytes));
+    if (::ftruncate(region.fd_.get(), static_cast<off_t>(header.region_bytes)) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", path));
+    }
   }
   ASSIGN_OR_RETURN(region.mapping_, Mapping::Map(region.fd_.get(), header.region_bytes,
                                                  Mapping::Access::kReadWrite));
+  region.huge_bytes_ = BackWithHugePages(region.fd_.get(), region.mapping_);
+  RETURN_IF_ERROR(Reserve(region.fd_.get(), path, header.region_bytes));
   // A second open file description, because a descriptor's access mode cannot be lowered.
   ASSIGN_OR_RETURN(region.read_only_,
                    UniqueFd::Open(absl::StrCat("/proc/self/fd/", region.fd_.get()), O_RDONLY));

@@ -24,6 +24,8 @@ class Region {
 
   // True if an earlier store's content was taken over.
   bool adopted() const { return adopted_; }
+  // Bytes of it that lie in huge pages; 0 where the kernel gives none.
+  uint64_t huge_bytes() const { return huge_bytes_; }
   // Marks a new region as complete.
   void Publish();
 
@@ -45,6 +47,7 @@ class Region {
   UniqueFd fd_, read_only_;
   Mapping mapping_;
   bool adopted_ = false;
+  uint64_t huge_bytes_ = 0;
 };
 
 }  // namespace tidegate

@@ -14,8 +14,9 @@
 
 namespace tidegate {
 
-absl::StatusOr<std::unique_ptr<Session>> Session::Create(uint32_t index, uint32_t max_blocks) {
-  auto session = std::unique_ptr<Session>(new Session(index, max_blocks));
+absl::StatusOr<std::unique_ptr<Session>> Session::Create(uint32_t index, uint32_t max_blocks,
+                                                         StagingPool staging) {
+  auto session = std::unique_ptr<Session>(new Session(index, max_blocks, std::move(staging)));
   const uint64_t bytes = SessionBytes(max_blocks);
   session->memory_ = UniqueFd(::memfd_create("tidegate-session", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!session->memory_.valid()) return absl::ErrnoToStatus(errno, "memfd_create");

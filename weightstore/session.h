@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,20 +14,21 @@
 #include "base/unique_fd.h"
 #include "proto/store/v1/shm_layout.h"
 #include "weightstore/cache/block_cache.h"
+#include "weightstore/staging_pool.h"
 
 namespace tidegate {
 
-// A streamed block that occupies a place in its lease's staging ring.
-struct StagedBlock {
-  uint32_t index = 0;  // in the lease's list
-  bool landed = false;
+// A chunk of staging that holds streamed blocks of a lease.
+struct StagedChunk {
+  uint32_t chunk = 0;
+  uint32_t end_index = 0;  // the lease's list before this index has been ordered
 };
 
 // What the store knows of a lease. Nothing in here comes from shared memory after it was checked.
 struct Lease {
   bool active = false;
   uint64_t serial = 0;      // the engine's number for it
-  uint64_t generation = 0;  // ours: tells a late read of an earlier lease apart
+  uint64_t generation = 0;  // ours, growing: tells a late read of an earlier lease apart
   uint32_t layer = 0;
   UnitKind kind = UnitKind::kInput;
   std::vector<WantedBlock> wanted;
@@ -36,8 +38,7 @@ struct Lease {
   // Streaming of kBypass blocks through staging, in list order.
   uint32_t bypass_left = 0;        // not yet ordered
   uint32_t next_index = 0;         // where to look for the next bypass block
-  std::deque<StagedBlock> staged;  // ordered, not yet consumed
-  uint32_t next_place = 0;         // in the staging ring, in blocks
+  std::deque<StagedChunk> staged;  // ordered, not yet consumed
 
   bool dirty = false;  // published something since the engine was last notified
 };
@@ -45,7 +46,9 @@ struct Lease {
 class Session {
  public:
   // Session memory as a sealed memfd: the engine cannot shrink it under the store's feet.
-  static absl::StatusOr<std::unique_ptr<Session>> Create(uint32_t index, uint32_t max_blocks);
+  // staging: of this session's part of the region.
+  static absl::StatusOr<std::unique_ptr<Session>> Create(uint32_t index, uint32_t max_blocks,
+                                                         StagingPool staging);
 
   uint32_t index() const { return index_; }
   int memory_fd() const { return memory_.get(); }
@@ -78,13 +81,13 @@ class Session {
   void Notify(uint32_t lease);
 
   Lease leases[kLeasesPerSession];
-  // Reads into this session's staging that are still out, by lease. Staging is not reused before 0.
-  uint32_t staging_reads[kLeasesPerSession] = {};
+  StagingPool staging;
   bool closing = false;   // not listened to any more: gone, or it broke the rules
   bool detached = false;  // the connection has ended; kept until its staging reads have ended
 
  private:
-  Session(uint32_t index, uint32_t max_blocks) : index_(index), max_blocks_(max_blocks) {}
+  Session(uint32_t index, uint32_t max_blocks, StagingPool pool)
+      : staging(std::move(pool)), index_(index), max_blocks_(max_blocks) {}
   uint64_t LeaseOffset(uint32_t lease) const {
     return RoundUpPage(sizeof(SessionHeader)) + lease * SessionLeaseStride(max_blocks_);
   }

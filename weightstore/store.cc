@@ -222,6 +222,7 @@ void Store::Impl::FillInfo(const RegionPlan& plan) {
   info_.policy = options_.policy;
   info_.flash = device_->info();
   info_.region_bytes = header.region_bytes;
+  info_.huge_page_bytes = region_.huge_bytes();
   info_.static_bytes = plan.static_bytes;
   info_.slot_bytes = stats_.capacity_bytes;
   info_.streamed_model_bytes = pack_.geometry.blocks_bytes();
@@ -263,7 +264,11 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
     }
     sessions_in_use_ |= 1u << index;
   }
-  auto session = Session::Create(index, SessionMaxBlocks(pack_.geometry));
+  const PackGeometry& geometry = pack_.geometry;
+  auto session = Session::Create(
+      index, SessionMaxBlocks(geometry),
+      StagingPool(region_.header().staging_bytes * kLeasesPerSession,
+                  std::max(geometry.kinds[0].block_bytes, geometry.kinds[1].block_bytes)));
   if (!session.ok()) {
     MutexLock lock(mutex_);
     sessions_in_use_ &= ~(1u << index);

@@ -45,6 +45,7 @@ struct StoreInfo {
   std::string policy;
   FlashInfo flash;
   uint64_t region_bytes = 0;
+  uint64_t huge_page_bytes = 0;  // of the region
   uint64_t static_bytes = 0;
   uint64_t slot_bytes = 0;
   uint64_t streamed_model_bytes = 0;

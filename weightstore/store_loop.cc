@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/futex.h"
@@ -116,10 +118,7 @@ bool StoreLoop::FinishSessions() {
   bool any = false;
   for (auto at = sessions_.begin(); at != sessions_.end();) {
     Session& session = *at->second;
-    const bool busy =
-        std::any_of(std::begin(session.staging_reads), std::end(session.staging_reads),
-                    [](uint32_t reads) { return reads > 0; });
-    if (!session.detached || busy) {
+    if (!session.detached || !session.staging.idle()) {
       ++at;
       continue;
     }
@@ -154,6 +153,11 @@ void StoreLoop::Handle(Session& session, const RingEntry& entry) {
   Lease& lease = session.leases[entry.lease];
   if (entry.op == static_cast<uint32_t>(RingOp::kRelease)) {
     if (lease.active && lease.serial == entry.serial) Release(session, entry.lease);
+    return;
+  }
+  if (entry.op == static_cast<uint32_t>(RingOp::kCount)) {
+    const bool select = entry.mode == static_cast<uint32_t>(LeaseMode::kSelect);
+    stats_->hit_units[select ? 0 : 1] += entry.serial;
     return;
   }
   if (entry.op != static_cast<uint32_t>(RingOp::kAcquire)) return;
@@ -216,13 +220,11 @@ void StoreLoop::Acquire(Session& session, uint32_t lease_index, LeaseMode mode) 
   Lease& lease = session.leases[lease_index];
   BlockCache& blocks = cache(lease.layer, lease.kind);
   lease.active = true;
-  ++lease.generation;
+  lease.generation = ++generation_;
   lease.decisions.resize(lease.wanted.size());
   lease.published.assign(lease.wanted.size(), false);
   lease.bypass_left = 0;
   lease.next_index = 0;
-  lease.next_place = 0;  // The ring has another number of places for another kind.
-  lease.staged.clear();
   const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
   const uint64_t evicted = blocks.evicted_count(), inserted = blocks.inserted_count();
   blocks.Acquire(lease.wanted, mode, lease.decisions);
@@ -230,7 +232,6 @@ void StoreLoop::Acquire(Session& session, uint32_t lease_index, LeaseMode mode) 
   stats_->inserted_blocks += blocks.inserted_count() - inserted;
   UpdateGauges(blocks, used, pinned, lease.kind);
   Grant(session, lease_index, mode);
-  AdvanceStream(session, lease_index);
 }
 
 // Publishes what is resident, orders what was admitted, counts what must stream.
@@ -254,7 +255,7 @@ void StoreLoop::Grant(Session& session, uint32_t lease_index, LeaseMode mode) {
                               .block = lease.wanted[i].block,
                               .purpose = ReadPurpose::kCache,
                               .target = region_->slot(lease.layer, lease.kind, decision.slot),
-                              .slot = decision.slot});
+                              .place = decision.slot});
     } else if (decision.outcome == BlockCache::Outcome::kBypass) {
       ++lease.bypass_left;
     }
@@ -286,7 +287,20 @@ void StoreLoop::Release(Session& session, uint32_t lease_index) {
   UpdateGauges(blocks, used, pinned, lease.kind);
   lease.active = false;
   lease.bypass_left = 0;
+  for (const StagedChunk& staged : lease.staged) {
+    session.staging.GiveBack(lease_index, staged.chunk);
+  }
   lease.staged.clear();
+}
+
+// Oldest lease first: the engine uses them up in the order in which it acquired them.
+void StoreLoop::AdvanceStreams(Session& session) {
+  uint32_t order[kLeasesPerSession];
+  std::iota(std::begin(order), std::end(order), 0u);
+  std::sort(std::begin(order), std::end(order), [&](uint32_t a, uint32_t b) {
+    return session.leases[a].generation < session.leases[b].generation;
+  });
+  for (const uint32_t lease : order) AdvanceStream(session, lease);
 }
 
 // Frees the staging of what the engine has consumed and orders the next streamed blocks into it.
@@ -295,48 +309,47 @@ void StoreLoop::AdvanceStream(Session& session, uint32_t lease_index) {
   if (!lease.active || (lease.bypass_left == 0 && lease.staged.empty())) return;
   const uint32_t consumed =
       session.lease_header(lease_index).consumed.load(std::memory_order_seq_cst);
-  while (!lease.staged.empty() && lease.staged.front().landed &&
-         lease.staged.front().index < consumed) {
+  while (!lease.staged.empty() && lease.staged.front().end_index <= consumed) {
+    session.staging.GiveBack(lease_index, lease.staged.front().chunk);
     lease.staged.pop_front();
   }
-  if (lease.bypass_left == 0) return;
-  // A lease that was dropped or released early may still have reads on the way into this staging.
-  if (session.staging_reads[lease_index] > lease.staged.size()) return;
-  const uint32_t places = static_cast<uint32_t>(region_->header().staging_bytes /
-                                                pack_->geometry.kind(lease.kind).block_bytes);
-  const uint32_t free = places - static_cast<uint32_t>(lease.staged.size());
-  // Wait for a quarter of the ring, so that reads stay large.
-  const uint32_t worthwhile = std::min(lease.bypass_left, std::max(1u, places / 4));
-  if (free >= worthwhile)
-    OrderStaged(session, lease_index, std::min(free, lease.bypass_left), places);
+  uint64_t reads = 0;
+  while (lease.bypass_left > 0) {
+    const std::optional<uint32_t> chunk = session.staging.Take(lease_index);
+    if (!chunk.has_value()) break;
+    reads += OrderChunk(session, lease_index, *chunk);
+  }
+  if (reads > 0) session.lease_header(lease_index).flash_reads.fetch_add(reads);
 }
 
-void StoreLoop::OrderStaged(Session& session, uint32_t lease_index, uint32_t count,
-                            uint32_t places) {
+// Orders the lease's next streamed blocks into a chunk; returns how many device reads they begin.
+uint64_t StoreLoop::OrderChunk(Session& session, uint32_t lease_index, uint32_t chunk) {
   Lease& lease = session.leases[lease_index];
   const uint32_t block_bytes = pack_->geometry.kind(lease.kind).block_bytes;
-  std::byte* staging =
-      region_->data() + StagingOffset(region_->header(), session.index(), lease_index);
+  std::byte* target = region_->data() + StagingOffset(region_->header(), session.index(), 0) +
+                      session.staging.Offset(chunk);
   uint64_t reads = 0;
+  const auto places = static_cast<uint32_t>(session.staging.chunk_bytes() / block_bytes);
+  const uint32_t count = std::min(places, lease.bypass_left);
   for (uint32_t n = 0; n < count; ++lease.next_index) {
     if (lease.decisions[lease.next_index].outcome != BlockCache::Outcome::kBypass) continue;
     ++n;
-    const uint32_t place = lease.next_place;
-    lease.next_place = (lease.next_place + 1) % places;
-    lease.staged.push_back({.index = lease.next_index});
-    ++session.staging_reads[lease_index];
+    session.staging.ReadBegan(chunk);
     reads += reader_.Order({.layer = lease.layer,
                             .kind = lease.kind,
                             .block = lease.wanted[lease.next_index].block,
                             .purpose = ReadPurpose::kStream,
-                            .target = staging + uint64_t{place} * block_bytes,
+                            .target = target,
+                            .place = chunk,
                             .session = session.index(),
                             .lease = lease_index,
                             .index = lease.next_index,
                             .generation = lease.generation});
+    target += block_bytes;
   }
   lease.bypass_left -= count;
-  session.lease_header(lease_index).flash_reads.fetch_add(reads, std::memory_order_relaxed);
+  lease.staged.push_back({.chunk = chunk, .end_index = lease.next_index});
+  return reads;
 }
 
 void StoreLoop::OnBlock(const BlockOrder& order, const absl::Status& status) {
@@ -352,12 +365,12 @@ void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status
   BlockCache& blocks = cache(order.layer, order.kind);
   const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();
   if (status.ok()) {
-    blocks.Landed(order.slot);
+    blocks.Landed(order.place);
   } else {
-    blocks.Failed(order.slot);
+    blocks.Failed(order.place);
   }
   UpdateGauges(blocks, used, pinned, order.kind);
-  const uint64_t location = SlotOffset(region_->header(), order.layer, order.kind, order.slot);
+  const uint64_t location = SlotOffset(region_->header(), order.layer, order.kind, order.place);
   for (auto& [session_index, session] : sessions_) {
     for (uint32_t l = 0; l < kLeasesPerSession; ++l) {
       Lease& lease = session->leases[l];
@@ -369,7 +382,7 @@ void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status
       const auto index = static_cast<uint32_t>(at - lease.wanted.begin());
       const BlockCache::Decision& decision = lease.decisions[index];
       if (lease.published[index] || decision.outcome == BlockCache::Outcome::kBypass ||
-          decision.slot != order.slot) {
+          decision.slot != order.place) {
         continue;
       }
       if (!status.ok()) session->SetError(l, status);
@@ -382,12 +395,9 @@ void StoreLoop::OnStreamBlock(const BlockOrder& order, const absl::Status& statu
   const auto at = sessions_.find(order.session);
   if (at == sessions_.end()) return;
   Session& session = *at->second;
-  --session.staging_reads[order.lease];
+  session.staging.ReadEnded(order.place);
   Lease& lease = session.leases[order.lease];
   if (!lease.active || lease.generation != order.generation) return;  // Released meanwhile.
-  std::lower_bound(lease.staged.begin(), lease.staged.end(), order.index,
-                   [](const StagedBlock& staged, uint32_t index) { return staged.index < index; })
-      ->landed = true;
   if (!status.ok()) session.SetError(order.lease, status);
   const auto offset = static_cast<uint64_t>(order.target - region_->data());
   session.Publish(order.lease, order.index,
@@ -406,7 +416,7 @@ bool StoreLoop::RunOnce() {
   bool worked = TakeControl();
   for (auto& [index, session] : sessions_) {
     worked |= TakeRequests(*session);
-    for (uint32_t lease = 0; lease < kLeasesPerSession; ++lease) AdvanceStream(*session, lease);
+    AdvanceStreams(*session);
   }
   if (const absl::Status submitted = reader_.Submit(); !submitted.ok()) {
     LogWarning("flash submission: ", submitted.message());

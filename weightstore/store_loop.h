@@ -48,8 +48,9 @@ class StoreLoop {
   void Grant(Session& session, uint32_t lease_index, LeaseMode mode);
   void RejectAcquire(Session& session, const RingEntry& entry, const absl::Status& status);
   void Release(Session& session, uint32_t lease_index);
+  void AdvanceStreams(Session& session);
   void AdvanceStream(Session& session, uint32_t lease_index);
-  void OrderStaged(Session& session, uint32_t lease_index, uint32_t count, uint32_t places);
+  uint64_t OrderChunk(Session& session, uint32_t lease_index, uint32_t chunk);
   void OnBlock(const BlockOrder& order, const absl::Status& status);
   void OnCacheBlock(const BlockOrder& order, const absl::Status& status);
   void OnStreamBlock(const BlockOrder& order, const absl::Status& status);
@@ -70,6 +71,7 @@ class StoreLoop {
   UniqueFd epoll_, wake_;
   std::atomic<bool> stopping_ = false;
   std::map<uint32_t, std::unique_ptr<Session>> sessions_;
+  uint64_t generation_ = 0;  // of the lease granted last
 
   Mutex mutex_;
   std::vector<std::unique_ptr<Session>> added_ ABSL_GUARDED_BY(mutex_);

@@ -21,7 +21,6 @@
 #include <cstdint>
 
 #include "engine/kernels/decode-inl.h"
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "proto/store/v1/unit_codec.h"
 
@@ -34,10 +33,16 @@ constexpr size_t kBlockGroups = 16;
 // 16384 outputs = 64 KiB of floats, which the second cache holds. Smaller tiles, for the first
 // cache, read each column in several short pieces and lost more to memory.
 constexpr size_t kTileGroups = 512;
-constexpr size_t kLine = 64;         // bytes per cache line
-constexpr size_t kAheadBytes = 512;  // prefetch distance within each column
+constexpr size_t kLine = 64;          // bytes per cache line
+constexpr size_t kAheadBytes = 2048;  // prefetch distance within each column
 
 static_assert(kGroup == kQuantGroup);
+
+// Brings a line into the second cache. Not into the first: slots begin at whole pages, so that the
+// same place of eight columns falls into one set of an 8-way first cache, and what is fetched for
+// later drives out what is about to be used (a quarter of the speed with long columns, half with
+// short ones).
+HWY_INLINE void PrefetchSoon(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
 
 // What the passes over one batch of columns share.
 struct Batch {
@@ -119,7 +124,7 @@ HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t gr
     block.ahead_count = batch.next_count;
   }
   for (size_t k = 0; k < block.ahead_count; ++k) {
-    if (batch.grouped) hwy::Prefetch(columns[k] + 2 * ahead);
+    if (batch.grouped) PrefetchSoon(columns[k] + 2 * ahead);
     block.ahead[k] = columns[k] + batch.scale_bytes + ahead * kBytes;
   }
 }
@@ -128,7 +133,7 @@ HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t gr
 template <size_t kTokens>
 HWY_INLINE void PrefetchAhead(const Block<kTokens>& block, size_t at, size_t bytes) {
   for (size_t k = 0; k < block.ahead_count; ++k) {
-    for (size_t line = 0; line < bytes; line += kLine) hwy::Prefetch(block.ahead[k] + at + line);
+    for (size_t line = 0; line < bytes; line += kLine) PrefetchSoon(block.ahead[k] + at + line);
   }
 }
 

@@ -16,7 +16,7 @@
 
 namespace tidegate {
 
-// Weights of a static matrix [rows, columns] in a GGUF type; not owned.
+// Weights of a static matrix [rows, columns], rows stored as in static_rows.h; not owned.
 struct MatrixView {
   GgmlType type = GgmlType::kF32;
   const std::byte* data = nullptr;
@@ -30,11 +30,11 @@ struct MatrixView {
 struct Kernels {
   std::string_view name;  // "scalar", or Highway's target name, e.g. "AVX3"
 
-  // y[t * y_stride + r] = sum_c w[r, c] * x[t * x_stride + c]  for r in [row_begin, row_end), t in
-  // [0, tokens). Error: |y - exact| <= columns * 2^-23 * sum_c |w x|, any summation order (Higham
-  // 2002, 3.1). The result for one token does not depend on `tokens` or on the row range (bitwise).
-  void (*mat_vec)(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
-                  size_t x_stride, size_t tokens, float* y, size_t y_stride);
+  // y[r] = sum_c w[r, c] * x[c]  for r in [row_begin, row_end). Error: |y - exact| <= columns *
+  // 2^-23
+  // * sum_c |w x|, any summation order (Higham 2002, 3.1). The result for a row does not depend on
+  // the range (bitwise).
+  void (*mat_vec)(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y);
 
   // y[j] = fma(coefficient[k], w_k[j], y[j]) for k = 0, 1, ... in this order, j in [begin, end):
   // the DIP kernel. columns[k] points at an encoded column (unit_codec.h) of `elements`;
@@ -70,6 +70,10 @@ struct Kernels {
   //   half or float as `half` says; scores [tokens] scratch; out [head_size]. tokens > 0.
   void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
                  size_t tokens, size_t head_size, float scale, float* scores, float* out);
+
+  // scores[i] = exp(scores[i] - largest) / sum of these, for i in [0, n). n > 0. Relative error
+  // below (n + 8) * 2^-23.
+  void (*softmax)(size_t n, float* scores);
 
   // Rounds floats to halves (nearest even): what goes into a half KV cache.
   void (*to_half)(const float* x, size_t n, uint16_t* out);

@@ -65,20 +65,22 @@ void AddColumnsTokens(UnitEncoding encoding, const uint8_t* const* columns,
   }
 }
 
-void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, size_t x_stride,
-            size_t tokens, float* y, size_t y_stride) {
-  const size_t piece = 32;  // A whole number of blocks in every type.
-  float decoded[piece];
+float RowElement(const MatrixView& w, const std::byte* row, size_t c) {
+  if (GgmlBlockElements(w.type) == 1) {
+    float value;
+    DecodeGgmlRow(w.type, row + GgmlRowBytes(w.type, c), 1, &value);
+    return value;
+  }
+  const auto encoding = w.type == GgmlType::kQ4_0 ? UnitEncoding::kQ4 : UnitEncoding::kQ8;
+  const Element e = ColumnElement(encoding, reinterpret_cast<const uint8_t*>(row), w.columns, c);
+  return e.scale * e.code;
+}
+
+void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y) {
   for (size_t r = row_begin; r < row_end; ++r) {
-    for (size_t t = 0; t < tokens; ++t) {
-      float sum = 0;
-      for (size_t c = 0; c < w.columns; c += piece) {
-        const size_t n = std::min(piece, w.columns - c);
-        DecodeGgmlRow(w.type, w.Row(r) + GgmlRowBytes(w.type, c), n, decoded);
-        for (size_t i = 0; i < n; ++i) sum = std::fma(decoded[i], x[t * x_stride + c + i], sum);
-      }
-      y[t * y_stride + r] = sum;
-    }
+    float sum = 0;
+    for (size_t c = 0; c < w.columns; ++c) sum = std::fma(RowElement(w, w.Row(r), c), x[c], sum);
+    y[r] = sum;
   }
 }
 
@@ -133,6 +135,16 @@ void Attend(const float* query, const void* keys, const void* values, bool half,
   }
 }
 
+void Softmax(size_t n, float* scores) {
+  const float largest = *std::max_element(scores, scores + n);
+  float total = 0;
+  for (size_t i = 0; i < n; ++i) {
+    scores[i] = std::exp(scores[i] - largest);
+    total += scores[i];
+  }
+  for (size_t i = 0; i < n; ++i) scores[i] /= total;
+}
+
 void ToHalf(const float* x, size_t n, uint16_t* out) {
   for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
@@ -146,6 +158,7 @@ constexpr Kernels kScalar = {
     .silu_multiply = SiluMultiply,
     .add = Add,
     .attend = Attend,
+    .softmax = Softmax,
     .to_half = ToHalf,
 };
 

@@ -35,6 +35,7 @@ const Kernels& Table() {
       .silu_multiply = SiluMultiply,
       .add = Add,
       .attend = Attend,
+      .softmax = Softmax,
       .to_half = ToHalf,
   };
   return table;

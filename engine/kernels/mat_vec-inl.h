@@ -1,8 +1,10 @@
 // mat_vec, compiled once per instruction set (kernels_simd.cc).
 //
-// Every (row, token) pair has one accumulator of kLanes partial sums, to which each group of 32
-// products is added; the lanes are summed at the end. Tiles of rows and tokens only decide which
-// pairs advance together, never the order within a pair: hence the results depend on neither.
+// Every row has one accumulator of kLanes partial sums per tile of columns, to which each group of
+// 32 products is added; the lanes are summed at the end of a tile. How many rows advance together
+// never changes the order within a row: hence the result does not depend on the range of rows.
+//
+// Nibbles are taken as in nibbles-inl.h: eight to a lane, against activations in the same order.
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_MAT_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -17,147 +19,222 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/units.h"
+#include "engine/kernels/batch-inl.h"
 #include "engine/kernels/decode-inl.h"
 #include "engine/kernels/kernels.h"
-#include "hwy/cache_control.h"
+#include "engine/kernels/nibbles-inl.h"
 #include "hwy/highway.h"
+#include "proto/store/v1/static_rows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-// Tokens that pass over the matrix together: their activations (32 x 4096 floats = 512 KiB) stay
-// in the second cache.
-constexpr size_t kTokenBlock = 32;
+// Columns per pass over the rows: the activations of a pass stay in the first cache.
+constexpr size_t kTileColumns = 4096;
+constexpr size_t kTileOfGroups = kTileColumns / kGroup;
 
-// Bytes of 32 weights in a GGUF row, with the half scale in front of quantised ones.
-constexpr bool HasScale(Codes codes) { return codes == Codes::kInt8 || codes == Codes::kNibbles; }
-constexpr size_t BlockBytes(Codes codes) { return GroupBytes(codes) + (HasScale(codes) ? 2 : 0); }
+// Codes of `kRows` rows at the first column of a tile, and their scales there (quantised types).
+template <size_t kRows>
+struct RowTile {
+  const uint8_t* codes[kRows];
+  const uint8_t* scales[kRows];
+  size_t ahead_bytes = 0;  // from a row's code to the same place in what is visited next
+};
 
-// sum[t] += w . x[t] over 32 columns.
-template <Codes kCodes, size_t kTokens>
-HWY_INLINE void AddDot(const uint8_t* block, const float* HWY_RESTRICT x, size_t x_stride,
-                       FloatVec (&sum)[kTokens]) {
-  const FloatTag df;
-  FloatVec w[kVecs];
-  DecodeGroup<kCodes>(block + (HasScale(kCodes) ? 2 : 0), w);
+// Scales of the rows' groups as floats, one block of groups at a time; padded, because
+// SpreadFactors loads four at once.
+template <size_t kRows>
+using RowFactors = float[kRows][kBlockGroups + 4];
+
+// The next rows come from memory while these are computed.
+template <size_t kRows>
+HWY_INLINE void PrefetchNextRows(const RowTile<kRows>& tile, size_t at) {
   HWY_UNROLL(4)
-  for (size_t t = 0; t < kTokens; ++t) {
-    auto products = hn::Mul(w[0], hn::LoadU(df, x + t * x_stride));
+  for (size_t r = 0; r < kRows; ++r) PrefetchSoon(tile.codes[r] + tile.ahead_bytes + at);
+}
+
+// factors[r][g] = scale of group g, for kBlockGroups groups from `group` on. Reads whole vectors of
+// scales: what lies behind a row's last scale is its codes.
+template <size_t kRows>
+HWY_INLINE void FillRowFactors(const RowTile<kRows>& tile, size_t group,
+                               RowFactors<kRows>& factors) {
+  const FloatTag df;
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t g = 0; g < kBlockGroups; g += kLanes) {
+      const auto scales = LoadNarrow<hwy::float16_t>(tile.scales[r] + 2 * (group + g));
+      hn::StoreU(hn::PromoteTo(df, scales), df, factors[r] + g);
+    }
+  }
+}
+
+// sum[r] += w[r] . x over one group of 32 columns; x in order.
+template <Codes kCodes, size_t kRows>
+HWY_INLINE void DotGroup(const RowTile<kRows>& tile, size_t g, const float* HWY_RESTRICT x,
+                         const RowFactors<kRows>& factors, size_t factor, FloatVec (&sum)[kRows]) {
+  const FloatTag df;
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < kRows; ++r) {
+    FloatVec w[kVecs];
+    DecodeGroup<kCodes>(tile.codes[r] + g * GroupBytes(kCodes), w);
+    auto products = hn::Mul(w[0], hn::LoadU(df, x));
     HWY_UNROLL(8)
     for (size_t v = 1; v < kVecs; ++v) {
-      products = hn::MulAdd(w[v], hn::LoadU(df, x + t * x_stride + v * kLanes), products);
+      products = hn::MulAdd(w[v], hn::LoadU(df, x + v * kLanes), products);
     }
-    if constexpr (HasScale(kCodes)) {
-      sum[t] = hn::MulAdd(hn::Set(df, HalfAt(block)), products, sum[t]);
-    } else {
-      sum[t] = hn::Add(sum[t], products);
-    }
+    sum[r] = hn::MulAdd(hn::Set(df, factors[r][factor]), products, sum[r]);
   }
 }
 
-// The last columns of a row of floats, zero-padded to 32: sum[r][t] += w[r] . x[t].
-template <Codes kCodes, size_t kRows, size_t kTokens>
-HWY_NOINLINE void AddDotTail(const uint8_t* const (&rows)[kRows], size_t columns, const float* x,
-                             size_t x_stride, FloatVec (&sum)[kRows][kTokens]) {
-  const size_t begin = columns / kGroup * kGroup;
-  float padded_x[kTokens][kGroup] = {};
-  for (size_t t = 0; t < kTokens; ++t) {
-    std::memcpy(padded_x[t], x + t * x_stride + begin, (columns - begin) * sizeof(float));
-  }
-  for (size_t r = 0; r < kRows; ++r) {
-    uint8_t padded_w[GroupBytes(kCodes)] = {};
-    constexpr size_t kElementBytes = GroupBytes(kCodes) / kGroup;
-    std::memcpy(padded_w, rows[r] + begin * kElementBytes, (columns - begin) * kElementBytes);
-    AddDot<kCodes, kTokens>(padded_w, padded_x[0], kGroup, sum[r]);
-  }
-}
-
-// y[t * y_stride + r] for kRows rows and kTokens tokens.
-template <Codes kCodes, size_t kRows, size_t kTokens>
-HWY_NOINLINE void DotTile(const uint8_t* first_row, size_t row_bytes, size_t columns,
-                          const float* HWY_RESTRICT x, size_t x_stride, float* HWY_RESTRICT y,
-                          size_t y_stride) {
-  const FloatTag df;
-  const uint8_t* rows[kRows];
-  FloatVec sum[kRows][kTokens];
+// sum[r] += w[r] . x over one chunk of nibbles; x in spread order (nibbles-inl.h).
+template <size_t kNibble, size_t kRows>
+HWY_INLINE void DotNibble(const hn::Vec<UintTag> (&codes)[kRows], const float* HWY_RESTRICT spread,
+                          FloatVec (&products)[kRows]) {
+  const auto x = hn::Load(FloatTag(), spread + kNibble * kLanes);
   HWY_UNROLL(4)
   for (size_t r = 0; r < kRows; ++r) {
-    rows[r] = first_row + r * row_bytes;
-    HWY_UNROLL(4)
-    for (size_t t = 0; t < kTokens; ++t) sum[r][t] = hn::Zero(df);
+    const auto value = SpreadValue<kNibble>(codes[r]);
+    products[r] = kNibble == 0 ? hn::Mul(value, x) : hn::MulAdd(value, x, products[r]);
   }
-  for (size_t g = 0; g < columns / kGroup; ++g) {
-    const size_t at = g * BlockBytes(kCodes);
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < kRows; ++r) {
-      hwy::Prefetch(rows[r] + kRows * row_bytes + at);  // The same place in the next rows.
-      AddDot<kCodes, kTokens>(rows[r] + at, x + g * kGroup, x_stride, sum[r]);
-    }
-  }
-  if constexpr (!HasScale(kCodes)) {
-    if (columns % kGroup != 0) {
-      AddDotTail<kCodes, kRows, kTokens>(rows, columns, x, x_stride, sum);
-    }
-  }
+}
+
+template <size_t kRows>
+HWY_INLINE void DotChunk(const RowTile<kRows>& tile, size_t g, const float* HWY_RESTRICT spread,
+                         const RowFactors<kRows>& factors, size_t factor, FloatVec (&sum)[kRows]) {
+  hn::Vec<UintTag> codes[kRows];
+  FloatVec products[kRows];
+  HWY_UNROLL(4)
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t t = 0; t < kTokens; ++t) {
-      y[t * y_stride + r] = hn::GetLane(hn::SumOfLanes(df, sum[r][t]));
+    codes[r] = hn::LoadU(UintTag(), reinterpret_cast<const uint32_t*>(
+                                        tile.codes[r] + g * GroupBytes(Codes::kNibbles)));
+  }
+  DotNibble<0>(codes, spread, products);
+  DotNibble<1>(codes, spread, products);
+  DotNibble<2>(codes, spread, products);
+  DotNibble<3>(codes, spread, products);
+  DotNibble<4>(codes, spread, products);
+  DotNibble<5>(codes, spread, products);
+  DotNibble<6>(codes, spread, products);
+  DotNibble<7>(codes, spread, products);
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < kRows; ++r) {
+    sum[r] = hn::MulAdd(SpreadFactors(factors[r] + factor), products[r], sum[r]);
+  }
+}
+
+constexpr bool HasScale(Codes codes) { return codes == Codes::kInt8 || codes == Codes::kNibbles; }
+
+// Groups of a tile that are visited in chunks, with spread activations.
+constexpr size_t SpreadGroups(Codes codes, size_t groups) {
+  return codes == Codes::kNibbles ? groups / kChunkGroups * kChunkGroups : 0;
+}
+
+// sum[r] = w[r] . x over the whole groups of a tile. x: in order, but spread for SpreadGroups.
+template <Codes kCodes, size_t kRows>
+HWY_INLINE void DotGroups(const RowTile<kRows>& tile, size_t groups, const float* HWY_RESTRICT x,
+                          FloatVec (&sum)[kRows]) {
+  RowFactors<kRows> factors;
+  if constexpr (!HasScale(kCodes)) {
+    for (auto& row : factors) std::fill(std::begin(row), std::end(row), 1.0f);
+  }
+  const size_t spread = SpreadGroups(kCodes, groups);
+  for (size_t block = 0; block < groups; block += kBlockGroups) {
+    if constexpr (HasScale(kCodes)) FillRowFactors<kRows>(tile, block, factors);
+    const size_t end = std::min(groups, block + kBlockGroups);
+    size_t g = block;
+    for (; g < std::min(end, spread); g += kChunkGroups) {
+      if (g * GroupBytes(kCodes) % kLine == 0) PrefetchNextRows(tile, g * GroupBytes(kCodes));
+      DotChunk<kRows>(tile, g, x + g * kGroup, factors, g - block, sum);
+    }
+    for (; g < end; ++g) {
+      const size_t at = g * GroupBytes(kCodes);
+      for (size_t line = RoundUp(at, kLine); line < at + GroupBytes(kCodes); line += kLine) {
+        PrefetchNextRows(tile, line);
+      }
+      DotGroup<kCodes, kRows>(tile, g, x + g * kGroup, factors, g - block, sum);
     }
   }
 }
 
-// All of [row_begin, row_end) for kTokens tokens, kRows rows at a time.
-template <Codes kCodes, size_t kRows, size_t kTokens>
-HWY_INLINE void DotRows(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
-                        size_t x_stride, float* y, size_t y_stride) {
-  const auto row = [&](size_t r) { return reinterpret_cast<const uint8_t*>(w.Row(r)); };
-  size_t r = row_begin;
-  for (; r + kRows <= row_end; r += kRows) {
-    DotTile<kCodes, kRows, kTokens>(row(r), w.row_bytes, w.columns, x, x_stride, y + r, y_stride);
+// The last columns of a row of floats, zero-padded to a group.
+template <Codes kCodes>
+HWY_NOINLINE float DotTail(const uint8_t* row, const float* x, size_t begin, size_t columns) {
+  constexpr size_t kElementBytes = GroupBytes(kCodes) / kGroup;
+  float padded_x[kGroup] = {};
+  uint8_t padded_w[GroupBytes(kCodes)] = {};
+  std::memcpy(padded_x, x + begin, (columns - begin) * sizeof(float));
+  std::memcpy(padded_w, row + begin * kElementBytes, (columns - begin) * kElementBytes);
+  FloatVec sum[1] = {hn::Zero(FloatTag())};
+  DotGroups<kCodes, 1>({.codes = {padded_w}, .scales = {nullptr}}, 1, padded_x, sum);
+  return hn::GetLane(hn::SumOfLanes(FloatTag(), sum[0]));
+}
+
+// y[r] (+)= w[r] . x over one tile of columns, for kRows rows.
+template <Codes kCodes, size_t kRows>
+HWY_NOINLINE void DotRows(const uint8_t* row, size_t row_bytes, size_t scale_bytes, size_t tile,
+                          size_t groups, const float* HWY_RESTRICT x, float* HWY_RESTRICT y) {
+  const FloatTag df;
+  RowTile<kRows> rows;
+  rows.ahead_bytes = kRows * row_bytes;
+  FloatVec sum[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    rows.codes[r] = row + r * row_bytes + scale_bytes + tile * GroupBytes(kCodes);
+    rows.scales[r] = row + r * row_bytes + 2 * tile;
+    if constexpr (HasScale(kCodes)) PrefetchSoon(rows.scales[r] + rows.ahead_bytes);
+    sum[r] = hn::Zero(df);
   }
-  for (; r < row_end; ++r) {
-    DotTile<kCodes, 1, kTokens>(row(r), w.row_bytes, w.columns, x, x_stride, y + r, y_stride);
+  DotGroups<kCodes, kRows>(rows, groups, x, sum);
+  for (size_t r = 0; r < kRows; ++r) {
+    y[r] = (tile == 0 ? 0.0f : y[r]) + hn::GetLane(hn::SumOfLanes(df, sum[r]));
   }
 }
 
 template <Codes kCodes>
-void MatVecOf(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
-              size_t x_stride, size_t tokens, float* y, size_t y_stride) {
-  constexpr size_t kTokens = 4;
-  constexpr size_t kRows = 2;  // 8 accumulators
-  for (size_t block = 0; block < tokens; block += kTokenBlock) {
-    const size_t end = std::min(tokens, block + kTokenBlock);
-    const size_t tiled = block + (end - block) / kTokens * kTokens;
-    // Rows outside, tokens inside: a pair of rows stays in the first cache for all tokens.
-    for (size_t r = row_begin; tiled > block && r < row_end; r += kRows) {
-      for (size_t t = block; t < tiled; t += kTokens) {
-        DotRows<kCodes, kRows, kTokens>(w, r, std::min(row_end, r + kRows), x + t * x_stride,
-                                        x_stride, y + t * y_stride, y_stride);
+void MatVecOf(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y) {
+  constexpr size_t kRows = 4;
+  const size_t groups = w.columns / kGroup;
+  const size_t scale_bytes = StaticScaleBytes(w.type, w.columns);
+  const auto row = [&](size_t r) { return reinterpret_cast<const uint8_t*>(w.Row(r)); };
+  HWY_ALIGN float spread[kCodes == Codes::kNibbles ? kTileColumns : 1];
+  for (size_t tile = 0; tile < std::max<size_t>(groups, 1); tile += kTileOfGroups) {
+    const size_t n = std::min(groups - tile, kTileOfGroups);
+    const float* tile_x = x + tile * kGroup;
+    if constexpr (kCodes == Codes::kNibbles) {
+      std::copy_n(tile_x, n * kGroup, spread);
+      for (size_t g = 0; g < SpreadGroups(kCodes, n); g += kChunkGroups) {
+        SpreadChunk(tile_x + g * kGroup, spread + g * kGroup);
       }
+      tile_x = spread;
     }
-    for (size_t t = tiled; t < end; ++t) {
-      DotRows<kCodes, 4, 1>(w, row_begin, row_end, x + t * x_stride, 0, y + t * y_stride, 0);
+    size_t r = row_begin;
+    for (; r + kRows <= row_end; r += kRows) {
+      DotRows<kCodes, kRows>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
+    }
+    for (; r < row_end; ++r) {
+      DotRows<kCodes, 1>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
+    }
+  }
+  if constexpr (!HasScale(kCodes)) {
+    for (size_t r = row_begin; w.columns % kGroup != 0 && r < row_end; ++r) {
+      y[r] += DotTail<kCodes>(row(r), x, groups * kGroup, w.columns);
     }
   }
 }
 
 inline void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
-                   size_t x_stride, size_t tokens, float* y, size_t y_stride) {
-  const auto run = [&](auto mat_vec) {
-    mat_vec(w, row_begin, row_end, x, x_stride, tokens, y, y_stride);
-  };
+                   float* y) {
   switch (w.type) {
     case GgmlType::kF32:
-      return run(MatVecOf<Codes::kF32>);
+      return MatVecOf<Codes::kF32>(w, row_begin, row_end, x, y);
     case GgmlType::kF16:
-      return run(MatVecOf<Codes::kF16>);
+      return MatVecOf<Codes::kF16>(w, row_begin, row_end, x, y);
     case GgmlType::kBF16:
-      return run(MatVecOf<Codes::kBF16>);
+      return MatVecOf<Codes::kBF16>(w, row_begin, row_end, x, y);
     case GgmlType::kQ8_0:
-      return run(MatVecOf<Codes::kInt8>);
+      return MatVecOf<Codes::kInt8>(w, row_begin, row_end, x, y);
     case GgmlType::kQ4_0:
-      return run(MatVecOf<Codes::kNibbles>);
+      return MatVecOf<Codes::kNibbles>(w, row_begin, row_end, x, y);
   }
 }
 

@@ -35,23 +35,28 @@ constexpr size_t kSpreadCount = 16;  // columns from which on spreading the outp
 
 static_assert(kBlockGroups % kChunkGroups == 0);
 
-// y [kChunkGroups * 32] <-> spread [8][kLanes], nibble by nibble of a lane.
-template <bool kBack>
-HWY_INLINE void SpreadChunk(float* HWY_RESTRICT y, float* HWY_RESTRICT spread) {
+// Where the spread lanes of half a group lie; byte b of a lane is 2 * b vectors further.
+HWY_INLINE size_t SpreadAt(size_t group, size_t high) { return high * kLanes + group * 4; }
+
+// in_order [kChunkGroups * 32] -> spread [8][kLanes], nibble by nibble of a lane.
+HWY_INLINE void SpreadChunk(const float* HWY_RESTRICT in_order, float* HWY_RESTRICT spread) {
   const hn::CappedTag<float, 4> d4;
-  for (size_t g = 0; g < kChunkGroups; ++g) {
-    for (size_t high = 0; high < 2; ++high) {
-      float* in_order = y + g * kGroup + high * 16;
-      float* lanes = spread + high * kLanes + g * 4;  // byte b: 2 * b vectors further
-      hn::Vec<decltype(d4)> bytes[4];
-      if constexpr (kBack) {
-        for (size_t b = 0; b < 4; ++b) bytes[b] = hn::LoadU(d4, lanes + 2 * b * kLanes);
-        hn::StoreInterleaved4(bytes[0], bytes[1], bytes[2], bytes[3], d4, in_order);
-      } else {
-        hn::LoadInterleaved4(d4, in_order, bytes[0], bytes[1], bytes[2], bytes[3]);
-        for (size_t b = 0; b < 4; ++b) hn::StoreU(bytes[b], d4, lanes + 2 * b * kLanes);
-      }
-    }
+  for (size_t i = 0; i < 2 * kChunkGroups; ++i) {
+    float* lanes = spread + SpreadAt(i / 2, i % 2);
+    hn::Vec<decltype(d4)> bytes[4];
+    hn::LoadInterleaved4(d4, in_order + i * 16, bytes[0], bytes[1], bytes[2], bytes[3]);
+    for (size_t b = 0; b < 4; ++b) hn::StoreU(bytes[b], d4, lanes + 2 * b * kLanes);
+  }
+}
+
+// The way back.
+HWY_INLINE void GatherChunk(const float* HWY_RESTRICT spread, float* HWY_RESTRICT in_order) {
+  const hn::CappedTag<float, 4> d4;
+  for (size_t i = 0; i < 2 * kChunkGroups; ++i) {
+    const float* lanes = spread + SpreadAt(i / 2, i % 2);
+    hn::Vec<decltype(d4)> bytes[4];
+    for (size_t b = 0; b < 4; ++b) bytes[b] = hn::LoadU(d4, lanes + 2 * b * kLanes);
+    hn::StoreInterleaved4(bytes[0], bytes[1], bytes[2], bytes[3], d4, in_order + i * 16);
   }
 }
 
@@ -141,7 +146,7 @@ inline void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t s
   for (size_t tile = begin; tile < end; tile += kTileGroups) {
     const size_t tile_end = std::min(end, tile + kTileGroups);
     for (size_t g = tile; g < tile_end; g += kChunkGroups) {
-      SpreadChunk<false>(y + g * kGroup, spread + (g - tile) * kGroup);
+      SpreadChunk(y + g * kGroup, spread + (g - tile) * kGroup);
     }
     for (size_t k = 0; k < count; k += kBatch) {
       const Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
@@ -151,7 +156,7 @@ inline void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t s
       }
     }
     for (size_t g = tile; g < tile_end; g += kChunkGroups) {
-      SpreadChunk<true>(y + g * kGroup, spread + (g - tile) * kGroup);
+      GatherChunk(spread + (g - tile) * kGroup, y + g * kGroup);
     }
   }
 }

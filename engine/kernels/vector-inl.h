@@ -146,6 +146,20 @@ HWY_INLINE float ExpOfDifferences(float largest, size_t tokens, float* scores) {
   return sum;
 }
 
+inline void Softmax(size_t n, float* scores) {
+  const FloatTag df;
+  auto largest = hn::Set(df, -INFINITY);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) largest = hn::Max(largest, hn::LoadU(df, scores + i));
+  float most = hn::GetLane(hn::MaxOfLanes(df, largest));
+  for (; i < n; ++i) most = std::max(most, scores[i]);
+  const float factor = 1.0f / ExpOfDifferences(most, n, scores);
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(df, scores + i), hn::Set(df, factor)), df, scores + i);
+  }
+  for (; i < n; ++i) scores[i] *= factor;
+}
+
 // out[i] = factor * sum_t scores[t] * values[t * stride + i] for the first n <= kVectors * kLanes.
 template <size_t kVectors, typename T>
 HWY_INLINE void WeightedSum(const float* scores, const T* values, size_t stride, size_t tokens,

@@ -85,7 +85,7 @@ TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {
 TEST_F(InspectCommandTest, ExplainsAPack) {
   MakePack();
   const Json report = Inspect("m.tgpack");
-  EXPECT_EQ(report["format"], "Tidegate pack version 1");
+  EXPECT_EQ(report["format"], "Tidegate pack version 2");
   EXPECT_EQ(report["uuid"].get<std::string>().size(), 36u);
   EXPECT_EQ(report["model_name"], "test-llama");
   EXPECT_EQ(report["static"]["tensors"], 15);
@@ -107,7 +107,7 @@ TEST_F(InspectCommandTest, TextHasALineForEveryValue) {
   MakePack();
   ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack")}, &out_).ok());
   for (const char* line :
-       {"format                       Tidegate pack version 1", "  hidden size                64",
+       {"format                       Tidegate pack version 2", "  hidden size                64",
         "streamed:", "  input units:", "12.50 %", "relative rms error:", "  add bos"}) {
     EXPECT_THAT(out_, HasSubstr(line));
   }

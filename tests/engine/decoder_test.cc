@@ -11,14 +11,15 @@ namespace {
 // step.
 std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>& tokens,
                             size_t prefilled, size_t piece, uint32_t threads,
-                            bool half_kv = false) {
+                            Precision precision = Precision::kExact, bool half_kv = false) {
   LocalDecoder local(store, threads, true, 16);
   KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
   std::vector<float> logits(local.model->config.vocab_size);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   for (size_t at = 0; at < prefilled; at += piece) {
     const size_t count = std::min(piece, prefilled - at);
-    CHECK(local.decoder->Prefill(kv, {tokens.data() + at, count}, logits, accounts).ok());
+    CHECK(
+        local.decoder->Prefill(kv, {tokens.data() + at, count}, precision, logits, accounts).ok());
   }
   for (size_t at = prefilled; at < tokens.size(); ++at) {
     CHECK(local.decoder->Step(kv, tokens[at], nullptr, logits, accounts).ok());
@@ -27,7 +28,13 @@ std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>&
   return logits;
 }
 
-TEST(DecoderTest, PrefillInAnyPiecesEqualsStepByStepBitwise) {
+void ExpectClose(const std::vector<float>& expected, const std::vector<float>& actual,
+                 double limit) {
+  ASSERT_EQ(expected.size(), actual.size());
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(expected[i], actual[i], limit) << i;
+}
+
+TEST(DecoderTest, PrefillInAnyPiecesIsTheSameBitwiseAndCloseToStepByStep) {
   for (const bool tied : {false, true}) {
     for (const GgmlType type : {GgmlType::kF32, GgmlType::kF16, GgmlType::kQ8_0}) {
       LocalStore store({.model = {.matrices = type, .tied = tied, .rope_freqs = tied},
@@ -35,18 +42,32 @@ TEST(DecoderTest, PrefillInAnyPiecesEqualsStepByStepBitwise) {
                         .store = {}});
       const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270, 263, 262, 299, 4};
       const std::vector<float> stepped = LogitsOf(store, tokens, 0, 1, 1);
-      EXPECT_EQ(LogitsOf(store, tokens, 11, 11, 1), stepped);
-      EXPECT_EQ(LogitsOf(store, tokens, 11, 4, 2), stepped);
-      EXPECT_EQ(LogitsOf(store, tokens, 7, 3, 1), stepped);
+      for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+        const std::vector<float> whole = LogitsOf(store, tokens, 11, 11, 1, precision);
+        EXPECT_EQ(LogitsOf(store, tokens, 11, 4, 2, precision), whole);
+        EXPECT_EQ(LogitsOf(store, tokens, 11, 1, 1, precision), whole);
+        const double limit = precision == Precision::kExact ? 1e-5 : 5e-2;
+        ExpectClose(stepped, whole, limit);
+        ExpectClose(stepped, LogitsOf(store, tokens, 7, 3, 1, precision), limit);
+      }
     }
   }
+}
+
+TEST(DecoderTest, PiecesAreOfOneLength) {
+  LocalStore store;
+  const LocalDecoder local(store, 1, true, 16);
+  EXPECT_EQ(local.decoder->PieceTokens(1), 1u);
+  EXPECT_EQ(local.decoder->PieceTokens(16), 16u);
+  EXPECT_EQ(local.decoder->PieceTokens(17), 9u);
+  EXPECT_EQ(local.decoder->PieceTokens(33), 11u);
 }
 
 TEST(DecoderTest, HalfKvIsCloseToSingle) {
   LocalStore store;
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270};
-  const std::vector<float> single = LogitsOf(store, tokens, 7, 7, 1, false);
-  const std::vector<float> half = LogitsOf(store, tokens, 7, 7, 1, true);
+  const std::vector<float> single = LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, false);
+  const std::vector<float> half = LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, true);
   EXPECT_NE(single, half);
   for (size_t i = 0; i < single.size(); ++i) ASSERT_NEAR(single[i], half[i], 0.05);
 }
@@ -56,10 +77,10 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   LocalDecoder local(store);
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300};
   KvCache kv(local.model->config, 8, false);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   std::vector<std::vector<float>> rows;
   ASSERT_TRUE(local.decoder
-                  ->Prefill(kv, tokens, {}, accounts,
+                  ->Prefill(kv, tokens, Precision::kExact, {}, accounts,
                             [&](uint32_t position, std::span<float> logits) {
                               EXPECT_EQ(position, rows.size());
                               rows.emplace_back(logits.begin(), logits.end());
@@ -77,9 +98,9 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   LocalStore store;
   LocalDecoder local(store);
   KvCache kv(local.model->config, 8, false);
-  MlpAccounts accounts;
+  PassAccounts accounts;
   const std::vector<TokenId> tokens = {1, 270};
-  ASSERT_TRUE(local.decoder->Prefill(kv, tokens, {}, accounts).ok());
+  ASSERT_TRUE(local.decoder->Prefill(kv, tokens, Precision::kExact, {}, accounts).ok());
   store.Stop();
   EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, {}, accounts).code(),
             absl::StatusCode::kUnavailable);

@@ -14,6 +14,13 @@ TEST(EngineTypesTest, ModeNamesRoundTrip) {
   EXPECT_EQ(ParseDecodeMode("sparse").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(EngineTypesTest, PrecisionNamesRoundTrip) {
+  for (const Precision precision : {Precision::kFast, Precision::kExact}) {
+    EXPECT_EQ(*ParsePrecision(PrecisionName(precision)), precision);
+  }
+  EXPECT_EQ(ParsePrecision("slow").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(EngineTypesTest, FinishReasonNamesAreDistinct) {
   std::set<std::string_view> names;
   for (uint32_t r = 1; r <= static_cast<uint32_t>(FinishReason::kError); ++r) {

@@ -86,13 +86,13 @@ TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
        {UnitEncoding::kF32, UnitEncoding::kF16, UnitEncoding::kQ8, UnitEncoding::kQ4}) {
     LocalStore store({.model = {}, .pack = {.units = units}, .store = {}});
     LocalDecoder local(store);
-    Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 4, true);
+    Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
     for (uint32_t layer = 0; layer < 2; ++layer) {
       const PlainMlp plain = LoadPlain(store.pack_path(), layer);
       const std::vector<float> x = RandomInput(64, 5 + layer);
       for (const auto& [kept_input, kept_hidden] : {std::pair{64u, 96u}, {40u, 30u}, {1u, 1u}}) {
         std::vector<float> y(64, 0.0f);
-        MlpAccounts accounts;
+        PassAccounts accounts;
         ASSERT_TRUE(mlp.Pruned(layer, x.data(),
                                {.kept_input = kept_input, .kept_hidden = kept_hidden}, y.data(),
                                accounts)
@@ -106,22 +106,56 @@ TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
   }
 }
 
-TEST(MlpTest, DenseOfSeveralTokensEqualsEachAloneBitwise) {
-  LocalStore store;
-  LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 4, true);
-  const std::vector<float> x = RandomInput(3 * 64, 9);
-  std::vector<float> together(3 * 64, 0.0f), alone(3 * 64, 0.0f);
-  MlpAccounts accounts;
-  for (uint32_t layer = 0; layer < 2; ++layer) {
-    ASSERT_TRUE(mlp.Dense(layer, x.data(), 3, together.data(), accounts).ok());
-  }
-  for (uint32_t t = 0; t < 3; ++t) {
-    for (uint32_t layer = 0; layer < 2; ++layer) {
-      ASSERT_TRUE(mlp.Dense(layer, &x[t * 64], 1, &alone[t * 64], accounts).ok());
+TEST(MlpTest, SeveralTokensEqualEachAloneBitwiseAndOneTokenClosely) {
+  const uint32_t tokens = 9;
+  for (const UnitEncoding units : {UnitEncoding::kF32, UnitEncoding::kQ4}) {
+    LocalStore store({.model = {}, .pack = {.units = units}, .store = {}});
+    LocalDecoder local(store);
+    Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
+    const std::vector<float> x = RandomInput(tokens * 64, 9);
+    for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+      std::vector<float> together(tokens * 64, 0.0f), alone = together, stepped = together;
+      PassAccounts accounts;
+      ASSERT_TRUE(mlp.DenseTokens(1, x.data(), tokens, precision, together.data(), accounts).ok());
+      for (uint32_t t = 0; t < tokens; ++t) {
+        const size_t at = t * 64;
+        ASSERT_TRUE(mlp.DenseTokens(1, &x[at], 1, precision, &alone[at], accounts).ok());
+        ASSERT_TRUE(mlp.Dense(1, &x[at], &stepped[at], accounts).ok());
+      }
+      EXPECT_EQ(together, alone);
+      // Outputs are of the order of 1: f32 rounding, and 8 bits of every operand.
+      const double limit = precision == Precision::kExact ? 1e-5 : 2e-2;
+      for (size_t i = 0; i < alone.size(); ++i) ASSERT_NEAR(alone[i], stepped[i], limit);
     }
   }
-  EXPECT_EQ(together, alone);
+}
+
+// Batches of a prompt are as large as staging allows; what they hold must not show.
+TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
+  const uint32_t tokens = 7;
+  const std::vector<float> x = RandomInput(tokens * 64, 22);
+  for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+    std::vector<float> expected;
+    for (const double fraction : {1.0, 0.4, 0.0}) {
+      for (const uint64_t staging : {4096u, 8192u, 12288u, 40960u}) {
+        StoreOptions options;
+        options.cache_fraction = fraction;
+        options.staging_bytes = staging;
+        LocalStore store({.model = {},
+                          .pack = {.units = UnitEncoding::kQ8, .one_unit_per_block = true},
+                          .store = options});
+        LocalDecoder local(store, 2);
+        Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
+        for (int round = 0; round < 2; ++round) {  // Cold, then warm.
+          std::vector<float> y(tokens * 64, 0.0f);
+          PassAccounts accounts;
+          ASSERT_TRUE(mlp.DenseTokens(0, x.data(), tokens, precision, y.data(), accounts).ok());
+          if (expected.empty()) expected = y;
+          EXPECT_EQ(y, expected) << fraction << " " << staging;
+        }
+      }
+    }
+  }
 }
 
 // The exactness gate at its source: no bit depends on cache, policy, overlap or threads at gamma 1,
@@ -138,11 +172,11 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
         options.staging_bytes = 8192;
         LocalStore store({.model = {}, .pack = {.units = UnitEncoding::kQ4}, .store = options});
         LocalDecoder local(store, overlap ? 2 : 1, overlap);
-        Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, overlap);
+        Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, overlap);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
-          MlpAccounts accounts;
+          PassAccounts accounts;
           std::vector<float> y(64, 0.0f), all(64, 0.0f), part(64, 0.0f);
-          ASSERT_TRUE(mlp.Dense(1, x.data(), 1, y.data(), accounts).ok());
+          ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), accounts).ok());
           ASSERT_TRUE(
               mlp.Pruned(1, x.data(), {.kept_input = 64, .kept_hidden = 96}, all.data(), accounts)
                   .ok());
@@ -176,12 +210,12 @@ TEST(MlpTest, CacheAwareSweepsEndHoweverBlocksLand) {
                     .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, true);
+  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
   for (uint32_t round = 0; round < 60; ++round) {
     const std::vector<float> x = RandomInput(64, round);
     const PlainMlp plain = LoadPlain(store.pack_path(), 0);
     std::vector<float> y(64, 0.0f);
-    MlpAccounts accounts;
+    PassAccounts accounts;
     ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999},
                            y.data(), accounts)
                     .ok());
@@ -197,12 +231,12 @@ TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
                     .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, true);
+  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
   const std::vector<float> x = RandomInput(64, 2);
   std::vector<float> y(64);
-  MlpAccounts cold, warm;
-  ASSERT_TRUE(mlp.Dense(1, x.data(), 1, y.data(), cold).ok());
-  ASSERT_TRUE(mlp.Dense(1, x.data(), 1, y.data(), warm).ok());
+  PassAccounts cold, warm;
+  ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), cold).ok());
+  ASSERT_TRUE(mlp.Dense(1, x.data(), y.data(), warm).ok());
   EXPECT_EQ(cold.flash_bytes, (64u + 96u) * 4096u);
   EXPECT_EQ(warm.flash_bytes, (32u + 48u) * 4096u);
   EXPECT_EQ(warm.hit_units[0], 32u);
@@ -211,11 +245,11 @@ TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
 TEST(MlpTest, ADeadStoreIsUnavailable) {
   LocalStore store;
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, 1, true);
+  Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
   store.Stop();
   std::vector<float> x(64, 1.0f), y(64);
-  MlpAccounts accounts;
-  EXPECT_EQ(mlp.Dense(0, x.data(), 1, y.data(), accounts).code(), absl::StatusCode::kUnavailable);
+  PassAccounts accounts;
+  EXPECT_EQ(mlp.Dense(0, x.data(), y.data(), accounts).code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

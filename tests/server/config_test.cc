@@ -24,13 +24,31 @@ TEST(ServerConfig, DefaultsAreValid) {
   EXPECT_EQ(config.engine.store_socket, "/run/tidegate/store.sock");
   EXPECT_EQ(config.drain_timeout, std::chrono::seconds(120));
   EXPECT_TRUE(config.engine.overlap);
+  EXPECT_EQ(config.engine.prefill_precision, Precision::kFast);
 }
 
 TEST(ServerConfig, TakesFlags) {
   ServerConfig config;
-  ASSERT_EQ(Parse({"--listen", "127.0.0.1:0", "--mode", "dip", "--density=0.5", "--gamma-min",
-                   "0.1", "--model-alias", "a,b", "--drain-timeout", "300ms", "--no-overlap",
-                   "--metrics-listen", "off", "--max-running", "2"},
+  ASSERT_EQ(Parse({"--listen",
+                   "127.0.0.1:0",
+                   "--mode",
+                   "dip",
+                   "--density=0.5",
+                   "--gamma-min",
+                   "0.1",
+                   "--model-alias",
+                   "a,b",
+                   "--drain-timeout",
+                   "300ms",
+                   "--no-overlap",
+                   "--metrics-listen",
+                   "off",
+                   "--max-running",
+                   "2",
+                   "--prefill",
+                   "exact",
+                   "--prefill-chunk",
+                   "99"},
                   config),
             std::nullopt);
   EXPECT_EQ(config.listen, "127.0.0.1:0");
@@ -42,6 +60,8 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_FALSE(config.engine.overlap);
   EXPECT_EQ(config.metrics_listen, "");
   EXPECT_EQ(config.engine.max_running, 2u);
+  EXPECT_EQ(config.engine.prefill_precision, Precision::kExact);
+  EXPECT_EQ(config.engine.prefill_chunk_tokens, 99u);
 }
 
 TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
@@ -64,6 +84,7 @@ TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
 TEST(ServerConfig, MistakesEndTheProgram) {
   for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "0"},
                                                     {"--mode", "fast"},
+                                                    {"--prefill", "slow"},
                                                     {"--density", "2"},
                                                     {"--drain-timeout", "soon"},
                                                     {"--log-level", "loud"},

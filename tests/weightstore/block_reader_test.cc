@@ -81,7 +81,7 @@ class BlockReaderTest : public testing::Test {
             .block = block,
             .purpose = purpose,
             .target = memory_.data() + place * 8192,
-            .slot = static_cast<uint32_t>(place)};
+            .place = static_cast<uint32_t>(place)};
   }
   // Submits and polls until nothing is left; the outcomes by (layer, kind, block).
   void Drain(BlockReader& reader) {

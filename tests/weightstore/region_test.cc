@@ -3,14 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "tests/support/tiny_pack.h"
 
 namespace tidegate {
@@ -75,6 +79,56 @@ TEST_F(RegionTest, PartsLieWhereTheHeaderSays) {
             static_cast<ptrdiff_t>(header_.slots_offset + 2 * 8192));
   EXPECT_EQ(region->slot(1, UnitKind::kHidden, 4) + 4096 - region->data(),
             static_cast<ptrdiff_t>(header_.staging_offset));
+}
+
+// Bytes of the mapping at `address` that lie in huge pages, as the kernel says.
+uint64_t HugeBytesAt(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  const std::string begin = absl::StrCat(absl::Hex(reinterpret_cast<uintptr_t>(address)), "-");
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("-") < line.find(":")) ours = line.compare(0, begin.size(), begin) == 0;
+    uint64_t kib = 0;
+    if (ours && std::sscanf(line.c_str(), "ShmemPmdMapped: %lu kB", &kib) == 1) return kib * 1024;
+  }
+  return 0;
+}
+
+RegionHeader LargeHeader(const RegionHeader& header) {
+  RegionHeader large = header;
+  large.staging_bytes = 1 << 20;  // for each lease of each session
+  large.region_bytes =
+      large.staging_offset + large.staging_bytes * kMaxSessions * kLeasesPerSession;
+  return large;
+}
+
+TEST_F(RegionTest, HugePagesLieBehindALargeRegionWhereTheKernelGivesThem) {
+  const RegionHeader large = LargeHeader(header_);
+  auto region = Region::Open(path_, large);
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(region->data()) % kHugePageBytes, 0u);
+  EXPECT_LE(region->huge_bytes(), large.region_bytes);
+  EXPECT_EQ(region->huge_bytes() % kHugePageBytes, 0u);
+  EXPECT_EQ(HugeBytesAt(region->data()), region->huge_bytes());
+  struct stat info;
+  ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+  EXPECT_GE(static_cast<uint64_t>(info.st_blocks) * 512, large.region_bytes);
+  for (const std::byte b : region->bytes().subspan(sizeof(RegionHeader))) {
+    ASSERT_EQ(b, std::byte{0});
+  }
+}
+
+TEST_F(RegionTest, WithoutHugePagesARegionIsMadeOfOrdinaryOnes) {
+  ASSERT_EQ(::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+  const RegionHeader large = LargeHeader(header_);
+  auto region = Region::Open(path_, large);
+  ::prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_EQ(region->huge_bytes(), 0u);
+  struct stat info;
+  ASSERT_EQ(::stat(path_.c_str(), &info), 0);
+  EXPECT_GE(static_cast<uint64_t>(info.st_blocks) * 512, large.region_bytes);
+  std::memset(region->slot(1, UnitKind::kInput, 1), 0x5a, 8192);
 }
 
 TEST_F(RegionTest, ASecondOwnerIsRefused) {

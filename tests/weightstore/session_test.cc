@@ -10,7 +10,7 @@ namespace tidegate {
 namespace {
 
 std::unique_ptr<Session> MakeSession() {
-  auto session = Session::Create(1, 7);
+  auto session = Session::Create(1, 7, StagingPool(64 << 10, 4096));
   EXPECT_TRUE(session.ok()) << session.status();
   return *std::move(session);
 }

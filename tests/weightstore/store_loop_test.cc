@@ -186,8 +186,8 @@ TEST_F(HostileEngineTest, TheEndOfABrokenSessionHitsNoSuccessor) {
   EXPECT_TRUE(Becomes(stats().engines_attached, 0));
 }
 
-// The staging ring has another number of places for each kind: what is left of one kind's position
-// must not lead out of the lease's staging.
+// A chunk of staging has another number of places for each kind: none must lead out of the
+// session's staging.
 TEST_F(HostileEngineTest, StreamedBlocksStayInTheirStaging) {
   options_.policy = "none";
   options_.cache_fraction = 0;
@@ -205,7 +205,7 @@ TEST_F(HostileEngineTest, StreamedBlocksStayInTheirStaging) {
     const uint64_t offset = engine_->locations(0)[0] & kLocationOffsetMask;
     const uint64_t bytes = kind == kIn ? kInBytes : kHidBytes;
     EXPECT_GE(offset, staging);
-    EXPECT_LE(offset + bytes, staging + region.staging_bytes) << "lease " << serial;
+    EXPECT_LE(offset + bytes, staging + kLeasesPerSession * region.staging_bytes) << serial;
     std::string data(bytes, '\0');
     ASSERT_TRUE(ReadAt(engine_->region_fd().get(), offset, data.data(), bytes).ok());
     EXPECT_TRUE(data == pack_.Block(0, kind, 3));

@@ -41,7 +41,8 @@ void BlockCache::Evict(uint32_t block) {
 }
 
 void BlockCache::MakeRoom(size_t wanted_count, std::span<const WantedBlock> mask) {
-  if (free_.size() >= wanted_count) return;
+  // A cache with a slot for every block never evicts: engines read such blocks without a lease.
+  if (free_.size() >= wanted_count || slots_.size() >= residency_.size()) return;
   for (const WantedBlock& w : mask) in_mask_[w.block] = true;
   candidates_.clear();
   for (const Slot& slot : slots_) {

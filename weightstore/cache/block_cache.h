@@ -69,7 +69,8 @@ class BlockCache {
   void Insert(uint32_t block, uint32_t slot);
   void Evict(uint32_t block);
   uint32_t SlotOf(uint32_t block) const;
-  // Makes up to `wanted_count` slots free by evicting blocks that are not in the mask.
+  // Makes up to `wanted_count` slots free by evicting blocks that are not in the mask; none where
+  // every block has a slot.
   void MakeRoom(size_t wanted_count, std::span<const WantedBlock> mask);
 
   std::span<ResidencyEntry> residency_;

@@ -152,6 +152,36 @@ std::span<const ResidencyEntry> WeightClient::Residency(uint32_t layer, UnitKind
           header_.kinds[static_cast<uint32_t>(kind)].block_count};
 }
 
+bool WeightClient::Complete(uint32_t layer, UnitKind kind) {
+  const RegionKind& k = header_.kinds[static_cast<uint32_t>(kind)];
+  if (k.slots_per_layer < k.block_count) return false;
+  const size_t index = size_t{layer} * kUnitKinds + static_cast<uint32_t>(kind);
+  complete_.resize(size_t{header_.layer_count} * kUnitKinds, false);
+  if (complete_[index]) return true;
+  // Acquire: pairs with the store's release when the block has landed.
+  complete_[index] = std::ranges::all_of(Residency(layer, kind), [](const ResidencyEntry& entry) {
+    const uint32_t value = entry.load(std::memory_order_acquire);
+    return value != 0 && (value & kInFlight) == 0;
+  });
+  return complete_[index];
+}
+
+void WeightClient::ReportUses() {
+  for (const LeaseMode mode : {LeaseMode::kSelect, LeaseMode::kStream}) {
+    uint64_t& units = uses_[mode == LeaseMode::kSelect ? 0 : 1];
+    if (units == 0) continue;
+    // A store that is gone counts no more.
+    [[maybe_unused]] const absl::Status posted = Post({.op = static_cast<uint32_t>(RingOp::kCount),
+                                                       .lease = 0,
+                                                       .layer = 0,
+                                                       .kind = 0,
+                                                       .mode = static_cast<uint32_t>(mode),
+                                                       .block_count = 0,
+                                                       .serial = units});
+    units = 0;
+  }
+}
+
 bool WeightClient::connected() const {
   char byte;
   const ssize_t bytes = ::recv(socket_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);

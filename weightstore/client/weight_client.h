@@ -6,6 +6,7 @@
 // use.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -31,6 +32,9 @@ class WeightLease {
   WeightLease(WeightLease&& other) noexcept { *this = std::move(other); }
   WeightLease& operator=(WeightLease&& other) noexcept;
   ~WeightLease() { Release(); }
+
+  // False for a lease that was default-constructed or has ended.
+  bool held() const { return client_ != nullptr; }
 
   size_t size() const { return block_count_; }
 
@@ -98,6 +102,23 @@ class WeightClient {
   // Residency of every block of (layer, kind): a hint, it may change at any time.
   std::span<const ResidencyEntry> Residency(uint32_t layer, UnitKind kind) const;
 
+  // True once every block of (layer, kind) lies in a slot of its own: the region holds them all,
+  // the store evicts none of them, and no lease is needed to read them while the store is
+  // connected.
+  bool Complete(uint32_t layer, UnitKind kind);
+  // Bytes of a block. REQUIRES: Complete(layer, kind).
+  const std::byte* CompleteBlock(uint32_t layer, UnitKind kind, uint32_t block) const {
+    const ResidencyEntry& entry = Residency(layer, kind)[block];
+    const uint32_t slot = entry.load(std::memory_order_relaxed) - 1;
+    const RegionKind& k = header_.kinds[static_cast<uint32_t>(kind)];
+    return region_.data() + SlotOffset(header_, layer, kind, std::min(slot, k.slots_per_layer - 1));
+  }
+  // Units used without a lease, for the store's counts; sent with the next ReportUses().
+  void CountUses(LeaseMode mode, uint64_t units) {
+    uses_[mode == LeaseMode::kSelect ? 0 : 1] += units;
+  }
+  void ReportUses();
+
   // Wants blocks: strictly increasing block numbers. At most kLeasesPerSession leases at a time.
   // UNAVAILABLE when the store is gone.
   absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
@@ -131,6 +152,8 @@ class WeightClient {
   // Copied at attach: the session is shared memory and must not move offsets later.
   uint32_t max_blocks_ = 0;
   uint64_t leases_offset_ = 0, lease_stride_ = 0;
+  std::vector<bool> complete_;  // by layer, then kind
+  uint64_t uses_[2] = {0, 0};   // select, stream
   uint32_t submitted_ = 0;
   uint64_t next_serial_ = 1;
   struct LeaseUse {

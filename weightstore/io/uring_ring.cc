@@ -20,6 +20,7 @@ namespace {
 
 // A registration smaller than this is not worth the system call that finds out.
 constexpr uint64_t kSmallestChunk = kMiB;
+constexpr uint64_t kHugePage = 2 * kMiB;
 
 // No COOP_TASKRUN or DEFER_TASKRUN: measured no faster with a drive behind the ring. Without them
 // completions appear in the ring by themselves, so an idle Reap() needs no system call, and the
@@ -113,6 +114,9 @@ void UringRing::RegisterFile(int file) {
 void UringRing::RegisterBuffers(std::span<std::byte> buffer) {
   buffer_bytes_ = buffer.size();
   if (buffer.empty()) return;
+  // A chunk of huge pages becomes few segments, one with an end of small pages becomes one segment
+  // per small page, which splits its large reads: leave that end to the ordinary path.
+  if (buffer.size() > kHugePage) buffer = buffer.first(buffer.size() / kHugePage * kHugePage);
   buffers_ = FixedBuffers(buffer);
   const uint64_t chunk_bytes = buffers_.chunk_bytes();
   const auto chunks = static_cast<uint32_t>(

@@ -12,6 +12,7 @@
 #include "base/build_info_values.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
 
 namespace tidegate {
@@ -84,7 +85,7 @@ absl::Status PlanStatics(const GgufFile& source, const LoraSet& adapters, PackPl
     entry.set_rows(expected.rows);
     entry.set_columns(expected.columns);
     entry.set_offset(RoundUp(plan.static_bytes, kStaticAlign));
-    entry.set_bytes(expected.rows * GgmlRowBytes(type, expected.columns));
+    entry.set_bytes(expected.rows * StaticRowBytes(type, expected.columns));
     plan.static_bytes = entry.offset() + entry.bytes();
     plan.statics.push_back(tensor);
   }

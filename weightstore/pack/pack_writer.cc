@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/static_rows.h"
 #include "weightstore/pack/atomic_file.h"
 #include "weightstore/pack/checksum_stream.h"
 #include "weightstore/pack/layer_packer.h"
@@ -100,15 +101,23 @@ class Writer {
   }
 
   absl::Status CopyTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
-    std::vector<uint8_t> buffer(std::min(kCopyBytes, tensor.bytes));
+    const auto type = static_cast<GgmlType>(entry.type());
+    const uint64_t from_bytes = GgmlRowBytes(type, entry.columns());
+    const uint64_t to_bytes = StaticRowBytes(type, entry.columns());
+    const uint64_t step = std::clamp<uint64_t>(kCopyBytes / to_bytes, 1, entry.rows());
+    std::vector<uint8_t> from(step * from_bytes), to(step * to_bytes);
     ChecksumStream checksum;
-    for (uint64_t done = 0; done < tensor.bytes; done += buffer.size()) {
-      const uint64_t n = std::min<uint64_t>(buffer.size(), tensor.bytes - done);
-      RETURN_IF_ERROR(source_.ReadBytes(tensor, done, n, buffer.data()));
-      checksum.Add(buffer.data(), n);
-      RETURN_IF_ERROR(
-          WriteAt(fd_, header_.static_offset + entry.offset() + done, buffer.data(), n));
-      Advance(n);
+    for (uint64_t row = 0; row < entry.rows(); row += step) {
+      const uint64_t n = std::min(step, entry.rows() - row);
+      RETURN_IF_ERROR(source_.ReadBytes(tensor, row * from_bytes, n * from_bytes, from.data()));
+      for (uint64_t r = 0; r < n; ++r) {
+        StoreStaticRow(type, from.data() + r * from_bytes, entry.columns(),
+                       to.data() + r * to_bytes);
+      }
+      checksum.Add(to.data(), n * to_bytes);
+      const uint64_t offset = header_.static_offset + entry.offset() + row * to_bytes;
+      RETURN_IF_ERROR(WriteAt(fd_, offset, to.data(), n * to_bytes));
+      Advance(n * to_bytes);
     }
     entry.set_xxh3(checksum.Value());
     return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "base/units.h"
 #include "proto/gguf/ggml_type.h"
+#include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
 
 namespace tidegate {
@@ -86,7 +87,7 @@ absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_b
                       tensor.bytes() <= static_bytes - tensor.offset() &&
                       tensor.rows() <= (4u << 20) && tensor.columns() <= (4u << 20) &&
                       tensor.columns() % GgmlBlockElements(type) == 0 &&
-                      tensor.rows() * GgmlRowBytes(type, tensor.columns()) == tensor.bytes();
+                      tensor.rows() * StaticRowBytes(type, tensor.columns()) == tensor.bytes();
     if (!fits) return Damaged(absl::StrCat("static tensor ", tensor.name(), " does not fit"));
   }
   return absl::OkStatus();

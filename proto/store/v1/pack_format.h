@@ -1,8 +1,9 @@
-// The pack file (model.tgpack), version 1: the contract between the packer and the store.
+// The pack file (model.tgpack), version 2: the contract between the packer and the store.
 //
 //   1. PackHeader                 4096 bytes at offset 0; written last, so a half pack never
 //   validates
-//   2. static section             page-aligned; the tensors of Manifest.static_tensors
+//   2. static section             page-aligned; the tensors of Manifest.static_tensors, rows as in
+//                                 static_rows.h
 //   3. block section              page-aligned; for each layer its input blocks, then its hidden
 //   blocks
 //   4. block checksums            uint64 XXH3 of every block, in the order of the block section
@@ -10,7 +11,7 @@
 //
 // Little-endian. Offsets in bytes from the start of the file. Header, manifest, checksum table,
 // every static tensor and every block carry an XXH3-64 checksum. A change to any of this is
-// version 2.
+// version 3.
 #pragma once
 
 #include <array>
@@ -27,7 +28,7 @@ namespace tidegate {
 
 inline constexpr uint64_t kPageBytes = 4096;
 inline constexpr uint64_t kPackMagic = 0x314b434150475431;  // "1TGPACK1"
-inline constexpr uint32_t kPackVersion = 1;
+inline constexpr uint32_t kPackVersion = 2;
 inline constexpr uint64_t kStaticAlign = 64;  // bytes, offset of each static tensor
 
 // Limits that a reader accepts; they bound every allocation made from a file's numbers.

@@ -1,4 +1,4 @@
-// Shared memory, version 1: the contract between the store and the engines attached to it.
+// Shared memory, version 2: the contract between the store and the engines attached to it.
 //
 // The region (one per store; engines map it read-only):
 //
@@ -25,7 +25,7 @@
 //
 // Rules. Fixed-width types and offsets only, never pointers. Little-endian, one host. Words that
 // both sides touch are lock-free atomics; a publisher stores with release, a reader loads with
-// acquire. Any change to a size or an offset is version 2.
+// acquire. Any change to a size or an offset is version 3.
 #pragma once
 
 #include <atomic>
@@ -39,11 +39,11 @@ namespace tidegate {
 
 inline constexpr uint64_t kRegionMagic = 0x3130474552475431;
 inline constexpr uint64_t kSessionMagic = 0x3130534553475431;
-inline constexpr uint32_t kShmVersion = 1;
+inline constexpr uint32_t kShmVersion = 2;
 inline constexpr uint32_t kControlVersion = 1;
 inline constexpr uint32_t kMaxSessions = 2;
 inline constexpr uint32_t kLeasesPerSession = 4;
-inline constexpr uint32_t kRingEntries = 16;  // power of two; two requests per lease at most
+inline constexpr uint32_t kRingEntries = 16;  // power of two; a full ring makes the engine wait
 inline constexpr size_t kCacheLineBytes = 64;
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
@@ -93,7 +93,9 @@ inline constexpr uint64_t kLocationFailed = uint64_t{1} << 62;
 inline constexpr uint64_t kLocationStreamed = uint64_t{1} << 61;
 inline constexpr uint64_t kLocationOffsetMask = (uint64_t{1} << 56) - 1;
 
-enum class RingOp : uint32_t { kAcquire = 1, kRelease = 2 };
+// kCount: `serial` units were used in `mode` without a lease, because all blocks of their kind are
+// resident for good (slots_per_layer == block_count: the store evicts none).
+enum class RingOp : uint32_t { kAcquire = 1, kRelease = 2, kCount = 3 };
 
 // kSelect: a mask's choice; use counts grow and every block is admitted if the policy can make
 // room. kStream: a pass over blocks; fills free slots, evicts nothing, counts nothing.
@@ -106,7 +108,7 @@ struct RingEntry {
   uint32_t kind;         // UnitKind
   uint32_t mode;         // LeaseMode
   uint32_t block_count;  // entries of WantedBlock[]
-  uint64_t serial;       // of the lease; a release names the acquire that it ends
+  uint64_t serial;       // of the lease; a release names the acquire that it ends; kCount: units
 };
 static_assert(sizeof(RingEntry) == 32);
 

@@ -62,6 +62,26 @@ TEST_P(VectorTest, RmsNorm) {
   }
 }
 
+TEST_P(VectorTest, Softmax) {
+  for (const size_t n : kSizes) {
+    std::vector<float> scores = RandomFloats(n + 1, random_);
+    for (float& score : scores) score *= 20;
+    const float past_the_end = scores[n];
+    double largest = scores[0], total = 0;
+    for (size_t i = 0; i < n; ++i) largest = std::max<double>(largest, scores[i]);
+    std::vector<double> exact;
+    for (size_t i = 0; i < n; ++i) total += exact.emplace_back(std::exp(scores[i] - largest));
+    // The difference of two scores below 100 loses up to 2^-18 before the exponential.
+    const double bound = (static_cast<double>(n) + 8) * 0x1p-23 + 0x1p-17;
+    kernels().softmax(n, scores.data());
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(scores[i], exact[i] / total, bound * exact[i] / total + 1e-37)
+          << n << " at " << i;
+    }
+    EXPECT_EQ(scores[n], past_the_end);
+  }
+}
+
 TEST_P(VectorTest, Add) {
   for (const size_t n : kSizes) {
     const std::vector<float> x = RandomFloats(n, random_);

@@ -1,0 +1,123 @@
+#include "engine/prompt_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace tidegate {
+namespace {
+
+// Queries per pass over the keys: enough to pay for decoding these, few enough that their scores
+// (1.5 MiB at 4096 positions) stay near.
+constexpr uint32_t kQueries = 96;
+
+}  // namespace
+
+PromptAttention::PromptAttention(const ModelConfig* config, const Kernels* kernels,
+                                 ThreadPool* pool)
+    : config_(*config),
+      kernels_(kernels),
+      matmul_(BestMatmul(Precision::kExact)),
+      pool_(pool),
+      group_(config->query_heads / config->kv_heads),
+      scratch_(pool->thread_count()) {}
+
+void PromptAttention::Run(const KvCache& kv, uint32_t layer, uint32_t first_position,
+                          uint32_t tokens, const float* query, float* out) {
+  const Call call = {&kv, layer, first_position, tokens, query, out};
+  const uint32_t block = std::max(1u, kQueries / group_);
+  const uint32_t blocks = (tokens + block - 1) / block;
+  const size_t items = size_t{blocks} * config_.kv_heads;
+  const size_t parts = scratch_.size();
+  const size_t touched = size_t{first_position + tokens} * tokens * config_.query_size();
+  pool_->For(parts, 1, touched, [&](size_t begin, size_t end) {
+    for (size_t part = begin; part < end; ++part) {
+      for (size_t i = items * part / parts; i < items * (part + 1) / parts; ++i) {
+        // Later blocks see more positions: early and late ones take turns, for equal shares.
+        const auto turn = static_cast<uint32_t>(i % blocks);
+        const uint32_t b = turn % 2 == 0 ? turn / 2 : blocks - 1 - turn / 2;
+        const uint32_t first = b * block;
+        RunItem(call,
+                {.head = static_cast<uint32_t>(i / blocks),
+                 .first = first,
+                 .tokens = std::min(block, tokens - first)},
+                scratch_[part]);
+      }
+    }
+  });
+}
+
+const void* PromptAttention::Pack(const TokensView& x, Scratch& scratch) const {
+  scratch.packed.resize(matmul_.packed_bytes(x.tokens, x.depth) + kPackAlign);
+  void* packed = scratch.packed.data();
+  size_t space = scratch.packed.size();
+  packed = std::align(kPackAlign, scratch.packed.size() - kPackAlign, packed, space);
+  matmul_.pack(x, 0, x.tokens, packed);
+  return packed;
+}
+
+void PromptAttention::RunItem(const Call& call, const Item& item, Scratch& scratch) const {
+  const size_t size = config_.head_size;
+  const size_t row = size * group_;  // of one token: its queries of this head lie together
+  const size_t at = item.first * size_t{config_.query_size()} + item.head * row;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  scratch.query.resize(item.tokens * row);
+  for (uint32_t t = 0; t < item.tokens; ++t) {
+    const float* from = call.query + at + t * size_t{config_.query_size()};
+    for (size_t i = 0; i < row; ++i) scratch.query[t * row + i] = scale * from[i];
+  }
+  const uint32_t positions = call.first_position + item.first + item.tokens;
+  Score(call, item, positions, scratch);
+  Mix(call, item, positions, scratch);
+  for (uint32_t t = 0; t < item.tokens; ++t) {
+    std::memcpy(call.out + at + t * size_t{config_.query_size()}, scratch.out.data() + t * row,
+                row * sizeof(float));
+  }
+}
+
+// scores = softmax(query . keys), 0 at positions behind the token.
+void PromptAttention::Score(const Call& call, const Item& item, uint32_t positions,
+                            Scratch& scratch) const {
+  const size_t size = config_.head_size;
+  const size_t queries = size_t{item.tokens} * group_;
+  const bool half = call.kv->half();
+  const MatrixView keys = {
+      .type = half ? GgmlType::kF16 : GgmlType::kF32,
+      .data = static_cast<const std::byte*>(call.kv->keys(call.layer, item.head)),
+      .rows = positions,
+      .columns = size,
+      .row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float))};
+  scratch.scores.resize(std::max(scratch.scores.size(), queries * positions));
+  const void* packed = Pack(
+      {.data = scratch.query.data(), .stride = size, .depth = size, .tokens = queries}, scratch);
+  matmul_.multiply_rows(keys, 0, positions, packed, queries, scratch.scores.data(), positions);
+  for (size_t q = 0; q < queries; ++q) {
+    float* scores = scratch.scores.data() + q * positions;
+    const size_t seen = call.first_position + item.first + q / group_ + 1;
+    kernels_->softmax(seen, scores);
+    std::fill(scores + seen, scores + positions, 0.0f);
+  }
+}
+
+// out = scores . values
+void PromptAttention::Mix(const Call& call, const Item& item, uint32_t positions,
+                          Scratch& scratch) const {
+  const size_t size = config_.head_size;
+  const size_t queries = size_t{item.tokens} * group_;
+  const bool half = call.kv->half();
+  const size_t row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float));
+  const auto* values = static_cast<const uint8_t*>(call.kv->values(call.layer, item.head));
+  scratch.values.resize(positions);
+  for (size_t p = 0; p < positions; ++p) scratch.values[p] = values + p * row_bytes;
+  const void* packed = Pack(
+      {.data = scratch.scores.data(), .stride = positions, .depth = positions, .tokens = queries},
+      scratch);
+  scratch.out.assign(queries * size, 0.0f);
+  matmul_.add_columns({.encoding = half ? UnitEncoding::kF16 : UnitEncoding::kF32,
+                       .columns = scratch.values.data(),
+                       .count = positions,
+                       .elements = size},
+                      0, size, packed, queries, scratch.out.data(), size);
+}
+
+}  // namespace tidegate
