@@ -68,3 +68,9 @@ def cases_named(text):
 def default_cap(file_bytes):
     """Half of the file, and 300 MiB for the program itself."""
     return file_bytes // 2 + 300 * MIB
+
+
+def default_overhead(prompt_tokens):
+    """What a process takes beside its --memory-budget. Measured on a model of 8 billion weights: 43 MiB of group
+    peak above the budget after a prompt of 16 tokens, 160 MiB after 512, most of it activations."""
+    return 96 * MIB + prompt_tokens * MIB // 4

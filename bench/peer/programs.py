@@ -11,7 +11,7 @@ import tempfile
 
 import cgroup
 import machine
-from cases import MIB
+from cases import MIB, default_cap, default_overhead
 
 HERE = pathlib.Path(__file__).resolve().parent
 NICE = -10  # for every program alike: threads that spin lose to whatever else runs
@@ -29,7 +29,7 @@ class Setup:
     files: dict                  # "q4", "q8" -> {"gguf": path, "pack": path}
     ids: list
     threads: int
-    overhead_bytes: int          # of the cap, for what --memory-budget does not cover
+    overhead_bytes: int          # of the cap, for what --memory-budget does not cover; 0: by length of the prompt
     pin_slack_bytes: int         # of the cap, left free of the pinned part
     prefill_chunk: int
     cap_bytes: int = 0           # 0: half of the file and 300 MiB
@@ -71,10 +71,10 @@ def cap_of(setup, case):
     """Bytes of the case's cap; None: no cap."""
     if not case.capped:
         return None
-    return setup.cap_bytes or setup.files[case.file]["gguf"].stat().st_size // 2 + 300 * MIB
+    return setup.cap_bytes or default_cap(setup.files[case.file]["gguf"].stat().st_size)
 
 
-def run(setup, case, entry, tokens, warm_up, prompt):
+def run(setup, case, entry, prompt, warm_up, tokens):
     """One run of one row: a dict of numbers. Raises Failed."""
     files, cap = setup.files[case.file], cap_of(setup, case)
     warnings = []
@@ -135,7 +135,7 @@ def _llama(group, setup, gguf, counts):
 def _tidegate(group, setup, entry, cap, pack, counts):
     prompt, warm_up, tokens = counts
     # Without a cap: more than any pack takes in memory, so that all of it becomes resident.
-    budget = cap - setup.overhead_bytes if cap else 2 * pack.stat().st_size
+    budget = cap - (setup.overhead_bytes or default_overhead(prompt)) if cap else 2 * pack.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
         ids, rows = pathlib.Path(folder, "ids"), pathlib.Path(folder, "rows.json")
         ids.write_text(" ".join(map(str, setup.ids[:prompt + warm_up + max(tokens, 1)])))

@@ -69,9 +69,9 @@ def parser():
     add("--programs", choices=("both", "tidegate", "llama.cpp"), default="both", help="[both]")
     add("--runs", type=positive, default=3, help="rounds; medians are printed [3]")
     add("--cap", type=parse_bytes, metavar="BYTES", help="of the capped cases [half of the GGUF file + 300 MiB]")
-    add("--overhead", type=parse_bytes, default=192 * MIB, metavar="BYTES",
+    add("--overhead", type=parse_bytes, metavar="BYTES",
         help="of the cap, for what tidegate's --memory-budget does not cover: code, heap, activations, page tables "
-             "[192MiB]")
+             "[96 MiB, and 256 KiB for each token of the prompt]")
     add("--pin-slack", type=parse_bytes, default=500 * MIB, metavar="BYTES",
         help="of the cap, not pinned for llama.cpp [500MiB]")
     add("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="of both programs [one per core]")
@@ -88,7 +88,7 @@ def parser():
         help="where llama.cpp is installed from npm [build/peer]")
     add("--fio-seconds", type=int, default=4, help="for each point; 0: no fio [4]")
     add("--cold-disk", action="store_true", help="do not read the files once beforehand")
-    add("--lock", type=pathlib.Path, metavar="FILE", help="hold this lock (flock) during each round")
+    add("--lock", type=pathlib.Path, metavar="FILE", help="hold this lock (flock) during each run")
     add("--json", type=pathlib.Path, metavar="FILE", help="also write everything, every run included")
     add("--svg", type=pathlib.Path, metavar="FILE", help="also draw a bar chart")
     add("--list", action="store_true", help="print the cases and exit")
@@ -115,7 +115,7 @@ def make_setup(args, chosen):
         except cgroup.Unavailable as error:
             sys.exit(f"the capped cases do not work here: {error}")
     setup = programs.Setup(build=args.build.resolve(), modules=args.modules.resolve(), files=files, ids=[],
-                           threads=args.threads, overhead_bytes=args.overhead, pin_slack_bytes=args.pin_slack,
+                           threads=args.threads, overhead_bytes=args.overhead or 0, pin_slack_bytes=args.pin_slack,
                            prefill_chunk=args.prefill_chunk, cap_bytes=args.cap or 0)
     if args.programs != "tidegate":
         programs.install_peer(setup.modules)
@@ -179,22 +179,21 @@ def run_case(args, setup, case):
     entries = [e for e in case.entries if args.programs in ("both", e.program)]
     samples, errors = {entry: [] for entry in entries}, {}
     for number in range(args.runs):
-        with locked(args.lock):
-            for entry in entries:
-                if entry in errors:
-                    continue
-                prompt, warm_up, tokens = counts(args, case, entry)
-                start = time.monotonic()
-                try:
-                    sample = programs.run(setup, case, entry, tokens, warm_up, prompt)
-                except programs.Failed as error:
-                    errors[entry] = str(error)
-                    note(f"{case.name} {entry.label}: {error}")
-                    continue
-                samples[entry].append(sample)
-                speed = sample["prefill_tokens_per_second" if case.phase == "prefill" else "tokens_per_second"]
-                note(f"{case.name} round {number + 1}: {entry.label} {speed:.3g} tokens/s "
-                     f"({time.monotonic() - start:.0f} s)", *sample["warnings"])
+        for entry in entries:
+            if entry in errors:
+                continue
+            start = time.monotonic()
+            try:
+                with locked(args.lock):
+                    sample = programs.run(setup, case, entry, *counts(args, case, entry))
+            except programs.Failed as error:
+                errors[entry] = str(error)
+                note(f"{case.name} {entry.label}: {error}")
+                continue
+            samples[entry].append(sample)
+            speed = sample["prefill_tokens_per_second" if case.phase == "prefill" else "tokens_per_second"]
+            note(f"{case.name} round {number + 1}: {entry.label} {report.speed_text(speed)} tokens/s "
+                 f"({time.monotonic() - start:.0f} s)", *sample["warnings"])
     return [report.summarise(case, entry, samples[entry], errors.get(entry, "")) for entry in entries]
 
 
