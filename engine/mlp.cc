@@ -58,19 +58,15 @@ absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind) {
   return Acquire(layer, kind, all_positions_[static_cast<uint32_t>(kind)], LeaseMode::kStream);
 }
 
-void Mlp::GatherUnit(const Sweep& sweep, uint32_t position, const uint8_t* unit) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  batch_.units.push_back(sweep.order->Unit(position));
-  batch_.columns[0].push_back(unit);
-  if (geometry.columns_per_unit == 2) batch_.columns[1].push_back(unit + geometry.unit_bytes / 2);
-}
-
 void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
   const auto* bytes = reinterpret_cast<const uint8_t*>(data);
   for (uint32_t i = block_begin_[block]; i < block_begin_[block + 1]; ++i) {
     const uint32_t position = sweep.positions[i];
-    GatherUnit(sweep, position, bytes + position % geometry.units_per_block * geometry.unit_bytes);
+    const uint8_t* unit = bytes + position % geometry.units_per_block * geometry.unit_bytes;
+    batch_.units.push_back(sweep.order->Unit(position));
+    batch_.columns[0].push_back(unit);
+    if (geometry.columns_per_unit == 2) batch_.columns[1].push_back(unit + geometry.unit_bytes / 2);
   }
 }
 
@@ -210,18 +206,37 @@ absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTim
   return absl::OkStatus();
 }
 
-void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
+// Addresses of the units at `positions`, all of them resident for good.
+void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const size_t units_max = BatchUnits(sweep);
-  batch_.Clear();
-  for (const uint32_t position : sweep.positions) {
-    const uint32_t block = position / geometry.units_per_block;
-    const std::byte* data = client_->CompleteBlock(sweep.layer, sweep.kind, block);
-    const size_t offset = size_t{position % geometry.units_per_block} * geometry.unit_bytes;
-    GatherUnit(sweep, position, reinterpret_cast<const uint8_t*>(data) + offset);
-    if (batch_.units.size() == units_max) AddBatch(sweep, accounts.times);
+  const auto residency = client_->Residency(sweep.layer, sweep.kind);
+  const auto* slots = reinterpret_cast<const uint8_t*>(client_->Slots(sweep.layer, sweep.kind));
+  const uint32_t last_slot = geometry.block_count - 1;
+  const uint32_t units_per_block = geometry.units_per_block;
+  batch_.units.resize(positions.size());
+  for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+    batch_.columns[c].resize(positions.size());
   }
-  if (!batch_.units.empty()) AddBatch(sweep, accounts.times);
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const uint32_t position = positions[i];
+    const uint32_t block = units_per_block == 1 ? position : position / units_per_block;
+    const uint32_t in_block = position - block * units_per_block;
+    const uint32_t slot = residency[block].load(std::memory_order_relaxed) - 1;
+    const uint8_t* unit = slots + size_t{std::min(slot, last_slot)} * geometry.block_bytes +
+                          size_t{in_block} * geometry.unit_bytes;
+    batch_.units[i] = sweep.order->Unit(position);
+    batch_.columns[0][i] = unit;
+    if (geometry.columns_per_unit == 2) batch_.columns[1][i] = unit + geometry.unit_bytes / 2;
+  }
+}
+
+void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
+  const size_t units_max = BatchUnits(sweep);
+  for (size_t at = 0; at < sweep.positions.size(); at += units_max) {
+    GatherComplete(sweep,
+                   sweep.positions.subspan(at, std::min(units_max, sweep.positions.size() - at)));
+    AddBatch(sweep, accounts.times);
+  }
   accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += sweep.positions.size();
   client_->CountUses(sweep.mode, sweep.positions.size());
 }

@@ -102,7 +102,7 @@ class Mlp {
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
   absl::Status RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times);
   void CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed);
-  void GatherUnit(const Sweep& sweep, uint32_t position, const uint8_t* unit);
+  void GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions);
   size_t BatchUnits(const Sweep& sweep) const;
   void AddBatch(const Sweep& sweep, StageTimes& times);
   void AddBatchOne(const Sweep& sweep);

@@ -6,7 +6,6 @@
 // use.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -106,12 +105,10 @@ class WeightClient {
   // the store evicts none of them, and no lease is needed to read them while the store is
   // connected.
   bool Complete(uint32_t layer, UnitKind kind);
-  // Bytes of a block. REQUIRES: Complete(layer, kind).
-  const std::byte* CompleteBlock(uint32_t layer, UnitKind kind, uint32_t block) const {
-    const ResidencyEntry& entry = Residency(layer, kind)[block];
-    const uint32_t slot = entry.load(std::memory_order_relaxed) - 1;
-    const RegionKind& k = header_.kinds[static_cast<uint32_t>(kind)];
-    return region_.data() + SlotOffset(header_, layer, kind, std::min(slot, k.slots_per_layer - 1));
+  // The slots of (layer, kind), block_bytes apart: a resident block lies in the slot that its
+  // residency entry names.
+  const std::byte* Slots(uint32_t layer, UnitKind kind) const {
+    return region_.data() + SlotOffset(header_, layer, kind, 0);
   }
   // Units used without a lease, for the store's counts; sent with the next ReportUses().
   void CountUses(LeaseMode mode, uint64_t units) {
