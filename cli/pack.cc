@@ -31,7 +31,7 @@ struct Flags {
   std::string in;
   std::string out;
   std::string units = "q8";
-  std::string block_bytes;
+  std::string block_bytes, hidden_block_bytes;
 };
 
 void PrintPadding(const char* name, const KindGeometry& kind) {
@@ -69,16 +69,22 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   return absl::OkStatus();
 }
 
+// Of a flag; 0 if it was not given.
+absl::StatusOr<uint64_t> BlockBytes(const char* flag, const std::string& text) {
+  if (text.empty()) return 0;
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+  if (!bytes.ok()) return Annotate(bytes.status(), flag);
+  if (*bytes > 0) return *bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " 0 holds nothing; write for example 16KiB"));
+}
+
 absl::Status RunPack(const Flags& flags) {
   PackOptions options;
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(flags.units));
-  if (!flags.block_bytes.empty()) {
-    auto bytes = ParseBytes(flags.block_bytes);
-    if (!bytes.ok()) return Annotate(bytes.status(), "--block-bytes");
-    if (*bytes == 0)
-      return absl::InvalidArgumentError("--block-bytes 0 holds nothing; write for example 16KiB");
-    options.block_bytes = *bytes;
-  }
+  ASSIGN_OR_RETURN(options.block_bytes, BlockBytes("--block-bytes", flags.block_bytes));
+  ASSIGN_OR_RETURN(options.hidden_block_bytes,
+                   BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
   const std::string out =
       flags.out.empty() ? std::filesystem::path(flags.in).replace_extension(".tgpack").string()
@@ -105,8 +111,10 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
                    "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)")
       ->capture_default_str();
   command->add_option("--block-bytes", flags->block_bytes,
-                      "Bytes that one read fetches, a multiple of 4096, e.g. 16KiB "
-                      "[the pages that one unit needs]");
+                      "Bytes that one read fetches, a multiple of 512, e.g. 16KiB "
+                      "[the sectors that one unit needs]");
+  command->add_option("--hidden-block-bytes", flags->hidden_block_bytes,
+                      "The same for the columns of ffn_down alone [as --block-bytes]");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
 }

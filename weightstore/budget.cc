@@ -26,7 +26,7 @@ uint64_t LargestBlock(const PackGeometry& geometry) {
 // The least staging that the request allows, rounded to pages.
 absl::StatusOr<uint64_t> LeastStaging(const PackGeometry& geometry, const BudgetRequest& request) {
   const uint64_t largest = LargestBlock(geometry);
-  if (request.staging_bytes == 0) return 2 * largest;
+  if (request.staging_bytes == 0) return RoundUp(2 * largest, kPageBytes);
   const uint64_t staging = RoundUp(request.staging_bytes, kPageBytes);
   if (staging < largest) {
     return absl::InvalidArgumentError(

@@ -113,11 +113,17 @@ absl::Status Store::Impl::OpenRegion(const RegionPlan& plan) {
 }
 
 absl::Status Store::Impl::OpenDevice() {
-  ASSIGN_OR_RETURN(device_, OpenFlashDevice({.path = options_.pack_path,
-                                             .queue_depth = options_.queue_depth,
-                                             .backend = options_.flash_backend,
-                                             .model = options_.flash_model,
-                                             .buffer = region_.bytes()}));
+  const PackGeometry& geometry = pack_.geometry;
+  const bool pages = std::ranges::all_of(
+      geometry.kinds, [](const KindGeometry& kind) { return kind.block_bytes % kPageBytes == 0; });
+  ASSIGN_OR_RETURN(
+      device_,
+      OpenFlashDevice({.path = options_.pack_path,
+                       .queue_depth = options_.queue_depth,
+                       .backend = options_.flash_backend,
+                       .model = options_.flash_model,
+                       .alignment = static_cast<uint32_t>(pages ? kPageBytes : kSectorBytes),
+                       .buffer = region_.bytes()}));
   return absl::OkStatus();
 }
 

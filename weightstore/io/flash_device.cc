@@ -26,6 +26,7 @@ absl::Status CheckRange(const char* what, uint32_t value, uint32_t highest) {
 absl::Status CheckOptions(const FlashOptions& options) {
   RETURN_IF_ERROR(CheckRange("queue depth", options.queue_depth, kMaxQueueDepth));
   RETURN_IF_ERROR(CheckRange("pread threads", options.pread_threads, kMaxPreadThreads));
+  RETURN_IF_ERROR(CheckRange("alignment", options.alignment, 4096));
   if (options.backend != "auto" && options.backend != "io_uring" && options.backend != "pread") {
     return absl::InvalidArgumentError(absl::StrCat("unknown flash backend '", options.backend,
                                                    "'; choose auto, io_uring or pread"));
@@ -40,7 +41,8 @@ absl::Status CheckOptions(const FlashOptions& options) {
 
 absl::StatusOr<std::unique_ptr<FlashDevice>> OpenFlashDevice(const FlashOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(FlashFile file, OpenFlashFile(options.path, !options.model.has_value()));
+  ASSIGN_OR_RETURN(FlashFile file,
+                   OpenFlashFile(options.path, !options.model.has_value(), options.alignment));
   if (options.model.has_value()) return ModelledDevice::Create(std::move(file), options);
   if (options.backend == "pread") {
     return PreadDevice::Create(std::move(file), options, "asked for");

@@ -22,7 +22,7 @@
 
 namespace tidegate {
 
-// Where a part of a read goes. REQUIRES: address and size are multiples of 4096.
+// Where a part of a read goes. REQUIRES: address and size are multiples of 512.
 struct FlashSegment {
   std::byte* data = nullptr;
   uint32_t bytes = 0;
@@ -32,7 +32,7 @@ inline constexpr size_t kMaxSegments = 64;
 
 // One contiguous range of the file, scattered over segments in order.
 struct FlashRead {
-  uint64_t offset = 0;                     // bytes from the start of the file; a multiple of 4096
+  uint64_t offset = 0;                     // bytes from the start of the file; a multiple of 512
   std::span<const FlashSegment> segments;  // [1, kMaxSegments]; copied by Enqueue
   uint64_t tag = 0;                        // comes back in the completion
 };
@@ -70,6 +70,9 @@ struct FlashOptions {
   // "auto" tries io_uring, then pread; "io_uring" or "pread" insists on one.
   std::string backend = "auto";
   std::optional<FlashModel> model;  // set: the modelled device over this file
+  // What offsets, sizes and addresses of all reads are multiples of, bytes. A drive with larger
+  // sectors is read through the page cache.
+  uint32_t alignment = 512;
   // Memory that reads will target, registered as far as RLIMIT_MEMLOCK allows. Page-aligned.
   std::span<std::byte> buffer;
 };

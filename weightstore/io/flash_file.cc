@@ -4,8 +4,10 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <system_error>
 #include <utility>
 
@@ -31,17 +33,31 @@ bool LivesInMemory(int fd) {
          (info.f_type == TMPFS_MAGIC || static_cast<uint32_t>(info.f_type) == RAMFS_MAGIC);
 }
 
+// Whether O_DIRECT reads may begin and end at multiples of `alignment`: a drive with sectors of
+// 4096 bytes refuses less. Asked by reading, because kernels before 6.1 do not tell. A file too
+// short to ask is too short to matter.
+bool ReadsAligned(int fd, uint32_t alignment) {
+  constexpr size_t kPage = 4096;
+  alignas(kPage) static thread_local std::byte buffer[2 * kPage];
+  const ssize_t bytes = ::pread(fd, buffer + alignment, alignment, alignment);
+  return bytes >= 0 || errno != EINVAL;
+}
+
 }  // namespace
 
 std::string ErrnoText(int error) { return std::generic_category().message(error); }
 
-absl::StatusOr<FlashFile> OpenFlashFile(const std::string& path, bool want_direct) {
+absl::StatusOr<FlashFile> OpenFlashFile(const std::string& path, bool want_direct,
+                                        uint32_t alignment) {
   // O_NONBLOCK: a FIFO with no writer would block here before CheckKind can refuse it.
   ASSIGN_OR_RETURN(UniqueFd plain, UniqueFd::Open(path, O_RDONLY | O_NONBLOCK));
   RETURN_IF_ERROR(CheckKind(plain.get(), path));
   if (!want_direct || LivesInMemory(plain.get())) return FlashFile{std::move(plain), false};
   absl::StatusOr<UniqueFd> direct = UniqueFd::Open(path, O_RDONLY | O_DIRECT);
-  if (direct.ok()) return FlashFile{std::move(*direct), true};
+  if (direct.ok()) {
+    if (ReadsAligned(direct->get(), alignment)) return FlashFile{std::move(*direct), true};
+    return FlashFile{std::move(plain), false};
+  }
   if (absl::IsInvalidArgument(direct.status())) return FlashFile{std::move(plain), false};
   return direct.status();
 }

@@ -4,6 +4,7 @@
 // path; INVALID_ARGUMENT for something that is neither a regular file nor a block device.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,7 +20,9 @@ struct FlashFile {
 // "Input/output error" for EIO. Unlike strerror(3), safe in any thread.
 std::string ErrnoText(int error);
 
-// `want_direct` false: always through the page cache. True: O_DIRECT if the file system has it.
-absl::StatusOr<FlashFile> OpenFlashFile(const std::string& path, bool want_direct);
+// `want_direct` false: always through the page cache. True: O_DIRECT if the file system has it and
+// the drive takes offsets and sizes that are multiples of `alignment` bytes, [1, 4096].
+absl::StatusOr<FlashFile> OpenFlashFile(const std::string& path, bool want_direct,
+                                        uint32_t alignment);
 
 }  // namespace tidegate

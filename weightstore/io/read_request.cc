@@ -10,21 +10,20 @@
 namespace tidegate {
 namespace {
 
-constexpr uint64_t kPage = 4096;
 constexpr uint64_t kSector = 512;  // the smallest unit in which O_DIRECT makes progress
 // EAGAIN and EINTR pass by themselves; a device that answers nothing else for so long is broken.
 constexpr uint32_t kMaxRetries = 1000;
 
 bool Aligned(const FlashSegment& segment) {
-  return reinterpret_cast<uintptr_t>(segment.data) % kPage == 0 && segment.bytes > 0 &&
-         segment.bytes % kPage == 0;
+  return reinterpret_cast<uintptr_t>(segment.data) % kSector == 0 && segment.bytes > 0 &&
+         segment.bytes % kSector == 0;
 }
 
 }  // namespace
 
 void ReadRequest::Reset(const FlashRead& read) {
   CHECK(!read.segments.empty() && read.segments.size() <= kMaxSegments);
-  CHECK(read.offset % kPage == 0);
+  CHECK(read.offset % kSector == 0);
   tag_ = read.tag;
   offset_ = read.offset;
   remaining_ = 0;

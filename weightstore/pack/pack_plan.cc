@@ -133,16 +133,20 @@ absl::Status CheckGroups(UnitEncoding encoding, uint64_t elements, const char* m
       " that ", std::string(UnitEncodingName(encoding)), " groups; use --units f16"));
 }
 
-absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, uint32_t units, uint32_t columns,
-                                     uint32_t elements) {
+absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, uint64_t block_bytes,
+                                     uint32_t units, uint32_t columns, uint32_t elements) {
   const uint64_t unit_bytes = columns * ColumnBytes(options.units, elements);
-  const uint64_t smallest = RoundUp(unit_bytes, kPageBytes);
-  const uint64_t block = options.block_bytes == 0 ? smallest : options.block_bytes;
-  if (smallest > kMaxBlockBytes) {
+  if (RoundUp(unit_bytes, kPageBytes) > kMaxBlockBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("one unit takes ", FormatBytes(unit_bytes), ", a block at most ",
                      FormatBytes(kMaxBlockBytes), "; use narrower units"));
   }
+  // By default a block is one unit, or as many as a page holds, in whole sectors: a mask chooses
+  // units one by one, and what a block holds besides is read and kept for nothing.
+  const uint64_t shared = std::max<uint64_t>(1, kPageBytes / unit_bytes);
+  const uint64_t usual = options.one_unit_per_block ? RoundUp(unit_bytes, kPageBytes)
+                                                    : RoundUp(shared * unit_bytes, kSectorBytes);
+  const uint64_t block = block_bytes == 0 ? usual : block_bytes;
   const uint64_t fitting = options.one_unit_per_block ? 1 : block / unit_bytes;
   UnitLayout layout;
   layout.set_unit_count(units);
@@ -154,17 +158,16 @@ absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, uint32_t units,
   return layout;
 }
 
-absl::Status CheckBlockBytes(const PackOptions& options, uint64_t largest_unit_bytes) {
-  const uint64_t block = options.block_bytes;
+absl::Status CheckBlockBytes(const char* flag, uint64_t block, uint64_t unit_bytes) {
   if (block == 0) return absl::OkStatus();
-  if (block % kPageBytes != 0 || block > kMaxBlockBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--block-bytes ", block, " is not a multiple of ", kPageBytes, " up to ", kMaxBlockBytes));
+  if (block % kSectorBytes != 0 || block > kMaxBlockBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " ", block, " is not a multiple of ",
+                                                   kSectorBytes, " up to ", kMaxBlockBytes));
   }
-  if (block >= largest_unit_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("--block-bytes ", block, " is too small: one unit takes ", largest_unit_bytes,
-                   " bytes; the smallest that works is ", RoundUp(largest_unit_bytes, kPageBytes)));
+  if (block >= unit_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, " ", block, " is too small: one unit takes ",
+                                                 unit_bytes, " bytes; the smallest that works is ",
+                                                 RoundUp(unit_bytes, kSectorBytes)));
 }
 
 absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
@@ -173,13 +176,19 @@ absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
   RETURN_IF_ERROR(
       CheckGroups(options.units, intermediate, "blk.*.ffn_gate.weight and blk.*.ffn_up.weight"));
   RETURN_IF_ERROR(CheckGroups(options.units, hidden, "blk.*.ffn_down.weight"));
-  RETURN_IF_ERROR(CheckBlockBytes(options, std::max(2 * ColumnBytes(options.units, intermediate),
-                                                    ColumnBytes(options.units, hidden))));
+  const uint64_t input_block = options.block_bytes;
+  const uint64_t hidden_block =
+      options.hidden_block_bytes != 0 ? options.hidden_block_bytes : options.block_bytes;
+  const char* const hidden_flag =
+      options.hidden_block_bytes != 0 ? "--hidden-block-bytes" : "--block-bytes";
+  RETURN_IF_ERROR(
+      CheckBlockBytes("--block-bytes", input_block, 2 * ColumnBytes(options.units, intermediate)));
+  RETURN_IF_ERROR(CheckBlockBytes(hidden_flag, hidden_block, ColumnBytes(options.units, hidden)));
   plan.manifest.set_unit_encoding(static_cast<uint32_t>(options.units));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_input_units(),
-                   PlanUnits(options, hidden, 2, intermediate));
+                   PlanUnits(options, input_block, hidden, 2, intermediate));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_hidden_units(),
-                   PlanUnits(options, intermediate, 1, hidden));
+                   PlanUnits(options, hidden_block, intermediate, 1, hidden));
   ASSIGN_OR_RETURN(plan.geometry, GeometryFromManifest(plan.manifest));
   return absl::OkStatus();
 }

@@ -23,9 +23,10 @@ struct LoraSource {
 
 struct PackOptions {
   UnitEncoding units = UnitEncoding::kQ8;
-  // Block size in bytes, a multiple of 4096. 0: the whole pages that one unit needs; smaller units
-  // share a page.
+  // Block size in bytes, a multiple of 512. 0: the whole sectors that one unit needs, or as many
+  // units as a page holds.
   uint64_t block_bytes = 0;
+  uint64_t hidden_block_bytes = 0;        // of hidden units only; 0: as block_bytes says
   bool one_unit_per_block = false;        // pad instead of sharing: cache experiments by unit
   uint64_t memory_bytes = 512ull << 20;   // working memory for transposing
   std::vector<LoraSource> adapters = {};  // matrices that an adapter touches are stored as F32

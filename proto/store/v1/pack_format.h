@@ -5,7 +5,7 @@
 //   2. static section             page-aligned; the tensors of Manifest.static_tensors, rows as in
 //                                 static_rows.h
 //   3. block section              page-aligned; for each layer its input blocks, then its hidden
-//   blocks
+//   blocks, each a multiple of 512 bytes
 //   4. block checksums            uint64 XXH3 of every block, in the order of the block section
 //   5. manifest                   store.v1.Manifest, serialised
 //
@@ -27,6 +27,7 @@
 namespace tidegate {
 
 inline constexpr uint64_t kPageBytes = 4096;
+inline constexpr uint64_t kSectorBytes = 512;  // blocks are whole sectors, of file and memory
 inline constexpr uint64_t kPackMagic = 0x314b434150475431;  // "1TGPACK1"
 inline constexpr uint32_t kPackVersion = 2;
 inline constexpr uint64_t kStaticAlign = 64;  // bytes, offset of each static tensor

@@ -25,15 +25,17 @@ void LayOut(RegionHeader& header) {
   header.static_offset = RoundUp(header.manifest_offset + header.manifest_bytes, kPageBytes);
   header.residency_offset = RoundUp(header.static_offset + header.static_bytes, kPageBytes);
   header.slots_offset = RoundUp(header.residency_offset + ResidencyBytes(header), kPageBytes);
-  header.staging_offset = header.slots_offset + header.layer_count * LayerSlotBytes(header);
+  header.staging_offset =
+      RoundUp(header.slots_offset + header.layer_count * LayerSlotBytes(header), kPageBytes);
   header.region_bytes =
       header.staging_offset + header.staging_bytes * kMaxSessions * kLeasesPerSession;
 }
 
 bool SaneKind(const RegionKind& k) {
   return k.unit_count >= 1 && k.unit_count <= kMaxUnits && k.unit_bytes >= 1 &&
-         k.units_per_block >= 1 && k.block_bytes >= kPageBytes && k.block_bytes <= kMaxBlockBytes &&
-         k.block_bytes % kPageBytes == 0 && k.units_per_block <= k.block_bytes / k.unit_bytes &&
+         k.units_per_block >= 1 && k.block_bytes >= kSectorBytes &&
+         k.block_bytes <= kMaxBlockBytes && k.block_bytes % kSectorBytes == 0 &&
+         k.units_per_block <= k.block_bytes / k.unit_bytes &&
          k.block_count == (k.unit_count + k.units_per_block - 1) / k.units_per_block &&
          k.slots_per_layer <= k.block_count;
 }
