@@ -7,8 +7,9 @@
 namespace tidegate {
 namespace {
 
-// Output ranges of threads begin at whole quantisation groups, panels and cache lines of floats.
-constexpr size_t kOutputGranule = 64;
+// Outputs that a thread takes at a time: whole panels (and so quantisation groups and cache lines),
+// a good part of a millisecond of a long prompt.
+constexpr size_t kPiece = 128;
 
 }  // namespace
 
@@ -28,16 +29,16 @@ void Matmul::Pack(Precision precision, const TokensView& x) {
 }
 
 void Matmul::MultiplyRows(const MatrixView& w, float* y) {
-  pool_->For(w.rows, kOutputGranule, w.rows * w.row_bytes * tokens_, [&](size_t begin, size_t end) {
+  pool_->ForPieces(w.rows, kPiece, w.rows * w.row_bytes * tokens_, [&](size_t begin, size_t end) {
     kernels_->multiply_rows(w, begin, end, packed_.get(), tokens_, y, w.rows);
   });
 }
 
 void Matmul::AddColumns(const ColumnsView& w, float* y) {
-  pool_->For(w.elements, kOutputGranule, w.count * w.elements * tokens_,
-             [&](size_t begin, size_t end) {
-               kernels_->add_columns(w, begin, end, packed_.get(), tokens_, y, w.elements);
-             });
+  pool_->ForPieces(w.elements, kPiece, w.count * w.elements * tokens_,
+                   [&](size_t begin, size_t end) {
+                     kernels_->add_columns(w, begin, end, packed_.get(), tokens_, y, w.elements);
+                   });
 }
 
 }  // namespace tidegate

@@ -24,22 +24,40 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Start(size_t count, size_t granule, Entry entry, const void* body) {
+void ThreadPool::Start(size_t count, size_t granule, bool shared, Entry entry, const void* body) {
   count_ = count;
   granule_ = granule;
+  shared_ = shared;
+  next_.store(0, std::memory_order_relaxed);
   entry_ = entry;
   body_ = body;
   remaining_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
   // seq_cst: a worker either sees the new epoch before it sleeps, or we see it in sleeping_.
   epoch_.fetch_add(1, std::memory_order_seq_cst);
   if (sleeping_.load(std::memory_order_seq_cst) > 0) FutexWakeAll(&epoch_);
-  RunShare(0);
+  Run(0);
   for (int spins = 0; remaining_.load(std::memory_order_acquire) > 0; ++spins) {
     if (spins < kSpins) {
       CpuRelax();
     } else {
       std::this_thread::yield();  // A worker was preempted; give it this core.
     }
+  }
+}
+
+void ThreadPool::Run(uint32_t index) {
+  if (shared_) {
+    RunPieces();
+  } else {
+    RunShare(index);
+  }
+}
+
+void ThreadPool::RunPieces() {
+  while (true) {
+    const size_t begin = next_.fetch_add(granule_, std::memory_order_relaxed);
+    if (begin >= count_) return;
+    entry_(body_, begin, std::min(count_, begin + granule_));
   }
 }
 
@@ -69,7 +87,7 @@ void ThreadPool::Work(uint32_t index) {
     }
     seen = epoch;
     if (stopping_) return;
-    RunShare(index);
+    Run(index);
     remaining_.fetch_sub(1, std::memory_order_release);
   }
 }

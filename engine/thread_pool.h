@@ -29,7 +29,18 @@ class ThreadPool {
       body(size_t{0}, count);
       return;
     }
-    Start(count, granule, &Invoke<Body>, &body);
+    Start(count, granule, /*shared=*/false, &Invoke<Body>, &body);
+  }
+
+  // The same in ranges of `piece`, each taken by the thread that is free first: for loops of
+  // milliseconds, in which a thread that has lost its core must not keep the others waiting.
+  template <typename Body>
+  void ForPieces(size_t count, size_t piece, size_t touched_bytes, const Body& body) {
+    if (workers_.empty() || touched_bytes < kInlineBytes || count <= piece) {
+      body(size_t{0}, count);
+      return;
+    }
+    Start(count, piece, /*shared=*/true, &Invoke<Body>, &body);
   }
 
  private:
@@ -41,12 +52,16 @@ class ThreadPool {
     (*static_cast<const Body*>(body))(begin, end);
   }
 
-  void Start(size_t count, size_t granule, Entry entry, const void* body);
+  void Start(size_t count, size_t granule, bool shared, Entry entry, const void* body);
   void Work(uint32_t index);
+  void Run(uint32_t index);
   void RunShare(uint32_t index);
+  void RunPieces();
 
   // The current loop; written before epoch_ moves, read after.
   size_t count_ = 0, granule_ = 1;
+  bool shared_ = false;  // granules are taken from next_, not in equal shares
+  std::atomic<size_t> next_ = 0;
   Entry entry_ = nullptr;
   const void* body_ = nullptr;
 

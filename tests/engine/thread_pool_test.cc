@@ -46,5 +46,21 @@ TEST(ThreadPoolTest, SmallWorkStaysOnTheCaller) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST(ThreadPoolTest, PiecesCoverEverythingOnceAndNeverMore) {
+  for (const uint32_t threads : {1u, 2u, 4u}) {
+    ThreadPool pool(threads);
+    for (const size_t count : {size_t{1}, size_t{64}, size_t{65}, size_t{1000}, size_t{4096}}) {
+      std::vector<std::atomic<int>> seen(count);
+      for (int round = 0; round < 50; ++round) {
+        pool.ForPieces(count, 64, 1 << 20, [&](size_t begin, size_t end) {
+          EXPECT_EQ(begin % 64, 0u);
+          for (size_t i = begin; i < end; ++i) seen[i].fetch_add(1);
+        });
+      }
+      for (const auto& times : seen) ASSERT_EQ(times, 50);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tidegate

@@ -18,6 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kF32Limit = 1e-3, kF16Limit = 2e-2, kQ8Limit = 0.3;
+constexpr double kFastLimit = 0.5;  // bfloat16 prompts
 constexpr char kDemoModel[] = "tinystories-6M.f16.gguf";
 
 Json ReadJson(const std::string& path) { return Json::parse(ReadFileOrDie(path)); }
@@ -30,7 +31,8 @@ struct Answer {
   std::vector<uint32_t> greedy;
 };
 
-void Ask(const std::string& model, const Json& golden, const std::string& units, Answer& answer) {
+void Ask(const std::string& model, const Json& golden, const std::string& units, Answer& answer,
+         const std::string& prefill = "exact") {
   const auto prompt = golden.at("prompt_ids").get<std::vector<uint32_t>>();
   const size_t greedy = golden.at("greedy").size();
   std::vector<std::string> positions;
@@ -42,6 +44,8 @@ void Ask(const std::string& model, const Json& golden, const std::string& units,
                                       model,
                                       "--units",
                                       units,
+                                      "--prefill",
+                                      prefill,
                                       "--tokens",
                                       absl::StrJoin(prompt, ","),
                                       "--positions",
@@ -145,6 +149,20 @@ TEST_P(ArchitectureOracle, QuantisedUnitsAreReported) {
   }
 }
 
+// The arithmetic that prompts are served with unless exactness is asked for: operands of 8 bits.
+TEST_P(ArchitectureOracle, FastPromptsAreClose) {
+  TG_REQUIRE_SHARED("data/golden/arch/llama.json");
+  const Json golden = this->golden();
+  Answer answer;
+  ASSERT_NO_FATAL_FAILURE(Ask(model(golden), golden, "f32", answer, "fast"));
+  const double deviation = Difference(golden.at("logits_exact"), answer);
+  EXPECT_LE(deviation, kFastLimit);
+  if (GreedyIsDecisive(golden, deviation)) {
+    EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>());
+  }
+  Report(GetParam(), "fast", deviation);
+}
+
 INSTANTIATE_TEST_SUITE_P(Llama, ArchitectureOracle,
                          testing::Values("llama", "llama-f16", "llama-bf16", "llama-q8_0",
                                          "llama-q4_0", "llama-tied-llama3", "llama-linear"),
@@ -167,6 +185,18 @@ TEST(DemoOracle, AgreesWithTheWholeReference) {
       EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>()) << units;
     }
     Report("demo", units, deviation);
+  }
+}
+
+TEST(DemoOracle, FastPromptsAreClose) {
+  TG_REQUIRE_SHARED("data/golden/demo.json");
+  const Json golden = ReadJson(SharedPath("data/golden/demo.json"));
+  for (const std::string units : {"f16", "q8"}) {
+    Answer answer;
+    ASSERT_NO_FATAL_FAILURE(Ask(ModelPath(kDemoModel), golden, units, answer, "fast"));
+    const double deviation = Difference(golden.at("logits"), answer);
+    EXPECT_LE(deviation, kFastLimit) << units;
+    Report("demo, fast prompt", units, deviation);
   }
 }
 

@@ -25,6 +25,7 @@ struct Row {
   double density, gamma, cache_fraction;
   double perplexity_limit;  // relative
   bool slow = false;
+  const char* prefill = "exact";  // matters to dense rows only
 };
 
 // How far the cache may be off: a share of units, and a relative count.
@@ -63,6 +64,8 @@ void Evaluate(const Row& row, Json& result) {
                                     absl::StrCat(row.gamma),
                                     "--cache-fraction",
                                     absl::StrCat(row.cache_fraction),
+                                    "--prefill",
+                                    row.prefill,
                                     "--threads",
                                     "1",
                                     "--json"},
@@ -108,6 +111,8 @@ INSTANTIATE_TEST_SUITE_P(
     Demo, Perplexity,
     testing::Values(Row{"dense_f16", "f16", "dense", 1, 1, 1, 0.005},
                     Row{"dense_q8", "q8", "dense", 1, 1, 1, 0.01},
+                    Row{"dense_f16_fast", "f16", "dense", 1, 1, 1, 0.005, false, "fast"},
+                    Row{"dense_q8_fast", "q8", "dense", 1, 1, 1, 0.01, false, "fast"},
                     Row{"dip_75", "f16", "dip", 0.75, 1, 1, 0.01},
                     Row{"dip_50", "f16", "dip", 0.5, 1, 1, 0.01},
                     Row{"half_cache_75_gamma_02", "f16", "dip_ca", 0.75, 0.2, 0.5, 0.01},
