@@ -111,13 +111,13 @@ TEST_F(BadInput, PacksOfAnotherVersionOrTruncated) {
       "newer.tgpack", [](PackHeader& header, std::string&) { header.version = kPackVersion + 1; });
   const std::string cut = ChangedPack(
       "cut.tgpack", [](const PackHeader&, std::string& bytes) { bytes.resize(bytes.size() / 2); });
-  for (const auto& [pack, text] : {std::pair(newer, std::string("pack version 2")),
+  for (const auto& [pack, text] : {std::pair(newer, std::string("pack version 3")),
                                    {cut, "truncated"},
                                    {ModelPath("tinystories-6M.f16.gguf"), "not a Tidegate pack"},
                                    {File("no.tgpack"), "cannot open"}}) {
     ExpectError("tidegate-store", StoreArguments(pack, kSmallBudget), text);
   }
-  ExpectError("tidegate", {"inspect", newer}, "pack version 2");
+  ExpectError("tidegate", {"inspect", newer}, "pack version 3");
   ExpectError("tidegate", {"logits", cut, "--tokens", "1"}, "truncated");
 }
 

@@ -72,7 +72,7 @@ Manifest GoodManifest() {
   tensor.set_rows(2);
   tensor.set_columns(64);
   tensor.set_offset(64);
-  tensor.set_bytes(136);
+  tensor.set_bytes(160);
   return manifest;
 }
 
@@ -209,7 +209,7 @@ std::vector<BadHeader> BadHeaders() {
   constexpr uint64_t kHuge = UINT64_MAX - 100;
   return {
       {"HalfWritten", [](H& h) { h.magic = 0; }, StatusCode::kInvalidArgument},
-      {"NewerVersion", [](H& h) { h.version = 2; }, StatusCode::kFailedPrecondition},
+      {"NewerVersion", [](H& h) { h.version = 3; }, StatusCode::kFailedPrecondition},
       {"BitFlip", [](H& h) { h.static_bytes ^= 64; }, kLoss, false},
       {"UuidFlip", [](H& h) { h.uuid[3] ^= 1; }, kLoss, false},
       {"Truncated", [](H& h) { h.file_bytes = 2 * kFileBytes; }, kLoss},

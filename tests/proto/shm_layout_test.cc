@@ -12,11 +12,11 @@ namespace {
 
 using absl::StatusCode;
 
-// The golden copy: whoever changes one of these makes layout version 2.
+// The golden copy: whoever changes one of these makes layout version 3.
 TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(kRegionMagic, 0x3130474552475431u);
   EXPECT_EQ(kSessionMagic, 0x3130534553475431u);
-  EXPECT_EQ(kShmVersion, 1u);
+  EXPECT_EQ(kShmVersion, 2u);
   EXPECT_EQ(kMaxSessions, 2u);
   EXPECT_EQ(kLeasesPerSession, 4u);
   EXPECT_EQ(kRingEntries, 16u);
@@ -121,7 +121,7 @@ std::vector<BadRegion> BadRegions() {
   return {
       {"HalfBuilt", [](H& h) { h.magic = 0; }},
       {"SessionInstead", [](H& h) { h.magic = kSessionMagic; }},
-      {"NewerVersion", [](H& h) { h.version = 2; }, StatusCode::kFailedPrecondition},
+      {"NewerVersion", [](H& h) { h.version = 3; }, StatusCode::kFailedPrecondition},
       {"NoLayers", [](H& h) { h.layer_count = 0; }},
       {"OneLayerMore", [](H& h) { h.layer_count = 4; }},
       {"TooManyLayers", [](H& h) { h.layer_count = kMaxLayers + 1; }},
@@ -208,7 +208,7 @@ std::vector<BadSession> BadSessions() {
   using H = SessionHeader;
   return {
       {"HalfBuilt", [](H& h) { h.magic = 0; }},
-      {"NewerVersion", [](H& h) { h.version = 2; }},
+      {"NewerVersion", [](H& h) { h.version = 3; }},
       {"IndexOutside", [](H& h) { h.session_index = kMaxSessions; }},
       {"NoBlocks", [](H& h) { h.max_blocks = 0; }},
       {"MoreBlocks", [](H& h) { h.max_blocks = 5; }},

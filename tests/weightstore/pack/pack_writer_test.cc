@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "proto/store/v1/static_rows.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/pack_verify.h"
@@ -164,8 +165,16 @@ TEST_P(RoundTripTest, StaticTensorsAreTheSourceBytes) {
                     .ok());
     EXPECT_EQ(Checksum(stored.data(), stored.size()), tensor.xxh3()) << tensor.name();
     if (tensor.rows() > 1) {
-      std::string expected(from->bytes, '\0');
-      ASSERT_TRUE(source->ReadBytes(*from, 0, from->bytes, expected.data()).ok());
+      const auto type = static_cast<GgmlType>(from->type);
+      const size_t row_bytes = GgmlRowBytes(type, tensor.columns());
+      std::string rows(from->bytes, '\0'), expected(tensor.bytes(), '\0');
+      ASSERT_TRUE(source->ReadBytes(*from, 0, from->bytes, rows.data()).ok());
+      for (size_t r = 0; r < tensor.rows(); ++r) {
+        StoreStaticRow(type, reinterpret_cast<const uint8_t*>(rows.data()) + r * row_bytes,
+                       tensor.columns(),
+                       reinterpret_cast<uint8_t*>(expected.data()) +
+                           r * StaticRowBytes(type, tensor.columns()));
+      }
       EXPECT_EQ(tensor.type(), from->type);
       EXPECT_EQ(stored, expected) << tensor.name();
     } else {  // Vectors become floats.
