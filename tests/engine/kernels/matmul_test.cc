@@ -12,6 +12,7 @@
 #include <random>
 #include <tuple>
 #include <vector>
+
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
