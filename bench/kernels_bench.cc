@@ -151,33 +151,6 @@ void AddColumns(benchmark::State& state, const Kernels& kernels, const ColumnCas
   Report(state, c.units * unit.size(), c.cores);
 }
 
-void AddColumnsTokens(benchmark::State& state, const Kernels& kernels, UnitEncoding encoding) {
-  constexpr size_t kElements = 14336;
-  constexpr size_t kUnits = 256;
-  const auto tokens = static_cast<size_t>(state.range(0));
-  const std::vector<float> values = RandomFloats(kElements, 1);
-  std::vector<uint8_t> unit(ColumnBytes(encoding, kElements));
-  EncodeColumn(encoding, values.data(), kElements, unit.data());
-  FillWith(unit, kUnits * unit.size());
-  std::vector<const uint8_t*> columns(kUnits);
-  std::vector<uint32_t> index(kUnits);
-  for (size_t i = 0; i < kUnits; ++i) {
-    columns[i] = WorkingSet() + i * unit.size();
-    index[i] = static_cast<uint32_t>(i);
-  }
-  const std::vector<float> x = RandomFloats(tokens * kUnits, 2);
-  std::vector<float> y(tokens * kElements);
-  for (auto _ : state) {
-    kernels.add_columns_tokens(encoding, columns.data(), index.data(), kUnits, kElements, 0,
-                               kElements, x.data(), kUnits, tokens, y.data(), kElements);
-    benchmark::ClobberMemory();
-  }
-  Report(state, kUnits * unit.size());
-  state.counters["multiply_adds"] =
-      benchmark::Counter(static_cast<double>(tokens * kUnits * kElements * state.iterations()),
-                         benchmark::Counter::kIsRate);
-}
-
 void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type, bool cores) {
   constexpr size_t kSize = 4096;
   const size_t row_bytes = StaticRowBytes(type, kSize);
@@ -324,12 +297,6 @@ void RegisterColumns(const Kernels& kernels, const std::string& table) {
             ->UseRealTime();
       }
     }
-    benchmark::RegisterBenchmark(
-        ("add_columns_tokens" + name).c_str(),
-        [&kernels, encoding](auto& state) { AddColumnsTokens(state, kernels, encoding); })
-        ->Arg(4)
-        ->Arg(64)
-        ->Unit(benchmark::kMillisecond);
   }
 }
 

@@ -59,11 +59,13 @@ struct Row {
   uint64_t budget_bytes = 0;
   std::string mode;
   std::string error;  // not empty: the budget does not work
-  double tokens_per_second = 0, first_token_seconds = 0, flash_bytes_per_token = 0, hit_rate = 0,
-         stall_share = 0;
-  TokenUsage prefill, decode;          // medians over the runs
-  double stage_seconds[kStages] = {};  // of one generated token, means over the runs
-  uint64_t prefill_flash_bytes = 0;    // of one run
+  double tokens_per_second = 0, first_token_seconds = 0, flash_bytes_per_token = 0,
+         flash_reads_per_token = 0, stall_share = 0;
+  double hit_rate = 0;                       // of all selected units
+  double hit_rate_by_kind[kUnitKinds] = {};  // by UnitKind
+  TokenUsage prefill, decode;                // medians over the runs
+  double stage_seconds[kStages] = {};        // of one generated token, means over the runs
+  uint64_t prefill_flash_bytes = 0;          // of one run
   uint64_t peak_rss_bytes = 0;
   double load_seconds = 0;
   std::string backend;
@@ -157,9 +159,15 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   row.peak_rss_bytes = UsageNow().peak_rss_bytes;
   const double tokens = static_cast<double>(flags.repeat) * flags.tokens;
   row.flash_bytes_per_token = static_cast<double>(decode.flash_bytes) / tokens;
-  const double hits = static_cast<double>(decode.hit_units[0] + decode.hit_units[1]);
-  const double misses = static_cast<double>(decode.miss_units[0] + decode.miss_units[1]);
-  row.hit_rate = hits / std::max(1.0, hits + misses);
+  row.flash_reads_per_token = static_cast<double>(decode.flash_reads) / tokens;
+  const auto rate = [](uint64_t hits, uint64_t misses) {
+    return static_cast<double>(hits) / std::max(1.0, static_cast<double>(hits + misses));
+  };
+  row.hit_rate =
+      rate(decode.hit_units[0] + decode.hit_units[1], decode.miss_units[0] + decode.miss_units[1]);
+  for (size_t k = 0; k < kUnitKinds; ++k) {
+    row.hit_rate_by_kind[k] = rate(decode.hit_units[k], decode.miss_units[k]);
+  }
   row.stall_share = decode.times.seconds(Stage::kStalls) / (tokens / row.tokens_per_second);
   for (size_t i = 0; i < kStages; ++i) {
     row.stage_seconds[i] = decode.times.seconds(static_cast<Stage>(i)) / tokens;
@@ -207,14 +215,17 @@ std::string JsonRow(const Row& row) {
   }
   return absl::StrFormat(
       "{\"budget\": \"%s\", \"budget_bytes\": %d, \"mode\": \"%s\", \"tokens_per_second\": %.3f, "
-      "\"first_token_seconds\": %.6f, \"flash_bytes_per_token\": %.0f, \"hit_rate\": %.4f, "
+      "\"first_token_seconds\": %.6f, \"flash_bytes_per_token\": %.0f, "
+      "\"flash_reads_per_token\": %.0f, \"hit_rate\": %.4f, \"input_hit_rate\": %.4f, "
+      "\"hidden_hit_rate\": %.4f, "
       "\"stall_share\": %.4f, \"backend\": \"%s\", \"cpu_seconds_per_token\": %.6f, "
       "\"disk_bytes_per_token\": %.0f, \"prefill_tokens_per_second\": %.3f, "
       "\"prefill_cpu_seconds_per_token\": %.6f, \"prefill_disk_bytes_per_token\": %.0f, "
       "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"peak_rss_bytes\": %d, "
       "\"stage_seconds\": {%s}}",
       row.budget, row.budget_bytes, row.mode, row.tokens_per_second, row.first_token_seconds,
-      row.flash_bytes_per_token, row.hit_rate, row.stall_share, row.backend, row.decode.cpu_seconds,
+      row.flash_bytes_per_token, row.flash_reads_per_token, row.hit_rate, row.hit_rate_by_kind[0],
+      row.hit_rate_by_kind[1], row.stall_share, row.backend, row.decode.cpu_seconds,
       row.decode.disk_bytes, row.prefill.tokens_per_second, row.prefill.cpu_seconds,
       row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.peak_rss_bytes,
       StagesJson(row));
@@ -250,6 +261,12 @@ void PrintProfile(const Row& row) {
     told += row.stage_seconds[i];
   }
   print("sampling", std::max(0.0, token - told));
+  std::printf(
+      "  hit rate of input units %.1f %%, of hidden units %.1f %%; %.0f flash reads of %s\n",
+      100 * row.hit_rate_by_kind[0], 100 * row.hit_rate_by_kind[1], row.flash_reads_per_token,
+      FormatBytes(static_cast<uint64_t>(row.flash_bytes_per_token /
+                                        std::max(1.0, row.flash_reads_per_token)))
+          .c_str());
   std::fflush(stdout);
 }
 

@@ -15,6 +15,8 @@
 #include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
 #include "cli/token_ids.h"
+#include "proto/store/v1/mask_trace.h"
+#include "weightstore/pack/atomic_file.h"
 
 namespace tidegate {
 namespace {
@@ -24,7 +26,8 @@ constexpr const char* kExamples =
     "  tidegate eval models/tinystories-6M.f16.gguf --text models/tinystories-heldout.txt --units "
     "f16\n"
     "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
-    "--cache-fraction 0.5\n\n"
+    "--cache-fraction 0.5\n"
+    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n\n"
     "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks "
     "of\n"
     "--chunk tokens are scored independently, each from an empty KV cache; the weight cache is "
@@ -39,7 +42,40 @@ struct Flags {
   std::string ids;
   uint32_t chunk = 256;
   uint64_t max_tokens = 0;
+  std::string record;  // path
   bool json = false;
+};
+
+// Writes the masks of a decoder to a file that appears when it is complete.
+class Recording {
+ public:
+  static absl::StatusOr<std::unique_ptr<Recording>> Begin(const Flags& flags, Decoder& decoder,
+                                                          const ModelConfig& config) {
+    ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(flags.record));
+    const MaskTraceShape shape = {config.layer_count,
+                                  {config.hidden_size, config.intermediate_size}};
+    return std::unique_ptr<Recording>(new Recording(std::move(file), shape, decoder));
+  }
+
+  absl::Status End() {
+    RETURN_IF_ERROR(writer_.Finish());
+    return file_.Commit();
+  }
+
+ private:
+  Recording(AtomicFile file, const MaskTraceShape& shape, Decoder& decoder)
+      : file_(std::move(file)), writer_(file_.fd(), shape) {
+    decoder.set_on_mask([this](uint32_t, UnitKind kind, const UnitOrder& order,
+                               std::span<const uint32_t> positions) {
+      units_.clear();
+      for (const uint32_t position : positions) units_.push_back(order.Unit(position));
+      writer_.Add(kind, units_);
+    });
+  }
+
+  AtomicFile file_;
+  MaskTraceWriter writer_;
+  std::vector<uint32_t> units_;
 };
 
 // Sums over the scored tokens.
@@ -162,6 +198,9 @@ absl::Status Run(const Flags& flags) {
   if (flags.text.empty() == flags.ids.empty()) {
     return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
   }
+  if (!flags.record.empty() && flags.model.mode == "dense") {
+    return absl::InvalidArgumentError("--record: mode dense has no masks; use --mode dip");
+  }
   std::vector<TokenId> tokens;
   if (flags.text.empty()) {
     ASSIGN_OR_RETURN(tokens, ReadTokenIds(flags.ids));
@@ -180,6 +219,10 @@ absl::Status Run(const Flags& flags) {
   if (flags.max_tokens > 0) {
     chunks = std::min(chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
+  std::unique_ptr<Recording> recording;
+  if (!flags.record.empty()) {
+    ASSIGN_OR_RETURN(recording, Recording::Begin(flags, local->decoder(), local->model().config));
+  }
   Score score;
   Progress progress("scoring", "tokens");
   const std::span<const TokenId> all(tokens);
@@ -190,6 +233,7 @@ absl::Status Run(const Flags& flags) {
     progress.Update((w + 1) * flags.chunk, chunks * flags.chunk);
   }
   progress.Finish();
+  if (recording != nullptr) RETURN_IF_ERROR(recording->End());
   Print(flags, score, *local, step ? &*step : nullptr);
   return absl::OkStatus();
 }
@@ -205,6 +249,8 @@ void AddEvalCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");
   command->add_option("--chunk", flags->chunk, "tokens per chunk")->capture_default_str();
   command->add_option("--max-tokens", flags->max_tokens, "score at most this many; 0: all");
+  command->add_option("--record", flags->record,
+                      "write the masks to this file, for `tidegate pack --trace`");
   command->add_flag("--json", flags->json, "one JSON object on standard output");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });

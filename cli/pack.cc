@@ -19,7 +19,10 @@ constexpr const char* kExamples =
     "  tidegate pack model.gguf                            writes model.tgpack beside it, 8-bit "
     "units\n"
     "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
-    "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n\n"
+    "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
+    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
+    "  tidegate pack model.gguf --trace t.trace            places what is used together side by "
+    "side\n\n"
     "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
     "about the\n"
     "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
@@ -32,6 +35,7 @@ struct Flags {
   std::string out;
   std::string units = "q8";
   std::string block_bytes, hidden_block_bytes;
+  std::string trace;
 };
 
 void PrintPadding(const char* name, const KindGeometry& kind) {
@@ -85,6 +89,7 @@ absl::Status RunPack(const Flags& flags) {
   ASSIGN_OR_RETURN(options.block_bytes, BlockBytes("--block-bytes", flags.block_bytes));
   ASSIGN_OR_RETURN(options.hidden_block_bytes,
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
+  options.trace_path = flags.trace;
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
   const std::string out =
       flags.out.empty() ? std::filesystem::path(flags.in).replace_extension(".tgpack").string()
@@ -112,9 +117,12 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
       ->capture_default_str();
   command->add_option("--block-bytes", flags->block_bytes,
                       "Bytes that one read fetches, a multiple of 512, e.g. 16KiB "
-                      "[the sectors that one unit needs]");
+                      "[one unit, or what a page holds; 8 units of ffn_down]");
   command->add_option("--hidden-block-bytes", flags->hidden_block_bytes,
                       "The same for the columns of ffn_down alone [as --block-bytes]");
+  command->add_option("--trace", flags->trace,
+                      "Masks recorded by `tidegate eval --record`: units are placed by how often "
+                      "they are used");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
 }

@@ -168,6 +168,7 @@ absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,
 absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
                               PassAccounts& accounts) {
   const auto count = static_cast<uint32_t>(tokens.size());
+  uint32_t rows = count;
   CHECK(count >= 1 && count <= tokens_max_ && kv.size() + count <= kv.capacity());
   const StageTimer timer(accounts.times, Stage::kOther);
   Reserve(count);
@@ -175,8 +176,14 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   Embed(tokens);
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
     Attention(kv, layer, count, pass, accounts.times);
-    Norm(model_->layers[layer].mlp_norm, count);
-    const absl::Status done = RunMlp(layer, count, pass, accounts);
+    // Nothing looks at the other positions behind the keys and values of the last layer.
+    if (layer + 1 == model_->config.layer_count && count > 1 && !pass.every_position) {
+      const size_t h = model_->config.hidden_size;
+      std::copy_n(x_.begin() + static_cast<ptrdiff_t>((count - 1) * h), h, x_.begin());
+      rows = 1;
+    }
+    Norm(model_->layers[layer].mlp_norm, rows);
+    const absl::Status done = RunMlp(layer, rows, pass, accounts);
     if (!done.ok()) {
       mlp_.Reset();
       return done;
@@ -190,7 +197,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   }
   client_->ReportUses();
   kv.set_size(kv.size() + count);
-  Norm(model_->final_norm, count);
+  Norm(model_->final_norm, rows);
   return absl::OkStatus();
 }
 
@@ -206,16 +213,17 @@ absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Prec
                               std::span<float> logits, PassAccounts& accounts,
                               const OnLogits& on_logits) {
   const uint32_t first = kv.size();
-  RETURN_IF_ERROR(Forward(kv, tokens, {.prefill = precision}, accounts));
-  const auto count = static_cast<uint32_t>(tokens.size());
-  if (on_logits != nullptr) {
+  const bool every = on_logits != nullptr;
+  RETURN_IF_ERROR(Forward(kv, tokens, {.prefill = precision, .every_position = every}, accounts));
+  const uint32_t rows = every ? static_cast<uint32_t>(tokens.size()) : 1;
+  if (every) {
     std::vector<float> row(model_->config.vocab_size);
-    for (uint32_t t = 0; t < count; ++t) {
+    for (uint32_t t = 0; t < rows; ++t) {
       Logits(t, row, accounts.times);
       on_logits(first + t, row);
     }
   }
-  if (!logits.empty()) Logits(count - 1, logits, accounts.times);
+  if (!logits.empty()) Logits(rows - 1, logits, accounts.times);
   return absl::OkStatus();
 }
 

@@ -50,11 +50,15 @@ class Decoder {
   absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, std::span<float> logits,
                     PassAccounts& accounts);
 
+  // See Mlp.
+  void set_on_mask(Mlp::OnMask on_mask) { mlp_.set_on_mask(std::move(on_mask)); }
+
  private:
   // How the tokens of a pass are computed: all at once, or one with or without pruning.
   struct Pass {
     std::optional<Precision> prefill = std::nullopt;
     const PruneStep* step = nullptr;
+    bool every_position = false;  // leave all positions in normed_, not only the last one
   };
 
   absl::Status Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,

@@ -371,6 +371,7 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
     const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
     const std::span<const uint32_t> positions =
         Select(layer, kind, kept, values, step, accounts.times);
+    if (on_mask_ != nullptr) on_mask_(layer, kind, order, positions);
     WeightLease lease;
     if (!client_->Complete(layer, kind)) {
       ASSIGN_OR_RETURN(lease, Acquire(layer, kind, positions, LeaseMode::kSelect));

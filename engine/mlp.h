@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -60,6 +61,11 @@ class Mlp {
   // y += pruned MLP(x). x, y [H].
   absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
                       PassAccounts& accounts);
+
+  // Called with every mask of Pruned(); units by position. Set before the first pass.
+  using OnMask = std::function<void(uint32_t layer, UnitKind kind, const UnitOrder& order,
+                                    std::span<const uint32_t> positions)>;
+  void set_on_mask(OnMask on_mask) { on_mask_ = std::move(on_mask); }
 
   // Drops streams that were begun ahead. Call when a pass is abandoned.
   void Reset() { ahead_.reset(); }
@@ -116,6 +122,7 @@ class Mlp {
   ThreadPool* const pool_;
   const bool overlap_;
   MaskSelector selector_;
+  OnMask on_mask_;
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind

@@ -49,17 +49,29 @@ float MaskSelector::Threshold(size_t k) {
   return *nth;
 }
 
-// Without branches on residency or scores: they are as good as random.
 void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,
                             uint32_t units_per_block) {
   const float exempt = params.fixed_top_n == 0
                            ? std::numeric_limits<float>::infinity()
                            : Threshold(std::min<size_t>(params.fixed_top_n, scores_.size()));
-  const float factors[] = {static_cast<float>(params.gamma), 1.0f};
-  for (size_t block = 0, p = 0; p < scores_.size(); ++block) {
+  const auto gamma = static_cast<float>(params.gamma);
+  if (units_per_block == 1) {
+    // Without branches on residency or scores: they are as good as random.
+    const float factors[] = {gamma, 1.0f};
+    for (size_t p = 0; p < scores_.size(); ++p) {
+      const float factor = factors[residency[p].load(std::memory_order_relaxed) != 0];
+      scores_[p] *= scores_[p] < exempt ? factor : 1.0f;
+    }
+    return;
+  }
+  for (size_t block = 0, p = 0; p < scores_.size(); ++block, p += units_per_block) {
+    if (residency[block].load(std::memory_order_relaxed) != 0) continue;
     const size_t end = std::min(p + units_per_block, scores_.size());
-    const float factor = factors[residency[block].load(std::memory_order_relaxed) != 0];
-    for (; p < end; ++p) scores_[p] *= scores_[p] < exempt ? factor : 1.0f;
+    double squares = 0;
+    for (size_t i = p; i < end; ++i) squares += double{scores_[i]} * scores_[i];
+    const float shared =
+        gamma * static_cast<float>(std::sqrt(squares / static_cast<double>(end - p)));
+    for (size_t i = p; i < end; ++i) scores_[i] = scores_[i] < exempt ? shared : scores_[i];
   }
 }
 

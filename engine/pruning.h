@@ -34,6 +34,12 @@ struct MaskParams {
 };
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
+//
+// With gamma below 1, a block that is not resident is taken or left as a whole: one read fetches
+// all of its units, so they share gamma times the root mean square of their scores (but for those
+// that fixed_top_n exempts). Units of resident blocks are chosen one by one. Where a block is one
+// unit this is the paper's rule; where it is more, it is "utility per I/O cost" (Neuron Chunking,
+// arXiv 2511.18692).
 class MaskSelector {
  public:
   // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at

@@ -51,33 +51,19 @@ struct Batch {
   size_t scale_bytes = 0;
   size_t tile_begin = 0;  // groups
   size_t tile_end = 0;
-  bool prefetch = true;
   const uint8_t* const* next = nullptr;  // what follows the tile: to prefetch
   size_t next_count = 0;
   size_t next_shift = 0;  // groups: the next batch may belong to the next tile
   bool grouped = false;
 };
 
-// coefficient of column k for token t
-struct Coefficients {
-  const float* x = nullptr;
-  size_t x_stride = 0;
-  const uint32_t* index = nullptr;  // null: x[k]
-
-  float At(size_t k, size_t t) const {
-    return index == nullptr ? x[k] : x[t * x_stride + index[k]];
-  }
-};
-
-// factors[k * kTokens + t][g] = coefficient * scale of groups [group, group + groups).
-template <size_t kTokens>
-using Factors = float[kBatch * kTokens][kBlockGroups];
+// factors[k][g] = coefficient * scale of groups [group, group + groups).
+using Factors = float[kBatch][kBlockGroups];
 
 // Converts whole vectors of scales: up to kLanes - 1 halves beyond the last one are read and not
 // used. They lie inside the column, because the codes follow the scales.
-template <size_t kTokens>
 HWY_INLINE void FillFactors(const Batch& batch, const float* coefficients, size_t group,
-                            size_t groups, Factors<kTokens>& factors) {
+                            size_t groups, Factors& factors) {
   const FloatTag df;
   for (size_t k = 0; k < batch.count; ++k) {
     for (size_t g = 0; g < groups; g += kLanes) {
@@ -85,35 +71,30 @@ HWY_INLINE void FillFactors(const Batch& batch, const float* coefficients, size_
           batch.grouped
               ? hn::PromoteTo(df, LoadNarrow<hwy::float16_t>(batch.columns[k] + 2 * (group + g)))
               : hn::Set(df, 1.0f);
-      for (size_t t = 0; t < kTokens; ++t) {
-        const auto coefficient = hn::Set(df, coefficients[k * kTokens + t]);
-        hn::Store(hn::Mul(coefficient, scales), df, factors[k * kTokens + t] + g);
-      }
+      hn::Store(hn::Mul(hn::Set(df, coefficients[k]), scales), df, factors[k] + g);
     }
   }
 }
 
 // One batch within one block of outputs.
-template <size_t kTokens>
 struct Block {
-  HWY_ALIGN Factors<kTokens> factors;
+  HWY_ALIGN Factors factors;
   size_t count = 0;
   const uint8_t* codes[kBatch];  // of the block's first group
   size_t ahead_count = 0;
   const uint8_t* ahead[kBatch];  // what will be needed kAheadBytes per column later
 };
 
-template <Codes kCodes, size_t kTokens>
+template <Codes kCodes>
 HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t group, size_t groups,
-                        Block<kTokens>& block) {
+                        Block& block) {
   constexpr size_t kBytes = GroupBytes(kCodes);
-  FillFactors<kTokens>(batch, coefficients, group, groups, block.factors);
+  FillFactors(batch, coefficients, group, groups, block.factors);
   block.count = batch.count;
   for (size_t k = 0; k < batch.count; ++k) {
     block.codes[k] = batch.columns[k] + batch.scale_bytes + group * kBytes;
   }
   block.ahead_count = 0;
-  if (!batch.prefetch) return;
   const size_t tile_groups = batch.tile_end - batch.tile_begin;
   size_t ahead = group + std::min(kAheadBytes / kBytes, tile_groups);
   const uint8_t* const* columns = batch.columns;
@@ -130,8 +111,7 @@ HWY_INLINE void Prepare(const Batch& batch, const float* coefficients, size_t gr
 }
 
 // Prefetches bytes [at, at + bytes) of what comes kAheadBytes later.
-template <size_t kTokens>
-HWY_INLINE void PrefetchAhead(const Block<kTokens>& block, size_t at, size_t bytes) {
+HWY_INLINE void PrefetchAhead(const Block& block, size_t at, size_t bytes) {
   for (size_t k = 0; k < block.ahead_count; ++k) {
     for (size_t line = 0; line < bytes; line += kLine) PrefetchSoon(block.ahead[k] + at + line);
   }

@@ -46,14 +46,6 @@ struct Kernels {
                       const float* coefficients, size_t count, size_t elements, size_t begin,
                       size_t end, float* y);
 
-  // y[t * y_stride + j] = fma(x[t * x_stride + k'], w_k[j], ...) for all tokens t: the prefill form
-  // of add_columns, where token t's coefficient of column k is x[t * x_stride + column_index[k]].
-  // For every t the result equals add_columns with those coefficients, bitwise.
-  void (*add_columns_tokens)(UnitEncoding encoding, const uint8_t* const* columns,
-                             const uint32_t* column_index, size_t count, size_t elements,
-                             size_t begin, size_t end, const float* x, size_t x_stride,
-                             size_t tokens, float* y, size_t y_stride);
-
   // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + epsilon); x and out may be the same. n > 0.
   // Relative error below (n / 2 + 4) * 2^-23.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float epsilon, float* out);

@@ -53,18 +53,6 @@ void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const floa
   }
 }
 
-void AddColumnsTokens(UnitEncoding encoding, const uint8_t* const* columns,
-                      const uint32_t* column_index, size_t count, size_t elements, size_t begin,
-                      size_t end, const float* x, size_t x_stride, size_t tokens, float* y,
-                      size_t y_stride) {
-  for (size_t t = 0; t < tokens; ++t) {
-    for (size_t k = 0; k < count; ++k) {
-      const float coefficient = x[t * x_stride + column_index[k]];
-      AddColumns(encoding, columns + k, &coefficient, 1, elements, begin, end, y + t * y_stride);
-    }
-  }
-}
-
 float RowElement(const MatrixView& w, const std::byte* row, size_t c) {
   if (GgmlBlockElements(w.type) == 1) {
     float value;
@@ -153,7 +141,6 @@ constexpr Kernels kScalar = {
     .name = "scalar",
     .mat_vec = MatVec,
     .add_columns = AddColumns,
-    .add_columns_tokens = AddColumnsTokens,
     .rms_norm = RmsNorm,
     .silu_multiply = SiluMultiply,
     .add = Add,

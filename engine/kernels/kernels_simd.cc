@@ -30,7 +30,6 @@ const Kernels& Table() {
       .name = hwy::TargetName(HWY_TARGET),
       .mat_vec = MatVec,
       .add_columns = AddColumns,
-      .add_columns_tokens = AddColumnsTokens,
       .rms_norm = RmsNorm,
       .silu_multiply = SiluMultiply,
       .add = Add,

@@ -94,7 +94,7 @@ HWY_INLINE FloatVec SpreadFactors(const float* factors) {
 }
 
 // Adds the batch to the chunk at byte `at` of the block's codes; factors begin at group `g`.
-HWY_INLINE void AddChunk(const Block<1>& block, size_t g, size_t at, float* HWY_RESTRICT spread) {
+HWY_INLINE void AddChunk(const Block& block, size_t g, size_t at, float* HWY_RESTRICT spread) {
   const FloatTag df;
   const UintTag du;
   auto s0 = hn::Load(df, spread + 0 * kLanes);
@@ -130,7 +130,7 @@ HWY_INLINE void AddChunk(const Block<1>& block, size_t g, size_t at, float* HWY_
 // One block of outputs, in spread order.
 HWY_NOINLINE void AddSpreadBlock(const Batch& batch, const float* coefficients, size_t group,
                                  size_t groups, float* HWY_RESTRICT spread) {
-  Block<1> block;
+  Block block;
   Prepare<Codes::kNibbles>(batch, coefficients, group, groups, block);
   for (size_t g = 0; g < groups; g += kChunkGroups) {
     const size_t at = g * GroupBytes(Codes::kNibbles);

@@ -84,6 +84,29 @@ TEST(MaskSelectorTest, ResidencyIsByBlockAndPositionsByPermutation) {
               ElementsAre(2, 3));
 }
 
+TEST(MaskSelectorTest, ABlockThatIsNotResidentIsTakenAsAWhole) {
+  MaskSelector selector;
+  // Blocks of two; the second is resident. Root mean squares of the others: 5 and 4.3.
+  const float values[] = {7, 1, 2, 6, 4, 4.6f};
+  EXPECT_THAT(Select(selector, values, {.kept = 3, .gamma = 0.99}, {1}, 2), ElementsAre(0, 1, 3));
+  EXPECT_THAT(Select(selector, values, {.kept = 5, .gamma = 0.99}, {1}, 2),
+              ElementsAre(0, 1, 3, 4, 5));
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.3}, {1}, 2), ElementsAre(2, 3));
+  // An exempt unit of such a block counts by itself.
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.1, .fixed_top_n = 1}, {1}, 2),
+              ElementsAre(0, 3));
+  // Masks that do not look at the cache do not look at blocks either.
+  EXPECT_THAT(Select(selector, values, {.kept = 2}, {1}, 2), ElementsAre(0, 3));
+}
+
+TEST(MaskSelectorTest, TheLargestFloatsShareAFiniteScore) {
+  MaskSelector selector;
+  const float top = std::numeric_limits<float>::max();
+  const float values[] = {top, top, 1, 2, -top, 3};
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0}, {1}, 2), ElementsAre(2, 3));
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.5}, {1}, 2), ElementsAre(0, 1));
+}
+
 TEST(MaskSelectorTest, NanAndInfinityCountAsTheLargest) {
   MaskSelector selector;
   const float nan = std::numeric_limits<float>::quiet_NaN();

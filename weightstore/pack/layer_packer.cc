@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
 #include "weightstore/pack/parallel_for.h"
 
@@ -22,16 +24,31 @@ uint64_t BandRows(const GgufTensor& matrix) {
   return std::clamp<uint64_t>(fitting, 1, std::min(kMaxBandRows, matrix.rows()));
 }
 
-// out[c * out_stride + r] = band[r * band_stride + c] for r < rows, c < columns.
-void TransposeBand(const float* band, uint64_t band_stride, uint64_t rows, uint64_t columns,
-                   float* out, uint64_t out_stride) {
-  for (uint64_t tile = 0; tile < columns; tile += kColumnTile) {
-    const uint64_t tile_end = std::min(tile + kColumnTile, columns);
+// out[c * out_stride + r] = band[r * band_stride + columns[c]] for r < rows.
+void TransposeBand(const float* band, uint64_t band_stride, uint64_t rows,
+                   std::span<const uint32_t> columns, float* out, uint64_t out_stride) {
+  for (uint64_t tile = 0; tile < columns.size(); tile += kColumnTile) {
+    const uint64_t tile_end = std::min<uint64_t>(tile + kColumnTile, columns.size());
     for (uint64_t c = tile; c < tile_end; ++c) {
+      const float* from = band + columns[c];
       float* column = out + c * out_stride;
-      for (uint64_t r = 0; r < rows; ++r) column[r] = band[r * band_stride + c];
+      for (uint64_t r = 0; r < rows; ++r) column[r] = from[r * band_stride];
     }
   }
+}
+
+// Units by position in the pack.
+std::vector<uint32_t> UnitsInOrder(const store::v1::KindUnits& units, uint32_t unit_count) {
+  std::vector<uint32_t> order(unit_count);
+  if (units.positions().empty()) {
+    std::iota(order.begin(), order.end(), 0u);
+  } else {
+    CHECK(static_cast<uint32_t>(units.positions_size()) == unit_count);
+    for (uint32_t unit = 0; unit < unit_count; ++unit) {
+      order[units.positions(static_cast<int>(unit))] = unit;
+    }
+  }
+  return order;
 }
 
 // Blames the source or the encoding for a column whose error is not a finite number.
@@ -85,10 +102,9 @@ double ErrorSums::RelativeRms() const { return source > 0 ? std::sqrt(difference
 
 // The blocks and columns that one walk over the matrices covers, and where they are put together.
 struct LayerPacker::Pass {
-  uint32_t first_block, block_count;
-  uint64_t first_column, column_count;  // a unit's index is its column
-  float* columns;                       // [column_count, column_elements]
-  std::span<uint8_t> blocks;            // [block_count, block_bytes]
+  std::span<const uint32_t> units;  // by position; a unit's index is its column in the matrix
+  float* columns;                   // [units.size(), column_elements]
+  std::span<uint8_t> blocks;        // whole ones
 };
 
 LayerPacker::LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes)
@@ -114,8 +130,7 @@ absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pa
     const uint64_t count = std::min(band_rows, rows - first);
     decoded.resize(band_rows * width);
     RETURN_IF_ERROR(reader_(matrix, first, count, decoded.data()));
-    TransposeBand(decoded.data() + pass.first_column, width, count, pass.column_count,
-                  pass.columns + first, rows);
+    TransposeBand(decoded.data(), width, count, pass.units, pass.columns + first, rows);
     return absl::OkStatus();
   });
 }
@@ -125,10 +140,10 @@ absl::Status LayerPacker::EncodeColumns(const GgufTensor& matrix, const KindGeom
                                         ColumnRecord& record) {
   const uint64_t elements = kind.column_elements;
   const uint64_t offset_in_unit = column_in_unit * ColumnBytes(encoding_, elements);
-  const uint64_t chunks = (pass.column_count + kEncodeChunk - 1) / kEncodeChunk;
+  const uint64_t chunks = (pass.units.size() + kEncodeChunk - 1) / kEncodeChunk;
   return ParallelFor(chunks, threads_, [&](uint64_t chunk) -> absl::Status {
     std::vector<float> decoded(elements);
-    const uint64_t end = std::min((chunk + 1) * kEncodeChunk, pass.column_count);
+    const uint64_t end = std::min<uint64_t>((chunk + 1) * kEncodeChunk, pass.units.size());
     for (uint64_t c = chunk * kEncodeChunk; c < end; ++c) {
       const float* values = pass.columns + c * elements;
       uint8_t* stored = pass.blocks.data() + c / kind.units_per_block * kind.block_bytes +
@@ -136,7 +151,7 @@ absl::Status LayerPacker::EncodeColumns(const GgufTensor& matrix, const KindGeom
       EncodeColumn(encoding_, values, elements, stored);
       DecodeColumn(encoding_, stored, elements, decoded.data());
       const ColumnSums sums = CompareColumn(values, decoded.data(), elements);
-      const uint64_t unit = pass.first_column + c;
+      const uint32_t unit = pass.units[c];
       if (!std::isfinite(sums.error.difference)) {
         return NotFinite(matrix, unit, std::isfinite(sums.error.source), encoding_);
       }
@@ -171,14 +186,15 @@ absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matric
 
   std::vector<ColumnRecord> records(matrices.size(), {std::vector<float>(kind.unit_count),
                                                       std::vector<ErrorSums>(kind.unit_count)});
+  const std::vector<uint32_t> order = UnitsInOrder(units, kind.unit_count);
   std::vector<uint64_t> checksums;
   for (uint32_t first = 0; first < kind.block_count; first += pass_blocks) {
     const uint32_t count = std::min(pass_blocks, kind.block_count - first);
     const uint64_t first_column = uint64_t{first} * kind.units_per_block;
-    const Pass pass = {
-        first,           count,
-        first_column,    std::min<uint64_t>(pass_columns, kind.unit_count - first_column),
-        scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}};
+    const uint64_t columns = std::min<uint64_t>(pass_columns, kind.unit_count - first_column);
+    const Pass pass = {std::span(order).subspan(first_column, columns),
+                       scratch_.data(),
+                       {blocks, uint64_t{count} * kind.block_bytes}};
     RETURN_IF_ERROR(RunPass(matrices, kind, pass, records));
     checksums.resize(count);
     for (uint32_t b = 0; b < count; ++b) {

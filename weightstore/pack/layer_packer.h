@@ -48,9 +48,10 @@ class LayerPacker {
   // `memory_bytes` bounds floats and blocks of a pass.
   LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes);
 
-  // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Fills norms
-  // and errors of `units`, adds to sums[i] for matrices[i]. Errors: DATA_LOSS (weights that are not
-  // finite), INVALID_ARGUMENT (values too large for the encoding).
+  // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Reads
+  // positions of `units`, which must be a permutation; fills its norms and errors, adds to sums[i]
+  // for matrices[i]. Errors: DATA_LOSS (weights that are not finite), INVALID_ARGUMENT (values too
+  // large for the encoding).
   absl::Status PackUnits(const std::vector<const GgufTensor*>& matrices, const KindGeometry& kind,
                          const BlockSink& sink, store::v1::KindUnits& units,
                          std::span<ErrorSums> sums);

@@ -133,17 +133,28 @@ absl::Status CheckGroups(UnitEncoding encoding, uint64_t elements, const char* m
       " that ", std::string(UnitEncodingName(encoding)), " groups; use --units f16"));
 }
 
-absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, uint64_t block_bytes,
-                                     uint32_t units, uint32_t columns, uint32_t elements) {
+// As many units as a page holds, because drives read no less. Hidden units, which are many and
+// small beside what a request costs, share blocks where a layer still has enough of them to choose
+// among; input units lose too much accuracy by it (docs/decisions/0004).
+uint64_t UsualUnitsPerBlock(UnitKind kind, uint64_t unit_bytes, uint32_t units) {
+  constexpr uint64_t kSmallUnitBytes = 12 * kKiB;
+  constexpr uint64_t kSharing = 8;
+  constexpr uint64_t kLeastBlocks = 256;
+  const bool share = kind == UnitKind::kHidden && unit_bytes <= kSmallUnitBytes &&
+                     units >= kSharing * kLeastBlocks;
+  return std::max<uint64_t>(kPageBytes / unit_bytes, share ? kSharing : 1);
+}
+
+absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, UnitKind kind,
+                                     uint64_t block_bytes, uint32_t units, uint32_t columns,
+                                     uint32_t elements) {
   const uint64_t unit_bytes = columns * ColumnBytes(options.units, elements);
   if (RoundUp(unit_bytes, kPageBytes) > kMaxBlockBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("one unit takes ", FormatBytes(unit_bytes), ", a block at most ",
                      FormatBytes(kMaxBlockBytes), "; use narrower units"));
   }
-  // By default a block is one unit, or as many as a page holds, in whole sectors: a mask chooses
-  // units one by one, and what a block holds besides is read and kept for nothing.
-  const uint64_t shared = std::max<uint64_t>(1, kPageBytes / unit_bytes);
+  const uint64_t shared = UsualUnitsPerBlock(kind, unit_bytes, units);
   const uint64_t usual = options.one_unit_per_block ? RoundUp(unit_bytes, kPageBytes)
                                                     : RoundUp(shared * unit_bytes, kSectorBytes);
   const uint64_t block = block_bytes == 0 ? usual : block_bytes;
@@ -186,9 +197,9 @@ absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
   RETURN_IF_ERROR(CheckBlockBytes(hidden_flag, hidden_block, ColumnBytes(options.units, hidden)));
   plan.manifest.set_unit_encoding(static_cast<uint32_t>(options.units));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_input_units(),
-                   PlanUnits(options, input_block, hidden, 2, intermediate));
+                   PlanUnits(options, UnitKind::kInput, input_block, hidden, 2, intermediate));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_hidden_units(),
-                   PlanUnits(options, hidden_block, intermediate, 1, hidden));
+                   PlanUnits(options, UnitKind::kHidden, hidden_block, intermediate, 1, hidden));
   ASSIGN_OR_RETURN(plan.geometry, GeometryFromManifest(plan.manifest));
   return absl::OkStatus();
 }

@@ -8,10 +8,12 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/mask_trace.h"
 #include "proto/store/v1/static_rows.h"
 #include "weightstore/pack/atomic_file.h"
 #include "weightstore/pack/checksum_stream.h"
@@ -40,6 +42,29 @@ absl::Status RefuseSameFile(const std::string& source, const std::string& target
   if (!same) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(target, " is the GGUF file itself; give the pack another name"));
+}
+
+// Gives every unit its position: the one most often selected first.
+absl::Status PlaceUnits(const std::string& trace_path, PackPlan& plan) {
+  if (trace_path.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const UnitUses trace, CountUnitUses(trace_path, ShapeOf(plan.geometry)));
+  for (uint32_t layer = 0; layer < plan.geometry.layer_count; ++layer) {
+    store::v1::LayerUnits& units = *plan.manifest.mutable_layers(static_cast<int>(layer));
+    const auto place = [&](UnitKind kind, store::v1::KindUnits& placed) {
+      const std::vector<uint32_t>& uses = trace.uses[static_cast<uint32_t>(kind)][layer];
+      std::vector<uint32_t> unit_at(uses.size());
+      std::iota(unit_at.begin(), unit_at.end(), 0u);
+      std::stable_sort(unit_at.begin(), unit_at.end(),
+                       [&](uint32_t a, uint32_t b) { return uses[a] > uses[b]; });
+      placed.mutable_positions()->Resize(static_cast<int>(unit_at.size()), 0);
+      for (uint32_t p = 0; p < unit_at.size(); ++p) {
+        placed.set_positions(static_cast<int>(unit_at[p]), p);
+      }
+    };
+    place(UnitKind::kInput, *units.mutable_input());
+    place(UnitKind::kHidden, *units.mutable_hidden());
+  }
+  return absl::OkStatus();
 }
 
 // One run: the file being written and what has been learnt so far.
@@ -231,6 +256,7 @@ absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& 
   ASSIGN_OR_RETURN(const LoraSet adapters, LoraSet::Open(source, options.adapters));
   auto plan = PlanPack(source, options, &adapters);
   if (!plan.ok()) return Annotate(plan.status(), source.path());
+  RETURN_IF_ERROR(PlaceUnits(options.trace_path, *plan));
   RETURN_IF_ERROR(RefuseSameFile(source.path(), out_path));
   ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(out_path));
   auto report = Writer(source, adapters, *plan, options, file.fd(), progress).Run();

@@ -24,10 +24,13 @@ struct LoraSource {
 struct PackOptions {
   UnitEncoding units = UnitEncoding::kQ8;
   // Block size in bytes, a multiple of 512. 0: the whole sectors that one unit needs, or as many
-  // units as a page holds.
+  // units as a page holds; 8 hidden units where they are small and many.
   uint64_t block_bytes = 0;
-  uint64_t hidden_block_bytes = 0;        // of hidden units only; 0: as block_bytes says
-  bool one_unit_per_block = false;        // pad instead of sharing: cache experiments by unit
+  uint64_t hidden_block_bytes = 0;  // of hidden units only; 0: as block_bytes says
+  bool one_unit_per_block = false;  // pad instead of sharing: cache experiments by unit
+  // A recording of masks (mask_trace.h): units lie in the order of how often they were selected,
+  // so that those which are read together lie together. Empty: the model's order.
+  std::string trace_path = {};
   uint64_t memory_bytes = 512ull << 20;   // working memory for transposing
   std::vector<LoraSource> adapters = {};  // matrices that an adapter touches are stored as F32
 };

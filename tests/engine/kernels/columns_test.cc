@@ -1,5 +1,4 @@
-// add_columns and add_columns_tokens: every table bitwise equal to the definition in kernels.h,
-// however the work is cut.
+// add_columns: every table bitwise equal to the definition in kernels.h, however the work is cut.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -201,56 +200,6 @@ TEST_P(ColumnsTest, ExtremeCoefficientsStayExact) {
   kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), 8, elements, 0,
                         elements, y.data());
   ExpectSameBits(Expected(columns, coefficients, elements, 0, elements, start), y, "extremes");
-}
-
-TEST_P(ColumnsTest, TokensEqualOneTokenAtATime) {
-  for (const size_t elements : Lengths(encoding())) {
-    const size_t available = 21;
-    const Columns columns(encoding(), elements, 11, random_);
-    const std::vector<uint32_t> index = {3, 0, 20, 7, 7, 1, 19, 4, 12, 15, 2};
-    for (const size_t tokens : {1, 2, 3, 4, 5, 9}) {
-      const size_t x_stride = available + 3;
-      const size_t y_stride = elements + 5;
-      const std::vector<float> x = RandomFloats(tokens * x_stride, random_);
-      std::vector<float> y(tokens * y_stride, kUntouched);
-      std::vector<float> expected(y.size(), kUntouched);
-      for (size_t t = 0; t < tokens; ++t) {
-        std::vector<float> coefficients;
-        for (const uint32_t k : index) coefficients.push_back(x[t * x_stride + k]);
-        for (size_t j = 0; j < elements; ++j) y[t * y_stride + j] = static_cast<float>(j);
-        const std::vector<float> start(y.begin() + static_cast<ptrdiff_t>(t * y_stride),
-                                       y.begin() + static_cast<ptrdiff_t>(t * y_stride + elements));
-        const std::vector<float> one =
-            Expected(columns, coefficients, elements, 0, elements, start);
-        std::copy(one.begin(), one.end(), expected.begin() + static_cast<ptrdiff_t>(t * y_stride));
-      }
-      kernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), index.size(),
-                                   elements, 0, elements, x.data(), x_stride, tokens, y.data(),
-                                   y_stride);
-      ExpectSameBits(expected, y,
-                     std::to_string(elements) + " x " + std::to_string(tokens) + " tokens");
-    }
-  }
-}
-
-TEST_P(ColumnsTest, TokensWriteOnlyTheirRange) {
-  const size_t elements = 4160;
-  const size_t tokens = 7;
-  const Columns columns(encoding(), elements, 9, random_);
-  const std::vector<uint32_t> index = {0, 1, 2, 3, 4, 5, 6, 7, 8};
-  const std::vector<float> x = RandomFloats(tokens * 9, random_);
-  for (const auto& [begin, end] : {std::pair<size_t, size_t>{32, 4128}, {4096, 4160}, {64, 64}}) {
-    std::vector<float> y(tokens * elements, kUntouched);
-    for (size_t t = 0; t < tokens; ++t) {
-      for (size_t j = begin; j < end; ++j) y[t * elements + j] = 1.0f;
-    }
-    std::vector<float> expected = y;
-    ScalarKernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), 9, elements,
-                                       begin, end, x.data(), 9, tokens, expected.data(), elements);
-    kernels().add_columns_tokens(encoding(), columns.pointers(), index.data(), 9, elements, begin,
-                                 end, x.data(), 9, tokens, y.data(), elements);
-    ExpectSameBits(expected, y, RangeName(begin, end));
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, ColumnsTest,

@@ -64,10 +64,14 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
       const auto source = GgufFile::Open(dir.File("m.gguf"));
       const KindGeometry kind =
           Geometry(static_cast<uint32_t>(columns), static_cast<uint32_t>(rows), 3, 4096);
-      for (const uint64_t memory : {1u, 20'000u, 100'000'000u}) {
+      for (const auto& [memory, reversed] :
+           {std::pair{1u, false}, {20'000u, false}, {100'000'000u, false}, {20'000u, true}}) {
         LayerPacker packer(RowsOf(*source), UnitEncoding::kF32, memory);
         uint32_t next = 0;
         store::v1::KindUnits units;
+        for (uint64_t c = 0; reversed && c < columns; ++c) {
+          units.add_positions(static_cast<uint32_t>(columns - 1 - c));
+        }
         ErrorSums sums[1];
         const absl::Status status = packer.PackUnits(
             {source->FindTensor("m")}, kind,
@@ -79,8 +83,9 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
               for (size_t b = 0; b < checksums.size(); ++b) {
                 EXPECT_EQ(checksums[b], Checksum(&bytes[b * kind.block_bytes], kind.block_bytes));
                 for (uint32_t u = 0; u < 3; ++u) {
-                  const uint64_t column = (first + b) * 3 + u;
-                  if (column >= columns) continue;
+                  const uint64_t position = (first + b) * 3 + u;
+                  if (position >= columns) continue;
+                  const uint64_t column = reversed ? columns - 1 - position : position;
                   std::vector<float> stored(rows);
                   std::memcpy(stored.data(), &bytes[b * kind.block_bytes + u * kind.unit_bytes],
                               rows * 4);

@@ -124,6 +124,24 @@ TEST_F(PlanTest, BlocksHoldWholePagesAndAsManyUnitsAsFit) {
   EXPECT_EQ(plan->geometry.kinds[0].block_count, 64u);
 }
 
+TEST_F(PlanTest, SmallHiddenUnitsShareBlocksWhereALayerHasEnough) {
+  // f16: an input unit takes 8 KiB, a hidden unit 4.5 KiB.
+  const TestModel large = {.layers = 1, .hidden = 2304, .intermediate = 2048};
+  auto plan = Plan(LlamaGguf(large), {.units = UnitEncoding::kF16});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 1u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 8u);
+  EXPECT_EQ(plan->geometry.kinds[1].block_bytes, 8u * 4608);
+  plan = Plan(LlamaGguf(large), {.units = UnitEncoding::kF16, .one_unit_per_block = true});
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);
+  const TestModel few = {.layers = 1, .hidden = 2304, .intermediate = 2016};
+  plan = Plan(LlamaGguf(few), {.units = UnitEncoding::kF16});
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);
+  const TestModel wide = {.layers = 1, .hidden = 6400, .intermediate = 2048};
+  plan = Plan(LlamaGguf(wide), {.units = UnitEncoding::kF16});
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);
+}
+
 TEST_F(PlanTest, BlockBytesMustHoldAUnit) {
   const TestModel wide = {.layers = 1, .hidden = 32, .intermediate = 4096};
   // One f32 input unit: 2 * 4096 * 4 bytes.

@@ -1,0 +1,77 @@
+// From recorded masks to a placed pack, through the programs: the model must stay the same model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::HasSubstr;
+
+class TraceTest : public ::testing::Test {
+ protected:
+  static RunResult Tidegate(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), BinaryPath("tidegate"));
+    return RunProgram(arguments);
+  }
+  RunResult Eval(const std::string& model, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        "eval",         model, "--units",   "f16",   "--text", ModelPath("tinystories-heldout.txt"),
+        "--max-tokens", "256", "--prefill", "exact", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Tidegate(arguments);
+  }
+
+  const std::string gguf_ = ModelPath("tinystories-6M.f16.gguf");
+  TempDir dir_;
+};
+
+TEST_F(TraceTest, PlacingUnitsChangesTheirOrderOnly) {
+  const std::string trace = dir_.File("t.trace"), pack = dir_.File("placed.tgpack");
+  const std::vector<std::string> dip = {"--mode", "dip", "--density", "0.5"};
+  std::vector<std::string> recording = dip;
+  recording.insert(recording.end(), {"--record", trace});
+  const RunResult recorded = Eval(gguf_, recording);
+  ASSERT_EQ(recorded.exit_code, 0) << recorded.err;
+  // 6 layers, 256 input and 768 hidden units.
+  EXPECT_EQ(ReadFileOrDie(trace).size(), 24u + 256u * 6 * (32 + 96));
+  const RunResult packed =
+      Tidegate({"pack", gguf_, "-o", pack, "--units", "f16", "--trace", trace});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const RunResult verified = Tidegate({"inspect", "--verify", pack});
+  EXPECT_EQ(verified.exit_code, 0) << verified.out;
+
+  const RunResult placed = Eval(pack, dip);
+  ASSERT_EQ(placed.exit_code, 0) << placed.err;
+  const Json a = Json::parse(recorded.out), b = Json::parse(placed.out);
+  EXPECT_NEAR(a.at("nll").get<double>(), b.at("nll").get<double>(), 2e-4);
+  // What a mask uses most lies in front: the trace of the placed pack is the same trace.
+  const std::string again = dir_.File("again.trace");
+  recording.back() = again;
+  ASSERT_EQ(Eval(pack, recording).exit_code, 0);
+  const std::string before = ReadFileOrDie(trace), after = ReadFileOrDie(again);
+  ASSERT_EQ(before.size(), after.size());
+  size_t differing = 0;
+  for (size_t i = 0; i < before.size(); ++i) differing += before[i] != after[i];
+  EXPECT_LT(differing, before.size() / 1000) << "sums in another order move few masks";
+}
+
+TEST_F(TraceTest, BadTracesAreNamed) {
+  const std::string text = dir_.File("text");
+  WriteFileOrDie(text, "This is a story and not a trace.\n");
+  const RunResult packed = Tidegate({"pack", gguf_, "-o", dir_.File("p"), "--trace", text});
+  EXPECT_EQ(packed.exit_code, 1);
+  EXPECT_THAT(packed.err, HasSubstr("is not a trace; make one with `tidegate eval --record`"));
+  EXPECT_FALSE(FileExists(dir_.File("p")));
+  const RunResult dense = Eval(gguf_, {"--record", dir_.File("t")});
+  EXPECT_EQ(dense.exit_code, 1);
+  EXPECT_THAT(dense.err, HasSubstr("--record: mode dense has no masks; use --mode dip"));
+  EXPECT_FALSE(FileExists(dir_.File("t")));
+}
+
+}  // namespace
+}  // namespace tidegate
