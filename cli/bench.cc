@@ -67,6 +67,7 @@ struct Row {
   double stage_seconds[kStages] = {};        // of one generated token, means over the runs
   uint64_t prefill_flash_bytes = 0;          // of one run
   uint64_t peak_rss_bytes = 0;
+  uint64_t huge_page_bytes = 0;  // of the region
   double load_seconds = 0;
   std::string backend;
 };
@@ -172,6 +173,7 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   for (size_t i = 0; i < kStages; ++i) {
     row.stage_seconds[i] = decode.times.seconds(static_cast<Stage>(i)) / tokens;
   }
+  row.huge_page_bytes = local.store().info().huge_page_bytes;
   row.backend = local.store().info().flash.backend;
   return absl::OkStatus();
 }
@@ -221,14 +223,15 @@ std::string JsonRow(const Row& row) {
       "\"stall_share\": %.4f, \"backend\": \"%s\", \"cpu_seconds_per_token\": %.6f, "
       "\"disk_bytes_per_token\": %.0f, \"prefill_tokens_per_second\": %.3f, "
       "\"prefill_cpu_seconds_per_token\": %.6f, \"prefill_disk_bytes_per_token\": %.0f, "
-      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"peak_rss_bytes\": %d, "
+      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"huge_page_bytes\": %d, "
+      "\"peak_rss_bytes\": %d, "
       "\"stage_seconds\": {%s}}",
       row.budget, row.budget_bytes, row.mode, row.tokens_per_second, row.first_token_seconds,
       row.flash_bytes_per_token, row.flash_reads_per_token, row.hit_rate, row.hit_rate_by_kind[0],
       row.hit_rate_by_kind[1], row.stall_share, row.backend, row.decode.cpu_seconds,
       row.decode.disk_bytes, row.prefill.tokens_per_second, row.prefill.cpu_seconds,
-      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.peak_rss_bytes,
-      StagesJson(row));
+      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.huge_page_bytes,
+      row.peak_rss_bytes, StagesJson(row));
 }
 
 void PrintRow(const Row& row) {

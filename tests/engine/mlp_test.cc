@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "proto/store/v1/mask_trace.h"
 #include "tests/engine/local_engine.h"
 
 namespace tidegate {
@@ -158,9 +159,38 @@ TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
   }
 }
 
+// A trace of masks that has every unit used a different number of times.
+void WriteTrace(const std::string& path) {
+  const auto fd = UniqueFd::Open(path, O_RDWR | O_CREAT, 0600);
+  CHECK(fd.ok());
+  MaskTraceWriter writer(fd->get(), {.layer_count = 2, .unit_count = {64, 96}});
+  std::mt19937 rng(9);
+  for (uint32_t token = 0; token < 20; ++token) {
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      for (const auto& [kind, units] :
+           {std::pair{UnitKind::kInput, 64u}, {UnitKind::kHidden, 96u}}) {
+        std::vector<uint32_t> selected;
+        for (uint32_t u = 0; u < units; ++u) {
+          if (rng() % 96 < u * 37 % 96) selected.push_back(u);
+        }
+        writer.Add(kind, selected);
+      }
+    }
+  }
+  CHECK(writer.Finish().ok());
+}
+
 // The exactness gate at its source: no bit depends on cache, policy, overlap or threads at gamma 1,
-// and density 1 is dense.
-TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
+// and density 1 is dense, however the units are placed.
+class Exactness : public testing::TestWithParam<bool> {};
+
+TEST_P(Exactness, NoBitDependsOnTheCacheAtGammaOne) {
+  TempDir dir;
+  PackOptions pack = {.units = UnitEncoding::kQ4};
+  if (GetParam()) {
+    pack.trace_path = dir.File("trace");
+    WriteTrace(pack.trace_path);
+  }
   const std::vector<float> x = RandomInput(64, 21);
   std::vector<float> dense, pruned;
   for (const double fraction : {1.0, 0.4, 0.0}) {
@@ -170,8 +200,9 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
         options.policy = policy;
         options.cache_fraction = fraction;
         options.staging_bytes = 8192;
-        LocalStore store({.model = {}, .pack = {.units = UnitEncoding::kQ4}, .store = options});
+        LocalStore store({.model = {}, .pack = pack, .store = options});
         LocalDecoder local(store, overlap ? 2 : 1, overlap);
+        ASSERT_EQ(local.model->unit_orders[0][1].unit_at.empty(), !GetParam());
         Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, overlap);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
           PassAccounts accounts;
@@ -194,6 +225,40 @@ TEST(MlpTest, NoBitDependsOnTheCacheAtGammaOne) {
       }
     }
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(MlpTest, Exactness, testing::Bool(), [](const auto& param) {
+  return param.param ? "PlacedByATrace" : "InTheModelsOrder";
+});
+
+// What a placed pack computes is what the model computes.
+TEST(MlpTest, PlacementDoesNotChangeTheModel) {
+  TempDir dir;
+  WriteTrace(dir.File("trace"));
+  const std::vector<float> x = RandomInput(64, 31);
+  std::vector<float> y[2];
+  for (const bool placed : {false, true}) {
+    LocalStore store(
+        {.model = {},
+         .pack = {.units = UnitEncoding::kF32, .trace_path = placed ? dir.File("trace") : ""},
+         .store = {}});
+    LocalDecoder local(store);
+    Mlp mlp(local.model.get(), local.client.get(), &BestKernels(), &local.pool, true);
+    std::vector<uint32_t> masked;
+    mlp.set_on_mask(
+        [&](uint32_t layer, UnitKind kind, const UnitOrder&, std::span<const uint32_t> positions) {
+          EXPECT_EQ(layer, 0u);
+          masked.push_back(static_cast<uint32_t>(kind));
+          masked.push_back(static_cast<uint32_t>(positions.size()));
+        });
+    y[placed].assign(64, 0.0f);
+    PassAccounts accounts;
+    ASSERT_TRUE(
+        mlp.Pruned(0, x.data(), {.kept_input = 30, .kept_hidden = 40}, y[placed].data(), accounts)
+            .ok());
+    EXPECT_EQ(masked, (std::vector<uint32_t>{0, 30, 1, 40}));
+  }
+  for (size_t i = 0; i < 64; ++i) EXPECT_NEAR(y[0][i], y[1][i], 1e-5);
 }
 
 // Streamed blocks may be added before a cached one that is listed earlier has landed: their staging
