@@ -25,6 +25,7 @@ bool Mentions(const std::vector<std::string>& arguments, const std::string& long
 }  // namespace
 
 void AddCommonFlags(CLI::App& app, const std::string& program) {
+  app.name(program);
   app.set_version_flag("--version",
                        absl::StrCat(program, " ", TIDEGATE_VERSION, " (", TIDEGATE_REVISION, ")"));
   app.set_config("--config", "", "File of \"name = value\" lines, names as the flags'")

@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -19,7 +21,8 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kPeersMax = 64;  // connections, attached or not
+constexpr std::chrono::milliseconds kAcceptRetry(100);  // where descriptors have run out
+constexpr size_t kPeersMax = 64;                        // connections, attached or not
 
 absl::StatusOr<sockaddr_un> Address(const std::string& path) {
   sockaddr_un address = {};
@@ -141,7 +144,14 @@ void AttachServer::Run() {
 
 void AttachServer::AcceptPeer() {
   UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket.valid()) return;
+  if (!socket.valid()) {
+    const int error = errno;
+    if (error == EAGAIN || error == EINTR || error == ECONNABORTED) return;
+    // The connection stays in the queue and wakes poll() at once: not faster than this.
+    LogWarning("cannot accept an engine: ", strerror(error));
+    std::this_thread::sleep_for(kAcceptRetry);
+    return;
+  }
   if (peers_.size() >= kPeersMax) {
     delegate_->OnRefused();
     Answer(socket.get(), ErrorResponse(absl::ResourceExhaustedError("too many connections")),

@@ -117,7 +117,10 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
 
   const uint64_t budget = request.memory_budget_bytes;
   uint64_t fixed = PlanBytes(pack, plan);
-  const uint64_t smallest = fixed + (request.cache ? SlotSetBytes(geometry) : 0);
+  RegionPlan least = plan;
+  if (request.cache)
+    std::fill(std::begin(least.slots_per_layer), std::end(least.slots_per_layer), 1u);
+  const uint64_t smallest = PlanBytes(pack, least);
   if (budget < smallest) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "memory budget of ", FormatBytes(budget), " is too small: static weights ",

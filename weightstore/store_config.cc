@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
 #include "base/units.h"
+#include "proto/store/v1/pack_format.h"
 
 namespace tidegate {
 namespace {
@@ -128,8 +129,10 @@ std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConf
 std::string RegionPath(const std::string& region_dir, const std::string& socket_path) {
   std::error_code ignored;
   std::string name = std::filesystem::absolute(socket_path, ignored).lexically_normal().string();
+  const uint64_t whole = Checksum(name.data(), name.size());  // "/a_b" and "/a/b" read alike.
   std::replace(name.begin(), name.end(), '/', '_');
-  return absl::StrCat(region_dir, "/tidegate-", getuid(), name, ".region");
+  return absl::StrCat(region_dir, "/tidegate-", getuid(), name, "-",
+                      absl::Hex(whole, absl::kZeroPad16), ".region");
 }
 
 absl::Status PrepareSocketFolder(const std::string& socket_path) {

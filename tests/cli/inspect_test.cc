@@ -63,7 +63,7 @@ TEST_F(InspectCommandTest, ExplainsAGguf) {
   EXPECT_EQ(report["tokenizer"]["bos_id"], 1);
   EXPECT_EQ(report["packing"]["possible"], true);
   EXPECT_EQ(report["packing"]["streamed"]["encoding"], "q8");
-  EXPECT_EQ(report["packing"]["streamed"]["input_units"]["units_per_block"], 18);
+  EXPECT_EQ(report["packing"]["streamed"]["input_units"]["units_per_block"], 2);
 }
 
 TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {
@@ -89,7 +89,7 @@ TEST_F(InspectCommandTest, ExplainsAPack) {
   EXPECT_EQ(report["uuid"].get<std::string>().size(), 36u);
   EXPECT_EQ(report["model_name"], "test-llama");
   EXPECT_EQ(report["static"]["tensors"], 15);
-  EXPECT_EQ(report["streamed"]["blocks"], 2 * (4 + 2));
+  EXPECT_EQ(report["streamed"]["blocks"], 2 * (32 + 16));
   EXPECT_EQ(report["streamed"]["bytes"], 2 * 6 * 4096);
   EXPECT_NEAR(report["streamed"]["input_units"]["padding_fraction"].get<double>(), 0.125, 1e-9);
   for (const char* matrix : {"gate", "up", "down"}) {
@@ -117,7 +117,7 @@ TEST_F(InspectCommandTest, VerifyFindsDamage) {
   MakePack();
   ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack"), "--verify", "--json"}, &out_).ok());
   EXPECT_EQ(Json::parse(out_)["verification"]["intact"], true);
-  EXPECT_EQ(Json::parse(out_)["verification"]["blocks_read"], 12);
+  EXPECT_EQ(Json::parse(out_)["verification"]["blocks_read"], 96);
 
   const auto fd = UniqueFd::Open(dir_.File("m.tgpack"), O_RDWR);
   const auto index = ReadPackIndex(fd->get(), "p");

@@ -50,7 +50,7 @@ TEST_F(PackCommandTest, WritesBesideTheModelAndSummarises) {
   EXPECT_EQ(ReadManifest("m.tgpack").unit_encoding(), 3u);  // q8
   EXPECT_THAT(out_, HasSubstr("m.tgpack: test-llama"));
   EXPECT_THAT(out_,
-              HasSubstr("64 per layer, 224 bytes each, 18 per block of 4.0 KiB, 12.5 % padding"));
+              HasSubstr("64 per layer, 224 bytes each, 2 per block of 512 B, 12.5 % padding"));
   EXPECT_THAT(out_, HasSubstr("rounding"));
   EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
 }

@@ -56,7 +56,8 @@ inline TinyPack MakeTinyPack(const std::string& folder, uint32_t seed = 1) {
   const auto source = GgufFile::Open(source_path);
   EXPECT_TRUE(source.ok()) << source.status();
   if (!source.ok()) return pack;
-  const auto report = WritePack(*source, pack.path, {.units = UnitEncoding::kF32}, nullptr);
+  const auto report = WritePack(*source, pack.path,
+                                {.units = UnitEncoding::kF32, .hidden_block_bytes = 4096}, nullptr);
   EXPECT_TRUE(report.ok()) << report.status();
   const auto fd = UniqueFd::Open(pack.path, O_RDONLY);
   if (!fd.ok()) return pack;

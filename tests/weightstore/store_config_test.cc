@@ -37,7 +37,9 @@ TEST(StoreConfig, TakesFlags) {
   EXPECT_EQ(store.policy, "lru");
   EXPECT_EQ(store.queue_depth, 32u);
   EXPECT_EQ(store.flash_backend, "io_uring");
-  EXPECT_EQ(store.region_path, absl::StrCat("/tmp/tidegate-", getuid(), "_run_x_s.sock.region"));
+  EXPECT_THAT(store.region_path,
+              testing::MatchesRegex(
+                  absl::StrCat("/tmp/tidegate-", getuid(), "_run_x_s.sock-[0-9a-f]{16}\\.region")));
 }
 
 TEST(StoreConfig, LeavesTheRestAtItsDefaults) {
@@ -75,6 +77,8 @@ TEST(StoreConfig, MistakesEndTheProgram) {
 TEST(StoreConfig, RegionsOfDifferentSocketsDiffer) {
   EXPECT_NE(RegionPath("/dev/shm", "/run/a/store.sock"),
             RegionPath("/dev/shm", "/run/b/store.sock"));
+  EXPECT_NE(RegionPath("/dev/shm", "/run/a_b/store.sock"),
+            RegionPath("/dev/shm", "/run/a/b/store.sock"));
   EXPECT_EQ(RegionPath("/dev/shm", "/run/a/store.sock"),
             RegionPath("/dev/shm", "/run/b/../a/store.sock"));
 }

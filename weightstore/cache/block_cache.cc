@@ -123,10 +123,4 @@ void BlockCache::Adopt(uint32_t block, uint32_t slot) {
   residency_[block].store(slot + 1, std::memory_order_relaxed);
 }
 
-void BlockCache::Clear() {
-  for (const Slot& slot : slots_) {
-    if (slot.block != kNoBlock && slot.pins == 0 && !slot.in_flight) Evict(slot.block);
-  }
-}
-
 }  // namespace tidegate

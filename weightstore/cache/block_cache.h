@@ -48,9 +48,6 @@ class BlockCache {
   // Takes over a block that lies in `slot` already (warm restart). REQUIRES: both are free.
   void Adopt(uint32_t block, uint32_t slot);
 
-  // Drops every block that is not pinned or in flight.
-  void Clear();
-
   uint32_t slot_count() const { return static_cast<uint32_t>(slots_.size()); }
   uint32_t used_count() const { return slot_count() - static_cast<uint32_t>(free_.size()); }
   uint32_t pinned_count() const { return pinned_count_; }

@@ -133,16 +133,15 @@ absl::Status CheckGroups(UnitEncoding encoding, uint64_t elements, const char* m
       " that ", std::string(UnitEncodingName(encoding)), " groups; use --units f16"));
 }
 
-// As many units as a page holds, because drives read no less. Hidden units, which are many and
-// small beside what a request costs, share blocks where a layer still has enough of them to choose
-// among; input units lose too much accuracy by it (docs/decisions/0004).
+// Hidden units, which are many and small beside what a request costs, share blocks as far as a
+// layer keeps enough of them to choose among. Input units lose too much accuracy by it
+// (docs/decisions/0004).
 uint64_t UsualUnitsPerBlock(UnitKind kind, uint64_t unit_bytes, uint32_t units) {
   constexpr uint64_t kSmallUnitBytes = 12 * kKiB;
-  constexpr uint64_t kSharing = 8;
+  constexpr uint64_t kSharingMax = 8;
   constexpr uint64_t kLeastBlocks = 256;
-  const bool share = kind == UnitKind::kHidden && unit_bytes <= kSmallUnitBytes &&
-                     units >= kSharing * kLeastBlocks;
-  return std::max<uint64_t>(kPageBytes / unit_bytes, share ? kSharing : 1);
+  if (kind == UnitKind::kInput || unit_bytes > kSmallUnitBytes) return 1;
+  return std::clamp<uint64_t>(units / kLeastBlocks, 1, kSharingMax);
 }
 
 absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, UnitKind kind,

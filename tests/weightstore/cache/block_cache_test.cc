@@ -84,7 +84,7 @@ TEST(BlockCacheTest, MaskLargerThanTheCacheAdmitsTheMostSelectedAndBypassesTheRe
   Harness h(8, 2, "lfu");
   h.Token({4, 5});
   h.Token({5});
-  h.cache_.Clear();
+  h.Token({0, 1});  // In their place.
   // Counts after Touch: 3 -> 1, 4 -> 2, 5 -> 3.
   EXPECT_THAT(h.Token({3, 4, 5}), ElementsAre(Outcome::kBypass, Outcome::kRead, Outcome::kRead));
 }

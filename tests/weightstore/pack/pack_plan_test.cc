@@ -104,17 +104,17 @@ TEST_F(PlanTest, TiedOutputAndRopeFactorsAreOptional) {
   EXPECT_EQ(last.columns(), 8u);
 }
 
-TEST_F(PlanTest, BlocksHoldWholePagesAndAsManyUnitsAsFit) {
+TEST_F(PlanTest, BlocksHoldWholeSectorsAndAsManyUnitsAsFit) {
   // q8: a column of 96 is 16 + 96 bytes, a column of 64 is 16 + 64.
   auto plan = Plan(LlamaGguf({}));
   ASSERT_TRUE(plan.ok());
   EXPECT_EQ(plan->geometry.kinds[0].unit_bytes, 224u);
-  EXPECT_EQ(plan->geometry.kinds[0].block_bytes, 4096u);
-  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 18u);
-  EXPECT_EQ(plan->geometry.kinds[0].block_count, 4u);
+  EXPECT_EQ(plan->geometry.kinds[0].block_bytes, 512u);
+  EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 2u);
+  EXPECT_EQ(plan->geometry.kinds[0].block_count, 32u);
   EXPECT_EQ(plan->geometry.kinds[1].unit_bytes, 80u);
-  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 51u);
-  EXPECT_EQ(plan->geometry.kinds[1].block_count, 2u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 6u);
+  EXPECT_EQ(plan->geometry.kinds[1].block_count, 16u);
   // One block may not claim more units than there are.
   plan = Plan(LlamaGguf({}), {.block_bytes = 64 * kKiB});
   EXPECT_EQ(plan->geometry.kinds[0].units_per_block, 64u);
@@ -134,9 +134,9 @@ TEST_F(PlanTest, SmallHiddenUnitsShareBlocksWhereALayerHasEnough) {
   EXPECT_EQ(plan->geometry.kinds[1].block_bytes, 8u * 4608);
   plan = Plan(LlamaGguf(large), {.units = UnitEncoding::kF16, .one_unit_per_block = true});
   EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);
-  const TestModel few = {.layers = 1, .hidden = 2304, .intermediate = 2016};
+  const TestModel few = {.layers = 1, .hidden = 2304, .intermediate = 800};
   plan = Plan(LlamaGguf(few), {.units = UnitEncoding::kF16});
-  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);
+  EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 3u);  // 267 blocks
   const TestModel wide = {.layers = 1, .hidden = 6400, .intermediate = 2048};
   plan = Plan(LlamaGguf(wide), {.units = UnitEncoding::kF16});
   EXPECT_EQ(plan->geometry.kinds[1].units_per_block, 1u);

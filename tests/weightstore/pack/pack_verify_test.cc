@@ -31,7 +31,7 @@ TEST(PackVerifyTest, NamesEveryDamagedBlockAndTensor) {
   };
   const uint64_t blocks = index->header.blocks_offset;
   flip(blocks + index->geometry.BlockOffset(1, UnitKind::kInput, 2) + 17);
-  flip(blocks + index->geometry.BlockOffset(0, UnitKind::kHidden, 1) + 4095);  // in the padding
+  flip(blocks + index->geometry.BlockOffset(0, UnitKind::kHidden, 1) + 511);  // in the padding
   flip(index->header.static_offset + index->manifest.static_tensors(3).offset());
 
   uint64_t last = 0;
