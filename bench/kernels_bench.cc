@@ -362,11 +362,11 @@ int main(int argc, char** argv) {
         ->Unit(benchmark::kMillisecond)
         ->UseRealTime();
   }
-  // The scalar table is for reading, not for timing; it runs only where there is nothing else.
-  const auto tables = tidegate::SupportedKernels();
-  for (size_t i = tables.size() > 1 ? 1 : 0; i < tables.size(); ++i) {
-    tidegate::RegisterColumns(*tables[i], std::string(tables[i]->name));
-    tidegate::RegisterOthers(*tables[i], std::string(tables[i]->name));
+  // Scalar tables are for reading, not for timing.
+  for (const auto& [kernels, scalar] : tidegate::SupportedKernels()) {
+    if (kernels == scalar) continue;
+    tidegate::RegisterColumns(*kernels, std::string(kernels->name));
+    tidegate::RegisterOthers(*kernels, std::string(kernels->name));
   }
   for (const tidegate::SupportedMatmul& matmul : tidegate::SupportedMatmuls()) {
     if (matmul.kernels != matmul.scalar) tidegate::RegisterMatmul(*matmul.kernels);

@@ -109,7 +109,7 @@ std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
 absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
                                bool half, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
-  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   KvCache kv(config, flags.AllTokens(), half);
   std::vector<float> logits(config.vocab_size);
   const std::vector<TokenId> prompt = Prompt(flags, config.vocab_size);
@@ -129,11 +129,11 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
   };
   PassAccounts ignored;
   for (uint32_t i = 0; i < flags.warm_up; ++i) {
-    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, logits, ignored));
+    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, precision, logits, ignored));
   }
   const Usage measured = UsageNow();
   for (uint32_t i = 0; i < flags.tokens; ++i) {
-    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, logits, decode));
+    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, precision, logits, decode));
   }
   sample.decode = PerToken(measured, UsageNow(), flags.tokens);
   return sample;

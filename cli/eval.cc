@@ -134,7 +134,7 @@ absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
   } else {
     std::vector<float> logits(local.model().config.vocab_size);
     for (size_t i = 0; i < inputs.size(); ++i) {
-      RETURN_IF_ERROR(local.decoder().Step(kv, inputs[i], step, logits, score.accounts));
+      RETURN_IF_ERROR(local.decoder().Step(kv, inputs[i], step, precision, logits, score.accounts));
       score.nll += NegativeLogLikelihood(logits, targets[i]);
     }
   }
@@ -210,7 +210,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.one_unit_per_block = true;
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
-  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local->model().config));
   RETURN_IF_ERROR(CheckTokens(tokens, flags, local->model().config.vocab_size));

@@ -94,8 +94,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
-      std::make_unique<Decoder>(local->model_.get(), local->client_.get(), &BestKernels(),
-                                local->pool_.get(), options.prefill_chunk_tokens, options.overlap);
+      std::make_unique<Decoder>(local->model_.get(), local->client_.get(), local->pool_.get(),
+                                options.prefill_chunk_tokens, options.overlap);
   return local;
 }
 

@@ -97,7 +97,7 @@ absl::Status Run(const Flags& flags) {
   RETURN_IF_ERROR(CheckPositions(wanted, ids.size() + flags.greedy));
   ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
-  ASSIGN_OR_RETURN(const Precision precision, flags.model.PrefillPrecision());
+  ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   const ModelConfig& config = local->model().config;
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(config));
@@ -122,8 +122,8 @@ absl::Status Run(const Flags& flags) {
   std::vector<TokenId> greedy;
   for (uint32_t n = 0; n < flags.greedy; ++n) {
     greedy.push_back(ArgMax(logits));
-    RETURN_IF_ERROR(
-        local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, logits, accounts));
+    RETURN_IF_ERROR(local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, precision,
+                                          logits, accounts));
     keep(kv.size() - 1, logits);
   }
   std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.vocab_size,

@@ -51,8 +51,10 @@ void ModelFlags::Register(CLI::App& command) {
                      "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
   command.add_option("--kv", kv, "key/value cache: f32 or f16")->capture_default_str();
   command
-      .add_option("--prefill", prefill,
-                  "arithmetic of prompts: fast (bfloat16 where the CPU has it) or exact (float)")
+      .add_option(
+          "--precision", precision,
+          "fast (bfloat16 where the CPU multiplies it faster: in prompts, and against 4-bit "
+          "weights) or exact (float)")
       ->capture_default_str();
   command.add_option("--prefill-chunk", prefill_chunk, "prompt tokens computed at once")
       ->check(CLI::Range(1, 65536))
@@ -68,7 +70,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   // Everything that can be wrong is said before a long packing, not after it.
   RETURN_IF_ERROR(CheckPruning());
   RETURN_IF_ERROR(HalfKv().status());
-  RETURN_IF_ERROR(PrefillPrecision().status());
+  RETURN_IF_ERROR(ParsedPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
   for (const std::string& text : lora) {
     ASSIGN_OR_RETURN(LoraSource source, ParseLora(text));
@@ -119,10 +121,10 @@ absl::StatusOr<bool> ModelFlags::HalfKv() const {
   return absl::InvalidArgumentError(absl::StrCat("--kv '", kv, "': use f32 or f16"));
 }
 
-absl::StatusOr<Precision> ModelFlags::PrefillPrecision() const {
-  const absl::StatusOr<Precision> precision = ParsePrecision(prefill);
-  if (precision.ok()) return precision;
-  return absl::InvalidArgumentError(absl::StrCat("--prefill: ", precision.status().message()));
+absl::StatusOr<Precision> ModelFlags::ParsedPrecision() const {
+  const absl::StatusOr<Precision> parsed = ParsePrecision(precision);
+  if (parsed.ok()) return parsed;
+  return absl::InvalidArgumentError(absl::StrCat("--precision: ", parsed.status().message()));
 }
 
 }  // namespace tidegate

@@ -25,7 +25,7 @@ struct ModelFlags {
   std::string flash_backend = "auto";
   std::string flash_model;
   std::string kv = "f32";
-  std::string prefill = "fast";
+  std::string precision = "fast";
   uint32_t prefill_chunk = 256;
   uint32_t threads = 0;
   std::vector<std::string> lora;  // FILE=SCALE
@@ -38,7 +38,7 @@ struct ModelFlags {
   absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
   absl::Status CheckPruning() const;
   absl::StatusOr<bool> HalfKv() const;
-  absl::StatusOr<Precision> PrefillPrecision() const;
+  absl::StatusOr<Precision> ParsedPrecision() const;
 };
 
 }  // namespace tidegate

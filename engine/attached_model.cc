@@ -75,9 +75,8 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
         "the tokenizer has more tokens than the embedding; pack the model again");
   }
   attached->tokenizer = std::move(tokenizer);
-  attached->decoder =
-      std::make_unique<Decoder>(attached->model.get(), attached->client.get(), &BestKernels(), pool,
-                                options.prefill_chunk_tokens, options.overlap);
+  attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
+                                                options.prefill_chunk_tokens, options.overlap);
   attached->info = InfoFrom(*attached->client, *attached->model);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   return attached;

@@ -14,16 +14,16 @@ constexpr size_t kRowGranule = 8;  // matrix rows per thread come in these
 
 }  // namespace
 
-Decoder::Decoder(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-                 uint32_t tokens_max, bool overlap)
+Decoder::Decoder(const Model* model, WeightClient* client, ThreadPool* pool, uint32_t tokens_max,
+                 bool overlap)
     : model_(model),
       client_(client),
-      kernels_(kernels),
+      kernels_(&BestKernels(Precision::kExact)),
       pool_(pool),
       tokens_max_(tokens_max),
-      mlp_(model, client, kernels, pool, overlap),
+      mlp_(model, client, pool, overlap),
       matmul_(pool),
-      prompt_attention_(&model->config, kernels, pool) {
+      prompt_attention_(&model->config, kernels_, pool) {
   Reserve(1);
 }
 
@@ -64,15 +64,16 @@ void Decoder::Norm(const float* weight, uint32_t tokens) {
 
 void Decoder::Project(std::span<const Projection> projections, const float* x, uint32_t tokens,
                       const Pass& pass) {
-  if (pass.prefill.has_value()) {
+  if (pass.prefill) {
     const size_t depth = projections[0].w->columns;
-    matmul_.Pack(*pass.prefill, {.data = x, .stride = depth, .depth = depth, .tokens = tokens});
+    matmul_.Pack(pass.precision, {.data = x, .stride = depth, .depth = depth, .tokens = tokens});
     for (const auto& [w, y] : projections) matmul_.MultiplyRows(*w, y);
     return;
   }
+  const Kernels& kernels = BestKernels(pass.precision);
   for (const auto& [w, y] : projections) {
     pool_->For(w->rows, kRowGranule, w->rows * w->row_bytes,
-               [&](size_t begin, size_t end) { kernels_->mat_vec(*w, begin, end, x, y); });
+               [&](size_t begin, size_t end) { kernels.mat_vec(*w, begin, end, x, y); });
   }
 }
 
@@ -120,7 +121,7 @@ void Decoder::AttendOne(const KvCache& kv, uint32_t layer, uint32_t position) {
 }
 
 void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass) {
-  if (pass.prefill.has_value()) {
+  if (pass.prefill) {
     prompt_attention_.Run(kv, layer, kv.size(), tokens, query_.data(), attended_.data());
   } else {
     AttendOne(kv, layer, kv.size());
@@ -158,11 +159,13 @@ void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass
 
 absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,
                              PassAccounts& accounts) {
-  if (pass.prefill.has_value()) {
-    return mlp_.DenseTokens(layer, normed_.data(), tokens, *pass.prefill, x_.data(), accounts);
+  if (pass.prefill) {
+    return mlp_.DenseTokens(layer, normed_.data(), tokens, pass.precision, x_.data(), accounts);
   }
-  if (pass.step == nullptr) return mlp_.Dense(layer, normed_.data(), x_.data(), accounts);
-  return mlp_.Pruned(layer, normed_.data(), *pass.step, x_.data(), accounts);
+  if (pass.step == nullptr) {
+    return mlp_.Dense(layer, normed_.data(), pass.precision, x_.data(), accounts);
+  }
+  return mlp_.Pruned(layer, normed_.data(), *pass.step, pass.precision, x_.data(), accounts);
 }
 
 absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
@@ -201,12 +204,13 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   return absl::OkStatus();
 }
 
-void Decoder::Logits(uint32_t index, std::span<float> logits, StageTimes& times) {
+void Decoder::Logits(uint32_t index, Precision precision, std::span<float> logits,
+                     StageTimes& times) {
   const StageTimer timer(times, Stage::kHead);
   CHECK(logits.size() == model_->config.vocab_size);
   const size_t h = model_->config.hidden_size;
   const Projection head = {&model_->head, logits.data()};
-  Project({&head, 1}, normed_.data() + index * h, 1, {});
+  Project({&head, 1}, normed_.data() + index * h, 1, {.precision = precision});
 }
 
 absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
@@ -214,23 +218,24 @@ absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Prec
                               const OnLogits& on_logits) {
   const uint32_t first = kv.size();
   const bool every = on_logits != nullptr;
-  RETURN_IF_ERROR(Forward(kv, tokens, {.prefill = precision, .every_position = every}, accounts));
+  RETURN_IF_ERROR(Forward(
+      kv, tokens, {.prefill = true, .precision = precision, .every_position = every}, accounts));
   const uint32_t rows = every ? static_cast<uint32_t>(tokens.size()) : 1;
   if (every) {
     std::vector<float> row(model_->config.vocab_size);
     for (uint32_t t = 0; t < rows; ++t) {
-      Logits(t, row, accounts.times);
+      Logits(t, precision, row, accounts.times);
       on_logits(first + t, row);
     }
   }
-  if (!logits.empty()) Logits(rows - 1, logits, accounts.times);
+  if (!logits.empty()) Logits(rows - 1, precision, logits, accounts.times);
   return absl::OkStatus();
 }
 
-absl::Status Decoder::Step(KvCache& kv, TokenId token, const PruneStep* step,
+absl::Status Decoder::Step(KvCache& kv, TokenId token, const PruneStep* step, Precision precision,
                            std::span<float> logits, PassAccounts& accounts) {
-  RETURN_IF_ERROR(Forward(kv, {&token, 1}, {.step = step}, accounts));
-  if (!logits.empty()) Logits(0, logits, accounts.times);
+  RETURN_IF_ERROR(Forward(kv, {&token, 1}, {.precision = precision, .step = step}, accounts));
+  if (!logits.empty()) Logits(0, precision, logits, accounts.times);
   return absl::OkStatus();
 }
 

@@ -30,8 +30,8 @@ class Decoder {
   using OnLogits = std::function<void(uint32_t position, std::span<float> logits)>;
 
   // Pointers are not owned. tokens_max: the longest piece that Prefill() takes at once.
-  Decoder(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-          uint32_t tokens_max, bool overlap);
+  Decoder(const Model* model, WeightClient* client, ThreadPool* pool, uint32_t tokens_max,
+          bool overlap);
 
   // How many of the `left` tokens of a prompt to take next: as few pieces as tokens_max allows, all
   // of about the same length.
@@ -47,8 +47,8 @@ class Decoder {
                        const OnLogits& on_logits = nullptr);
 
   // Appends one token; step null: dense. logits [vocab_size] may be empty.
-  absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, std::span<float> logits,
-                    PassAccounts& accounts);
+  absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, Precision precision,
+                    std::span<float> logits, PassAccounts& accounts);
 
   // See Mlp.
   void set_on_mask(Mlp::OnMask on_mask) { mlp_.set_on_mask(std::move(on_mask)); }
@@ -56,7 +56,8 @@ class Decoder {
  private:
   // How the tokens of a pass are computed: all at once, or one with or without pruning.
   struct Pass {
-    std::optional<Precision> prefill = std::nullopt;
+    bool prefill = false;
+    Precision precision = Precision::kExact;
     const PruneStep* step = nullptr;
     bool every_position = false;  // leave all positions in normed_, not only the last one
   };
@@ -80,7 +81,7 @@ class Decoder {
   void Rotate(float* heads, uint32_t head_count, uint32_t token) const;
   void AttendOne(const KvCache& kv, uint32_t layer, uint32_t position);
   void Norm(const float* weight, uint32_t tokens);
-  void Logits(uint32_t index, std::span<float> logits, StageTimes& times);
+  void Logits(uint32_t index, Precision precision, std::span<float> logits, StageTimes& times);
 
   const Model* const model_;
   WeightClient* const client_;

@@ -30,7 +30,7 @@ enum class DecodeMode : uint32_t { kDense = 1, kDip = 2, kDipCa = 3 };
 std::string_view DecodeModeName(DecodeMode mode);  // "dense", "dip", "dip_ca"
 absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name);
 
-// Of the arithmetic that prompts are computed with: "fast", "exact".
+// "fast", "exact".
 std::string_view PrecisionName(Precision precision);
 absl::StatusOr<Precision> ParsePrecision(std::string_view name);
 
@@ -41,7 +41,7 @@ struct PruningParams {
   float gamma = 0.2f;        // [0, 1], score factor of units that are not resident; kDipCa only
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
   bool warm_up = true;       // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
-  // Masks ignore the cache (gamma = 1), sums run in a fixed order and the prompt is computed in
+  // Masks ignore the cache (gamma = 1), sums run in a fixed order and everything is computed in
   // f32: the same request gives the same tokens whatever the cache holds.
   bool reproducible = false;
 };
@@ -170,7 +170,7 @@ struct EngineOptions {
   // Prompt tokens that are computed at once: weights are streamed and decoded once per chunk, and
   // other requests wait for its end.
   uint32_t prefill_chunk_tokens = 256;
-  Precision prefill_precision = Precision::kFast;
+  Precision precision = Precision::kFast;
   uint32_t threads = 0;  // 0: one per core
   bool overlap = true;   // add resident columns while missing ones are in flight
   PruningBounds pruning;

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 
 namespace tidegate {
 namespace {
@@ -28,14 +29,8 @@ void Mlp::Batch::Clear() {
   units.clear();
 }
 
-Mlp::Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-         bool overlap)
-    : model_(model),
-      client_(client),
-      kernels_(kernels),
-      pool_(pool),
-      overlap_(overlap),
-      matmul_(pool) {
+Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap)
+    : model_(model), client_(client), pool_(pool), overlap_(overlap), matmul_(pool) {
   all_positions_[0].resize(model->config.hidden_size);
   all_positions_[1].resize(model->config.intermediate_size);
   for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
@@ -71,13 +66,13 @@ void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
 }
 
 size_t Mlp::BatchUnits(const Sweep& sweep) const {
-  return sweep.many.has_value() ? kBatchUnitsOfTokens
-                                : kBatchBytes / client_->geometry().kind(sweep.kind).unit_bytes + 1;
+  return sweep.many ? kBatchUnitsOfTokens
+                    : kBatchBytes / client_->geometry().kind(sweep.kind).unit_bytes + 1;
 }
 
 void Mlp::AddBatch(const Sweep& sweep, StageTimes& times) {
   const StageTimer timer(times, Stage::kUnits);
-  if (sweep.many.has_value()) {
+  if (sweep.many) {
     AddBatchTokens(sweep);
   } else {
     AddBatchOne(sweep);
@@ -91,22 +86,31 @@ void Mlp::AddBatchOne(const Sweep& sweep) {
   const size_t elements = geometry.column_elements;
   coefficients_.resize(count);
   for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
-  pool_->For(elements, kOutputGranule, count * geometry.unit_bytes, [&](size_t begin, size_t end) {
-    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-      kernels_->add_columns(model_->unit_encoding, batch_.columns[c].data(), coefficients_.data(),
-                            count, elements, begin, end, sweep.y[c]);
-    }
-  });
+  const Kernels& kernels = BestKernels(sweep.precision);
+  // A unit's columns lie one behind the other, and so do the outputs that are divided among the
+  // threads: two of them read a column each, not two halves of both.
+  const size_t stride = RoundUp(elements, kOutputGranule);
+  pool_->For(geometry.columns_per_unit * stride, kOutputGranule, count * geometry.unit_bytes,
+             [&](size_t begin, size_t end) {
+               for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+                 const size_t first = std::max(begin, c * stride) - c * stride;
+                 const size_t last = std::min(std::max(end, c * stride) - c * stride, elements);
+                 if (first >= last) continue;
+                 kernels.add_columns(model_->unit_encoding, batch_.columns[c].data(),
+                                     coefficients_.data(), count, elements, first, last,
+                                     sweep.y[c]);
+               }
+             });
   batch_.Clear();
 }
 
 void Mlp::AddBatchTokens(const Sweep& sweep) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  matmul_.Pack(*sweep.many, {.data = sweep.x,
-                             .stride = geometry.unit_count,
-                             .index = batch_.units.data(),
-                             .depth = batch_.units.size(),
-                             .tokens = sweep.tokens});
+  matmul_.Pack(sweep.precision, {.data = sweep.x,
+                                 .stride = geometry.unit_count,
+                                 .index = batch_.units.data(),
+                                 .depth = batch_.units.size(),
+                                 .tokens = sweep.tokens});
   for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
     matmul_.AddColumns({.encoding = model_->unit_encoding,
                         .columns = batch_.columns[c].data(),
@@ -266,7 +270,7 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& acco
       if (lease.IsStreamed(i)) break;
     }
   }
-  if (sweep.many.has_value()) {
+  if (sweep.many) {
     RETURN_IF_ERROR(RunTokens(lease, sweep, accounts.times));
   } else {
     RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep, accounts.times)
@@ -296,22 +300,23 @@ void Mlp::ActivateGate(uint32_t tokens, StageTimes& times) {
   const StageTimer timer(times, Stage::kUnits);
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
   pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
-    kernels_->silu_multiply(gate_.data() + begin, up_.data() + begin, end - begin,
-                            gate_.data() + begin);
+    BestKernels(Precision::kExact)
+        .silu_multiply(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
   });
 }
 
-absl::Status Mlp::Dense(uint32_t layer, const float* x, float* y, PassAccounts& accounts) {
-  return RunDense(layer, x, 1, std::nullopt, y, accounts);
+absl::Status Mlp::Dense(uint32_t layer, const float* x, Precision precision, float* y,
+                        PassAccounts& accounts) {
+  return RunDense(layer, x, 1, /*many=*/false, precision, y, accounts);
 }
 
 absl::Status Mlp::DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
                               float* y, PassAccounts& accounts) {
-  return RunDense(layer, x, tokens, precision, y, accounts);
+  return RunDense(layer, x, tokens, /*many=*/true, precision, y, accounts);
 }
 
-absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens,
-                           std::optional<Precision> many, float* y, PassAccounts& accounts) {
+absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
+                           Precision precision, float* y, PassAccounts& accounts) {
   const StageTimer timer(accounts.times, Stage::kLeases);
   WeightLease input;
   if (ahead_.has_value() && ahead_->layer == layer) {
@@ -332,6 +337,7 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens,
                        .x = x,
                        .tokens = tokens,
                        .many = many,
+                       .precision = precision,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
   ActivateGate(tokens, accounts.times);
@@ -347,6 +353,7 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens,
               .x = gate_.data(),
               .tokens = tokens,
               .many = many,
+              .precision = precision,
               .y = {y, nullptr}},
              accounts);
 }
@@ -361,8 +368,8 @@ std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t ke
       client_->Residency(layer, kind), client_->geometry().kind(kind).units_per_block);
 }
 
-absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
-                         PassAccounts& accounts) {
+absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
+                         float* y, PassAccounts& accounts) {
   const StageTimer timer(accounts.times, Stage::kLeases);
   const ModelConfig& config = model_->config;
   const bool in_order = step.gamma >= 1;
@@ -383,6 +390,7 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
                 .order = &order,
                 .positions = positions,
                 .x = values.data(),
+                .precision = precision,
                 .y = {y0, y1},
                 .in_order = in_order},
                accounts);

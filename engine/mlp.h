@@ -46,11 +46,11 @@ class Mlp {
  public:
   // Pointers are not owned and must outlive the object. overlap: false waits for all units of a
   // lease before adding any (an experiment's baseline).
-  Mlp(const Model* model, WeightClient* client, const Kernels* kernels, ThreadPool* pool,
-      bool overlap);
+  Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap);
 
   // y += MLP(x), every unit. x, y [H].
-  absl::Status Dense(uint32_t layer, const float* x, float* y, PassAccounts& accounts);
+  absl::Status Dense(uint32_t layer, const float* x, Precision precision, float* y,
+                     PassAccounts& accounts);
 
   // y[t] += MLP(x[t]) for t in [0, tokens), every unit: the form for prompts. x, y [tokens, H]. The
   // result for one token does not depend on the others, bitwise, but differs from Dense() by
@@ -59,8 +59,8 @@ class Mlp {
                            float* y, PassAccounts& accounts);
 
   // y += pruned MLP(x). x, y [H].
-  absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, float* y,
-                      PassAccounts& accounts);
+  absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
+                      float* y, PassAccounts& accounts);
 
   // Called with every mask of Pruned(); units by position. Set before the first pass.
   using OnMask = std::function<void(uint32_t layer, UnitKind kind, const UnitOrder& order,
@@ -86,8 +86,9 @@ class Mlp {
     std::span<const uint32_t> positions;  // selected, increasing
     const float* x = nullptr;             // [tokens, unit_count]
     uint32_t tokens = 1;
-    std::optional<Precision> many = std::nullopt;  // of DenseTokens(); none: one token
-    float* y[2] = {nullptr, nullptr};              // [tokens, column_elements] each
+    bool many = false;  // of DenseTokens()
+    Precision precision = Precision::kExact;
+    float* y[2] = {nullptr, nullptr};  // [tokens, column_elements] each
     bool in_order = true;
   };
 
@@ -95,8 +96,8 @@ class Mlp {
                                       std::span<const uint32_t> positions, LeaseMode mode);
   // Without a lease in it where none is needed.
   absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
-  absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens,
-                        std::optional<Precision> many, float* y, PassAccounts& accounts);
+  absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
+                        Precision precision, float* y, PassAccounts& accounts);
   std::span<const uint32_t> Select(uint32_t layer, UnitKind kind, uint32_t kept,
                                    std::span<const float> values, const PruneStep& step,
                                    StageTimes& times);
@@ -118,7 +119,6 @@ class Mlp {
 
   const Model* const model_;
   WeightClient* const client_;
-  const Kernels* const kernels_;
   ThreadPool* const pool_;
   const bool overlap_;
   MaskSelector selector_;

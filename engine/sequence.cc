@@ -16,9 +16,9 @@ double Seconds(Sequence::Clock::duration duration) {
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
                    Clock::time_point submitted, const Model& model, Decoder* decoder,
                    std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
-                   bool half_kv, Precision prefill, EngineObserver* observer)
+                   bool half_kv, Precision precision, EngineObserver* observer)
     : request_(std::move(request)),
-      prefill_precision_(request_.pruning.reproducible ? Precision::kExact : prefill),
+      precision_(request_.pruning.reproducible ? Precision::kExact : precision),
       sink_(std::move(sink)),
       submitted_(submitted),
       admitted_(Clock::now()),
@@ -61,9 +61,8 @@ absl::Status Sequence::Prefill() {
   const size_t count = decoder_->PieceTokens(request_.prompt.size() - prompt_done_);
   const std::span<const TokenId> piece(request_.prompt.data() + prompt_done_, count);
   const bool last = prompt_done_ + count == request_.prompt.size();
-  RETURN_IF_ERROR(decoder_->Prefill(kv_, piece, prefill_precision_,
-                                    last ? std::span<float>(logits_) : std::span<float>(),
-                                    prefill_));
+  RETURN_IF_ERROR(decoder_->Prefill(
+      kv_, piece, precision_, last ? std::span<float>(logits_) : std::span<float>(), prefill_));
   prompt_done_ += count;
   accounts_.prefill_seconds = Seconds(Clock::now() - admitted_);
   accounts_.prefill_flash_bytes = prefill_.flash_bytes;
@@ -87,7 +86,8 @@ std::optional<PruneStep> Sequence::NextStep() const {
 absl::Status Sequence::Step() {
   const std::optional<PruneStep> step = NextStep();
   const PassAccounts before = decode_;
-  RETURN_IF_ERROR(decoder_->Step(kv_, last_token_, step ? &*step : nullptr, logits_, decode_));
+  RETURN_IF_ERROR(
+      decoder_->Step(kv_, last_token_, step ? &*step : nullptr, precision_, logits_, decode_));
   ++steps_;
   CountStep(before, step);
   return absl::OkStatus();

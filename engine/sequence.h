@@ -18,11 +18,11 @@ class Sequence {
   using Clock = std::chrono::steady_clock;
 
   // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is
-  // reserved. prefill: of requests that are not reproducible; those are exact.
+  // reserved. precision: of requests that are not reproducible; those are exact.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
            Clock::time_point submitted, const Model& model, Decoder* decoder,
            std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens, bool half_kv,
-           Precision prefill, EngineObserver* observer);
+           Precision precision, EngineObserver* observer);
 
   // Does the next piece of work. Returns true while there is more; false when the stream has ended.
   bool Advance();
@@ -47,7 +47,7 @@ class Sequence {
   bool TimeIsUp() const;
 
   GenerationRequest request_;
-  const Precision prefill_precision_;
+  const Precision precision_;
   std::shared_ptr<GenerationSink> sink_;
   const Clock::time_point submitted_;
   const Clock::time_point admitted_;

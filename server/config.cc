@@ -70,19 +70,19 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       ->capture_default_str()
       ->envname("TIDEGATE_PREFILL_CHUNK");
   app.add_option_function<std::string>(
-         "--prefill",
+         "--precision",
          [&engine](const std::string& text) {
            const absl::StatusOr<Precision> precision = ParsePrecision(text);
            if (!precision.ok()) {
              throw CLI::ValidationError(std::string(precision.status().message()));
            }
-           engine.prefill_precision = *precision;
+           engine.precision = *precision;
          },
-         "Arithmetic of prompts: fast (bfloat16 where the CPU has it) or exact (float); "
-         "reproducible requests are exact")
+         "Arithmetic: fast (bfloat16 where the CPU multiplies it faster: in prompts, and against "
+         "4-bit weights) or exact (float); reproducible requests are exact")
       ->type_name("PRECISION")
       ->default_str("fast")
-      ->envname("TIDEGATE_PREFILL");
+      ->envname("TIDEGATE_PRECISION");
   app.add_option("--threads", engine.threads, "Threads that compute; 0: one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str()

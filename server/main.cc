@@ -40,7 +40,8 @@ absl::Status Run(const ServerConfig& config) {
     const std::string label = config.model_aliases.empty() ? "default" : config.model_aliases[0];
     ASSIGN_OR_RETURN(
         metrics_server,
-        MetricsServer::Create(config.metrics_listen, {{"simd", std::string(BestKernels().name)}}));
+        MetricsServer::Create(config.metrics_listen,
+                              {{"simd", std::string(BestKernels(config.engine.precision).name)}}));
     ASSIGN_OR_RETURN(metrics, EngineMetrics::Create(*metrics_server, label));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
   }

@@ -55,10 +55,19 @@ struct Batch {
   size_t next_count = 0;
   size_t next_shift = 0;  // groups: the next batch may belong to the next tile
   bool grouped = false;
+  bool bf16 = false;  // factors are rounded
 };
 
-// factors[k][g] = coefficient * scale of groups [group, group + groups).
+// factors[k][g] = coefficient * scale of groups [group, group + groups), rounded as batch.bf16
+// says.
 using Factors = float[kBatch][kBlockGroups];
+
+// RoundToBf16() of every lane.
+HWY_INLINE FloatVec RoundedToBf16(FloatVec value) {
+  const UintTag du;
+  const auto bits = hn::Add(hn::BitCast(du, value), hn::Set(du, 0x8000u));
+  return hn::BitCast(FloatTag(), hn::And(bits, hn::Set(du, 0xffff0000u)));
+}
 
 // Converts whole vectors of scales: up to kLanes - 1 halves beyond the last one are read and not
 // used. They lie inside the column, because the codes follow the scales.
@@ -71,7 +80,8 @@ HWY_INLINE void FillFactors(const Batch& batch, const float* coefficients, size_
           batch.grouped
               ? hn::PromoteTo(df, LoadNarrow<hwy::float16_t>(batch.columns[k] + 2 * (group + g)))
               : hn::Set(df, 1.0f);
-      hn::Store(hn::Mul(hn::Set(df, coefficients[k]), scales), df, factors[k] + g);
+      const auto factor = hn::Mul(hn::Set(df, coefficients[k]), scales);
+      hn::Store(batch.bf16 ? RoundedToBf16(factor) : factor, df, factors[k] + g);
     }
   }
 }

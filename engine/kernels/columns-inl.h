@@ -72,13 +72,14 @@ HWY_NOINLINE void AddBlock(const Batch& batch, const float* coefficients, size_t
 }
 
 // All columns, groups [begin, end).
-template <Codes kCodes>
+template <Codes kCodes, bool kBf16 = false>
 void AddGroupRange(const uint8_t* const* columns, size_t count, size_t scale_bytes,
                    const float* coefficients, size_t begin, size_t end, float* y) {
   for (size_t tile = begin; tile < end; tile += kTileGroups) {
     const size_t tile_end = std::min(end, tile + kTileGroups);
     for (size_t k = 0; k < count; k += kBatch) {
-      const Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
+      Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
+      batch.bf16 = kBf16;
       for (size_t group = tile; group < tile_end; group += kBlockGroups) {
         AddBlock<kCodes>(batch, coefficients + k, group, std::min(kBlockGroups, tile_end - group),
                          y + group * kGroup);
@@ -100,9 +101,10 @@ inline void AddTail(UnitEncoding encoding, const uint8_t* const* columns, size_t
   }
 }
 
-inline void AddColumns(UnitEncoding encoding, const uint8_t* const* columns,
-                       const float* coefficients, size_t count, size_t elements, size_t begin,
-                       size_t end, float* y) {
+// kAddBlock adds nibbles in chunks, with rounded factors if kBf16.
+template <AddSpread kAddBlock, bool kBf16>
+void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const float* coefficients,
+                size_t count, size_t elements, size_t begin, size_t end, float* y) {
   size_t first = begin / kGroup;
   const size_t last = end / kGroup;
   const size_t scale_bytes = ColumnScaleBytes(encoding, elements);
@@ -122,10 +124,11 @@ inline void AddColumns(UnitEncoding encoding, const uint8_t* const* columns,
     case UnitEncoding::kQ4:
       if (count >= kSpreadCount) {
         const size_t whole = (last - first) / kChunkGroups * kChunkGroups;
-        AddSpreadRange(columns, count, scale_bytes, coefficients, first, first + whole, y);
+        AddSpreadRange<kAddBlock, kBf16>(columns, count, scale_bytes, coefficients, first,
+                                         first + whole, y);
         first += whole;
       }
-      run(AddGroupRange<Codes::kNibbles>);
+      run(AddGroupRange<Codes::kNibbles, kBf16>);
       break;
   }
   AddTail(encoding, columns, count, coefficients, std::max(begin, last * kGroup), end, y);

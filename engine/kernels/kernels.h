@@ -3,9 +3,15 @@
 // Every kernel exists at least twice. ScalarKernels() is the specification, written for the reader;
 // BestKernels() is chosen once for the CPU (Google Highway: AVX2, AVX-512 or NEON; a CPU without
 // fused multiply-add gets the scalar table) and must agree with it within the stated bound.
+//
+// Two arithmetics. f32: as written below. bf16: what multiplies a four-bit code is rounded to
+// bfloat16 first (nearest, ties away from zero; denormal numbers may count as 0): x in mat_vec of
+// kQ4_0, coefficient * scale in add_columns of kQ4. Half of the instructions, relative error 2^-8
+// per term; sums stay f32. Everything else is the same in both.
 // Shapes are row-major; counts are elements unless they say bytes. Safe to call from any thread.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,6 +21,11 @@
 #include "proto/store/v1/unit_codec.h"
 
 namespace tidegate {
+
+enum class Precision : uint32_t {
+  kExact = 1,  // f32
+  kFast = 2,   // bf16 where this CPU multiplies it faster, else f32
+};
 
 // Weights of a static matrix [rows, columns], rows stored as in static_rows.h; not owned.
 struct MatrixView {
@@ -28,12 +39,11 @@ struct MatrixView {
 };
 
 struct Kernels {
-  std::string_view name;  // "scalar", or Highway's target name, e.g. "AVX3"
+  std::string_view name;  // "scalar" or Highway's target name, and the arithmetic: "AVX3_bf16"
 
-  // y[r] = sum_c w[r, c] * x[c]  for r in [row_begin, row_end). Error: |y - exact| <= columns *
-  // 2^-23
-  // * sum_c |w x|, any summation order (Higham 2002, 3.1). The result for a row does not depend on
-  // the range (bitwise).
+  // y[r] = sum_c w[r, c] * x[c]  for r in [row_begin, row_end). Error: |y - exact| <=
+  // columns * 2^-23 * sum_c |w x|, any summation order (Higham 2002, 3.1). The result for a row
+  // does not depend on the range (bitwise).
   void (*mat_vec)(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y);
 
   // y[j] = fma(coefficient[k], w_k[j], y[j]) for k = 0, 1, ... in this order, j in [begin, end):
@@ -71,12 +81,21 @@ struct Kernels {
   void (*to_half)(const float* x, size_t n, uint16_t* out);
 };
 
-const Kernels& ScalarKernels();
+const Kernels& ScalarKernels(Precision precision);
 
-// The fastest table this CPU can run.
-const Kernels& BestKernels();
+// The fastest table of this CPU for the precision. Only mat_vec and add_columns depend on it.
+const Kernels& BestKernels(Precision precision);
 
-// Every table this CPU can run, scalar first: what the tests loop over.
-std::span<const Kernels* const> SupportedKernels();
+// Every table this CPU can run, with its specification: what the tests loop over.
+struct SupportedKernelTable {
+  const Kernels* kernels;
+  const Kernels* scalar;
+};
+std::span<const SupportedKernelTable> SupportedKernels();
+
+// The nearest bfloat16 as a float; ties go away from zero, NaN stays NaN but for payloads of ones.
+inline float RoundToBf16(float value) {
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(value) + 0x8000u) & 0xffff0000u);
+}
 
 }  // namespace tidegate

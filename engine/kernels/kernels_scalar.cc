@@ -43,12 +43,15 @@ Element ColumnElement(UnitEncoding encoding, const uint8_t* column, size_t eleme
   return {HalfToFloat(LoadU16(column + 2 * group)), static_cast<float>(nibble - 8)};
 }
 
+template <bool kBf16>
 void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const float* coefficients,
                 size_t count, size_t elements, size_t begin, size_t end, float* y) {
+  const bool rounded = kBf16 && encoding == UnitEncoding::kQ4;
   for (size_t j = begin; j < end; ++j) {
     for (size_t k = 0; k < count; ++k) {
       const Element w = ColumnElement(encoding, columns[k], elements, j);
-      y[j] = std::fma(coefficients[k] * w.scale, w.code, y[j]);
+      const float factor = coefficients[k] * w.scale;
+      y[j] = std::fma(rounded ? RoundToBf16(factor) : factor, w.code, y[j]);
     }
   }
 }
@@ -64,10 +67,14 @@ float RowElement(const MatrixView& w, const std::byte* row, size_t c) {
   return e.scale * e.code;
 }
 
+template <bool kBf16>
 void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y) {
+  const bool rounded = kBf16 && w.type == GgmlType::kQ4_0;
   for (size_t r = row_begin; r < row_end; ++r) {
     float sum = 0;
-    for (size_t c = 0; c < w.columns; ++c) sum = std::fma(RowElement(w, w.Row(r), c), x[c], sum);
+    for (size_t c = 0; c < w.columns; ++c) {
+      sum = std::fma(RowElement(w, w.Row(r), c), rounded ? RoundToBf16(x[c]) : x[c], sum);
+    }
     y[r] = sum;
   }
 }
@@ -137,10 +144,11 @@ void ToHalf(const float* x, size_t n, uint16_t* out) {
   for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
 
+template <bool kBf16>
 constexpr Kernels kScalar = {
-    .name = "scalar",
-    .mat_vec = MatVec,
-    .add_columns = AddColumns,
+    .name = kBf16 ? "scalar_bf16" : "scalar_f32",
+    .mat_vec = MatVec<kBf16>,
+    .add_columns = AddColumns<kBf16>,
     .rms_norm = RmsNorm,
     .silu_multiply = SiluMultiply,
     .add = Add,
@@ -151,6 +159,8 @@ constexpr Kernels kScalar = {
 
 }  // namespace
 
-const Kernels& ScalarKernels() { return kScalar; }
+const Kernels& ScalarKernels(Precision precision) {
+  return precision == Precision::kFast ? kScalar<true> : kScalar<false>;
+}
 
 }  // namespace tidegate

@@ -11,6 +11,8 @@
 #define HWY_TARGET_INCLUDE "engine/kernels/kernels_simd.cc"
 #include "hwy/foreach_target.h"
 // foreach_target.h comes first: it sets the target for what follows.
+#include <string>
+
 #include "hwy/highway.h"
 
 // Highway insists on compiling the baseline target too, which on x86 has no vectors we want.
@@ -19,17 +21,19 @@
 #include "engine/kernels/columns-inl.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/mat_vec-inl.h"
+#include "engine/kernels/nibbles_bf16-inl.h"
 #include "engine/kernels/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-const Kernels& Table() {
+const Kernels& TableF32() {
+  static const std::string name = std::string(hwy::TargetName(HWY_TARGET)) + "_f32";
   static const Kernels table = {
-      .name = hwy::TargetName(HWY_TARGET),
+      .name = name,
       .mat_vec = MatVec,
-      .add_columns = AddColumns,
+      .add_columns = AddColumns<AddSpreadBlock, false>,
       .rms_norm = RmsNorm,
       .silu_multiply = SiluMultiply,
       .add = Add,
@@ -39,6 +43,20 @@ const Kernels& Table() {
   };
   return table;
 }
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+const Kernels& TableBf16() {
+  static const std::string name = std::string(hwy::TargetName(HWY_TARGET)) + "_bf16";
+  static const Kernels table = [] {
+    Kernels bf16 = TableF32();
+    bf16.name = name;
+    bf16.mat_vec = MatVecBf16;
+    bf16.add_columns = AddColumns<AddSpreadBlockBf16, true>;
+    return bf16;
+  }();
+  return table;
+}
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace tidegate
@@ -52,20 +70,28 @@ HWY_AFTER_NAMESPACE();
 
 namespace tidegate {
 
-size_t RunnableSimdTables(const Kernels* (&tables)[kMaxSimdTables]) {
+size_t RunnableSimdTables(SimdKernels (&tables)[kMaxSimdTables]) {
   [[maybe_unused]] const int64_t runnable = hwy::SupportedTargets();
   size_t count = 0;
+  [[maybe_unused]] const auto add = [&](const Kernels& table, Precision precision) {
+    tables[count++] = {&table, precision};
+  };
+#if HWY_ARCH_X86
+  const bool bf16 = __builtin_cpu_supports("avx512bf16");
+#endif
 #if HWY_TARGETS & HWY_NEON
-  if (runnable & HWY_NEON) tables[count++] = &N_NEON::Table();
+  if (runnable & HWY_NEON) add(N_NEON::TableF32(), Precision::kExact);
 #endif
 #if HWY_TARGETS & HWY_AVX2
-  if (runnable & HWY_AVX2) tables[count++] = &N_AVX2::Table();
+  if (runnable & HWY_AVX2) add(N_AVX2::TableF32(), Precision::kExact);
 #endif
 #if HWY_TARGETS & HWY_AVX3
-  if (runnable & HWY_AVX3) tables[count++] = &N_AVX3::Table();
+  if (runnable & HWY_AVX3) add(N_AVX3::TableF32(), Precision::kExact);
+  if ((runnable & HWY_AVX3) && bf16) add(N_AVX3::TableBf16(), Precision::kFast);
 #endif
 #if HWY_TARGETS & HWY_AVX3_DL  // Only in builds tuned for such a CPU.
-  if (runnable & HWY_AVX3_DL) tables[count++] = &N_AVX3_DL::Table();
+  if (runnable & HWY_AVX3_DL) add(N_AVX3_DL::TableF32(), Precision::kExact);
+  if ((runnable & HWY_AVX3_DL) && bf16) add(N_AVX3_DL::TableBf16(), Precision::kFast);
 #endif
   return count;
 }

@@ -170,10 +170,33 @@ HWY_NOINLINE float DotTail(const uint8_t* row, const float* x, size_t begin, siz
   return hn::GetLane(hn::SumOfLanes(FloatTag(), sum[0]));
 }
 
+// How a tile is multiplied: in f32. The other way is Bf16Products (nibbles_bf16-inl.h).
+template <Codes kTheCodes>
+struct FloatProducts {
+  static constexpr Codes kCodes = kTheCodes;
+
+  // The activations of a tile as Sum() reads them; scratch [kTileColumns].
+  static const float* Arrange(const float* x, size_t groups, float* scratch) {
+    if constexpr (kCodes != Codes::kNibbles) return x;
+    std::copy_n(x, groups * kGroup, scratch);
+    for (size_t g = 0; g < SpreadGroups(kCodes, groups); g += kChunkGroups) {
+      SpreadChunk(x + g * kGroup, scratch + g * kGroup);
+    }
+    return scratch;
+  }
+
+  template <size_t kRows>
+  static HWY_INLINE void Sum(const RowTile<kRows>& tile, size_t groups, const float* x,
+                             FloatVec (&sum)[kRows]) {
+    DotGroups<kCodes, kRows>(tile, groups, x, sum);
+  }
+};
+
 // y[r] (+)= w[r] . x over one tile of columns, for kRows rows.
-template <Codes kCodes, size_t kRows>
+template <class Products, size_t kRows>
 HWY_NOINLINE void DotRows(const uint8_t* row, size_t row_bytes, size_t scale_bytes, size_t tile,
                           size_t groups, const float* HWY_RESTRICT x, float* HWY_RESTRICT y) {
+  constexpr Codes kCodes = Products::kCodes;
   const FloatTag df;
   RowTile<kRows> rows;
   rows.ahead_bytes = kRows * row_bytes;
@@ -184,35 +207,29 @@ HWY_NOINLINE void DotRows(const uint8_t* row, size_t row_bytes, size_t scale_byt
     if constexpr (HasScale(kCodes)) PrefetchSoon(rows.scales[r] + rows.ahead_bytes);
     sum[r] = hn::Zero(df);
   }
-  DotGroups<kCodes, kRows>(rows, groups, x, sum);
+  Products::Sum(rows, groups, x, sum);
   for (size_t r = 0; r < kRows; ++r) {
     y[r] = (tile == 0 ? 0.0f : y[r]) + hn::GetLane(hn::SumOfLanes(df, sum[r]));
   }
 }
 
-template <Codes kCodes>
+template <class Products>
 void MatVecOf(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y) {
+  constexpr Codes kCodes = Products::kCodes;
   constexpr size_t kRows = 4;
   const size_t groups = w.columns / kGroup;
   const size_t scale_bytes = StaticScaleBytes(w.type, w.columns);
   const auto row = [&](size_t r) { return reinterpret_cast<const uint8_t*>(w.Row(r)); };
-  HWY_ALIGN float spread[kCodes == Codes::kNibbles ? kTileColumns : 1];
+  HWY_ALIGN float scratch[kCodes == Codes::kNibbles ? kTileColumns : 1];
   for (size_t tile = 0; tile < std::max<size_t>(groups, 1); tile += kTileOfGroups) {
     const size_t n = std::min(groups - tile, kTileOfGroups);
-    const float* tile_x = x + tile * kGroup;
-    if constexpr (kCodes == Codes::kNibbles) {
-      std::copy_n(tile_x, n * kGroup, spread);
-      for (size_t g = 0; g < SpreadGroups(kCodes, n); g += kChunkGroups) {
-        SpreadChunk(tile_x + g * kGroup, spread + g * kGroup);
-      }
-      tile_x = spread;
-    }
+    const float* tile_x = Products::Arrange(x + tile * kGroup, n, scratch);
     size_t r = row_begin;
     for (; r + kRows <= row_end; r += kRows) {
-      DotRows<kCodes, kRows>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
+      DotRows<Products, kRows>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
     }
     for (; r < row_end; ++r) {
-      DotRows<kCodes, 1>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
+      DotRows<Products, 1>(row(r), w.row_bytes, scale_bytes, tile, n, tile_x, y + r);
     }
   }
   if constexpr (!HasScale(kCodes)) {
@@ -226,15 +243,15 @@ inline void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const 
                    float* y) {
   switch (w.type) {
     case GgmlType::kF32:
-      return MatVecOf<Codes::kF32>(w, row_begin, row_end, x, y);
+      return MatVecOf<FloatProducts<Codes::kF32>>(w, row_begin, row_end, x, y);
     case GgmlType::kF16:
-      return MatVecOf<Codes::kF16>(w, row_begin, row_end, x, y);
+      return MatVecOf<FloatProducts<Codes::kF16>>(w, row_begin, row_end, x, y);
     case GgmlType::kBF16:
-      return MatVecOf<Codes::kBF16>(w, row_begin, row_end, x, y);
+      return MatVecOf<FloatProducts<Codes::kBF16>>(w, row_begin, row_end, x, y);
     case GgmlType::kQ8_0:
-      return MatVecOf<Codes::kInt8>(w, row_begin, row_end, x, y);
+      return MatVecOf<FloatProducts<Codes::kInt8>>(w, row_begin, row_end, x, y);
     case GgmlType::kQ4_0:
-      return MatVecOf<Codes::kNibbles>(w, row_begin, row_end, x, y);
+      return MatVecOf<FloatProducts<Codes::kNibbles>>(w, row_begin, row_end, x, y);
   }
 }
 

@@ -26,11 +26,6 @@
 
 namespace tidegate {
 
-enum class Precision : uint32_t {
-  kExact = 1,  // f32
-  kFast = 2,   // bf16 where this CPU multiplies it faster, else f32
-};
-
 // x [tokens, depth], element (t, k) at data[t * stride + (index == null ? k : index[k])].
 struct TokensView {
   const float* data = nullptr;

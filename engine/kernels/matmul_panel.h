@@ -41,7 +41,4 @@ struct SimdMatmul {
 };
 size_t RunnableSimdMatmuls(SimdMatmul (&tables)[kMaxSimdMatmuls]);
 
-// The nearest bfloat16 as a float; ties go away from zero, NaN stays NaN but for payloads of ones.
-float RoundToBf16(float value);
-
 }  // namespace tidegate

@@ -1,6 +1,5 @@
 // The specification of matmul.h: a packed token is a row of floats, rounded where the arithmetic
 // says so, and every output one chain of fused multiply-adds. Slow.
-#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -8,10 +7,6 @@
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
-
-float RoundToBf16(float value) {
-  return std::bit_cast<float>((std::bit_cast<uint32_t>(value) + 0x8000u) & 0xffff0000u);
-}
 
 namespace {
 

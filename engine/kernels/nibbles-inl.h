@@ -127,7 +127,7 @@ HWY_INLINE void AddChunk(const Block& block, size_t g, size_t at, float* HWY_RES
   hn::Store(s7, df, spread + 7 * kLanes);
 }
 
-// One block of outputs, in spread order.
+// One block of outputs, in spread order: in f32. The other way is AddSpreadBlockBf16().
 HWY_NOINLINE void AddSpreadBlock(const Batch& batch, const float* coefficients, size_t group,
                                  size_t groups, float* HWY_RESTRICT spread) {
   Block block;
@@ -139,9 +139,13 @@ HWY_NOINLINE void AddSpreadBlock(const Batch& batch, const float* coefficients, 
   }
 }
 
+using AddSpread = void (*)(const Batch& batch, const float* coefficients, size_t group,
+                           size_t groups, float* spread);
+
 // All columns, groups [begin, end): whole chunks.
-inline void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t scale_bytes,
-                           const float* coefficients, size_t begin, size_t end, float* y) {
+template <AddSpread kAddBlock, bool kBf16>
+void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t scale_bytes,
+                    const float* coefficients, size_t begin, size_t end, float* y) {
   HWY_ALIGN float spread[kTileGroups * kGroup];
   for (size_t tile = begin; tile < end; tile += kTileGroups) {
     const size_t tile_end = std::min(end, tile + kTileGroups);
@@ -149,10 +153,11 @@ inline void AddSpreadRange(const uint8_t* const* columns, size_t count, size_t s
       SpreadChunk(y + g * kGroup, spread + (g - tile) * kGroup);
     }
     for (size_t k = 0; k < count; k += kBatch) {
-      const Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
+      Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
+      batch.bf16 = kBf16;
       for (size_t group = tile; group < tile_end; group += kBlockGroups) {
-        AddSpreadBlock(batch, coefficients + k, group, std::min(kBlockGroups, tile_end - group),
-                       spread + (group - tile) * kGroup);
+        kAddBlock(batch, coefficients + k, group, std::min(kBlockGroups, tile_end - group),
+                  spread + (group - tile) * kGroup);
       }
     }
     for (size_t g = tile; g < tile_end; g += kChunkGroups) {

@@ -7,9 +7,13 @@
 
 namespace tidegate {
 
-inline constexpr size_t kMaxSimdTables = 4;
+inline constexpr size_t kMaxSimdTables = 6;
 
-// Fills `tables` with the tables that this CPU can run, slowest first; returns how many.
-size_t RunnableSimdTables(const Kernels* (&tables)[kMaxSimdTables]);
+// Fills `tables` with what this CPU can run, slowest first per arithmetic; returns how many.
+struct SimdKernels {
+  const Kernels* kernels;
+  Precision precision;
+};
+size_t RunnableSimdTables(SimdKernels (&tables)[kMaxSimdTables]);
 
 }  // namespace tidegate

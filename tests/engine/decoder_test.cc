@@ -22,7 +22,7 @@ std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>&
         local.decoder->Prefill(kv, {tokens.data() + at, count}, precision, logits, accounts).ok());
   }
   for (size_t at = prefilled; at < tokens.size(); ++at) {
-    CHECK(local.decoder->Step(kv, tokens[at], nullptr, logits, accounts).ok());
+    CHECK(local.decoder->Step(kv, tokens[at], nullptr, Precision::kFast, logits, accounts).ok());
   }
   EXPECT_EQ(kv.size(), tokens.size());
   return logits;
@@ -102,7 +102,7 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   const std::vector<TokenId> tokens = {1, 270};
   ASSERT_TRUE(local.decoder->Prefill(kv, tokens, Precision::kExact, {}, accounts).ok());
   store.Stop();
-  EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, {}, accounts).code(),
+  EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, Precision::kFast, {}, accounts).code(),
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(kv.size(), 2u);
 }

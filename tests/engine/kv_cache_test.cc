@@ -24,7 +24,7 @@ TEST(KvCacheTest, KeepsEveryRowApart) {
           key[i] = static_cast<float>(layer * 100 + position * 10 + i);
           value[i] = -key[i];
         }
-        kv.Store(BestKernels(), layer, position, key.data(), value.data());
+        kv.Store(BestKernels(Precision::kExact), layer, position, key.data(), value.data());
       }
     }
     for (uint32_t layer = 0; layer < 3; ++layer) {

@@ -86,8 +86,7 @@ struct LocalDecoder {
     auto made = MakeModel(*client);
     CHECK(made.ok());
     model = *std::move(made);
-    decoder = std::make_unique<Decoder>(model.get(), client.get(), &BestKernels(), &pool,
-                                        tokens_max, overlap);
+    decoder = std::make_unique<Decoder>(model.get(), client.get(), &pool, tokens_max, overlap);
   }
 
   std::unique_ptr<WeightClient> client;

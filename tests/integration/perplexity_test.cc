@@ -64,7 +64,7 @@ void Evaluate(const Row& row, Json& result) {
                                     absl::StrCat(row.gamma),
                                     "--cache-fraction",
                                     absl::StrCat(row.cache_fraction),
-                                    "--prefill",
+                                    "--precision",
                                     row.prefill,
                                     "--threads",
                                     "1",

@@ -21,7 +21,7 @@ class TraceTest : public ::testing::Test {
   RunResult Eval(const std::string& model, std::vector<std::string> more) {
     std::vector<std::string> arguments = {
         "eval",         model, "--units",   "f16",   "--text", ModelPath("tinystories-heldout.txt"),
-        "--max-tokens", "256", "--prefill", "exact", "--json"};
+        "--max-tokens", "256", "--precision", "exact", "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return Tidegate(arguments);
   }

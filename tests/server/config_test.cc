@@ -24,7 +24,7 @@ TEST(ServerConfig, DefaultsAreValid) {
   EXPECT_EQ(config.engine.store_socket, "/run/tidegate/store.sock");
   EXPECT_EQ(config.drain_timeout, std::chrono::seconds(120));
   EXPECT_TRUE(config.engine.overlap);
-  EXPECT_EQ(config.engine.prefill_precision, Precision::kFast);
+  EXPECT_EQ(config.engine.precision, Precision::kFast);
 }
 
 TEST(ServerConfig, TakesFlags) {
@@ -45,7 +45,7 @@ TEST(ServerConfig, TakesFlags) {
                    "off",
                    "--max-running",
                    "2",
-                   "--prefill",
+                   "--precision",
                    "exact",
                    "--prefill-chunk",
                    "99"},
@@ -60,7 +60,7 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_FALSE(config.engine.overlap);
   EXPECT_EQ(config.metrics_listen, "");
   EXPECT_EQ(config.engine.max_running, 2u);
-  EXPECT_EQ(config.engine.prefill_precision, Precision::kExact);
+  EXPECT_EQ(config.engine.precision, Precision::kExact);
   EXPECT_EQ(config.engine.prefill_chunk_tokens, 99u);
 }
 
@@ -84,7 +84,7 @@ TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
 TEST(ServerConfig, MistakesEndTheProgram) {
   for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "0"},
                                                     {"--mode", "fast"},
-                                                    {"--prefill", "slow"},
+                                                    {"--precision", "slow"},
                                                     {"--density", "2"},
                                                     {"--drain-timeout", "soon"},
                                                     {"--log-level", "loud"},

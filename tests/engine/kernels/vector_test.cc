@@ -7,7 +7,9 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/kernels/kernels.h"
@@ -25,19 +27,30 @@ std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
   return values;
 }
 
-class VectorTest : public testing::TestWithParam<const Kernels*> {
+class VectorTest : public testing::TestWithParam<SupportedKernelTable> {
  protected:
-  const Kernels& kernels() const { return *GetParam(); }
+  const Kernels& kernels() const { return *GetParam().kernels; }
   std::mt19937 random_{5};
 };
 
-TEST(Tables, ScalarComesFirstAndTheBestLast) {
+TEST(Tables, ScalarOnesComeFirstAndTheBestAreTheLastOfTheirArithmetic) {
   const auto tables = SupportedKernels();
-  ASSERT_FALSE(tables.empty());
-  EXPECT_EQ(tables.front(), &ScalarKernels());
-  EXPECT_EQ(tables.back(), &BestKernels());
-  EXPECT_EQ(tables.front()->name, "scalar");
-  for (size_t i = 1; i < tables.size(); ++i) EXPECT_NE(tables[i]->name, tables[i - 1]->name);
+  ASSERT_GE(tables.size(), 2u);
+  const Kernels* best[2] = {};
+  for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+    const bool fast = precision == Precision::kFast;
+    EXPECT_EQ(tables[fast].kernels, &ScalarKernels(precision));
+    EXPECT_EQ(tables[fast].kernels->name, fast ? "scalar_bf16" : "scalar_f32");
+    for (size_t i = fast ? 2 : 0; i < tables.size(); ++i) {
+      if (tables[i].scalar == &ScalarKernels(precision)) best[fast] = tables[i].kernels;
+    }
+  }
+  EXPECT_EQ(&BestKernels(Precision::kExact), best[0]);
+  // Without the instruction, fast is exact: the scalar bf16 table is for comparison only.
+  EXPECT_EQ(&BestKernels(Precision::kFast), best[1] != nullptr ? best[1] : best[0]);
+  std::set<std::string_view> names;
+  for (const SupportedKernelTable& table : tables) names.insert(table.kernels->name);
+  EXPECT_EQ(names.size(), tables.size());
 }
 
 TEST_P(VectorTest, RmsNorm) {
@@ -273,7 +286,9 @@ TEST_P(VectorTest, ToHalfOfEverySize) {
 
 INSTANTIATE_TEST_SUITE_P(Tables, VectorTest,
                          testing::ValuesIn(SupportedKernels().begin(), SupportedKernels().end()),
-                         [](const auto& instance) { return std::string(instance.param->name); });
+                         [](const auto& instance) {
+                           return std::string(instance.param.kernels->name);
+                         });
 
 }  // namespace
 }  // namespace tidegate
