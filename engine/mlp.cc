@@ -14,6 +14,8 @@ namespace {
 // Bytes of units added per pass over the outputs: so much work that the meeting of the threads does
 // not show beside it (0.3 %), and little enough that what lands meanwhile is not kept waiting.
 constexpr size_t kBatchBytes = 16 << 20;
+// Hidden units that go to one part before the next part gets some: what lies in one block at most.
+constexpr size_t kPartRun = 8;
 // Units per pass for many tokens: each pass reads and writes all outputs of all tokens, which takes
 // as long as multiplying some 50 units.
 constexpr size_t kBatchUnitsOfTokens = 512;
@@ -27,6 +29,11 @@ void Mlp::Batch::Clear() {
   columns[0].clear();
   columns[1].clear();
   units.clear();
+}
+
+void Mlp::Part::Clear() {
+  columns.clear();
+  coefficients.clear();
 }
 
 Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap)
@@ -80,28 +87,68 @@ void Mlp::AddBatch(const Sweep& sweep, StageTimes& times) {
   batch_.Clear();
 }
 
+// Deals the batch out to the parts, kPartRun units at a time.
+void Mlp::DealParts(const Sweep& sweep) {
+  for (Part& part : parts_) part.Clear();
+  for (size_t k = 0; k < batch_.units.size(); ++k) {
+    Part& part = parts_[dealt_++ / kPartRun % kParts];
+    part.columns.push_back(batch_.columns[0][k]);
+    part.coefficients.push_back(sweep.x[batch_.units[k]]);
+  }
+}
+
+void Mlp::BeginParts(const Sweep& sweep) {
+  dealt_ = 0;
+  part_sums_.assign(kParts * client_->geometry().kind(sweep.kind).column_elements, 0.0f);
+}
+
+void Mlp::FinishParts(const Sweep& sweep) {
+  const size_t elements = client_->geometry().kind(sweep.kind).column_elements;
+  for (size_t p = 1; p < kParts; ++p) {
+    BestKernels(Precision::kExact).add(&part_sums_[p * elements], elements, part_sums_.data());
+  }
+  BestKernels(Precision::kExact).add(part_sums_.data(), elements, sweep.y[0]);
+}
+
 void Mlp::AddBatchOne(const Sweep& sweep) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
   const size_t count = batch_.units.size();
   const size_t elements = geometry.column_elements;
-  coefficients_.resize(count);
-  for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+  // Sums of columns, one behind the other: what is divided among the threads.
+  struct Chain {
+    const uint8_t* const* columns;
+    const float* coefficients;
+    size_t count;
+    float* y;
+  };
+  Chain chains[std::max<size_t>(kParts, 2)];
+  size_t chain_count = 0;
+  if (InParts(sweep)) {
+    DealParts(sweep);
+    for (size_t p = 0; p < kParts; ++p) {
+      chains[chain_count++] = {parts_[p].columns.data(), parts_[p].coefficients.data(),
+                               parts_[p].columns.size(), &part_sums_[p * elements]};
+    }
+  } else {
+    coefficients_.resize(count);
+    for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
+    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
+      chains[chain_count++] = {batch_.columns[c].data(), coefficients_.data(), count, sweep.y[c]};
+    }
+  }
   const Kernels& kernels = BestKernels(sweep.precision);
-  // A unit's columns lie one behind the other, and so do the outputs that are divided among the
-  // threads: two of them read a column each, not two halves of both.
   const size_t stride = RoundUp(elements, kOutputGranule);
-  pool_->For(geometry.columns_per_unit * stride, kOutputGranule, count * geometry.unit_bytes,
+  pool_->For(chain_count * stride, kOutputGranule, count * geometry.unit_bytes,
              [&](size_t begin, size_t end) {
-               for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-                 const size_t first = std::max(begin, c * stride) - c * stride;
-                 const size_t last = std::min(std::max(end, c * stride) - c * stride, elements);
+               for (size_t i = begin / stride; i * stride < end; ++i) {
+                 const size_t first = std::max(begin, i * stride) - i * stride;
+                 const size_t last = std::min(end - i * stride, elements);
                  if (first >= last) continue;
-                 kernels.add_columns(model_->unit_encoding, batch_.columns[c].data(),
-                                     coefficients_.data(), count, elements, first, last,
-                                     sweep.y[c]);
+                 kernels.add_columns(model_->unit_encoding, chains[i].columns,
+                                     chains[i].coefficients, chains[i].count, elements, first, last,
+                                     chains[i].y);
                }
              });
-  batch_.Clear();
 }
 
 void Mlp::AddBatchTokens(const Sweep& sweep) {
@@ -234,7 +281,7 @@ void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions
   }
 }
 
-void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
+absl::Status Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
   const size_t units_max = BatchUnits(sweep);
   for (size_t at = 0; at < sweep.positions.size(); at += units_max) {
     GatherComplete(sweep,
@@ -243,13 +290,17 @@ void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
   }
   accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += sweep.positions.size();
   client_->CountUses(sweep.mode, sweep.positions.size());
+  return absl::OkStatus();
 }
 
 absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
-  if (!lease.held()) {
-    RunComplete(sweep, accounts);
-    return absl::OkStatus();
-  }
+  if (InParts(sweep)) BeginParts(sweep);
+  RETURN_IF_ERROR(lease.held() ? RunLease(lease, sweep, accounts) : RunComplete(sweep, accounts));
+  if (InParts(sweep)) FinishParts(sweep);
+  return absl::OkStatus();
+}
+
+absl::Status Mlp::RunLease(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
   const uint32_t units_per_block = client_->geometry().kind(sweep.kind).units_per_block;
   block_begin_.clear();
   for (uint32_t i = 0; i < sweep.positions.size(); ++i) {

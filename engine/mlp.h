@@ -5,9 +5,10 @@
 // thread.
 //
 // Order of sums. Where the mask does not look at the cache, units are added in pack order whatever
-// is resident: the result is the same bit by bit for any cache, policy or device, and pruning at
-// density 1 equals dense. Where it does (gamma < 1), resident units are added first, the others as
-// they land.
+// is resident: the result is the same bit by bit for any cache, policy, device or number of
+// threads, and pruning at density 1 equals dense. Where it does (gamma < 1), resident units are
+// added first, the others as they land. Hidden units are dealt out to a fixed number of partial
+// sums (docs/decisions/0001-order-of-sums.md), so that threads read whole columns.
 #pragma once
 
 #include <cstdint>
@@ -104,8 +105,9 @@ class Mlp {
   absl::Status Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts);
   absl::Status RunInOrder(WeightLease& lease, const Sweep& sweep, StageTimes& times);
   absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times);
+  absl::Status RunLease(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts);
   // The sweep over units that are resident for good: no lease.
-  void RunComplete(const Sweep& sweep, PassAccounts& accounts);
+  absl::Status RunComplete(const Sweep& sweep, PassAccounts& accounts);
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
   absl::Status RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times);
   void CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed);
@@ -113,6 +115,10 @@ class Mlp {
   size_t BatchUnits(const Sweep& sweep) const;
   void AddBatch(const Sweep& sweep, StageTimes& times);
   void AddBatchOne(const Sweep& sweep);
+  static bool InParts(const Sweep& sweep) { return sweep.kind == UnitKind::kHidden && !sweep.many; }
+  void BeginParts(const Sweep& sweep);
+  void DealParts(const Sweep& sweep);
+  void FinishParts(const Sweep& sweep);
   void AddBatchTokens(const Sweep& sweep);
   void ActivateGate(uint32_t tokens, StageTimes& times);
   void ClearGate(uint32_t tokens);
@@ -132,6 +138,16 @@ class Mlp {
   std::vector<uint32_t> pending_;
   std::vector<float> coefficients_;
   Batch batch_;
+  // Partial sums of the hidden units of one token, and what the current batch adds to each.
+  static constexpr size_t kParts = 8;
+  struct Part {
+    std::vector<const uint8_t*> columns;
+    std::vector<float> coefficients;
+    void Clear();
+  };
+  Part parts_[kParts];
+  size_t dealt_ = 0;              // units, of this sweep
+  std::vector<float> part_sums_;  // [kParts, column_elements]
   // Streamed blocks of a batch of many tokens: where they are to be copied, and the copies.
   struct Copy {
     const std::byte* from;

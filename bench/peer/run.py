@@ -175,13 +175,12 @@ def measure_machine(args, setup):
 
 
 def run_case(args, setup, case):
-    """Rows of one case. In every round each program runs once, one after the other; each round begins with
-    another one, so that none always comes after the same neighbour."""
+    """Rows of one case. In every round each program runs once, in an order of the round's own (the same in
+    every run), so that none always comes after the same neighbour."""
     entries = [e for e in case.entries if args.programs in ("both", e.program)]
     samples, errors = {entry: [] for entry in entries}, {}
     for number in range(args.runs):
-        turn = number % len(entries) if entries else 0
-        for entry in entries[turn:] + entries[:turn]:
+        for entry in random.Random(number).sample(entries, len(entries)):
             if entry in errors:
                 continue
             start = time.monotonic()
