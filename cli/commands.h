@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -10,6 +11,11 @@
 namespace tidegate {
 
 using CommandRun = std::function<absl::Status()>;
+
+// Refuses an empty file name, which would otherwise mean that the flag was not given.
+inline CLI::Validator NotEmpty() {
+  return {[](std::string& name) { return std::string(name.empty() ? "name a file" : ""); }, "FILE"};
+}
 
 void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
 void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc

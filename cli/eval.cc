@@ -49,22 +49,11 @@ struct Flags {
 // Writes the masks of a decoder to a file that appears when it is complete.
 class Recording {
  public:
-  static absl::StatusOr<std::unique_ptr<Recording>> Begin(const Flags& flags, Decoder& decoder,
-                                                          const ModelConfig& config) {
-    ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(flags.record));
-    const MaskTraceShape shape = {config.layer_count,
-                                  {config.hidden_size, config.intermediate_size}};
-    return std::unique_ptr<Recording>(new Recording(std::move(file), shape, decoder));
-  }
-
-  absl::Status End() {
-    RETURN_IF_ERROR(writer_.Finish());
-    return file_.Commit();
-  }
-
- private:
-  Recording(AtomicFile file, const MaskTraceShape& shape, Decoder& decoder)
-      : file_(std::move(file)), writer_(file_.fd(), shape) {
+  Recording(std::string path, AtomicFile file, const ModelConfig& config, Decoder& decoder)
+      : path_(std::move(path)),
+        decoder_(decoder),
+        file_(std::move(file)),
+        writer_(file_.fd(), {config.layer_count, {config.hidden_size, config.intermediate_size}}) {
     decoder.set_on_mask([this](uint32_t, UnitKind kind, const UnitOrder& order,
                                std::span<const uint32_t> positions) {
       units_.clear();
@@ -72,7 +61,23 @@ class Recording {
       writer_.Add(kind, units_);
     });
   }
+  Recording(const Recording&) = delete;
+  ~Recording() { decoder_.set_on_mask(nullptr); }
 
+  // Fails as soon as the file does.
+  absl::Status status() const { return Named(writer_.status()); }
+  absl::Status End() {
+    RETURN_IF_ERROR(Named(writer_.Finish()));
+    return Named(file_.Commit());
+  }
+
+ private:
+  absl::Status Named(const absl::Status& status) const {
+    return status.ok() ? status : Annotate(status, absl::StrCat("--record ", path_));
+  }
+
+  const std::string path_;
+  Decoder& decoder_;
   AtomicFile file_;
   MaskTraceWriter writer_;
   std::vector<uint32_t> units_;
@@ -194,12 +199,28 @@ absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, ui
   return CheckTokenIds(tokens, vocab);
 }
 
+// The file for --record, before the long work.
+absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags) {
+  if (flags.model.mode == "dense") {
+    return absl::InvalidArgumentError("--record: mode dense has no masks; use --mode dip");
+  }
+  if (flags.model.density >= 1) {
+    return absl::InvalidArgumentError(
+        "--record: at density 1 masks hold every unit; use for example --density 0.5");
+  }
+  const std::string inputs[] = {flags.model.model, flags.text, flags.ids};
+  RETURN_IF_ERROR(RefuseToReplace(inputs, flags.record));
+  return AtomicFile::Create(flags.record);
+}
+
 absl::Status Run(const Flags& flags) {
   if (flags.text.empty() == flags.ids.empty()) {
     return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
   }
-  if (!flags.record.empty() && flags.model.mode == "dense") {
-    return absl::InvalidArgumentError("--record: mode dense has no masks; use --mode dip");
+  std::optional<AtomicFile> record_file;
+  if (!flags.record.empty()) {
+    ASSIGN_OR_RETURN(AtomicFile file, CreateRecording(flags));
+    record_file.emplace(std::move(file));
   }
   std::vector<TokenId> tokens;
   if (flags.text.empty()) {
@@ -219,9 +240,10 @@ absl::Status Run(const Flags& flags) {
   if (flags.max_tokens > 0) {
     chunks = std::min(chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
-  std::unique_ptr<Recording> recording;
-  if (!flags.record.empty()) {
-    ASSIGN_OR_RETURN(recording, Recording::Begin(flags, local->decoder(), local->model().config));
+  std::optional<Recording> recording;
+  if (record_file.has_value()) {
+    recording.emplace(flags.record, *std::move(record_file), local->model().config,
+                      local->decoder());
   }
   Score score;
   Progress progress("scoring", "tokens");
@@ -230,12 +252,12 @@ absl::Status Run(const Flags& flags) {
     RETURN_IF_ERROR(ScoreChunk(*local, all.subspan(w * flags.chunk, flags.chunk),
                                all.subspan(w * flags.chunk + 1, flags.chunk),
                                step ? &*step : nullptr, half, precision, score));
+    if (recording.has_value()) RETURN_IF_ERROR(recording->status());
     progress.Update((w + 1) * flags.chunk, chunks * flags.chunk);
   }
   progress.Finish();
-  if (recording != nullptr) RETURN_IF_ERROR(recording->End());
   Print(flags, score, *local, step ? &*step : nullptr);
-  return absl::OkStatus();
+  return recording.has_value() ? recording->End() : absl::OkStatus();
 }
 
 }  // namespace
@@ -248,9 +270,13 @@ void AddEvalCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");
   command->add_option("--chunk", flags->chunk, "tokens per chunk")->capture_default_str();
-  command->add_option("--max-tokens", flags->max_tokens, "score at most this many; 0: all");
-  command->add_option("--record", flags->record,
-                      "write the masks to this file, for `tidegate pack --trace`");
+  command->add_option("--max-tokens", flags->max_tokens,
+                      "score whole chunks up to this many, at least one; 0: all");
+  command
+      ->add_option("--record", flags->record,
+                   "write the masks to this file, for `tidegate pack --trace`; --mode dip shows "
+                   "what the model uses, dip_ca what its cache made of it")
+      ->check(NotEmpty());
   command->add_flag("--json", flags->json, "one JSON object on standard output");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });

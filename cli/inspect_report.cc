@@ -54,6 +54,13 @@ Json DescribeKind(const KindGeometry& kind, uint32_t layers) {
           {"padding_fraction", static_cast<double>(stored - used) / static_cast<double>(stored)}};
 }
 
+// Whether units lie in an order of their own.
+bool IsPlaced(const store::v1::Manifest& manifest) {
+  return std::any_of(manifest.layers().begin(), manifest.layers().end(), [](const auto& layer) {
+    return layer.input().positions_size() > 0 || layer.hidden().positions_size() > 0;
+  });
+}
+
 Json DescribeStreamed(const PackGeometry& geometry, UnitEncoding encoding) {
   return {{"encoding", std::string(UnitEncodingName(encoding))},
           {"bytes", geometry.blocks_bytes()},
@@ -208,6 +215,7 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
                   {"tensors", manifest.static_tensors_size()}};
   Json streamed =
       DescribeStreamed(index.geometry, static_cast<UnitEncoding>(manifest.unit_encoding()));
+  streamed["placed_by_trace"] = IsPlaced(manifest);
   streamed["relative_rms_error"] = {{"gate", DescribeError(manifest, true, 0)},
                                     {"up", DescribeError(manifest, true, 1)},
                                     {"down", DescribeError(manifest, false, 0)}};

@@ -36,7 +36,9 @@ void ModelFlags::Register(CLI::App& command) {
   command.add_option("--density", density, "share of MLP weights used, (0, 1]")
       ->capture_default_str();
   command
-      .add_option("--gamma", gamma, "score factor of units that are not resident, [0, 1]; dip_ca")
+      .add_option(
+          "--gamma", gamma,
+          "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca")
       ->capture_default_str();
   command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
       ->capture_default_str();

@@ -21,8 +21,8 @@ constexpr const char* kExamples =
     "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
     "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
-    "  tidegate pack model.gguf --trace t.trace            places what is used together side by "
-    "side\n\n"
+    "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
+    "used\n\n"
     "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
     "about the\n"
     "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
@@ -117,12 +117,14 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
       ->capture_default_str();
   command->add_option("--block-bytes", flags->block_bytes,
                       "Bytes that one read fetches, a multiple of 512, e.g. 16KiB "
-                      "[one unit, or what a page holds; 8 units of ffn_down]");
+                      "[one unit; as many as 8 of ffn_down where they are small]");
   command->add_option("--hidden-block-bytes", flags->hidden_block_bytes,
                       "The same for the columns of ffn_down alone [as --block-bytes]");
-  command->add_option("--trace", flags->trace,
-                      "Masks recorded by `tidegate eval --record`: units are placed by how often "
-                      "they are used");
+  command
+      ->add_option("--trace", flags->trace,
+                   "Masks recorded by `tidegate eval --record`: units are placed by how often "
+                   "they are used")
+      ->check(NotEmpty());
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
 }

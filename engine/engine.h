@@ -38,7 +38,7 @@ absl::StatusOr<Precision> ParsePrecision(std::string_view name);
 struct PruningParams {
   DecodeMode mode = DecodeMode::kDipCa;
   float density = 0.75f;     // (0, 1], mean over the three MLP matrices; kDense ignores it
-  float gamma = 0.2f;        // [0, 1], score factor of units that are not resident; kDipCa only
+  float gamma = 0.2f;        // [0, 1], score factor of units not resident (pruning.h); kDipCa only
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
   bool warm_up = true;       // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
   // Masks ignore the cache (gamma = 1), sums run in a fixed order and everything is computed in

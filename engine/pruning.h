@@ -29,17 +29,18 @@ double WarmUpGamma(double gamma, uint32_t generated_index);
 // What a mask may look at besides the scores.
 struct MaskParams {
   uint32_t kept = 0;         // units to select, [1, count]
-  double gamma = 1;          // score factor of units that are not resident
+  double gamma = 1;          // score factor of blocks that are not resident; 1: no look at them
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
 };
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
 //
 // With gamma below 1, a block that is not resident is taken or left as a whole: one read fetches
-// all of its units, so they share gamma times the root mean square of their scores (but for those
-// that fixed_top_n exempts). Units of resident blocks are chosen one by one. Where a block is one
-// unit this is the paper's rule; where it is more, it is "utility per I/O cost" (Neuron Chunking,
-// arXiv 2511.18692).
+// all of its units, so they share gamma times the root mean square of all their scores. A unit that
+// fixed_top_n exempts keeps its own score, and still counts in the mean of the others. Units of
+// resident blocks are chosen one by one. Where a block is one unit this is the paper's rule; where
+// it is more, it is "utility per I/O cost" (Neuron Chunking, arXiv 2511.18692), and a gamma just
+// below 1 differs from 1. The last block taken may be cut, because exactly `kept` units are.
 class MaskSelector {
  public:
   // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at

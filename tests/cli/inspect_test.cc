@@ -101,6 +101,7 @@ TEST_F(InspectCommandTest, ExplainsAPack) {
   }
   EXPECT_EQ(report["source"]["file_name"], "m.gguf");
   EXPECT_FALSE(report.contains("verification"));
+  EXPECT_EQ(report["streamed"]["placed_by_trace"], false);
 }
 
 TEST_F(InspectCommandTest, TextHasALineForEveryValue) {

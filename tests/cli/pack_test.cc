@@ -90,7 +90,7 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
       {{dir_.File("m.gguf"), "--block-bytes", "big"}, "--block-bytes: 'big'"},
       {{dir_.File("m.gguf"), "--block-bytes", "0"}, "holds nothing"},
       {{dir_.File("m.gguf"), "--block-bytes", "1000"}, "not a multiple of 512"},
-      {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is the GGUF file itself"},
+      {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is one of the files to read"},
       {{dir_.File("m.gguf"), "-o", dir_.File("no/p")}, "cannot write into folder"},
   };
   for (const Row& row : kRows) {

@@ -231,6 +231,32 @@ INSTANTIATE_TEST_SUITE_P(MlpTest, Exactness, testing::Bool(), [](const auto& par
   return param.param ? "PlacedByATrace" : "InTheModelsOrder";
 });
 
+// A model whose sweeps are long enough to be divided among threads.
+TEST(MlpTest, NoBitDependsOnTheNumberOfThreads) {
+  for (const UnitEncoding units : {UnitEncoding::kF32, UnitEncoding::kQ4}) {
+    LocalStore store(
+        {.model = {.hidden = 512, .intermediate = 2048}, .pack = {.units = units}, .store = {}});
+    const std::vector<float> x = RandomInput(512, 41);
+    std::vector<float> dense, pruned;
+    for (const uint32_t threads : {1u, 2u, 3u, 5u}) {
+      LocalDecoder local(store, threads);
+      Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+      PassAccounts accounts;
+      std::vector<float> y(512, 0.0f), part(512, 0.0f);
+      ASSERT_TRUE(mlp.Dense(0, x.data(), Precision::kFast, y.data(), accounts).ok());
+      ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 300, .kept_hidden = 1501},
+                             Precision::kFast, part.data(), accounts)
+                      .ok());
+      if (dense.empty()) {
+        dense = y;
+        pruned = part;
+      }
+      EXPECT_EQ(y, dense) << threads;
+      EXPECT_EQ(part, pruned) << threads;
+    }
+  }
+}
+
 // What a placed pack computes is what the model computes.
 TEST(MlpTest, PlacementDoesNotChangeTheModel) {
   TempDir dir;

@@ -92,9 +92,15 @@ TEST(MaskSelectorTest, ABlockThatIsNotResidentIsTakenAsAWhole) {
   EXPECT_THAT(Select(selector, values, {.kept = 5, .gamma = 0.99}, {1}, 2),
               ElementsAre(0, 1, 3, 4, 5));
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.3}, {1}, 2), ElementsAre(2, 3));
-  // An exempt unit of such a block counts by itself.
+  // An exempt unit of such a block counts by itself, and in the mean of the others: here it lifts
+  // its neighbour (1) to 5, over the shared 4.5 of the next block.
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.1, .fixed_top_n = 1}, {1}, 2),
               ElementsAre(0, 3));
+  EXPECT_THAT(Select(selector, values, {.kept = 3, .gamma = 0.99, .fixed_top_n = 1}, {}, 2),
+              ElementsAre(0, 1, 2));
+  // Exactly `kept` units are taken: the last block may be cut.
+  EXPECT_THAT(Select(selector, values, {.kept = 4, .gamma = 0.99}, {1}, 2),
+              ElementsAre(0, 1, 3, 4));
   // Masks that do not look at the cache do not look at blocks either.
   EXPECT_THAT(Select(selector, values, {.kept = 2}, {1}, 2), ElementsAre(0, 3));
 }

@@ -248,7 +248,7 @@ TEST_F(BadInput, FlagsOfTheOtherPrograms) {
   const std::string nowhere = File("no-folder/x.tgpack");
   ExpectError("tidegate", {"pack", gguf, "--block-bytes", "1000"}, "--block-bytes 1000");
   ExpectError("tidegate", {"pack", gguf, "-o", nowhere}, "no-folder");
-  ExpectError("tidegate", {"pack", gguf, "-o", gguf}, "GGUF file itself");
+  ExpectError("tidegate", {"pack", gguf, "-o", gguf}, "is one of the files to read");
   ExpectError("tidegate", {"pack", gguf, "-o", File("x.tgpack"), "--units", "q9"}, "q9");
   ExpectError("tidegate", {"frobnicate"}, "frobnicate");
   ExpectError("tidegate", {"eval", Pack()}, "--text FILE or --ids FILE");

@@ -20,8 +20,10 @@ class TraceTest : public ::testing::Test {
   }
   RunResult Eval(const std::string& model, std::vector<std::string> more) {
     std::vector<std::string> arguments = {
-        "eval",         model, "--units",   "f16",   "--text", ModelPath("tinystories-heldout.txt"),
-        "--max-tokens", "256", "--precision", "exact", "--json"};
+        "eval",         model,    "--units",
+        "f16",          "--text", ModelPath("tinystories-heldout.txt"),
+        "--max-tokens", "256",    "--precision",
+        "exact",        "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return Tidegate(arguments);
   }
@@ -44,6 +46,7 @@ TEST_F(TraceTest, PlacingUnitsChangesTheirOrderOnly) {
   ASSERT_EQ(packed.exit_code, 0) << packed.err;
   const RunResult verified = Tidegate({"inspect", "--verify", pack});
   EXPECT_EQ(verified.exit_code, 0) << verified.out;
+  EXPECT_THAT(verified.out, ::testing::ContainsRegex("placed by trace +yes"));
 
   const RunResult placed = Eval(pack, dip);
   ASSERT_EQ(placed.exit_code, 0) << placed.err;
@@ -70,7 +73,20 @@ TEST_F(TraceTest, BadTracesAreNamed) {
   const RunResult dense = Eval(gguf_, {"--record", dir_.File("t")});
   EXPECT_EQ(dense.exit_code, 1);
   EXPECT_THAT(dense.err, HasSubstr("--record: mode dense has no masks; use --mode dip"));
+  const RunResult full =
+      Eval(gguf_, {"--mode", "dip", "--density", "1", "--record", dir_.File("t")});
+  EXPECT_EQ(full.exit_code, 1);
+  EXPECT_THAT(full.err, HasSubstr("--record: at density 1 masks hold every unit"));
   EXPECT_FALSE(FileExists(dir_.File("t")));
+}
+
+TEST_F(TraceTest, ARecordingNeverReplacesWhatItReads) {
+  const std::string model = dir_.File("m.gguf");
+  WriteFileOrDie(model, ReadFileOrDie(gguf_));
+  const RunResult same = Eval(model, {"--mode", "dip", "--density", "0.5", "--record", model});
+  EXPECT_EQ(same.exit_code, 1);
+  EXPECT_THAT(same.err, HasSubstr("is one of the files to read"));
+  EXPECT_EQ(ReadFileOrDie(model).size(), ReadFileOrDie(gguf_).size());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "base/unique_fd.h"
 #include "tests/support/test_support.h"
@@ -95,7 +96,12 @@ TEST_F(MaskTraceTest, RefusesWhatIsNoTraceOfTheModel) {
   std::string newer = good;
   newer[8] = 2;
   WriteFileOrDie(path(), newer);
-  EXPECT_THAT(Error(), HasSubstr("is a trace of version 2; this program reads 1"));
+  EXPECT_THAT(Error(), HasSubstr("is a trace of version 2; this program reads version 1"));
+}
+
+TEST_F(MaskTraceTest, APipeIsRefusedAndNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(path().c_str(), 0600), 0);
+  EXPECT_THAT(Error(), HasSubstr("is not a regular file"));
 }
 
 TEST_F(MaskTraceTest, AFullDriveIsReported) {

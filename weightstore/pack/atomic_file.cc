@@ -84,4 +84,16 @@ absl::Status AtomicFile::Commit() {
   return SyncFolder(FolderOf(path_));
 }
 
+absl::Status RefuseToReplace(std::span<const std::string> inputs, const std::string& target) {
+  struct stat there, input;
+  if (::stat(target.c_str(), &there) != 0) return absl::OkStatus();
+  for (const std::string& path : inputs) {
+    if (::stat(path.c_str(), &input) != 0) continue;
+    if (input.st_dev != there.st_dev || input.st_ino != there.st_ino) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(target, " is one of the files to read; give the result another name"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace tidegate

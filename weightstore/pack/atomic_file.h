@@ -5,6 +5,7 @@
 // Owned by one thread.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -34,5 +35,9 @@ class AtomicFile {
   std::string temporary_;
   bool named_ = false;  // `temporary_` exists
 };
+
+// INVALID_ARGUMENT if `target` exists and is one of the files that it is made from; names that do
+// not exist, or are empty, are fine.
+absl::Status RefuseToReplace(std::span<const std::string> inputs, const std::string& target);
 
 }  // namespace tidegate

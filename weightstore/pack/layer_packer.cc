@@ -16,7 +16,6 @@ namespace {
 // result.
 constexpr uint64_t kBandBytes = 4 << 20;
 constexpr uint64_t kMaxBandRows = 256;
-constexpr uint64_t kColumnTile = 16;   // one cache line of a decoded row
 constexpr uint64_t kEncodeChunk = 32;  // columns handed to a thread at a time
 
 uint64_t BandRows(const GgufTensor& matrix) {
@@ -24,16 +23,27 @@ uint64_t BandRows(const GgufTensor& matrix) {
   return std::clamp<uint64_t>(fitting, 1, std::min(kMaxBandRows, matrix.rows()));
 }
 
-// out[c * out_stride + r] = band[r * band_stride + columns[c]] for r < rows.
+// A column of the matrix and where it goes.
+struct Move {
+  uint32_t from;
+  uint32_t to;
+};
+
+// In rising order of the source: columns that follow one another share cache lines.
+std::vector<Move> MovesOf(std::span<const uint32_t> units) {
+  std::vector<Move> moves(units.size());
+  for (uint32_t c = 0; c < units.size(); ++c) moves[c] = {units[c], c};
+  std::sort(moves.begin(), moves.end(), [](Move a, Move b) { return a.from < b.from; });
+  return moves;
+}
+
+// out[to * out_stride + r] = band[r * band_stride + from] for r < rows.
 void TransposeBand(const float* band, uint64_t band_stride, uint64_t rows,
-                   std::span<const uint32_t> columns, float* out, uint64_t out_stride) {
-  for (uint64_t tile = 0; tile < columns.size(); tile += kColumnTile) {
-    const uint64_t tile_end = std::min<uint64_t>(tile + kColumnTile, columns.size());
-    for (uint64_t c = tile; c < tile_end; ++c) {
-      const float* from = band + columns[c];
-      float* column = out + c * out_stride;
-      for (uint64_t r = 0; r < rows; ++r) column[r] = from[r * band_stride];
-    }
+                   std::span<const Move> moves, float* out, uint64_t out_stride) {
+  for (const Move move : moves) {
+    const float* from = band + move.from;
+    float* column = out + move.to * out_stride;
+    for (uint64_t r = 0; r < rows; ++r) column[r] = from[r * band_stride];
   }
 }
 
@@ -103,6 +113,7 @@ double ErrorSums::RelativeRms() const { return source > 0 ? std::sqrt(difference
 // The blocks and columns that one walk over the matrices covers, and where they are put together.
 struct LayerPacker::Pass {
   std::span<const uint32_t> units;  // by position; a unit's index is its column in the matrix
+  std::span<const Move> moves;      // the same, for the transposition
   float* columns;                   // [units.size(), column_elements]
   std::span<uint8_t> blocks;        // whole ones
 };
@@ -130,7 +141,7 @@ absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pa
     const uint64_t count = std::min(band_rows, rows - first);
     decoded.resize(band_rows * width);
     RETURN_IF_ERROR(reader_(matrix, first, count, decoded.data()));
-    TransposeBand(decoded.data(), width, count, pass.units, pass.columns + first, rows);
+    TransposeBand(decoded.data(), width, count, pass.moves, pass.columns + first, rows);
     return absl::OkStatus();
   });
 }
@@ -192,9 +203,10 @@ absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matric
     const uint32_t count = std::min(pass_blocks, kind.block_count - first);
     const uint64_t first_column = uint64_t{first} * kind.units_per_block;
     const uint64_t columns = std::min<uint64_t>(pass_columns, kind.unit_count - first_column);
-    const Pass pass = {std::span(order).subspan(first_column, columns),
-                       scratch_.data(),
-                       {blocks, uint64_t{count} * kind.block_bytes}};
+    const auto pass_units = std::span(order).subspan(first_column, columns);
+    const std::vector<Move> moves = MovesOf(pass_units);
+    const Pass pass = {
+        pass_units, moves, scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}};
     RETURN_IF_ERROR(RunPass(matrices, kind, pass, records));
     checksums.resize(count);
     for (uint32_t b = 0; b < count; ++b) {

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -33,15 +32,6 @@ absl::StatusOr<PackUuid> RandomUuid() {
   uuid[6] = static_cast<uint8_t>((uuid[6] & 0x0f) | 0x40);  // RFC 4122: version 4, random
   uuid[8] = static_cast<uint8_t>((uuid[8] & 0x3f) | 0x80);
   return uuid;
-}
-
-absl::Status RefuseSameFile(const std::string& source, const std::string& target) {
-  struct stat a, b;
-  const bool same = ::stat(source.c_str(), &a) == 0 && ::stat(target.c_str(), &b) == 0 &&
-                    a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-  if (!same) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(target, " is the GGUF file itself; give the pack another name"));
 }
 
 // Gives every unit its position: the one most often selected first.
@@ -257,7 +247,9 @@ absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& 
   auto plan = PlanPack(source, options, &adapters);
   if (!plan.ok()) return Annotate(plan.status(), source.path());
   RETURN_IF_ERROR(PlaceUnits(options.trace_path, *plan));
-  RETURN_IF_ERROR(RefuseSameFile(source.path(), out_path));
+  std::vector<std::string> inputs = {source.path(), options.trace_path};
+  for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
+  RETURN_IF_ERROR(RefuseToReplace(inputs, out_path));
   ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(out_path));
   auto report = Writer(source, adapters, *plan, options, file.fd(), progress).Run();
   if (!report.ok()) return Annotate(report.status(), absl::StrCat("packing into ", out_path));

@@ -23,8 +23,8 @@ struct LoraSource {
 
 struct PackOptions {
   UnitEncoding units = UnitEncoding::kQ8;
-  // Block size in bytes, a multiple of 512. 0: the whole sectors that one unit needs, or as many
-  // units as a page holds; 8 hidden units where they are small and many.
+  // Block size in bytes, a multiple of 512. 0: the whole sectors that one input unit needs; as
+  // many as 8 hidden units where they are small (UsualUnitsPerBlock in pack_plan.cc).
   uint64_t block_bytes = 0;
   uint64_t hidden_block_bytes = 0;  // of hidden units only; 0: as block_bytes says
   bool one_unit_per_block = false;  // pad instead of sharing: cache experiments by unit

@@ -1,6 +1,9 @@
 #include "proto/store/v1/mask_trace.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -27,25 +30,30 @@ void CountMask(const uint8_t* mask, std::vector<uint32_t>& uses) {
 
 // The number of tokens in an open trace, after all that its header can be wrong about.
 absl::StatusOr<uint64_t> TokensIn(int fd, const MaskTraceShape& shape) {
-  ASSIGN_OR_RETURN(const uint64_t file_bytes, FileSize(fd));
+  struct stat info;
+  if (::fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, "cannot be examined");
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError("is not a regular file");
+  const auto file_bytes = static_cast<uint64_t>(info.st_size);
   MaskTraceHeader header = {};
   if (file_bytes >= sizeof(header)) RETURN_IF_ERROR(ReadAt(fd, 0, &header, sizeof(header)));
   if (header.magic != kMaskTraceMagic) {
     return absl::InvalidArgumentError("is not a trace; make one with `tidegate eval --record`");
   }
   if (header.version != kVersion) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("is a trace of version ", header.version, "; this program reads ", kVersion));
+    return absl::InvalidArgumentError(absl::StrCat("is a trace of version ", header.version,
+                                                   "; this program reads version ", kVersion,
+                                                   ": record it again"));
   }
   if (header.shape != shape) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("is a trace of ", Text(header.shape), "; the model has ", Text(shape)));
+    return absl::InvalidArgumentError(absl::StrCat("is a trace of ", Text(header.shape),
+                                                   "; the model has ", Text(shape),
+                                                   ": record one with this model"));
   }
   const uint64_t bytes = file_bytes - sizeof(header);
   if (bytes == 0 || bytes % shape.TokenBytes() != 0) {
     return absl::InvalidArgumentError(absl::StrCat("is cut off or empty: ", bytes,
                                                    " bytes of masks, ", shape.TokenBytes(),
-                                                   " for each token"));
+                                                   " for each token: record it again"));
   }
   return bytes / shape.TokenBytes();
 }
@@ -89,7 +97,8 @@ absl::Status MaskTraceWriter::Finish() {
 }
 
 absl::StatusOr<UnitUses> CountUnitUses(const std::string& path, const MaskTraceShape& shape) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  // A named pipe that nobody writes must not hold us up: it is refused below.
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY | O_NONBLOCK));
   const absl::StatusOr<uint64_t> tokens = TokensIn(fd.get(), shape);
   if (!tokens.ok()) {
     return absl::Status(tokens.status().code(), absl::StrCat(path, " ", tokens.status().message()));
@@ -101,8 +110,9 @@ absl::StatusOr<UnitUses> CountUnitUses(const std::string& path, const MaskTraceS
   }
   std::vector<uint8_t> token(shape.TokenBytes());
   for (uint64_t t = 0; t < *tokens; ++t) {
-    RETURN_IF_ERROR(
-        ReadAt(fd.get(), sizeof(MaskTraceHeader) + t * token.size(), token.data(), token.size()));
+    const absl::Status read =
+        ReadAt(fd.get(), sizeof(MaskTraceHeader) + t * token.size(), token.data(), token.size());
+    if (!read.ok()) return Annotate(read, path);
     const uint8_t* mask = token.data();
     for (uint32_t layer = 0; layer < shape.layer_count; ++layer) {
       for (uint32_t k = 0; k < kUnitKinds; ++k) {

@@ -43,8 +43,10 @@ class MaskTraceWriter {
   // `fd` is not owned.
   MaskTraceWriter(int fd, const MaskTraceShape& shape);
 
-  // The next mask in the order of the file. An error of the file is reported by Finish().
+  // The next mask in the order of the file.
   void Add(UnitKind kind, std::span<const uint32_t> units);
+  // The first error of the file so far.
+  const absl::Status& status() const { return status_; }
   absl::Status Finish();
 
  private:

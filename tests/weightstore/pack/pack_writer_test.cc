@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "proto/store/v1/mask_trace.h"
 #include "proto/store/v1/static_rows.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
@@ -207,6 +208,19 @@ class WriterTest : public ::testing::Test {
     LlamaGguf(model).WriteTo(dir_.File("m.gguf"));
     return *GgufFile::Open(dir_.File("m.gguf"));
   }
+  // Two tokens of the usual model: input units 5, 9 and 63 of layer 0 and hidden unit 95 of
+  // layer 1.
+  static void WriteTrace(const std::string& path) {
+    const auto fd = UniqueFd::Open(path, O_RDWR | O_CREAT, 0600);
+    MaskTraceWriter writer(fd->get(), {.layer_count = 2, .unit_count = {64, 96}});
+    for (const uint32_t unit : {5u, 9u}) {
+      writer.Add(UnitKind::kInput, std::vector<uint32_t>{unit, 63});
+      writer.Add(UnitKind::kHidden, {});
+      writer.Add(UnitKind::kInput, {});
+      writer.Add(UnitKind::kHidden, std::vector<uint32_t>{95});
+    }
+    ASSERT_TRUE(writer.Finish().ok());
+  }
   std::vector<std::string> Names() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
@@ -319,10 +333,63 @@ TEST_F(WriterTest, ReplacesAnOldPackButNeverTheSource) {
   std::filesystem::create_symlink(dir_.File("m.gguf"), dir_.File("link"));
   for (const char* name : {"m.gguf", "link", "./m.gguf"}) {
     const auto report = WritePack(source, dir_.File(name), {}, nullptr);
-    EXPECT_THAT(std::string(report.status().message()), HasSubstr("is the GGUF file itself"))
+    EXPECT_THAT(std::string(report.status().message()), HasSubstr("is one of the files to read"))
         << name;
   }
   EXPECT_EQ(ReadFileOrDie(dir_.File("m.gguf")), before);
+}
+
+TEST_F(WriterTest, ATraceOrAnAdapterIsNeverReplacedEither) {
+  const GgufFile source = Source();
+  WriteTrace(dir_.File("trace"));
+  const std::string before = ReadFileOrDie(dir_.File("trace"));
+  const auto report =
+      WritePack(source, dir_.File("trace"), {.trace_path = dir_.File("trace")}, nullptr);
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("is one of the files to read"));
+  EXPECT_EQ(ReadFileOrDie(dir_.File("trace")), before);
+}
+
+// Most used first; units used equally often in the model's order.
+TEST_F(WriterTest, ATracePlacesUnitsByHowOftenTheyAreUsed) {
+  const GgufFile source = Source();
+  WriteTrace(dir_.File("trace"));
+  const auto report =
+      WritePack(source, dir_.File("p"),
+                {.units = UnitEncoding::kF32, .trace_path = dir_.File("trace")}, nullptr);
+  ASSERT_TRUE(report.ok()) << report.status();
+  const OpenPack placed = OpenOrDie(dir_.File("p"));
+  const auto& input = placed.index.manifest.layers(0).input().positions();
+  ASSERT_EQ(input.size(), 64);
+  EXPECT_EQ(input[63], 0u);  // used twice
+  EXPECT_EQ(input[5], 1u);   // once
+  EXPECT_EQ(input[9], 2u);   // once, and behind 5
+  EXPECT_EQ(input[0], 3u);   // never, the first of those
+  EXPECT_EQ(input[62], 63u);
+  const auto& hidden = placed.index.manifest.layers(1).hidden().positions();
+  ASSERT_EQ(hidden.size(), 96);
+  EXPECT_EQ(hidden[95], 0u);
+  EXPECT_EQ(hidden[94], 95u);
+  EXPECT_EQ(placed.index.manifest.layers(0).hidden().positions(7), 7u);  // nothing used
+
+  ASSERT_TRUE(WritePack(source, dir_.File("q"), {.units = UnitEncoding::kF32}, nullptr).ok());
+  const OpenPack plain = OpenOrDie(dir_.File("q"));
+  for (const uint32_t unit : {63u, 5u, 9u, 0u, 62u}) {
+    EXPECT_EQ(placed.Column(0, UnitKind::kInput, input[static_cast<int>(unit)], 1),
+              plain.Column(0, UnitKind::kInput, unit, 1));
+    EXPECT_EQ(placed.index.manifest.layers(0).input().norms(static_cast<int>(unit)),
+              plain.index.manifest.layers(0).input().norms(static_cast<int>(unit)));
+  }
+}
+
+TEST_F(WriterTest, LittleMemoryPlacesUnitsTheSameWay) {
+  const GgufFile source = Source();
+  WriteTrace(dir_.File("trace"));
+  PackOptions options = {.trace_path = dir_.File("trace")};
+  ASSERT_TRUE(WritePack(source, dir_.File("one"), options, nullptr).ok());
+  options.memory_bytes = 1;
+  ASSERT_TRUE(WritePack(source, dir_.File("many"), options, nullptr).ok());
+  EXPECT_EQ(ReadFileOrDie(dir_.File("one")).substr(kPageBytes),
+            ReadFileOrDie(dir_.File("many")).substr(kPageBytes));
 }
 
 TEST_F(WriterTest, AFailedRunLeavesTheOldPack) {
