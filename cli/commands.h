@@ -23,6 +23,7 @@ void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc
 void AddTokenizeCommand(CLI::App& app, CommandRun& run);  // cli/tokenize.cc
 void AddLogitsCommand(CLI::App& app, CommandRun& run);    // cli/logits.cc
 void AddEvalCommand(CLI::App& app, CommandRun& run);      // cli/eval.cc
+void AddSimulateCommand(CLI::App& app, CommandRun& run);  // cli/simulate.cc
 void AddBenchCommand(CLI::App& app, CommandRun& run);     // cli/bench.cc
 void AddHealthCommand(CLI::App& app, CommandRun& run);    // cli/health.cc
 void AddStatsCommand(CLI::App& app, CommandRun& run);     // cli/stats.cc

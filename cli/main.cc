@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   tidegate::AddTokenizeCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
   tidegate::AddEvalCommand(app, run);
+  tidegate::AddSimulateCommand(app, run);
   tidegate::AddBenchCommand(app, run);
   tidegate::AddHealthCommand(app, run);
   tidegate::AddStatsCommand(app, run);

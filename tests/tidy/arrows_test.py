@@ -20,7 +20,8 @@ LAYERS = {
     "weightstore/client": ("base", "proto"),
     "engine": ("base", "proto", "weightstore/client"),
     "server": ("base", "proto", "weightstore/client", "engine"),
-    "cli": ("base", "proto", "weightstore", "weightstore/client", "engine", "server"),
+    "simulator": ("base", "proto", "weightstore"),
+    "cli": ("base", "proto", "weightstore", "weightstore/client", "engine", "server", "simulator"),
 }
 FREE = ("tests", "bench")  # may include anything, may not be included by a layer
 

@@ -26,6 +26,8 @@ struct MaskTraceShape {
   uint32_t unit_count[kUnitKinds] = {0, 0};  // per layer, by UnitKind
 
   bool operator==(const MaskTraceShape&) const = default;
+  // "32 layers of 4096 input and 14336 hidden units"
+  std::string Text() const;
   uint64_t TokenBytes() const;
 };
 MaskTraceShape ShapeOf(const PackGeometry& geometry);
@@ -57,6 +59,29 @@ class MaskTraceWriter {
   std::vector<uint8_t> buffer_;
   uint64_t offset_ = 0;
   absl::Status status_;
+};
+
+// A trace in memory. Thread-compatible; const calls from any thread.
+class MaskTrace {
+ public:
+  // Errors: NOT_FOUND and the like from the file; INVALID_ARGUMENT: not a trace, cut off, without
+  // masks. All name the file.
+  static absl::StatusOr<MaskTrace> Load(const std::string& path);
+
+  // INVALID_ARGUMENT: the trace is of a model of another shape.
+  absl::Status CheckShape(const MaskTraceShape& model) const;
+
+  const MaskTraceShape& shape() const { return shape_; }
+  uint64_t tokens() const { return tokens_; }
+
+  // The units of a mask in rising order. REQUIRES: all in range.
+  void Units(uint64_t token, uint32_t layer, UnitKind kind, std::vector<uint32_t>& units) const;
+
+ private:
+  std::string path_;
+  MaskTraceShape shape_;
+  uint64_t tokens_ = 0;
+  std::vector<uint8_t> masks_;
 };
 
 // How often every unit was selected.

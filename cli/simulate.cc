@@ -1,0 +1,319 @@
+// `tidegate simulate`: what recorded masks would cost on machines that are not here.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/progress.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "base/units.h"
+#include "cli/commands.h"
+#include "cli/inspect_report.h"
+#include "proto/store/v1/pack_format.h"
+#include "simulator/cache_replay.h"
+#include "simulator/memory_model.h"
+#include "weightstore/pack/atomic_file.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate simulate --shape llama-3-8b                 a published model, every weight, 4 "
+    "bits\n"
+    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
+    "  tidegate pack model.gguf\n"
+    "  tidegate simulate --pack model.tgpack --trace t.trace --dram 30%,50%,70% --flash "
+    "1GB/s,3GB/s\n"
+    "  tidegate simulate --pack model.tgpack --trace t.trace --policies lfu,belady --csv "
+    "grid.csv\n\n"
+    "A token takes static bytes / DRAM speed, and for the MLP units of every layer hits / DRAM "
+    "speed\n"
+    "plus misses / flash speed (--overlap: the larger of the two). Nothing else costs anything: "
+    "compare\n"
+    "rows, do not expect them of a machine. Weights other than the MLP and the key/value cache go "
+    "into\n"
+    "DRAM first; percentages of --dram are shares of all that. `dense` touches every unit, with a\n"
+    "fixed share of them in DRAM. Masks are replayed one unit per block, through the cache that "
+    "the\n"
+    "store has (lfu, lru, none) or Belady's oracle, which knows the masks to come. A mask "
+    "recorded\n"
+    "with --mode dip does not depend on the cache; one of dip_ca was made for the cache it saw.\n";
+
+struct Flags {
+  std::string shape, pack, trace;
+  std::string dram = "30%,50%,70%,100%";
+  std::string flash = "0.5GB/s,1GB/s,2GB/s,4GB/s";
+  std::string policies = "none,lru,lfu,belady";
+  std::string dram_speed = "60GB/s";
+  std::string latency = "0us";
+  std::string reads_per_second = "0";
+  double bits = 4;
+  uint64_t kv_tokens = 2048;
+  bool overlap = false;
+  bool json = false;
+  std::string csv;
+};
+
+struct Row {
+  uint64_t dram_bytes = 0;
+  double flash_bytes_per_second = 0;
+  std::string policy;  // "dense" or of the replay
+  double hit_rate = 0;
+  double flash_bytes_per_token = 0;
+  double tokens_per_second = 0;
+  double times_dense = 1;
+};
+
+absl::StatusOr<double> BytesPerSecond(const char* flag, absl::string_view text) {
+  absl::string_view bytes = text;
+  if (!absl::ConsumeSuffix(&bytes, "/s")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": '", text, "' is not a rate; write for example 1GB/s"));
+  }
+  const absl::StatusOr<uint64_t> rate = ParseBytes({bytes.data(), bytes.size()});
+  if (!rate.ok()) return Annotate(rate.status(), flag);
+  if (*rate == 0) return absl::InvalidArgumentError(absl::StrCat(flag, " must be above 0"));
+  return static_cast<double>(*rate);
+}
+
+absl::StatusOr<uint64_t> DramBytes(absl::string_view text, uint64_t whole) {
+  absl::string_view number = text;
+  if (!absl::ConsumeSuffix(&number, "%")) {
+    const absl::StatusOr<uint64_t> bytes = ParseBytes({text.data(), text.size()});
+    return bytes.ok() ? bytes : Annotate(bytes.status(), "--dram");
+  }
+  double percent = 0;
+  if (!absl::SimpleAtod(number, &percent) || !(percent > 0 && percent <= 1000)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--dram: '", text, "' is not a percentage above 0"));
+  }
+  return static_cast<uint64_t>(static_cast<double>(whole) * percent / 100);
+}
+
+absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
+  if (!(flags.bits > 0 && flags.bits <= 64)) {
+    return absl::InvalidArgumentError(absl::StrCat("--bits ", flags.bits, " is outside (0, 64]"));
+  }
+  std::vector<std::string> names;
+  for (const ModelDimensions& model : PublishedModels()) {
+    if (model.name == flags.shape) return BytesOf(model, flags.bits, flags.kv_tokens);
+    names.emplace_back(model.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--shape: '", flags.shape, "' is not known; use ", absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<ModelBytes> ModelOfPack(const Flags& flags) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(flags.pack, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.pack));
+  const auto& hp = index.manifest.hyper_parameters();
+  return ModelBytes{
+      .shape = ShapeOf(index.geometry),
+      .unit_bytes = {index.geometry.kinds[0].unit_bytes, index.geometry.kinds[1].unit_bytes},
+      .static_bytes = index.header.static_bytes,
+      .kv_bytes =
+          uint64_t{4} * hp.kv_heads() * hp.head_size() * hp.layer_count() * flags.kv_tokens};
+}
+
+absl::StatusOr<DeviceSpeeds> Device(const Flags& flags) {
+  DeviceSpeeds device = {.overlapped = flags.overlap};
+  ASSIGN_OR_RETURN(device.dram_bytes_per_second, BytesPerSecond("--dram-speed", flags.dram_speed));
+  const auto latency = ParseDuration(flags.latency);
+  if (!latency.ok()) return Annotate(latency.status(), "--latency");
+  device.flash_latency_seconds = std::chrono::duration<double>(*latency).count();
+  const auto reads = ParseCount(flags.reads_per_second);
+  if (!reads.ok()) return Annotate(reads.status(), "--iops");
+  device.flash_reads_per_second = *reads;
+  return device;
+}
+
+// Hits and misses of every (layer, kind), token by token, for one policy and amount of DRAM.
+using Replays = std::vector<ReplayCounts>;
+
+absl::StatusOr<Replays> ReplayAll(const MaskTrace& trace, const ModelBytes& model,
+                                  uint64_t dram_bytes, const std::string& policy) {
+  const double share = CachedShare(model, dram_bytes);
+  Replays replays;
+  for (uint32_t layer = 0; layer < model.shape.layer_count; ++layer) {
+    for (const UnitKind kind : {UnitKind::kInput, UnitKind::kHidden}) {
+      const auto slots =
+          static_cast<uint32_t>(share * model.shape.unit_count[static_cast<uint32_t>(kind)]);
+      ASSIGN_OR_RETURN(ReplayCounts counts, ReplayMasks(trace, layer, kind, slots, policy));
+      replays.push_back(std::move(counts));
+    }
+  }
+  return replays;
+}
+
+Row PrunedRow(const Replays& replays, uint64_t tokens, const ModelBytes& model, uint64_t dram_bytes,
+              const DeviceSpeeds& device, const std::string& policy) {
+  double seconds = 0, hits = 0, misses = 0, missed_bytes = 0;
+  for (size_t i = 0; i < replays.size(); ++i) {
+    const uint64_t unit_bytes = model.unit_bytes[i % kUnitKinds];
+    for (uint64_t t = 0; t < tokens; ++t) {
+      seconds += UnitSeconds(unit_bytes, replays[i].hits[t], replays[i].misses[t], device);
+      hits += replays[i].hits[t];
+      misses += replays[i].misses[t];
+      missed_bytes += static_cast<double>(replays[i].misses[t] * unit_bytes);
+    }
+  }
+  const auto count = static_cast<double>(tokens);
+  return {.dram_bytes = dram_bytes,
+          .flash_bytes_per_second = device.flash_bytes_per_second,
+          .policy = policy,
+          .hit_rate = hits + misses > 0 ? hits / (hits + misses) : 0,
+          .flash_bytes_per_token = missed_bytes / count,
+          .tokens_per_second = 1 / (StaticSeconds(model, dram_bytes, device) + seconds / count)};
+}
+
+Row DenseRow(const ModelBytes& model, uint64_t dram_bytes, const DeviceSpeeds& device) {
+  const double share = CachedShare(model, dram_bytes);
+  return {.dram_bytes = dram_bytes,
+          .flash_bytes_per_second = device.flash_bytes_per_second,
+          .policy = "dense",
+          .hit_rate = share,
+          .flash_bytes_per_token = (1 - share) * static_cast<double>(model.mlp()),
+          .tokens_per_second = 1 / DenseSeconds(model, dram_bytes, device)};
+}
+
+Json RowJson(const Row& row) {
+  return {{"dram_bytes", row.dram_bytes},
+          {"flash_bytes_per_second", row.flash_bytes_per_second},
+          {"policy", row.policy},
+          {"hit_rate", row.hit_rate},
+          {"flash_bytes_per_token", row.flash_bytes_per_token},
+          {"tokens_per_second", row.tokens_per_second},
+          {"times_dense", row.times_dense}};
+}
+
+void PrintTable(const ModelBytes& model, const std::vector<Row>& rows) {
+  std::printf("static %s, key/value cache %s, MLP %s\n", FormatBytes(model.static_bytes).c_str(),
+              FormatBytes(model.kv_bytes).c_str(), FormatBytes(model.mlp()).c_str());
+  std::printf("%-12s %-10s %-8s %9s %14s %10s %8s\n", "DRAM", "flash", "policy", "hit rate",
+              "flash/token", "tokens/s", "x dense");
+  for (const Row& row : rows) {
+    std::printf(
+        "%-12s %-10s %-8s %7.1f %% %14s %10.3f %8.2f\n", FormatBytes(row.dram_bytes).c_str(),
+        absl::StrFormat("%.3g GB/s", row.flash_bytes_per_second / 1e9).c_str(), row.policy.c_str(),
+        100 * row.hit_rate, FormatBytes(static_cast<uint64_t>(row.flash_bytes_per_token)).c_str(),
+        row.tokens_per_second, row.times_dense);
+  }
+}
+
+absl::Status WriteCsv(const std::string& path, const std::vector<Row>& rows) {
+  std::string text =
+      "dram_bytes,flash_bytes_per_second,policy,hit_rate,flash_bytes_per_token,tokens_per_second,"
+      "times_dense\n";
+  for (const Row& row : rows) {
+    absl::StrAppendFormat(&text, "%d,%.0f,%s,%.6f,%.0f,%.6f,%.6f\n", row.dram_bytes,
+                          row.flash_bytes_per_second, row.policy, row.hit_rate,
+                          row.flash_bytes_per_token, row.tokens_per_second, row.times_dense);
+  }
+  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  RETURN_IF_ERROR(WriteAt(file.fd(), 0, text.data(), text.size()));
+  return file.Commit();
+}
+
+absl::Status Run(const Flags& flags) {
+  if (flags.shape.empty() == flags.pack.empty()) {
+    return absl::InvalidArgumentError("give either --shape NAME or --pack FILE");
+  }
+  const std::string inputs[] = {flags.pack, flags.trace};
+  RETURN_IF_ERROR(RefuseToReplace(inputs, flags.csv));
+  ASSIGN_OR_RETURN(const ModelBytes model,
+                   flags.shape.empty() ? ModelOfPack(flags) : ModelOfShape(flags));
+  std::optional<MaskTrace> trace;
+  if (!flags.trace.empty()) {
+    ASSIGN_OR_RETURN(trace, MaskTrace::Load(flags.trace));
+    RETURN_IF_ERROR(trace->CheckShape(model.shape));
+  }
+  ASSIGN_OR_RETURN(DeviceSpeeds device, Device(flags));
+  std::vector<double> flash_speeds;
+  for (const absl::string_view text : absl::StrSplit(flags.flash, ',')) {
+    ASSIGN_OR_RETURN(flash_speeds.emplace_back(), BytesPerSecond("--flash", text));
+  }
+  std::vector<uint64_t> drams;
+  for (const absl::string_view text : absl::StrSplit(flags.dram, ',')) {
+    ASSIGN_OR_RETURN(drams.emplace_back(), DramBytes(text, model.total()));
+  }
+  std::vector<std::string> policies;
+  if (trace.has_value()) policies = absl::StrSplit(flags.policies, ',');
+
+  std::vector<Row> rows;
+  Progress progress("simulating", "replays");
+  size_t done = 0;
+  for (const uint64_t dram : drams) {
+    const auto add = [&](Row row, const Row& dense) {
+      row.times_dense = row.tokens_per_second / dense.tokens_per_second;
+      rows.push_back(std::move(row));
+    };
+    std::vector<Replays> replays;
+    for (const std::string& policy : policies) {
+      ASSIGN_OR_RETURN(replays.emplace_back(), ReplayAll(*trace, model, dram, policy));
+      progress.Update(++done, drams.size() * policies.size());
+    }
+    for (const double flash : flash_speeds) {
+      device.flash_bytes_per_second = flash;
+      const Row dense = DenseRow(model, dram, device);
+      add(dense, dense);
+      for (size_t p = 0; p < policies.size(); ++p) {
+        add(PrunedRow(replays[p], trace->tokens(), model, dram, device, policies[p]), dense);
+      }
+    }
+  }
+  if (done > 0) progress.Finish();
+  if (!flags.csv.empty()) RETURN_IF_ERROR(WriteCsv(flags.csv, rows));
+  if (!flags.json) {
+    PrintTable(model, rows);
+    return absl::OkStatus();
+  }
+  Json out = {{"static_bytes", model.static_bytes},
+              {"kv_bytes", model.kv_bytes},
+              {"mlp_bytes", model.mlp()},
+              {"rows", Json::array()}};
+  for (const Row& row : rows) out["rows"].push_back(RowJson(row));
+  std::printf("%s\n", out.dump(2).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddSimulateCommand(CLI::App& app, CommandRun& run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command =
+      app.add_subcommand("simulate", "Tokens per second of recorded masks on modelled machines");
+  command->add_option("--shape", flags->shape,
+                      "a published model: phi-3-medium, phi-3-mini, llama-3-8b, mistral-7b");
+  command->add_option("--pack", flags->pack, "sizes from this pack instead");
+  command->add_option("--trace", flags->trace,
+                      "masks recorded by `tidegate eval --record`; without: dense only");
+  command->add_option("--bits", flags->bits, "of every weight of a --shape")->capture_default_str();
+  command->add_option("--kv-tokens", flags->kv_tokens, "length of the key/value cache (f16)")
+      ->capture_default_str();
+  command->add_option("--dram", flags->dram, "amounts of DRAM: bytes, or percent of everything")
+      ->capture_default_str();
+  command->add_option("--flash", flags->flash, "speeds of flash")->capture_default_str();
+  command->add_option("--policies", flags->policies, "lfu, lru, none, belady")
+      ->capture_default_str();
+  command->add_option("--dram-speed", flags->dram_speed, "speed of DRAM")->capture_default_str();
+  command->add_option("--latency", flags->latency, "of flash, once per layer and kind that misses")
+      ->capture_default_str();
+  command->add_option("--iops", flags->reads_per_second, "reads per second of flash; 0: unlimited")
+      ->capture_default_str();
+  command->add_flag("--overlap", flags->overlap, "flash is read while DRAM is");
+  command->add_flag("--json", flags->json, "JSON on standard output");
+  command->add_option("--csv", flags->csv, "also write the rows to this file");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+}
+
+}  // namespace tidegate
