@@ -117,7 +117,7 @@ struct ColumnCase {
   size_t columns_per_unit;  // 2: gate and up
   size_t units;             // added per iteration
   size_t working_set_bytes;
-  bool cores = false;  // all of them, output ranges as the MLP splits them
+  bool cores = false;  // all of them, work divided as the MLP divides it
 };
 
 // One layer's input side: the gate columns of the selected units, then their up columns.
@@ -132,23 +132,32 @@ void AddColumns(benchmark::State& state, const Kernels& kernels, const ColumnCas
   for (size_t i = 0; i < order.size(); ++i) order[i] = WorkingSet() + i * unit.size();
   std::shuffle(order.begin(), order.end(), std::mt19937(7));
 
+  // Chains of columns as the MLP divides them among threads: gate and up, or eight of down.
+  const size_t chains = c.columns_per_unit == 2 ? 2 : 8;
+  const size_t count = c.columns_per_unit == 2 ? c.units : c.units / chains;
   const std::vector<float> coefficients = RandomFloats(c.units, 3);
-  std::vector<float> y(c.elements);
-  std::vector<const uint8_t*> columns(c.units);
+  std::vector<float> y(chains * c.elements);
+  std::vector<const uint8_t*> columns(chains * count);
   size_t next = 0;
   for (auto _ : state) {
     if (next + c.units > order.size()) next = 0;
-    for (size_t part = 0; part < c.columns_per_unit; ++part) {
-      for (size_t i = 0; i < c.units; ++i) columns[i] = order[next + i] + part * column_bytes;
-      Pool(c.cores).For(c.elements, 64, c.units * unit.size(), [&](size_t begin, size_t end) {
-        kernels.add_columns(c.encoding, columns.data(), coefficients.data(), c.units, c.elements,
-                            begin, end, y.data());
-      });
+    for (size_t i = 0; i < columns.size(); ++i) {
+      columns[i] = c.columns_per_unit == 2 ? order[next + i % count] + i / count * column_bytes
+                                           : order[next + i];
     }
+    Pool(c.cores).For(
+        chains * c.elements, 64, columns.size() * column_bytes, [&](size_t begin, size_t end) {
+          for (size_t chain = begin / c.elements; chain * c.elements < end; ++chain) {
+            const size_t first = std::max(begin, chain * c.elements) - chain * c.elements;
+            const size_t last = std::min(end - chain * c.elements, c.elements);
+            kernels.add_columns(c.encoding, columns.data() + chain * count, coefficients.data(),
+                                count, c.elements, first, last, y.data() + chain * c.elements);
+          }
+        });
     next += c.units;
     benchmark::ClobberMemory();
   }
-  Report(state, c.units * unit.size(), c.cores);
+  Report(state, columns.size() * column_bytes, c.cores);
 }
 
 void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type, bool cores) {
