@@ -117,7 +117,7 @@ struct ColumnCase {
   size_t columns_per_unit;  // 2: gate and up
   size_t units;             // added per iteration
   size_t working_set_bytes;
-  bool cores = false;  // all of them, output ranges as the MLP splits them
+  bool cores = false;  // all of them, work divided as the MLP divides it
 };
 
 // One layer's input side: the gate columns of the selected units, then their up columns.
@@ -132,23 +132,32 @@ void AddColumns(benchmark::State& state, const Kernels& kernels, const ColumnCas
   for (size_t i = 0; i < order.size(); ++i) order[i] = WorkingSet() + i * unit.size();
   std::shuffle(order.begin(), order.end(), std::mt19937(7));
 
+  // Chains of columns, as the MLP divides them among threads: gate and up, or eight of down.
+  const size_t chains = c.columns_per_unit == 2 ? 2 : 8;
+  const size_t count = c.columns_per_unit == 2 ? c.units : c.units / chains;
   const std::vector<float> coefficients = RandomFloats(c.units, 3);
-  std::vector<float> y(c.elements);
-  std::vector<const uint8_t*> columns(c.units);
+  std::vector<float> y(chains * c.elements);
+  std::vector<const uint8_t*> columns(chains * count);
   size_t next = 0;
   for (auto _ : state) {
     if (next + c.units > order.size()) next = 0;
-    for (size_t part = 0; part < c.columns_per_unit; ++part) {
-      for (size_t i = 0; i < c.units; ++i) columns[i] = order[next + i] + part * column_bytes;
-      Pool(c.cores).For(c.elements, 64, c.units * unit.size(), [&](size_t begin, size_t end) {
-        kernels.add_columns(c.encoding, columns.data(), coefficients.data(), c.units, c.elements,
-                            begin, end, y.data());
-      });
+    for (size_t i = 0; i < columns.size(); ++i) {
+      columns[i] = c.columns_per_unit == 2 ? order[next + i % count] + i / count * column_bytes
+                                           : order[next + i];
     }
+    Pool(c.cores).For(
+        chains * c.elements, 64, columns.size() * column_bytes, [&](size_t begin, size_t end) {
+          for (size_t chain = begin / c.elements; chain * c.elements < end; ++chain) {
+            const size_t first = std::max(begin, chain * c.elements) - chain * c.elements;
+            const size_t last = std::min(end - chain * c.elements, c.elements);
+            kernels.add_columns(c.encoding, columns.data() + chain * count, coefficients.data(),
+                                count, c.elements, first, last, y.data() + chain * c.elements);
+          }
+        });
     next += c.units;
     benchmark::ClobberMemory();
   }
-  Report(state, c.units * unit.size(), c.cores);
+  Report(state, columns.size() * column_bytes, c.cores);
 }
 
 void MatVec(benchmark::State& state, const Kernels& kernels, GgmlType type, bool cores) {
@@ -273,9 +282,12 @@ void SiluMultiply(benchmark::State& state, const Kernels& kernels) {
   Report(state, 2 * kSize * sizeof(float));
 }
 
-void RegisterColumns(const Kernels& kernels, const std::string& table) {
+// bf16: only what differs from f32 is registered, here and below.
+void RegisterColumns(const Kernels& kernels, bool bf16) {
+  const std::string table(kernels.name);
   for (const UnitEncoding encoding :
        {UnitEncoding::kQ4, UnitEncoding::kQ8, UnitEncoding::kF16, UnitEncoding::kF32}) {
+    if (bf16 && encoding != UnitEncoding::kQ4) continue;
     std::string name = "/";
     name.append(UnitEncodingName(encoding)).append("/").append(table);
     // Demo model, hidden 768, density 0.5: the columns stay in the second cache.
@@ -300,12 +312,14 @@ void RegisterColumns(const Kernels& kernels, const std::string& table) {
   }
 }
 
-void RegisterOthers(const Kernels& kernels, const std::string& table) {
+void RegisterOthers(const Kernels& kernels, bool bf16) {
+  const std::string table(kernels.name);
   const std::pair<const char*, GgmlType> types[] = {{"Q4_0", GgmlType::kQ4_0},
                                                     {"Q8_0", GgmlType::kQ8_0},
                                                     {"F16", GgmlType::kF16},
                                                     {"F32", GgmlType::kF32}};
   for (const auto& [name, type] : types) {
+    if (bf16 && type != GgmlType::kQ4_0) continue;
     for (const bool cores : {false, true}) {
       benchmark::RegisterBenchmark(
           (std::string("mat_vec/") + name + "/" + table + (cores ? "/cores" : "")).c_str(),
@@ -316,6 +330,7 @@ void RegisterOthers(const Kernels& kernels, const std::string& table) {
           ->UseRealTime();
     }
   }
+  if (bf16) return;
   for (const bool half : {true, false}) {
     benchmark::RegisterBenchmark(
         (std::string("attend/") + (half ? "f16" : "f32") + "/" + table).c_str(),
@@ -365,8 +380,9 @@ int main(int argc, char** argv) {
   // Scalar tables are for reading, not for timing.
   for (const auto& [kernels, scalar] : tidegate::SupportedKernels()) {
     if (kernels == scalar) continue;
-    tidegate::RegisterColumns(*kernels, std::string(kernels->name));
-    tidegate::RegisterOthers(*kernels, std::string(kernels->name));
+    const bool bf16 = scalar == &tidegate::ScalarKernels(tidegate::Precision::kFast);
+    tidegate::RegisterColumns(*kernels, bf16);
+    tidegate::RegisterOthers(*kernels, bf16);
   }
   for (const tidegate::SupportedMatmul& matmul : tidegate::SupportedMatmuls()) {
     if (matmul.kernels != matmul.scalar) tidegate::RegisterMatmul(*matmul.kernels);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <sstream>
 
 #include "absl/strings/ascii.h"
@@ -200,7 +201,8 @@ absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, ui
 }
 
 // The file for --record, before the long work.
-absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags) {
+absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags,
+                                           const std::vector<LoraSource>& adapters) {
   if (flags.model.mode == "dense") {
     return absl::InvalidArgumentError("--record: mode dense has no masks; use --mode dip");
   }
@@ -208,7 +210,8 @@ absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags) {
     return absl::InvalidArgumentError(
         "--record: at density 1 masks hold every unit; use for example --density 0.5");
   }
-  const std::string inputs[] = {flags.model.model, flags.text, flags.ids};
+  std::vector<std::string> inputs = {flags.model.model, flags.text, flags.ids};
+  for (const LoraSource& adapter : adapters) inputs.push_back(adapter.path);
   RETURN_IF_ERROR(RefuseToReplace(inputs, flags.record));
   return AtomicFile::Create(flags.record);
 }
@@ -216,11 +219,6 @@ absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags) {
 absl::Status Run(const Flags& flags) {
   if (flags.text.empty() == flags.ids.empty()) {
     return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
-  }
-  std::optional<AtomicFile> record_file;
-  if (!flags.record.empty()) {
-    ASSIGN_OR_RETURN(AtomicFile file, CreateRecording(flags));
-    record_file.emplace(std::move(file));
   }
   std::vector<TokenId> tokens;
   if (flags.text.empty()) {
@@ -230,6 +228,11 @@ absl::Status Run(const Flags& flags) {
   }
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.one_unit_per_block = true;
+  std::optional<AtomicFile> record_file;
+  if (!flags.record.empty()) {
+    ASSIGN_OR_RETURN(AtomicFile file, CreateRecording(flags, options.adapters));
+    record_file.emplace(std::move(file));
+  }
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));

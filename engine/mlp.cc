@@ -14,7 +14,7 @@ namespace {
 // Bytes of units added per pass over the outputs: so much work that the meeting of the threads does
 // not show beside it (0.3 %), and little enough that what lands meanwhile is not kept waiting.
 constexpr size_t kBatchBytes = 16 << 20;
-// Hidden units that go to one part before the next part gets some: what lies in one block at most.
+// Hidden units that go to one part before the next part gets some: what a block usually holds.
 constexpr size_t kPartRun = 8;
 // Units per pass for many tokens: each pass reads and writes all outputs of all tokens, which takes
 // as long as multiplying some 50 units.
@@ -97,12 +97,14 @@ void Mlp::DealParts(const Sweep& sweep) {
   }
 }
 
-void Mlp::BeginParts(const Sweep& sweep) {
+void Mlp::BeginParts(const Sweep& sweep, StageTimes& times) {
+  const StageTimer timer(times, Stage::kUnits);
   dealt_ = 0;
   part_sums_.assign(kParts * client_->geometry().kind(sweep.kind).column_elements, 0.0f);
 }
 
-void Mlp::FinishParts(const Sweep& sweep) {
+void Mlp::FinishParts(const Sweep& sweep, StageTimes& times) {
+  const StageTimer timer(times, Stage::kUnits);
   const size_t elements = client_->geometry().kind(sweep.kind).column_elements;
   for (size_t p = 1; p < kParts; ++p) {
     BestKernels(Precision::kExact).add(&part_sums_[p * elements], elements, part_sums_.data());
@@ -126,6 +128,7 @@ void Mlp::AddBatchOne(const Sweep& sweep) {
   if (InParts(sweep)) {
     DealParts(sweep);
     for (size_t p = 0; p < kParts; ++p) {
+      if (parts_[p].columns.empty()) continue;
       chains[chain_count++] = {parts_[p].columns.data(), parts_[p].coefficients.data(),
                                parts_[p].columns.size(), &part_sums_[p * elements]};
     }
@@ -281,7 +284,7 @@ void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions
   }
 }
 
-absl::Status Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
+void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
   const size_t units_max = BatchUnits(sweep);
   for (size_t at = 0; at < sweep.positions.size(); at += units_max) {
     GatherComplete(sweep,
@@ -290,13 +293,16 @@ absl::Status Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
   }
   accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += sweep.positions.size();
   client_->CountUses(sweep.mode, sweep.positions.size());
-  return absl::OkStatus();
 }
 
 absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
-  if (InParts(sweep)) BeginParts(sweep);
-  RETURN_IF_ERROR(lease.held() ? RunLease(lease, sweep, accounts) : RunComplete(sweep, accounts));
-  if (InParts(sweep)) FinishParts(sweep);
+  if (InParts(sweep)) BeginParts(sweep, accounts.times);
+  if (lease.held()) {
+    RETURN_IF_ERROR(RunLease(lease, sweep, accounts));
+  } else {
+    RunComplete(sweep, accounts);
+  }
+  if (InParts(sweep)) FinishParts(sweep, accounts.times);
   return absl::OkStatus();
 }
 

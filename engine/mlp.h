@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -107,7 +108,7 @@ class Mlp {
   absl::Status RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times);
   absl::Status RunLease(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts);
   // The sweep over units that are resident for good: no lease.
-  absl::Status RunComplete(const Sweep& sweep, PassAccounts& accounts);
+  void RunComplete(const Sweep& sweep, PassAccounts& accounts);
   void GatherBlock(const Sweep& sweep, size_t block, const std::byte* data);
   absl::Status RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times);
   void CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed);
@@ -116,9 +117,9 @@ class Mlp {
   void AddBatch(const Sweep& sweep, StageTimes& times);
   void AddBatchOne(const Sweep& sweep);
   static bool InParts(const Sweep& sweep) { return sweep.kind == UnitKind::kHidden && !sweep.many; }
-  void BeginParts(const Sweep& sweep);
+  void BeginParts(const Sweep& sweep, StageTimes& times);
   void DealParts(const Sweep& sweep);
-  void FinishParts(const Sweep& sweep);
+  void FinishParts(const Sweep& sweep, StageTimes& times);
   void AddBatchTokens(const Sweep& sweep);
   void ActivateGate(uint32_t tokens, StageTimes& times);
   void ClearGate(uint32_t tokens);

@@ -175,12 +175,13 @@ def measure_machine(args, setup):
 
 
 def run_case(args, setup, case):
-    """Rows of one case. In every round each program runs once, in an order of the round's own (the same in
-    every run), so that none always comes after the same neighbour."""
+    """Rows of one case. In every round each program runs once: in an order of its own in every second round (the
+    same in every run), backwards in the one after it, so that none always comes after the same neighbour."""
     entries = [e for e in case.entries if args.programs in ("both", e.program)]
     samples, errors = {entry: [] for entry in entries}, {}
     for number in range(args.runs):
-        for entry in random.Random(number).sample(entries, len(entries)):
+        order = random.Random(number // 2).sample(entries, len(entries))
+        for entry in order if number % 2 == 0 else reversed(order):
             if entry in errors:
                 continue
             start = time.monotonic()

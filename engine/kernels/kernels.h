@@ -50,8 +50,9 @@ struct Kernels {
   // the DIP kernel. columns[k] points at an encoded column (unit_codec.h) of `elements`;
   // w_k[j] is the decoded float: for kQ8 and kQ4 the term is fma(coefficient * scale, code, y).
   // Every y[j] is one chain of fused multiply-adds in the order of k, so that the result does not
-  // depend (bitwise) on how columns are grouped into calls or on [begin, end), and scalar and fast
-  // kernels agree bitwise. REQUIRES: begin and end are multiples of 32 or end == elements.
+  // depend (bitwise, but for denormal numbers in bf16) on how columns are grouped into calls or on
+  // [begin, end), and scalar and fast kernels agree likewise. REQUIRES: begin and end are multiples
+  // of 32 or end == elements.
   void (*add_columns)(UnitEncoding encoding, const uint8_t* const* columns,
                       const float* coefficients, size_t count, size_t elements, size_t begin,
                       size_t end, float* y);

@@ -77,7 +77,7 @@ size_t RunnableSimdTables(SimdKernels (&tables)[kMaxSimdTables]) {
     tables[count++] = {&table, precision};
   };
 #if HWY_ARCH_X86
-  const bool bf16 = __builtin_cpu_supports("avx512bf16");
+  [[maybe_unused]] const bool bf16 = __builtin_cpu_supports("avx512bf16");
 #endif
 #if HWY_TARGETS & HWY_NEON
   if (runnable & HWY_NEON) add(N_NEON::TableF32(), Precision::kExact);

@@ -31,7 +31,8 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-#define TIDEGATE_BF16 __attribute__((target("avx512bf16")))
+// Clang takes the attribute instead of the target that Highway has set, GCC beside it.
+#define TIDEGATE_BF16 __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
 
 // The bfloat16 of -8 .. 7, twice: the permutation looks at five bits, the fifth of which belongs to
 // the next nibble.
@@ -142,7 +143,8 @@ struct Bf16Products {
   static constexpr size_t kVectors = 4;
   static constexpr size_t kWords = 32;
 
-  // Rounded; chunks as words, in the first half of the place of their floats.
+  // Rounded; chunks as words, in the first half of the place of their floats. Every thread does
+  // this for all of x: it pays from some 50 rows per thread on.
   static const float* Arrange(const float* x, size_t groups, float* scratch) {
     for (size_t i = 0; i < groups * kGroup; ++i) scratch[i] = RoundToBf16(x[i]);
     for (size_t g = 0; g < SpreadGroups(kCodes, groups); g += kChunkGroups) {

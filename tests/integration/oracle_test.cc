@@ -32,7 +32,7 @@ struct Answer {
 };
 
 void Ask(const std::string& model, const Json& golden, const std::string& units, Answer& answer,
-         const std::string& prefill = "exact") {
+         const std::string& precision = "exact") {
   const auto prompt = golden.at("prompt_ids").get<std::vector<uint32_t>>();
   const size_t greedy = golden.at("greedy").size();
   std::vector<std::string> positions;
@@ -45,7 +45,7 @@ void Ask(const std::string& model, const Json& golden, const std::string& units,
                                       "--units",
                                       units,
                                       "--precision",
-                                      prefill,
+                                      precision,
                                       "--tokens",
                                       absl::StrJoin(prompt, ","),
                                       "--positions",

@@ -25,7 +25,7 @@ struct Row {
   double density, gamma, cache_fraction;
   double perplexity_limit;  // relative
   bool slow = false;
-  const char* prefill = "exact";  // matters to dense rows only
+  const char* precision = "exact";  // of prompts (dense rows), and against 4-bit units
 };
 
 // How far the cache may be off: a share of units, and a relative count.
@@ -65,7 +65,7 @@ void Evaluate(const Row& row, Json& result) {
                                     "--cache-fraction",
                                     absl::StrCat(row.cache_fraction),
                                     "--precision",
-                                    row.prefill,
+                                    row.precision,
                                     "--threads",
                                     "1",
                                     "--json"},

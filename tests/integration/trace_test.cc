@@ -87,6 +87,13 @@ TEST_F(TraceTest, ARecordingNeverReplacesWhatItReads) {
   EXPECT_EQ(same.exit_code, 1);
   EXPECT_THAT(same.err, HasSubstr("is one of the files to read"));
   EXPECT_EQ(ReadFileOrDie(model).size(), ReadFileOrDie(gguf_).size());
+  const std::string adapter = dir_.File("adapter.gguf");
+  WriteFileOrDie(adapter, "an adapter");
+  const RunResult lora =
+      Eval(gguf_, {"--mode", "dip", "--density", "0.5", "--lora", adapter, "--record", adapter});
+  EXPECT_EQ(lora.exit_code, 1);
+  EXPECT_THAT(lora.err, HasSubstr("is one of the files to read"));
+  EXPECT_EQ(ReadFileOrDie(adapter), "an adapter");
 }
 
 }  // namespace

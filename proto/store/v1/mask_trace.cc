@@ -33,7 +33,9 @@ struct OpenTrace {
 absl::StatusOr<OpenTrace> ReadHeader(int fd) {
   struct stat info;
   if (::fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, "cannot be examined");
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError("is not a regular file");
+  if (!S_ISREG(info.st_mode))
+    return absl::InvalidArgumentError(
+        "is not a regular file; name the file that `tidegate eval --record` wrote");
   const auto file_bytes = static_cast<uint64_t>(info.st_size);
   MaskTraceHeader header = {};
   if (file_bytes >= sizeof(header)) RETURN_IF_ERROR(ReadAt(fd, 0, &header, sizeof(header)));

@@ -339,7 +339,7 @@ TEST_F(WriterTest, ReplacesAnOldPackButNeverTheSource) {
   EXPECT_EQ(ReadFileOrDie(dir_.File("m.gguf")), before);
 }
 
-TEST_F(WriterTest, ATraceOrAnAdapterIsNeverReplacedEither) {
+TEST_F(WriterTest, ATraceIsNeverReplacedEither) {
   const GgufFile source = Source();
   WriteTrace(dir_.File("trace"));
   const std::string before = ReadFileOrDie(dir_.File("trace"));
