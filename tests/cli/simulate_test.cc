@@ -75,7 +75,7 @@ TEST_F(SimulateCommandTest, ReplaysATraceOverTheGrid) {
   MakePackAndTrace();
   const std::string csv = dir_.File("grid.csv");
   ASSERT_TRUE(
-      Simulate({"--pack", pack_, "--trace", trace_, "--dram", "60%,100%", "--flash", "1GB/s,2GB/s",
+      Simulate({"--pack", pack_, "--trace", trace_, "--dram", "95%,100%", "--flash", "1GB/s,2GB/s",
                 "--policies", "none,lfu", "--kv-tokens", "16", "--json", "--csv", csv})
           .ok());
   const Json rows = Json::parse(out_)["rows"];

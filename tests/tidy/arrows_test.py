@@ -1,7 +1,7 @@
 """Include arrows: which folder may include which, and which library may be used where.
 
     base <- proto <- weightstore/client <- engine <- server <- cli
-                  <- weightstore (the rest)
+                  <- weightstore (the rest) <- simulator <- cli
 
 CMake links the same way, but cannot see a header-only include; this test reads every #include of every
 C++ file. Tests and benchmarks may include anything; nothing includes them.
