@@ -1,8 +1,10 @@
 // Starts and stops the real tidegate-store and tidegate-engine, and reads their metrics.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { get } from 'node:http';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { tmpdir } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -96,8 +98,10 @@ export class Service {
   }
 
   // Sum over all label sets of one metric of the engine (or of the store).
+  // One connection per page: the server may close an idle one just as it would be used again.
   async metric(name, port = this.metricsPort) {
-    const page = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    const [answer] = await once(get({ host: '127.0.0.1', port, path: '/metrics', agent: false }), 'response');
+    const page = await text(answer);
     const values = page.split('\n')
       .filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`))
       .map((line) => Number(line.slice(line.lastIndexOf(' '))));
