@@ -168,14 +168,12 @@ TEST_F(TokenizeCommand, NeedsAModel) {
 }
 
 TEST_F(TokenizeCommand, ReadsAPackAsWellAsItsSource) {
-  constexpr char kModel[] = "data/models/tinystories-6M.f16.gguf";
-  TG_REQUIRE_SHARED(kModel);
-  const auto gguf = GgufFile::Open(SharedPath(kModel));
+  const auto gguf = GgufFile::Open(DemoModelPath());
   ASSERT_TRUE(gguf.ok()) << gguf.status();
   const auto report = WritePack(*gguf, dir_.File("model.tgpack"), {}, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(report.ok()) << report.status();
   WriteFileOrDie(dir_.File("text"), "Once upon a time, \xf0\x9f\x98\x80");
-  const std::string ids = Run({SharedPath(kModel), "--file", dir_.File("text")});
+  const std::string ids = Run({DemoModelPath(), "--file", dir_.File("text")});
   EXPECT_THAT(ids, testing::StartsWith("[1, "));
   EXPECT_EQ(Run({dir_.File("model.tgpack"), "--file", dir_.File("text")}), ids);
   EXPECT_TRUE(status_.ok()) << status_;

@@ -352,12 +352,16 @@ TEST(TokenizerCreate, NamesWhatIsWrong) {
   }
 }
 
-std::unique_ptr<Tokenizer> FromGguf(const std::string& relative) {
-  const auto gguf = GgufFile::Open(SharedPath(relative));
+std::unique_ptr<Tokenizer> FromGgufPath(const std::string& path) {
+  const auto gguf = GgufFile::Open(path);
   EXPECT_TRUE(gguf.ok()) << gguf.status();
   const auto data = TokenizerFromGguf(*gguf);
   EXPECT_TRUE(data.ok()) << data.status();
   return MakeTokenizer(*data);
+}
+
+std::unique_ptr<Tokenizer> FromGguf(const std::string& relative) {
+  return FromGgufPath(SharedPath(relative));
 }
 
 Ids ParseIds(const std::string& text) {
@@ -400,19 +404,12 @@ TEST(TokenizerVectors, PhiTakesItsUserDefinedTokenWhole) {
 }
 
 TEST(TokenizerDemoModel, GivesTheGoldenIdsOfTheHeldOutText) {
-  constexpr char kModel[] = "data/models/tinystories-6M.f16.gguf";
-  constexpr char kText[] = "data/text/tinystories-heldout.txt.gz";
-  constexpr char kIds[] = "data/golden/demo.ids";
-  TG_REQUIRE_SHARED(kModel);
-  TG_REQUIRE_SHARED(kText);
-  TG_REQUIRE_SHARED(kIds);
-  const auto tokenizer = FromGguf(kModel);
-  const Ids expected = ParseIds(ReadFileOrDie(SharedPath(kIds)));
+  const auto tokenizer = FromGgufPath(DemoModelPath());
+  const Ids expected = ParseIds(ReadFileOrDie(SourcePath("tests/testdata/demo.ids")));
   ASSERT_EQ(expected.size(), 8193u);
-  const RunResult text = RunProgram({"gzip", "-dc", SharedPath(kText)});
-  ASSERT_EQ(text.exit_code, 0) << text.err;
+  const std::string text = ReadFileOrDie(ModelPath("tinystories-heldout.txt"));
   Ids ids;
-  for (absl::string_view story : absl::StrSplit(text.out, "<|endoftext|>")) {
+  for (absl::string_view story : absl::StrSplit(text, "<|endoftext|>")) {
     story = absl::StripAsciiWhitespace(story);
     if (story.empty()) continue;
     const Ids part = tokenizer->Encode({story.data(), story.size()}, false);

@@ -19,9 +19,11 @@ using Json = nlohmann::json;
 
 constexpr double kF32Limit = 1e-3, kF16Limit = 2e-2, kQ8Limit = 0.3;
 constexpr double kFastLimit = 0.5;  // bfloat16 prompts
-constexpr char kDemoModel[] = "tinystories-6M.f16.gguf";
 
 Json ReadJson(const std::string& path) { return Json::parse(ReadFileOrDie(path)); }
+
+// Made by models/reference.py; needs nothing but this repository.
+Json DemoGolden() { return ReadJson(SourcePath("tests/testdata/demo.json")); }
 
 // `tidegate logits` over the golden prompt: its positions, the one after the last greedy token, and
 // as many greedy tokens as the golden file has.
@@ -173,12 +175,11 @@ INSTANTIATE_TEST_SUITE_P(Llama, ArchitectureOracle,
                          });
 
 TEST(DemoOracle, AgreesWithTheWholeReference) {
-  TG_REQUIRE_SHARED("data/golden/demo.json");
-  const Json golden = ReadJson(SharedPath("data/golden/demo.json"));
+  const Json golden = DemoGolden();
   for (const auto& [units, limit] :
        {std::pair("f32", 1e-3), std::pair("f16", 2e-2), std::pair("q8", kQ8Limit)}) {
     Answer answer;
-    ASSERT_NO_FATAL_FAILURE(Ask(ModelPath(kDemoModel), golden, units, answer));
+    ASSERT_NO_FATAL_FAILURE(Ask(DemoModelPath(), golden, units, answer));
     const double deviation = Difference(golden.at("logits"), answer);
     EXPECT_LE(deviation, limit) << units;
     if (std::string(units) != "q8") {
@@ -189,35 +190,19 @@ TEST(DemoOracle, AgreesWithTheWholeReference) {
 }
 
 TEST(DemoOracle, FastPromptsAreClose) {
-  TG_REQUIRE_SHARED("data/golden/demo.json");
-  const Json golden = ReadJson(SharedPath("data/golden/demo.json"));
+  const Json golden = DemoGolden();
   for (const std::string units : {"f16", "q8"}) {
     Answer answer;
-    ASSERT_NO_FATAL_FAILURE(Ask(ModelPath(kDemoModel), golden, units, answer, "fast"));
+    ASSERT_NO_FATAL_FAILURE(Ask(DemoModelPath(), golden, units, answer, "fast"));
     const double deviation = Difference(golden.at("logits"), answer);
     EXPECT_LE(deviation, kFastLimit) << units;
     Report("demo, fast prompt", units, deviation);
   }
 }
 
-// Needs nothing but this repository.
-TEST(DemoOracle, AgreesWithTheFrozenSample) {
-  const Json golden = ReadJson(SourcePath("tests/testdata/demo_logits.json"));
-  Answer answer;
-  ASSERT_NO_FATAL_FAILURE(Ask(ModelPath(kDemoModel), golden, "f16", answer));
-  for (const auto& [position, sample] : golden.at("logits").items()) {
-    for (const auto& [id, logit] : sample.items()) {
-      EXPECT_NEAR(answer.positions.at(position).at(std::stoul(id)).get<double>(),
-                  logit.get<double>(), golden.at("tolerance").get<double>())
-          << "position " << position << ", token " << id;
-    }
-  }
-  EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>());
-}
-
 TEST(DemoOracle, TheModelIsTheOneThatTheFiguresAreFor) {
-  const Json golden = ReadJson(SourcePath("tests/testdata/demo_logits.json"));
-  const RunResult run = RunProgram({"sha256sum", ModelPath(kDemoModel)});
+  const Json golden = DemoGolden();
+  const RunResult run = RunProgram({"sha256sum", DemoModelPath()});
   if (run.exit_code == 127) GTEST_SKIP() << "sha256sum is not installed";
   EXPECT_EQ(run.out.substr(0, 64), golden.at("sha256").get<std::string>());
 }
