@@ -192,8 +192,9 @@ TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {
   EXPECT_THAT(message_for(""), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("GGUF"), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("PK\3\4 something else"), HasSubstr("neither a GGUF file nor a pack"));
-  EXPECT_THAT(message_for(VocabularyFile("gpt2").content()),
-              HasSubstr("tokenizer model \"gpt2\" is not supported"));
+  EXPECT_THAT(message_for(VocabularyFile("bert").content()),
+              HasSubstr("tokenizer model \"bert\" is not supported"));
+  EXPECT_THAT(message_for(VocabularyFile("gpt2").content()), HasSubstr("tokenizer.ggml.merges"));
   EXPECT_FALSE(LoadTokenizer(dir_.path()).ok()) << "a folder";
 
   std::string cut = VocabularyFile("llama").content();
