@@ -43,6 +43,10 @@ TESTED_ELSEWHERE = {
     "weightstore/io/pread_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_ring.cc": "behind flash_device.h: tests/weightstore/io/",
+    "weightstore/pack/json_pipeline.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
+    "weightstore/pack/merge_list.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
+    "weightstore/pack/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
+    "weightstore/pack/tokenizer_json.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
     "weightstore/pack/special_tokens.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
     "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
 }

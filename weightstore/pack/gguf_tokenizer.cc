@@ -1,14 +1,10 @@
 // The tokenizer part of GGUF metadata (keys "tokenizer.ggml.*" of the GGUF specification).
-#include <algorithm>
 #include <optional>
-#include <string_view>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/merge_list.h"
 #include "weightstore/pack/pack_writer.h"
 #include "weightstore/pack/pre_tokenizers.h"
 #include "weightstore/pack/special_tokens.h"
@@ -94,27 +90,6 @@ absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& r
   return absl::OkStatus();
 }
 
-// The two ids of a merge "left right", written with the texts of the tokens. A space never is the
-// first character of either.
-absl::Status AddMerge(const std::string& merge, size_t number,
-                      const absl::flat_hash_map<absl::string_view, uint32_t>& ids,
-                      store::v1::Tokenizer& tokenizer) {
-  const absl::string_view text = merge;
-  const size_t space = text.size() > 1 ? text.find(' ', 1) : absl::string_view::npos;
-  if (space != absl::string_view::npos) {
-    const auto left = ids.find(text.substr(0, space));
-    const auto right = ids.find(text.substr(space + 1));
-    if (left != ids.end() && right != ids.end()) {
-      tokenizer.add_merges(left->second);
-      tokenizer.add_merges(right->second);
-      return absl::OkStatus();
-    }
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "metadata key ", kPrefix, "merges: entry ", number, " is \"",
-      absl::CHexEscape(text.substr(0, 80)), "\"; entries are two tokens with a space between"));
-}
-
 absl::Status FillMerges(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
   const std::string key = absl::StrCat(kPrefix, "merges");
   ASSIGN_OR_RETURN(const std::vector<std::string>* merges, FindArray<std::string>(source, key));
@@ -122,14 +97,11 @@ absl::Status FillMerges(const GgufFile& source, store::v1::Tokenizer& tokenizer)
     return absl::InvalidArgumentError(
         absl::StrCat("metadata key ", key, " is missing or empty; byte-level BPE needs it"));
   }
-  absl::flat_hash_map<absl::string_view, uint32_t> ids;
-  ids.reserve(static_cast<size_t>(tokenizer.tokens_size()));
-  for (int id = 0; id < tokenizer.tokens_size(); ++id) {
-    ids.emplace(tokenizer.tokens(id), static_cast<uint32_t>(id));
-  }
   tokenizer.mutable_merges()->Reserve(static_cast<int>(2 * merges->size()));
-  for (size_t i = 0; i < merges->size(); ++i) {
-    RETURN_IF_ERROR(AddMerge((*merges)[i], i, ids, tokenizer));
+  MergeList list(tokenizer);
+  for (const std::string& merge : *merges) {
+    const absl::Status status = list.Add(merge);
+    if (!status.ok()) return Annotate(status, absl::StrCat("metadata key ", key));
   }
   return absl::OkStatus();
 }

@@ -91,13 +91,13 @@ TEST_F(GgufTokenizerTest, NamesWhatIsWrong) {
       {"tokenizer.ggml.pre", [](auto& g) { g.SetUint32("tokenizer.ggml.pre", 1); }},
       {"merges is missing", [](auto& g) { g.Remove("tokenizer.ggml.merges"); }},
       {"merges is not an array", [](auto& g) { g.SetString("tokenizer.ggml.merges", "a b"); }},
-      {"entry 1 is \"a c\"",
+      {"merge 1 is \"a c\"",
        [](auto& g) {
          g.SetStrings("tokenizer.ggml.merges", {"a b", "a c"});
        }},
-      {"entry 0 is \"ab\"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {"ab"}); }},
-      {"entry 0 is \"\"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {""}); }},
-      {"entry 0 is \" \"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {" "}); }},
+      {"merge 0 is \"ab \"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {"ab"}); }},
+      {"merge 0 is \" \"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {""}); }},
+      {"merge 0 is \"  \"", [](auto& g) { g.SetStrings("tokenizer.ggml.merges", {" "}); }},
   };
   for (const Case& c : cases) {
     const GgufBuilder good = gguf_;
