@@ -46,6 +46,7 @@ class PairMerger {
   void Run(const Find& find, const Put& put) {
     if (symbols_.empty()) return;
     for (uint32_t i = 0; i + 1 < symbols_.size(); ++i) Offer(i, find);
+    std::make_heap(candidates_.begin(), candidates_.end());
     while (!candidates_.empty()) {
       std::pop_heap(candidates_.begin(), candidates_.end());
       const Candidate best = candidates_.back();
@@ -69,14 +70,20 @@ class PairMerger {
     }
   };
 
+  // Whether there is a new candidate, which is the last and not yet in the heap.
   template <typename Find>
-  void Offer(uint32_t left, const Find& find) {
-    if (left == kEnd || symbols_[left].next == kEnd) return;
+  bool Offer(uint32_t left, const Find& find) {
+    if (left == kEnd || symbols_[left].next == kEnd) return false;
     const Symbol& right = symbols_[symbols_[left].next];
     const PairMerge* merge = find(symbols_[left], right);
-    if (merge == nullptr) return;
+    if (merge == nullptr) return false;
     candidates_.push_back({merge->rank, left, symbols_[left].bytes + right.bytes, merge->id});
-    std::push_heap(candidates_.begin(), candidates_.end());
+    return true;
+  }
+
+  template <typename Find>
+  void Push(uint32_t left, const Find& find) {
+    if (Offer(left, find)) std::push_heap(candidates_.begin(), candidates_.end());
   }
 
   template <typename Find>
@@ -91,8 +98,8 @@ class PairMerger {
     left.next = right.next;
     right.bytes = 0;
     if (left.next != kEnd) symbols_[left.next].previous = best.left;
-    Offer(left.previous, find);
-    Offer(best.left, find);
+    Push(left.previous, find);
+    Push(best.left, find);
   }
 
   std::vector<Symbol> symbols_;

@@ -20,9 +20,12 @@ using store::v1::SplitStep;
 
 constexpr int kMaxSteps = 16;                 // real vocabularies have up to 6
 constexpr size_t kMaxPatternBytes = 8 << 10;  // the longest known one has 900
-// Backtracking of one match. A run of white space is taken back once character by character, which
-// the interpreter counts; compiled code does not.
-constexpr uint32_t kMatchLimit = 20'000'000;
+// Backtracking of one match from one place: a run of white space is taken back once, character by
+// character, by several alternatives. Short pieces have little to go back over, so that a slow
+// pattern of a file is noticed early.
+constexpr uint64_t kMatchLimit = 20'000;
+constexpr uint64_t kMatchLimitPerByte = 32;
+constexpr uint64_t kMaxMatchLimit = 100'000'000;
 constexpr uint32_t kHeapLimitKib = 32 << 10;
 
 struct CodeFree {
@@ -95,7 +98,6 @@ class PreTokenizer::Pass {
   Pass(const std::vector<Step>& steps, absl::FunctionRef<void(std::string_view)> put)
       : steps_(steps), put_(put), context_(pcre2_match_context_create(nullptr)) {
     CHECK(context_ != nullptr);  // out of memory
-    pcre2_set_match_limit(context_.get(), kMatchLimit);
     pcre2_set_heap_limit(context_.get(), kHeapLimitKib);
     for (const Step& step : steps) {
       matches_.emplace_back(pcre2_match_data_create_from_pattern(step.code.get(), nullptr));
@@ -107,11 +109,13 @@ class PreTokenizer::Pass {
   void Cut(size_t index, std::string_view piece) {
     if (index == steps_.size()) return put_(piece);
     const Step& step = steps_[index];
+    SetLimit(piece.size());
     Range pending;
     const auto flush = [&] {
       if (pending.begin == pending.end) return;
       if (step.cut == SplitStep::CUT_REMOVED && pending.match) return;
       Cut(index + 1, piece.substr(pending.begin, pending.end - pending.begin));
+      SetLimit(piece.size());
     };
     const auto add = [&](size_t begin, size_t end, bool match) {
       if (begin == end) return;
@@ -142,6 +146,11 @@ class PreTokenizer::Pass {
   }
 
  private:
+  void SetLimit(size_t bytes) {
+    const uint64_t limit = std::min(kMatchLimit + kMatchLimitPerByte * bytes, kMaxMatchLimit);
+    pcre2_set_match_limit(context_.get(), static_cast<uint32_t>(limit));
+  }
+
   // The first match from `at` on; Range::match is false if there is none, or none within the
   // limits.
   Range Find(size_t index, std::string_view piece, size_t at) {
