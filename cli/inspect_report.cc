@@ -32,6 +32,8 @@ Json DescribeHyperParameters(const Hp& hp) {
 
 Json DescribeTokenizer(const store::v1::Tokenizer& tokenizer) {
   Json out = {{"model", tokenizer.model()}, {"tokens", tokenizer.tokens_size()}};
+  if (!tokenizer.pre().empty()) out["pre"] = tokenizer.pre();
+  if (tokenizer.merges_size() > 0) out["merges"] = tokenizer.merges_size() / 2;
   if (tokenizer.has_bos_id()) out["bos_id"] = tokenizer.bos_id();
   if (tokenizer.has_eos_id()) out["eos_id"] = tokenizer.eos_id();
   if (tokenizer.has_unknown_id()) out["unknown_id"] = tokenizer.unknown_id();

@@ -28,6 +28,9 @@ TESTED_ELSEWHERE = {
     "engine/model.cc": "built from real packs in tests/engine/{decoder,mlp}_test.cc and the oracle tests",
     "engine/matmul.cc": "threads around kernels/matmul.h; tests/engine/{decoder,mlp}_test.cc and the oracle tests",
     "engine/prompt_attention.cc": "prompts: tests/engine/decoder_test.cc and the oracle tests",
+    "engine/merge_table.cc": "merges of real vocabularies: tests/engine/{byte_level_model,tokenizer_vectors}_test.cc",
+    "engine/sentence_piece_model.cc": "behind tokenizer.h: tests/engine/tokenizer_test.cc",
+    "engine/vocabulary.cc": "behind tokenizer.h: tests/engine/{tokenizer,tokenizer_prompt,byte_level_model}_test.cc",
     "engine/sequence.cc": "a request's life: tests/engine/engine_test.cc goes through every end of it",
     "engine/kernels/kernels_scalar.cc": "tables behind kernels.h: tests/engine/kernels/",
     "engine/kernels/kernels_simd.cc": "tables behind kernels.h: tests/engine/kernels/",
@@ -40,7 +43,11 @@ TESTED_ELSEWHERE = {
     "weightstore/io/pread_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_ring.cc": "behind flash_device.h: tests/weightstore/io/",
-    "weightstore/pack/gguf_tokenizer.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
+    "weightstore/pack/json_pipeline.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
+    "weightstore/pack/merge_list.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
+    "weightstore/pack/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
+    "weightstore/pack/tokenizer_json.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
+    "weightstore/pack/special_tokens.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
     "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
 }
 

@@ -258,9 +258,10 @@ absl::Status FillDescription(const GgufFile& source, const LoraSet& adapters, Pa
   }
   ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
   const store::v1::Tokenizer& tokenizer = plan.manifest.tokenizer();
-  if (tokenizer.model() != "llama") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tokenizer '", tokenizer.model(), "' is not supported; 'llama' (SentencePiece) is"));
+  if (tokenizer.model() != "llama" && tokenizer.model() != "gpt2") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer '", tokenizer.model(), "' is not supported; 'llama' ",
+                     "(SentencePiece) and 'gpt2' (byte-level BPE) are"));
   }
   if (static_cast<uint32_t>(tokenizer.tokens_size()) >
       plan.manifest.hyper_parameters().vocab_size()) {

@@ -275,8 +275,8 @@ std::vector<Refusal> Refusals() {
          g.AddTensor("blk.0.attn_q_norm.weight", GgmlType::kF32, {16}, std::vector<float>(16));
        },
        "blk.0.attn_q_norm.weight is not part of a plain llama model"},
-      {"OtherTokenizer", [](B& g) { g.SetString("tokenizer.ggml.model", "gpt2"); },
-       "tokenizer 'gpt2'"},
+      {"OtherTokenizer", [](B& g) { g.SetString("tokenizer.ggml.model", "bert"); },
+       "tokenizer 'bert'"},
       {"NoTokenizer", [](B& g) { g.Remove("tokenizer.ggml.model"); },
        "tokenizer.ggml.model is missing"},
       {"NoTokens", [](B& g) { g.Remove("tokenizer.ggml.tokens"); }, "tokens is missing or empty"},
