@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   tidegate::AddInspectCommand(app, run);
   tidegate::AddGenerateCommand(app, run);
   tidegate::AddTokenizeCommand(app, run);
+  tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
   tidegate::AddEvalCommand(app, run);
   tidegate::AddSimulateCommand(app, run);
