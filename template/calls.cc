@@ -37,11 +37,13 @@ absl::StatusOr<Value> Evaluator::CallMacro(const Callable& callable, const Argum
     return runtime_.Error(Cat("macro '", macro.name, "' takes not more than ",
                               macro.parameters.size(), " argument(s)"));
   }
-  for (const auto& [name, value] : arguments.named) {
-    const auto known = std::find_if(macro.parameters.begin(), macro.parameters.end(),
-                                    [&](const auto& parameter) { return parameter.first == name; });
+  for (const auto& argument : arguments.named) {
+    const auto known =
+        std::find_if(macro.parameters.begin(), macro.parameters.end(),
+                     [&](const auto& parameter) { return parameter.first == argument.first; });
     if (known == macro.parameters.end()) {
-      return runtime_.Error(Cat("macro '", macro.name, "' takes no keyword argument '", name, "'"));
+      return runtime_.Error(
+          Cat("macro '", macro.name, "' takes no keyword argument '", argument.first, "'"));
     }
   }
   const Runtime::Level level(runtime_);
@@ -124,15 +126,15 @@ absl::StatusOr<Value> Evaluator::CallDict(const Arguments& arguments) {
     if (!arguments.positional[0].is_dict()) return runtime_.Error("dict takes a dict or names");
     entries = arguments.positional[0].dict().entries;
   }
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& argument : arguments.named) {
     RETURN_IF_ERROR(runtime_.Charge(1 + entries.size() / 8));
     const auto old = std::find_if(entries.begin(), entries.end(), [&](const auto& entry) {
-      return entry.first.is_string() && entry.first.string() == name;
+      return entry.first.is_string() && entry.first.string() == argument.first;
     });
     if (old != entries.end()) {
-      old->second = value;
+      old->second = argument.second;
     } else {
-      entries.emplace_back(Value::Trusted(name), value);
+      entries.emplace_back(Value::Trusted(argument.first), argument.second);
     }
   }
   return runtime_.MakeDict(std::move(entries));
