@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   tidegate::AddPackCommand(app, run);
   tidegate::AddInspectCommand(app, run);
   tidegate::AddGenerateCommand(app, run);
+  tidegate::AddChatCommand(app, run);
   tidegate::AddTokenizeCommand(app, run);
   tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
