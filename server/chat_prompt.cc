@@ -13,8 +13,9 @@
 namespace tidegate {
 namespace {
 
-// A prompt may be longer than the messages, but not by much.
+// A prompt may be longer than the messages, but not by much. 4096 messages take some 300,000 steps.
 constexpr size_t kMaxRenderedBytes = 2 * kMaxPromptBytes;
+constexpr uint64_t kMaxSteps = 2'000'000;
 
 jinja::Variables MakeVariables(const v1::ChatRequest& request, const Tokenizer& tokenizer) {
   std::vector<jinja::Value> messages;
@@ -158,6 +159,7 @@ absl::StatusOr<std::vector<TokenId>> ChatPrompts::Make(
     const std::shared_ptr<const Tokenizer>& tokenizer) {
   ASSIGN_OR_RETURN(const Derived derived, Derive(model, tokenizer));
   jinja::Limits limits;
+  limits.steps = kMaxSteps;
   limits.string_bytes = kMaxRenderedBytes;
   const auto text =
       derived.chat_template->Render(MakeVariables(request, *tokenizer), std::time(nullptr), limits);

@@ -212,10 +212,11 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std:
       }
     }
   }
-  auto& rejected_family = prometheus::BuildCounter()
-                              .Name("tidegate_requests_rejected_total")
-                              .Help("Generate requests turned away before the queue, by reason.")
-                              .Register(registry);
+  auto& rejected_family =
+      prometheus::BuildCounter()
+          .Name("tidegate_requests_rejected_total")
+          .Help("Generate and Chat requests turned away before the queue, by reason.")
+          .Register(registry);
   for (size_t i = 0; i < kRejectReasons; ++i) {
     rejected[i] = &rejected_family.Add({{"model", model}, {"reason", kRejectNames[i]}});
   }

@@ -94,7 +94,7 @@ TEST_F(ChatTest, ThePipeIsAConversation) {
   ASSERT_EQ(twice.exit_code, 0) << twice.err;
   EXPECT_EQ(twice.out.rfind(once.out, 0), 0u) << twice.out;
   EXPECT_EQ(reset.out, once.out + once.out);
-  const RunResult accounts = RunChat("Hi\n/accounts\nHi\n/nothing\n", "--accounts -n 4");
+  const RunResult accounts = RunChat("Hi\n/accounts\nHi\n/nothing\n", "--accounts --ignore-eos -n 4");
   EXPECT_THAT(accounts.err, HasSubstr("4 tokens,"));
   EXPECT_THAT(accounts.err, HasSubstr("there is no command /nothing"));
   EXPECT_EQ(accounts.err.find("4 tokens,"), accounts.err.rfind("4 tokens,")) << accounts.err;
@@ -107,7 +107,8 @@ TEST_F(ChatTest, ASystemPromptIsToldBeforeTheFirstTurn) {
   v1::GenerateRequest plain = StoryRequest(8);
   plain.clear_stop();
   plain.set_text("Tom had a red ball.\nuser: Hi\nassistant:");
-  EXPECT_EQ(with.out.substr(0, with.out.size() - 1), daemons_->Generate(plain).text);
+  const std::string wanted = daemons_->Generate(plain).text;
+  EXPECT_TRUE(with.out == wanted || with.out == wanted + "\n") << with.out << "\n" << wanted;
 }
 
 TEST_F(ChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
