@@ -20,7 +20,9 @@ inline CLI::Validator NotEmpty() {
 void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
 void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc
 void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc
+void AddChatCommand(CLI::App& app, CommandRun& run);      // cli/chat.cc
 void AddTokenizeCommand(CLI::App& app, CommandRun& run);  // cli/tokenize.cc
+void AddTemplateCommand(CLI::App& app, CommandRun& run);  // cli/template.cc
 void AddLogitsCommand(CLI::App& app, CommandRun& run);    // cli/logits.cc
 void AddEvalCommand(CLI::App& app, CommandRun& run);      // cli/eval.cc
 void AddSimulateCommand(CLI::App& app, CommandRun& run);  // cli/simulate.cc

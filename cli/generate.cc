@@ -8,13 +8,13 @@
 #include <iterator>
 #include <memory>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
+#include "cli/request_flags.h"
 #include "cli/stream_printer.h"
 #include "engine/utf8.h"
 #include "tidegate/v1/generation.grpc.pb.h"
@@ -32,63 +32,6 @@ struct GenerateOptions {
   v1::GenerateRequest request;  // flags write into it, so that what is not given stays unset
 };
 
-// A flag whose value goes straight into the request.
-template <typename T, typename Set>
-CLI::Option* AddField(CLI::App& command, const char* name, const char* help, Set set) {
-  return command.add_option_function<T>(
-      name, [set](const T& value) { set(value); }, help);
-}
-
-void AddSamplingFlags(CLI::App& command, v1::GenerateRequest& request) {
-  v1::SamplingParams& sampling = *request.mutable_sampling();
-  v1::StopConditions& stop = *request.mutable_stop();
-  AddField<uint32_t>(command, "--max-tokens,-n", "Tokens to generate at most; default 128",
-                     [&](uint32_t v) { request.set_max_tokens(v); });
-  AddField<float>(command, "--temperature", "0 is greedy; default 0.8",
-                  [&](float v) { sampling.set_temperature(v); });
-  AddField<uint32_t>(command, "--top-k", "0 is off; default 40",
-                     [&](uint32_t v) { sampling.set_top_k(v); });
-  AddField<float>(command, "--top-p", "1 is off; default 0.95",
-                  [&](float v) { sampling.set_top_p(v); });
-  AddField<float>(command, "--min-p", "0 is off; default 0.05",
-                  [&](float v) { sampling.set_min_p(v); });
-  AddField<float>(command, "--repetition-penalty", "1 is off; default 1",
-                  [&](float v) { sampling.set_repetition_penalty(v); });
-  AddField<float>(command, "--presence-penalty", "Default 0",
-                  [&](float v) { sampling.set_presence_penalty(v); });
-  AddField<float>(command, "--frequency-penalty", "Default 0",
-                  [&](float v) { sampling.set_frequency_penalty(v); });
-  AddField<uint64_t>(command, "--seed", "Default: a random one",
-                     [&](uint64_t v) { sampling.set_seed(v); });
-  AddField<std::vector<std::string>>(command, "--stop", "Stop at this text; may be repeated",
-                                     [&](const std::vector<std::string>& v) {
-                                       stop.mutable_strings()->Assign(v.begin(), v.end());
-                                     });
-  command.add_flag_callback(
-      "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
-}
-
-void AddPruningFlags(CLI::App& command, v1::GenerateRequest& request) {
-  v1::Pruning& pruning = *request.mutable_pruning();
-  AddField<std::string>(
-      command, "--mode", "dense, dip or dip_ca; default: the server's", [&](const std::string& v) {
-        v1::DecodeMode mode;
-        if (!v1::DecodeMode_Parse(absl::StrCat("DECODE_MODE_", absl::AsciiStrToUpper(v)), &mode)) {
-          throw CLI::ValidationError(absl::StrCat("--mode ", v, ": use dense, dip or dip_ca"));
-        }
-        pruning.set_mode(mode);
-      });
-  AddField<float>(command, "--density", "Share of the MLP used; default: the server's",
-                  [&](float v) { pruning.set_density(v); });
-  AddField<float>(command, "--gamma", "Score factor of units not in memory; default: the server's",
-                  [&](float v) { pruning.set_gamma(v); });
-  AddField<uint32_t>(command, "--fixed-top-n", "Largest scores that gamma leaves alone",
-                     [&](uint32_t v) { pruning.set_fixed_top_n(v); });
-  command.add_flag_callback(
-      "--reproducible", [&] { pruning.set_reproducible(true); },
-      "Ignore the cache, so that a seed always gives the same text");
-}
-
 absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
   if (options.prompt_file.empty()) return options.prompt;
   if (!options.prompt.empty()) {
@@ -102,12 +45,6 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
         absl::StrCat("--prompt-file ", options.prompt_file, ": cannot be read"));
   }
   return text;
-}
-
-void SetMaxDuration(std::chrono::nanoseconds duration, v1::GenerateRequest& request) {
-  constexpr int64_t kNanos = 1000000000;
-  request.mutable_max_duration()->set_seconds(duration.count() / kNanos);
-  request.mutable_max_duration()->set_nanos(static_cast<int32_t>(duration.count() % kNanos));
 }
 
 StreamPrinter::Form FormOf(const GenerateOptions& options) {
@@ -172,24 +109,9 @@ void AddGenerateCommand(CLI::App& app, CommandRun& run) {
       "Name of the model; default: the served one");
   AddSamplingFlags(*command, options->request);
   AddPruningFlags(*command, options->request);
-  const auto add_duration = [&](const char* name, const char* help, auto set) {
-    command
-        ->add_option_function<std::string>(
-            name,
-            [set](const std::string& text) {
-              const auto duration = ParseDuration(text);
-              if (!duration.ok()) {
-                throw CLI::ValidationError(std::string(duration.status().message()));
-              }
-              set(*duration);
-            },
-            help)
-        ->type_name("TIME");
-  };
-  add_duration("--max-duration", "End the stream after this time and keep its text",
-               [options](std::chrono::nanoseconds d) { SetMaxDuration(d, options->request); });
-  add_duration("--deadline", "Give up after this time",
-               [options](std::chrono::nanoseconds d) { options->deadline = d; });
+  AddMaxDurationFlag(*command, options->request);
+  AddTimeFlag(*command, "--deadline", "Give up after this time",
+              [options](std::chrono::nanoseconds d) { options->deadline = d; });
   command->add_flag("--json", options->json, "One JSON object at the end instead of text");
   command->add_flag("--quiet,-q", options->quiet, "No accounts");
   command->callback([options, &run] { run = [options] { return Generate(*options); }; });

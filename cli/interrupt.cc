@@ -34,8 +34,9 @@ InterruptGuard::~InterruptGuard() {
 void InterruptGuard::Watch() {
   const sigset_t set = InterruptSet();
   while (!stop_) {
-    if (sigtimedwait(&set, nullptr, &kPoll) <= 0) continue;
-    interrupted_ = true;
+    const int signal = sigtimedwait(&set, nullptr, &kPoll);
+    if (signal <= 0) continue;
+    signal_ = signal;
     // This thread alone lets a second one through, whose default action ends the process.
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     on_interrupt_();

@@ -18,7 +18,8 @@ class InterruptGuard {
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
 
-  bool interrupted() const { return interrupted_; }
+  bool interrupted() const { return signal_ != 0; }
+  int signal() const { return signal_; }  // SIGINT or SIGTERM; 0: none has come
 
  private:
   void Watch();
@@ -26,7 +27,7 @@ class InterruptGuard {
   const std::function<void()> on_interrupt_;
   sigset_t previous_;
   std::atomic<bool> stop_ = false;
-  std::atomic<bool> interrupted_ = false;
+  std::atomic<int> signal_ = 0;
   std::thread watcher_;
 };
 

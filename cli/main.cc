@@ -23,7 +23,9 @@ int main(int argc, char** argv) {
   tidegate::AddPackCommand(app, run);
   tidegate::AddInspectCommand(app, run);
   tidegate::AddGenerateCommand(app, run);
+  tidegate::AddChatCommand(app, run);
   tidegate::AddTokenizeCommand(app, run);
+  tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
   tidegate::AddEvalCommand(app, run);
   tidegate::AddSimulateCommand(app, run);

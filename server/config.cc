@@ -36,6 +36,10 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
                  "Further name of the model in requests; may be repeated")
       ->delimiter(',')
       ->envname("TIDEGATE_MODEL_ALIAS");
+  app.add_option("--chat-template", config.chat_template_file,
+                 "File with a chat template (Jinja) to use for Chat instead of the model's own")
+      ->type_name("FILE")
+      ->envname("TIDEGATE_CHAT_TEMPLATE");
   AddDurationFlag(app, "--drain-timeout", config.drain_timeout,
                   "After SIGTERM, time for running streams to end by themselves")
       ->default_str("120s")

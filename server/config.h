@@ -19,6 +19,7 @@ struct ServerConfig {
   std::string metrics_listen = "127.0.0.1:9464";  // "": off
   std::string metrics_port_file;                  // "": none
   std::vector<std::string> model_aliases;
+  std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);
   LogLevel log_level = LogLevel::kInfo;
   EngineOptions engine;

@@ -44,6 +44,11 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Generate(
   return GenerateStream::Begin(state_, context, *request);
 }
 
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Chat(
+    grpc::CallbackServerContext* context, const v1::ChatRequest* request) {
+  return GenerateStream::Begin(state_, context, *request);
+}
+
 grpc::ServerUnaryReactor* GenerationServiceImpl::Tokenize(grpc::CallbackServerContext* context,
                                                           const v1::TokenizeRequest* request,
                                                           v1::TokenizeResponse* response) {

@@ -1,7 +1,8 @@
 // GenerationService over the callback API: streams, and the two conversions of the tokenizer.
 //
-// Thread-safe; reactions do not block. Splitting a text runs on gRPC's thread: its size is bounded
-// and the time grows with it slowly (1 MiB takes about as long as one token of a large model).
+// Thread-safe; reactions do not block. Splitting a text and rendering a chat template run on gRPC's
+// thread: sizes and steps are bounded, and the time grows slowly with them (1 MiB takes about as
+// long as one token of a large model).
 #pragma once
 
 #include "grpcpp/grpcpp.h"
@@ -17,6 +18,8 @@ class GenerationServiceImpl final : public v1::GenerationService::CallbackServic
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Chat(grpc::CallbackServerContext* context,
+                                                       const v1::ChatRequest* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;

@@ -44,9 +44,9 @@ class GenerateStream::Sink final : public GenerationSink {
 };
 
 GenerateStream::GenerateStream(ServingState& state, grpc::CallbackServerContext* context,
-                               const v1::GenerateRequest& request)
-    : state_(state), context_(context), buffer_(kPendingBytesMax) {
-  if (IsValidRequestId(request.request_id())) request_id_ = request.request_id();
+                               RpcMethod method, const std::string& request_id)
+    : state_(state), context_(context), method_(method), buffer_(kPendingBytesMax) {
+  if (IsValidRequestId(request_id)) request_id_ = request_id;
   if (request_id_.empty()) request_id_ = MakeRequestId();
   ++state_.open_streams;
 }
@@ -55,12 +55,24 @@ GenerateStream::~GenerateStream() {
   if (state_.metrics == nullptr) return;
   std::optional<FinishReason> reason;
   if (const uint32_t value = reason_.load(); value != 0) reason = static_cast<FinishReason>(value);
-  state_.metrics->OnRequestDone(RpcMethod::kGenerate, code_.load(), reason);
+  state_.metrics->OnRequestDone(method_, code_.load(), reason);
 }
 
 GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
                                       const v1::GenerateRequest& request) {
-  std::shared_ptr<GenerateStream> stream(new GenerateStream(state, context, request));
+  return BeginCall(state, context, RpcMethod::kGenerate, request);
+}
+
+GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
+                                      const v1::ChatRequest& request) {
+  return BeginCall(state, context, RpcMethod::kChat, request);
+}
+
+template <typename Request>
+GenerateStream* GenerateStream::BeginCall(ServingState& state, grpc::CallbackServerContext* context,
+                                          RpcMethod method, const Request& request) {
+  std::shared_ptr<GenerateStream> stream(
+      new GenerateStream(state, context, method, request.request_id()));
   stream->self_ = stream;
   const absl::Status status = stream->Submit(request, stream);
   // From here on gRPC calls back once the caller has returned the reactor to it.
@@ -68,16 +80,32 @@ GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerC
   return stream.get();
 }
 
-absl::Status GenerateStream::Submit(const v1::GenerateRequest& request,
+RequestBounds GenerateStream::Bounds(const Tokenizer& tokenizer) const {
+  return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens()};
+}
+
+absl::StatusOr<GenerationRequest> GenerateStream::Parse(
+    const v1::GenerateRequest& request, const ModelInfo&,
+    const std::shared_ptr<const Tokenizer>& tokenizer) {
+  return ParseGenerateRequest(request, Bounds(*tokenizer), std::chrono::steady_clock::now());
+}
+
+absl::StatusOr<GenerationRequest> GenerateStream::Parse(
+    const v1::ChatRequest& request, const ModelInfo& model,
+    const std::shared_ptr<const Tokenizer>& tokenizer) {
+  return ParseChatRequest(
+      request, Bounds(*tokenizer), std::chrono::steady_clock::now(),
+      [&](const v1::ChatRequest& chat) { return state_.chat.Make(chat, model, tokenizer); });
+}
+
+template <typename Request>
+absl::Status GenerateStream::Submit(const Request& request,
                                     const std::shared_ptr<GenerateStream>& self) {
   Engine& engine = state_.engine;
   absl::Status status = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
-    ASSIGN_OR_RETURN(GenerationRequest parsed,
-                     ParseGenerateRequest(
-                         request, {*tokenizer, engine.pruning_bounds(), engine.context_tokens()},
-                         std::chrono::steady_clock::now()));
+    ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
     started_ = MakeStarted(request_id_, info.name, parsed);
     ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
     return absl::OkStatus();

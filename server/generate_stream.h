@@ -1,5 +1,5 @@
-// One Generate call: the gRPC stream on one side, the engine's sink on the other, TokenBuffer
-// between them.
+// One Generate or Chat call: the gRPC stream on one side, the engine's sink on the other,
+// TokenBuffer between them.
 //
 // Lifetime: shared. gRPC holds it until OnDone() (self_), the engine until its last call to the
 // sink; so neither can meet a dead object, whichever ends first. Threads: reactions of gRPC run on
@@ -13,6 +13,7 @@
 
 #include "engine/engine.h"
 #include "grpcpp/grpcpp.h"
+#include "server/request_validation.h"
 #include "server/serving_state.h"
 #include "server/token_buffer.h"
 #include "tidegate/v1/generation.grpc.pb.h"
@@ -25,13 +26,15 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   // interest in the stream.
   static GenerateStream* Begin(ServingState& state, grpc::CallbackServerContext* context,
                                const v1::GenerateRequest& request);
+  static GenerateStream* Begin(ServingState& state, grpc::CallbackServerContext* context,
+                               const v1::ChatRequest& request);
   ~GenerateStream() override;
 
  private:
   class Sink;
 
-  GenerateStream(ServingState& state, grpc::CallbackServerContext* context,
-                 const v1::GenerateRequest& request);
+  GenerateStream(ServingState& state, grpc::CallbackServerContext* context, RpcMethod method,
+                 const std::string& request_id);
 
   // Reactions of gRPC.
   void OnWriteDone(bool ok) override;
@@ -42,14 +45,24 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void OnTokens(std::string_view text, std::span<const TokenId> ids);
   void OnResult(const GenerationResult& result);
 
-  absl::Status Submit(const v1::GenerateRequest& request,
-                      const std::shared_ptr<GenerateStream>& self);
+  template <typename Request>
+  static GenerateStream* BeginCall(ServingState& state, grpc::CallbackServerContext* context,
+                                   RpcMethod method, const Request& request);
+  template <typename Request>
+  absl::Status Submit(const Request& request, const std::shared_ptr<GenerateStream>& self);
+  absl::StatusOr<GenerationRequest> Parse(const v1::GenerateRequest& request,
+                                          const ModelInfo& model,
+                                          const std::shared_ptr<const Tokenizer>& tokenizer);
+  absl::StatusOr<GenerationRequest> Parse(const v1::ChatRequest& request, const ModelInfo& model,
+                                          const std::shared_ptr<const Tokenizer>& tokenizer);
+  RequestBounds Bounds(const Tokenizer& tokenizer) const;
   void Perform(TokenBuffer::Step step);
   void WriteTokens(TokenBuffer::Step step);
   void FinishWith(const absl::Status& status);
 
   ServingState& state_;
   grpc::CallbackServerContext* const context_;  // valid until OnDone()
+  const RpcMethod method_;
   std::string request_id_;
   v1::Started started_;
   TokenBuffer buffer_;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
+#include "base/read_file.h"
 #include "base/shutdown.h"
 #include "base/status_macros.h"
 #include "engine/engine.h"
@@ -33,6 +34,10 @@ class ScrapedEngine {
 
 // Everything the process owns, in construction order; destroyed in reverse.
 absl::Status Run(const ServerConfig& config) {
+  std::string chat_template;
+  if (!config.chat_template_file.empty()) {
+    ASSIGN_OR_RETURN(chat_template, ReadFile(config.chat_template_file, kMaxChatTemplateBytes));
+  }
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
   if (!config.metrics_listen.empty()) {
@@ -48,8 +53,9 @@ absl::Status Run(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(config.engine, metrics.get()));
   const ScrapedEngine scraped(metrics.get(), engine.get());
-  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
-                   Server::Start({config.listen, config.model_aliases}, *engine, metrics.get()));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Server> server,
+      Server::Start({config.listen, config.model_aliases, chat_template}, *engine, metrics.get()));
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   LogInfo("serving: grpc ", server->address(), ", metrics ",
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),

@@ -14,9 +14,9 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 5, kCodes = 17, kReasons = 10, kRejectReasons = 5, kStages = 3;
-constexpr std::array<const char*, kMethods> kMethodNames = {"Generate", "Tokenize", "Detokenize",
-                                                            "GetModel", "ListModels"};
+constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 5, kStages = 3;
+constexpr std::array<const char*, kMethods> kMethodNames = {"Generate",   "Chat",     "Tokenize",
+                                                            "Detokenize", "GetModel", "ListModels"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
     "queue_full", "draining", "unavailable", "too_long", "invalid"};
 constexpr std::array<const char*, kStages> kStageNames = {"queued", "prefill", "decode"};
@@ -52,7 +52,8 @@ std::vector<double> BytesPerTokenBounds() {
 bool IsPossible(RpcMethod method, absl::StatusCode code, size_t reason) {
   const bool is_error = reason == static_cast<size_t>(FinishReason::kError) ||
                         reason == static_cast<size_t>(FinishReason::kCancelled);
-  if (method != RpcMethod::kGenerate || reason == kNoReason) return reason == kNoReason;
+  const bool streams = method == RpcMethod::kGenerate || method == RpcMethod::kChat;
+  if (!streams || reason == kNoReason) return reason == kNoReason;
   return is_error == (code != absl::StatusCode::kOk);
 }
 
@@ -211,10 +212,11 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std:
       }
     }
   }
-  auto& rejected_family = prometheus::BuildCounter()
-                              .Name("tidegate_requests_rejected_total")
-                              .Help("Generate requests turned away before the queue, by reason.")
-                              .Register(registry);
+  auto& rejected_family =
+      prometheus::BuildCounter()
+          .Name("tidegate_requests_rejected_total")
+          .Help("Generate and Chat requests turned away before the queue, by reason.")
+          .Register(registry);
   for (size_t i = 0; i < kRejectReasons; ++i) {
     rejected[i] = &rejected_family.Add({{"model", model}, {"reason", kRejectNames[i]}});
   }

@@ -18,7 +18,7 @@
 
 namespace tidegate {
 
-enum class RpcMethod { kGenerate, kTokenize, kDetokenize, kGetModel, kListModels };
+enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kGetModel, kListModels };
 
 // Why a request was turned away before it entered the queue.
 enum class RejectReason { kQueueFull, kDraining, kUnavailable, kTooLong, kInvalid };
@@ -47,7 +47,7 @@ class EngineMetrics : public EngineObserver {
   // engine is destroyed.
   void AttachEngine(const Engine* engine);
 
-  // One RPC has ended with `code`. `reason` for Generate calls that reached the engine.
+  // One RPC has ended with `code`. `reason` for Generate and Chat calls that reached the engine.
   void OnRequestDone(RpcMethod method, absl::StatusCode code,
                      std::optional<FinishReason> reason = std::nullopt);
   void OnRejected(RejectReason reason);

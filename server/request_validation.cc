@@ -5,7 +5,9 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "google/rpc/error_details.pb.h"
@@ -213,6 +215,51 @@ void TakeDuration(const google::protobuf::Duration& duration,
       now + std::chrono::seconds(duration.seconds()) + std::chrono::nanoseconds(duration.nanos());
 }
 
+// Roles go into the prompt as the template's own words ("<|" + role + "|>"), so they are a closed
+// set.
+void CheckMessages(const v1::ChatRequest& request, Violations& violations) {
+  static constexpr const char* kRoles[] = {"system", "developer", "user", "assistant", "tool"};
+  if (request.messages_size() == 0 || request.messages_size() > kMaxMessages) {
+    violations.Add("messages",
+                   absl::StrCat(request.messages_size(), " messages; from 1 to ", kMaxMessages));
+    return;
+  }
+  size_t bytes = 0;
+  for (int i = 0; i < request.messages_size(); ++i) {
+    const std::string& role = request.messages(i).role();
+    if (std::find(std::begin(kRoles), std::end(kRoles), role) == std::end(kRoles)) {
+      violations.Add(absl::StrCat("messages[", i, "].role"),
+                     absl::StrCat("'", absl::CHexEscape(role.substr(0, 40)), "' is none of ",
+                                  absl::StrJoin(kRoles, ", ")));
+    }
+    bytes += request.messages(i).content().size();
+  }
+  if (bytes > kMaxPromptBytes) {
+    violations.Add("messages", absl::StrCat(bytes, " bytes of content; at most ", kMaxPromptBytes));
+  }
+}
+
+// Everything that says how to generate, from a GenerateRequest or a ChatRequest.
+template <typename Request>
+void TakeOptions(const Request& request, const RequestBounds& bounds,
+                 std::chrono::steady_clock::time_point now, GenerationRequest& parsed,
+                 Violations& violations) {
+  if (request.has_max_tokens()) {
+    TakeUint("max_tokens", request.max_tokens(), 1, std::numeric_limits<uint32_t>::max(),
+             parsed.max_tokens, violations);
+  }
+  TakeSampling(request.sampling(), bounds.tokenizer, parsed.sampling, violations);
+  TakeStop(request.stop(), bounds.tokenizer, parsed.stop, violations);
+  TakePruning(request.pruning(), bounds.pruning, parsed.pruning, violations);
+  if (request.has_max_duration()) {
+    TakeDuration(request.max_duration(), now, parsed, violations);
+  }
+  if (!IsValidRequestId(request.request_id())) {
+    violations.Add("request_id", absl::StrCat("must be at most ", kMaxRequestIdBytes,
+                                              " printable ASCII characters without spaces"));
+  }
+}
+
 absl::Status CheckContext(size_t prompt_tokens, uint32_t context_tokens) {
   if (prompt_tokens < context_tokens) return absl::OkStatus();
   google::rpc::ErrorInfo info;
@@ -263,23 +310,29 @@ absl::StatusOr<GenerationRequest> ParseGenerateRequest(const v1::GenerateRequest
   GenerationRequest parsed;
   Violations violations;
   TakePrompt(request, bounds.tokenizer, parsed.prompt, violations);
-  if (request.has_max_tokens()) {
-    TakeUint("max_tokens", request.max_tokens(), 1, std::numeric_limits<uint32_t>::max(),
-             parsed.max_tokens, violations);
-  }
-  TakeSampling(request.sampling(), bounds.tokenizer, parsed.sampling, violations);
-  TakeStop(request.stop(), bounds.tokenizer, parsed.stop, violations);
-  TakePruning(request.pruning(), bounds.pruning, parsed.pruning, violations);
-  if (request.has_max_duration()) {
-    TakeDuration(request.max_duration(), now, parsed, violations);
-  }
-  if (!IsValidRequestId(request.request_id())) {
-    violations.Add("request_id", absl::StrCat("must be at most ", kMaxRequestIdBytes,
-                                              " printable ASCII characters without spaces"));
-  }
+  TakeOptions(request, bounds, now, parsed, violations);
   if (!violations.empty()) return violations.ToStatus();
 
   if (request.has_text()) parsed.prompt = bounds.tokenizer.Encode(request.text(), true);
+  RETURN_IF_ERROR(CheckContext(parsed.prompt.size(), bounds.context_tokens));
+  return parsed;
+}
+
+absl::StatusOr<GenerationRequest> ParseChatRequest(const v1::ChatRequest& request,
+                                                   const RequestBounds& bounds,
+                                                   std::chrono::steady_clock::time_point now,
+                                                   MakePrompt make_prompt) {
+  GenerationRequest parsed;
+  Violations violations;
+  CheckMessages(request, violations);
+  TakeOptions(request, bounds, now, parsed, violations);
+  if (!violations.empty()) return violations.ToStatus();
+
+  ASSIGN_OR_RETURN(parsed.prompt, make_prompt(request));
+  if (parsed.prompt.empty()) {
+    violations.Add("messages", "the chat template makes an empty prompt of them");
+    return violations.ToStatus();
+  }
   RETURN_IF_ERROR(CheckContext(parsed.prompt.size(), bounds.context_tokens));
   return parsed;
 }

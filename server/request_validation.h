@@ -1,5 +1,6 @@
-// From a GenerateRequest of a peer to a GenerationRequest that the engine takes: every field is
-// checked against its bounds, and all that is wrong is reported together, one violation per field.
+// From a GenerateRequest or ChatRequest of a peer to a GenerationRequest that the engine takes:
+// every field is checked against its bounds, and all that is wrong is reported together, one
+// violation per field.
 //
 // The bounds here are those stated in proto/tidegate/v1/generation.proto. Message size is bounded
 // before (server.cc). Thread-safe: free functions.
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "tidegate/v1/generation.pb.h"
@@ -18,6 +20,7 @@
 namespace tidegate {
 
 inline constexpr size_t kMaxPromptBytes = 1 << 20;
+inline constexpr int kMaxMessages = 4096;
 inline constexpr size_t kMaxDetokenizeIds = 1 << 20;
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr int kMaxStopStrings = 16;
@@ -40,6 +43,14 @@ struct RequestBounds {
 absl::StatusOr<GenerationRequest> ParseGenerateRequest(const v1::GenerateRequest& request,
                                                        const RequestBounds& bounds,
                                                        std::chrono::steady_clock::time_point now);
+
+// The same for a conversation. `make_prompt` turns the messages, which are in order by themselves,
+// into ids; it is called when all else is right.
+using MakePrompt = absl::FunctionRef<absl::StatusOr<std::vector<TokenId>>(const v1::ChatRequest&)>;
+absl::StatusOr<GenerationRequest> ParseChatRequest(const v1::ChatRequest& request,
+                                                   const RequestBounds& bounds,
+                                                   std::chrono::steady_clock::time_point now,
+                                                   MakePrompt make_prompt);
 
 absl::Status CheckTokenizeRequest(const v1::TokenizeRequest& request);
 absl::Status CheckDetokenizeRequest(const v1::DetokenizeRequest& request,

@@ -55,14 +55,17 @@ bool IsUnix(const std::string& listen) { return absl::StartsWith(listen, "unix:"
 
 }  // namespace
 
-Server::Server(const ServerOptions& options, Engine& engine, EngineMetrics* metrics)
-    : state_{engine, ServedModel(engine, options.model_aliases), metrics},
+Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
+               EngineMetrics* metrics)
+    : chat_(std::move(chat)),
+      state_{engine, ServedModel(engine, options.model_aliases), metrics, chat_},
       generation_(state_),
       model_(state_) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine& engine,
                                                       EngineMetrics* metrics) {
-  std::unique_ptr<Server> server(new Server(options, engine, metrics));
+  ASSIGN_OR_RETURN(ChatPrompts chat, ChatPrompts::Create(options.chat_template));
+  std::unique_ptr<Server> server(new Server(options, std::move(chat), engine, metrics));
   RETURN_IF_ERROR(server->Listen(options));
   server->health_ = std::make_unique<HealthReporter>(
       *server->grpc_->GetHealthCheckService(), engine,

@@ -21,13 +21,15 @@ namespace tidegate {
 struct ServerOptions {
   std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
   std::vector<std::string> model_aliases;
+  std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};
 };
 
 class Server {
  public:
   // Listens and serves. `engine` is not owned and must be destroyed after this; `metrics` (may be
-  // null) after the engine. UNAVAILABLE when the address cannot be bound.
+  // null) after the engine. UNAVAILABLE when the address cannot be bound; INVALID_ARGUMENT for a
+  // chat template that is none.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Engine& engine,
                                                        EngineMetrics* metrics);
   ~Server();  // Shutdown() without waiting
@@ -44,10 +46,11 @@ class Server {
   const std::string& address() const { return address_; }
 
  private:
-  Server(const ServerOptions& options, Engine& engine, EngineMetrics* metrics);
+  Server(const ServerOptions& options, ChatPrompts chat, Engine& engine, EngineMetrics* metrics);
   absl::Status Listen(const ServerOptions& options);
   void WaitForOpenStreams(std::chrono::steady_clock::time_point deadline);
 
+  ChatPrompts chat_;
   ServingState state_;
   GenerationServiceImpl generation_;
   ModelServiceImpl model_;

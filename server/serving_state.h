@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "engine/engine.h"
+#include "server/chat_prompt.h"
 #include "server/metrics.h"
 #include "server/served_model.h"
 
@@ -13,8 +14,9 @@ struct ServingState {
   Engine& engine;  // not owned
   const ServedModel model;
   EngineMetrics* const metrics;  // may be null; not owned
+  ChatPrompts& chat;             // not owned
   std::atomic<bool> draining = false;
-  std::atomic<int> open_streams = 0;  // Generate calls that gRPC has not let go of
+  std::atomic<int> open_streams = 0;  // Generate and Chat calls that gRPC has not let go of
 };
 
 }  // namespace tidegate

@@ -101,9 +101,12 @@ export class Client {
   generate(request, callOptions = {}) {
     return new Stream(this.generation.Generate(request, callOptions));
   }
+  chat(request, callOptions = {}) {
+    return new Stream(this.generation.Chat(request, callOptions));
+  }
 }
 
-// One Generate call. `done` answers {events, error}; `until(kind)` waits for the first event of a kind.
+// One Generate or Chat call. `done` answers {events, error}; `until(kind)` waits for the first event of a kind.
 class Stream {
   constructor(call) {
     this.call = call;

@@ -1,8 +1,9 @@
 // What a client sees of a healthy service: reflection, health, models, tokens, streams, bad requests.
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Client, errorDetails, listServices, status } from './client.mjs';
-import { eventually, Service } from './daemons.mjs';
+import { eventually, Service, sourceDir } from './daemons.mjs';
 
 const prompt = 'Once upon a time';
 
@@ -10,7 +11,9 @@ describe('a running service', () => {
   let service;
   let client;
   before(async () => {
-    service = await Service.start();
+    service = await Service.start({
+      engineArgs: ['--chat-template', join(sourceDir, 'tests', 'e2e', 'chat.jinja')],
+    });
     client = await Client.connect(service.address);
     await eventually('readiness', async () => (await client.check('readiness')).status === 'SERVING');
   });
@@ -118,6 +121,17 @@ describe('a running service', () => {
     assert.equal(second.finished.seed, '7');
     const other = await client.generate({ ...request, sampling: { temperature: 0.9, seed: 8 } }).collect();
     assert.notDeepEqual(other.ids, first.ids);
+  });
+
+  it('answers a conversation as it continues the text that the template makes of it', async () => {
+    const rest = { max_tokens: 8, sampling: { temperature: 0 }, pruning: { reproducible: true } };
+    const messages = [{ role: 'user', content: ' Once upon a time </s> ' }];
+    const chat = await client.chat({ messages, ...rest }).collect();
+    const plain = await client.generate({ text: 'user: Once upon a time </s>\nassistant:', ...rest }).collect();
+    assert.deepEqual(chat.ids, plain.ids);
+    const { error } = await client.chat({ messages: [{ role: 'robot', content: 'x' }] }).done;
+    assert.equal(error.code, status.INVALID_ARGUMENT);
+    assert.equal(errorDetails(error).BadRequest.field_violations[0].field, 'messages[0].role');
   });
 
   it('continues token ids as it continues their text', async () => {

@@ -41,6 +41,8 @@ TEST(ServerConfig, TakesFlags) {
                    "--drain-timeout",
                    "300ms",
                    "--no-overlap",
+                   "--chat-template",
+                   "chat.jinja",
                    "--metrics-listen",
                    "off",
                    "--max-running",
@@ -58,6 +60,7 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_THAT(config.model_aliases, ElementsAre("a", "b"));
   EXPECT_EQ(config.drain_timeout, std::chrono::milliseconds(300));
   EXPECT_FALSE(config.engine.overlap);
+  EXPECT_EQ(config.chat_template_file, "chat.jinja");
   EXPECT_EQ(config.metrics_listen, "");
   EXPECT_EQ(config.engine.max_running, 2u);
   EXPECT_EQ(config.engine.precision, Precision::kExact);

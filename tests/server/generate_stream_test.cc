@@ -274,5 +274,49 @@ TEST_F(GenerateStreamTest, ManyClientsCancelAtOnce) {
   EXPECT_TRUE(WaitUntil([&] { return engine_->Running().empty(); }, std::chrono::seconds(10)));
 }
 
+// A Chat call differs from Generate in its prompt alone.
+TEST_F(GenerateStreamTest, ChatStreamsAnAnswer) {
+  engine_->SetChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}");
+  v1::ChatRequest request;
+  v1::ChatMessage& message = *request.add_messages();
+  message.set_role("user");
+  message.set_content("a</s>");
+  request.set_request_id("c-1");
+  request.set_max_tokens(7);
+  grpc::ClientContext context;
+  const auto reader = generation_->Chat(&context, request);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.started().request_id(), "c-1");
+  const uint64_t id = engine_->WaitForRequest();
+  EXPECT_THAT(engine_->last_request().prompt,
+              ElementsAre(kTinyBos, kTinyFirstPiece, kTinyFirstByte + '<', kTinyFirstByte + '/',
+                          kTinyFirstByte + 's', kTinyFirstByte + '>', kTinyEos));
+  EXPECT_EQ(engine_->last_request().max_tokens, 7u);
+  engine_->Emit(id, "yes", {41});
+  engine_->End(id, FinishReason::kEndOfText);
+  std::string text;
+  while (reader->Read(&response)) text += response.delta().text();
+  EXPECT_EQ(text, "yes");
+  EXPECT_EQ(response.finished().finish_reason(), v1::FINISH_REASON_END_OF_TEXT);
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(
+      MetricAppears("tidegate_requests_total{code=\"OK\",finish_reason=\"end_of_text\","
+                    "method=\"Chat\",model=\"tiny\"} 1"));
+}
+
+TEST_F(GenerateStreamTest, ChatWithoutATemplateSaysWhatToDo) {
+  v1::ChatRequest request;
+  request.add_messages()->set_role("user");
+  grpc::ClientContext context;
+  const auto reader = generation_->Chat(&context, request);
+  v1::GenerateResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("--chat-template FILE"));
+  EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status)->reason(), "NO_CHAT_TEMPLATE");
+}
+
 }  // namespace
 }  // namespace tidegate

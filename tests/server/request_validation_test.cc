@@ -282,5 +282,59 @@ TEST_F(RequestValidation, TokenizerRequests) {
   EXPECT_EQ(ViolationsOf(CheckDetokenizeRequest(ids, *tokenizer_)).at(0).first, "token_ids");
 }
 
+v1::ChatRequest GoodChat() {
+  v1::ChatRequest request;
+  request.add_messages()->set_role("user");
+  return request;
+}
+
+TEST_F(RequestValidation, ChatTakesThePromptThatIsMadeOfIt) {
+  v1::ChatRequest request = GoodChat();
+  request.set_max_tokens(9);
+  request.mutable_sampling()->set_temperature(0);
+  const RequestBounds bounds{*tokenizer_, bounds_, kContext};
+  const auto parse = [&](std::vector<TokenId> prompt) {
+    return ParseChatRequest(
+        request, bounds, kNow,
+        [&](const v1::ChatRequest&) -> absl::StatusOr<std::vector<TokenId>> { return prompt; });
+  };
+  const auto parsed = parse({5, 6});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->prompt, ElementsAre(5, 6));
+  EXPECT_EQ(parsed->max_tokens, 9u);
+  EXPECT_EQ(parsed->sampling.temperature, 0);
+  EXPECT_THAT(ViolationsOf(parse({}).status()),
+              ElementsAre(Pair("messages", HasSubstr("empty prompt"))));
+  EXPECT_EQ(parse(std::vector<TokenId>(kContext, 5)).status().code(),
+            absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(RequestValidation, ChatRefusesWrongMessages) {
+  const auto violations = [&](const v1::ChatRequest& request) {
+    const RequestBounds bounds{*tokenizer_, bounds_, kContext};
+    const auto parsed = ParseChatRequest(
+        request, bounds, kNow, [](const v1::ChatRequest&) -> absl::StatusOr<std::vector<TokenId>> {
+          ADD_FAILURE() << "a prompt is made of a wrong request";
+          return std::vector<TokenId>{};
+        });
+    return ViolationsOf(parsed.status());
+  };
+  EXPECT_THAT(violations({}), ElementsAre(Pair("messages", "0 messages; from 1 to 4096")));
+  v1::ChatRequest many = GoodChat();
+  for (int i = 0; i < kMaxMessages; ++i) many.add_messages()->set_role("user");
+  EXPECT_THAT(violations(many), ElementsAre(Pair("messages", "4097 messages; from 1 to 4096")));
+  v1::ChatRequest long_one = GoodChat();
+  long_one.mutable_messages(0)->set_content(std::string(kMaxPromptBytes, 'x'));
+  long_one.add_messages()->set_role("user");
+  long_one.mutable_messages(1)->set_content("x");
+  EXPECT_THAT(violations(long_one), ElementsAre(Pair("messages", HasSubstr("1048577 bytes"))));
+  v1::ChatRequest role = GoodChat();
+  role.add_messages()->set_role("im_start|>");
+  role.set_max_tokens(0);
+  EXPECT_THAT(violations(role),
+              UnorderedElementsAre(Pair("messages[1].role", HasSubstr("none of system")),
+                                   Pair("max_tokens", HasSubstr("outside"))));
+}
+
 }  // namespace
 }  // namespace tidegate

@@ -194,6 +194,7 @@ class Daemons {
   ChildProcess& engine() { return *engine_; }
   void StopEngine() { engine_.reset(); }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  std::string address() const { return "127.0.0.1:" + Port("grpc.port"); }  // of the engine
   std::string socket() const { return dir_.File("store.sock"); }
 
   // The store's own account; nothing if it does not answer.

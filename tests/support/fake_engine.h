@@ -27,6 +27,10 @@ class FakeEngine final : public Engine {
     MutexLock lock(mutex_);
     attached_ = attached;
   }
+  void SetChatTemplate(std::string source) {
+    MutexLock lock(mutex_);
+    chat_template_ = std::move(source);
+  }
   void SetSubmitError(absl::Status status) {
     MutexLock lock(mutex_);
     submit_error_ = std::move(status);
@@ -130,6 +134,7 @@ class FakeEngine final : public Engine {
     info.name = "tiny";
     info.architecture = "llama";
     info.layer_count = 2;
+    info.chat_template = chat_template_;
     info.vocab_size = static_cast<uint32_t>(tokenizer_->vocab_size());
     return info;
   }
@@ -149,6 +154,7 @@ class FakeEngine final : public Engine {
   CondVar changed_;
   bool attached_ ABSL_GUARDED_BY(mutex_) = true;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string chat_template_ ABSL_GUARDED_BY(mutex_);
   absl::Status submit_error_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   GenerationRequest last_request_ ABSL_GUARDED_BY(mutex_);
