@@ -131,6 +131,18 @@ TEST_P(ArchitectureOracle, SinglePrecisionUnitsAreExact) {
   Report(GetParam(), "f32", Difference(exact.at("logits_exact"), answer));
 }
 
+// Each typical mistake that the case is a test of would move a logit beyond the limit.
+TEST_P(ArchitectureOracle, TheLimitCatchesTheMistakesOfTheCase) {
+  TG_REQUIRE_SHARED("data/golden/arch/llama.json");
+  const Json golden = this->golden();
+  Json catches = golden.at("catches");
+  EXPECT_FALSE(catches.empty());
+  catches.update(Exact(golden).at("catches"));
+  for (const auto& [mistake, change] : catches.items()) {
+    EXPECT_GT(change.get<double>(), 2 * kF32Limit) << mistake;
+  }
+}
+
 TEST_P(ArchitectureOracle, HalfPrecisionUnitsAreClose) {
   TG_REQUIRE_SHARED("data/golden/arch/llama.json");
   const Json golden = this->golden();

@@ -9,6 +9,7 @@
 #include "base/units.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
+#include "weightstore/pack/architecture.h"
 
 namespace tidegate {
 namespace {
@@ -359,6 +360,26 @@ TEST_F(PlanTest, AVocabularyAloneCannotBePacked) {
   vocabulary.SetUint32("llama.attention.key_length", 4);
   vocabulary.SetUint32("llama.attention.value_length", 4);
   EXPECT_THAT(std::string(Plan(vocabulary).status().message()), HasSubstr("only a vocabulary"));
+}
+
+TEST(ArchitectureTest, IsFoundByItsWholeName) {
+  ASSERT_NE(FindArchitecture("gemma2"), nullptr);
+  EXPECT_EQ(FindArchitecture("gemma2")->name, "gemma2");
+  EXPECT_EQ(FindArchitecture("gemma4"), nullptr);
+  EXPECT_EQ(FindArchitecture(""), nullptr);
+  EXPECT_EQ(FindArchitecture("Llama"), nullptr);
+}
+
+TEST(ArchitectureTest, NamesAreThoseOfTheTable) {
+  EXPECT_THAT(ArchitectureNames(), testing::HasSubstr("llama, phi3, qwen2, qwen3"));
+  EXPECT_THAT(ArchitectureNames(), testing::HasSubstr("gemma3"));
+}
+
+TEST(ArchitectureTest, OnlyLlamaFilesKeepPairsTogether) {
+  EXPECT_EQ(FindArchitecture("llama")->rope_pairs, Architecture::Hp::ROPE_PAIRS_ADJACENT);
+  for (const char* name : {"phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"}) {
+    EXPECT_EQ(FindArchitecture(name)->rope_pairs, Architecture::Hp::ROPE_PAIRS_HALVES) << name;
+  }
 }
 
 // Facts that a file need not state.
