@@ -86,7 +86,8 @@ absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& r
   ASSIGN_OR_RETURN(const bool space, Flag(source, "add_space_prefix", sentence_piece));
   tokenizer.set_add_bos(add_bos);
   tokenizer.set_add_eos(add_eos);
-  tokenizer.set_add_space_prefix(space);
+  // Converters copy the flag to byte-level vocabularies too; llama.cpp takes no notice of it there.
+  tokenizer.set_add_space_prefix(sentence_piece && space);
   return absl::OkStatus();
 }
 

@@ -41,6 +41,7 @@ class GgufTokenizerTest : public testing::Test {
 };
 
 TEST_F(GgufTokenizerTest, ReadsMergesAndPatterns) {
+  gguf_.SetBool("tokenizer.ggml.add_space_prefix", true);  // means nothing here
   const auto tokenizer = Read();
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ(tokenizer->pre(), "llama-bpe");
