@@ -28,6 +28,11 @@ constexpr const char* kExamples =
     "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
     "already\n"
     "rounded along rows and are rounded again along columns.\n"
+    "A sliding window is applied wherever the file sets attention.sliding_window, where "
+    "llama.cpp\n"
+    "ignores it for llama and phi3 models too: docs/architectures.md has the architectures and "
+    "their "
+    "facts.\n"
     "The pack appears under its name only when it is complete.\n";
 
 struct Flags {

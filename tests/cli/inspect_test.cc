@@ -55,6 +55,10 @@ TEST_F(InspectCommandTest, ExplainsAGguf) {
   EXPECT_EQ(report["architecture"], "llama");
   EXPECT_EQ(report["hyper_parameters"]["hidden_size"], 64);
   EXPECT_EQ(report["hyper_parameters"]["rope_scaling"], "none");
+  EXPECT_EQ(report["hyper_parameters"]["rope_pairs"], "adjacent");
+  EXPECT_EQ(report["hyper_parameters"]["sliding_window"], "none");
+  EXPECT_EQ(report["hyper_parameters"]["activation"], "silu");
+  EXPECT_EQ(report["hyper_parameters"]["attention_scale"], 0.25);
   ASSERT_EQ(report["tensor_types"].size(), 2u);
   EXPECT_EQ(report["tensor_types"][0]["type"], "F16");
   EXPECT_EQ(report["tensor_types"][0]["tensors"], 2 + 2 * 7);

@@ -72,6 +72,10 @@ TEST(DecoderTest, WindowsAndCapsHoldInPromptsAndSteps) {
         EXPECT_EQ(whole, answers[cap != 0]) << "it shows everything";
         continue;
       }
+      if (window == 1 && cap != 0) {
+        EXPECT_EQ(whole, answers.back()) << "a token that sees itself alone has one weight: 1";
+        continue;
+      }
       EXPECT_THAT(answers, testing::Not(testing::Contains(whole)));
       answers.push_back(whole);
     }
