@@ -263,7 +263,7 @@ void Attend(benchmark::State& state, const Kernels& kernels, bool half) {
   std::vector<float> scores(kTokens);
   std::vector<float> out(kHead);
   for (auto _ : state) {
-    kernels.attend(query.data(), cache, cache, half, kHead, kTokens, kHead, 0.1f, scores.data(),
+    kernels.attend(query.data(), cache, cache, half, kHead, kTokens, kHead, 0.1f, 0, scores.data(),
                    out.data());
     benchmark::ClobberMemory();
   }

@@ -24,7 +24,7 @@ namespace {
 
 constexpr const char* kExamples =
     "Examples:\n"
-    "  tidegate eval models/tinystories-6M.f16.gguf --text models/tinystories-heldout.txt --units "
+    "  tidegate eval models/stories-7M.f16.gguf --text models/tinystories-heldout.txt --units "
     "f16\n"
     "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
     "--cache-fraction 0.5\n"

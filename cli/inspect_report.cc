@@ -12,8 +12,57 @@
 namespace tidegate {
 namespace {
 
-template <typename Hp>
-Json DescribeHyperParameters(const Hp& hp) {
+using store::v1::HyperParameters;
+using store::v1::RopeScaling;
+
+std::string RopeScalingText(const RopeScaling& scaling) {
+  std::string text = "none";
+  if (scaling.kind() == RopeScaling::KIND_LINEAR) text = absl::StrCat("linear ", scaling.factor());
+  if (scaling.kind() == RopeScaling::KIND_YARN) {
+    text = absl::StrCat("yarn ", scaling.factor(), " beyond ", scaling.original_context());
+  }
+  if (scaling.kind() == RopeScaling::KIND_LONG) {
+    text = absl::StrCat("other factors in contexts beyond ", scaling.original_context());
+  }
+  if (scaling.magnitude() > 0 && scaling.magnitude() != 1) {
+    absl::StrAppend(&text, ", magnitude ", scaling.magnitude());
+  }
+  return text;
+}
+
+// "none", or for example "1024 on layers 0-4, 6-10".
+std::string WindowsText(const HyperParameters& hp) {
+  std::string layers;
+  uint32_t window = 0;
+  for (int layer = 0; layer < hp.windows_size(); ++layer) {
+    if (hp.windows(layer) == 0) continue;
+    window = hp.windows(layer);
+    int last = layer;
+    while (last + 1 < hp.windows_size() && hp.windows(last + 1) == window) ++last;
+    absl::StrAppend(&layers, layers.empty() ? "" : ", ", layer);
+    if (last > layer) absl::StrAppend(&layers, "-", last);
+    layer = last;
+  }
+  return layers.empty() ? "none" : absl::StrCat(window, " on layers ", layers);
+}
+
+// What is not a size: where architectures differ.
+void DescribeArithmetic(const HyperParameters& hp, Json& out) {
+  const bool halves = hp.rope_pairs() == HyperParameters::ROPE_PAIRS_HALVES;
+  out["rope_pairs"] = halves ? "halves" : "adjacent";
+  out["rope_scaling"] = RopeScalingText(hp.rope_scaling());
+  const bool own = hp.windowed_rope_base() > 0;
+  if (own) out["windowed_rope_base"] = hp.windowed_rope_base();
+  out["sliding_window"] = WindowsText(hp);
+  const bool gelu = hp.activation() == HyperParameters::ACTIVATION_GELU_TANH;
+  out["activation"] = gelu ? "gelu (tanh)" : "silu";
+  out["attention_scale"] = hp.attention_scale();
+  if (hp.attention_cap() > 0) out["attention_soft_cap"] = hp.attention_cap();
+  if (hp.logit_cap() > 0) out["logit_soft_cap"] = hp.logit_cap();
+  if (hp.embedding_scale() > 0) out["embedding_scale"] = hp.embedding_scale();
+}
+
+Json DescribeHyperParameters(const HyperParameters& hp) {
   Json out = {{"layers", hp.layer_count()},
               {"hidden_size", hp.hidden_size()},
               {"intermediate_size", hp.intermediate_size()},
@@ -25,13 +74,14 @@ Json DescribeHyperParameters(const Hp& hp) {
               {"rms_epsilon", hp.rms_epsilon()},
               {"rope_base", hp.rope_base()},
               {"rope_dims", hp.rope_dims()}};
-  const bool linear = hp.rope_scaling().kind() == store::v1::RopeScaling::KIND_LINEAR;
-  out["rope_scaling"] = linear ? absl::StrCat("linear ", hp.rope_scaling().factor()) : "none";
+  DescribeArithmetic(hp, out);
   return out;
 }
 
 Json DescribeTokenizer(const store::v1::Tokenizer& tokenizer) {
   Json out = {{"model", tokenizer.model()}, {"tokens", tokenizer.tokens_size()}};
+  if (!tokenizer.pre().empty()) out["pre"] = tokenizer.pre();
+  if (tokenizer.merges_size() > 0) out["merges"] = tokenizer.merges_size() / 2;
   if (tokenizer.has_bos_id()) out["bos_id"] = tokenizer.bos_id();
   if (tokenizer.has_eos_id()) out["eos_id"] = tokenizer.eos_id();
   if (tokenizer.has_unknown_id()) out["unknown_id"] = tokenizer.unknown_id();

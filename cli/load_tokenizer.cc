@@ -1,12 +1,14 @@
 #include "cli/load_tokenizer.h"
 
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "proto/store/v1/pack_format.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/hf_tokenizer.h"
 #include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
@@ -23,6 +25,8 @@ absl::StatusOr<uint64_t> FirstBytes(int fd, const std::string& path) {
 }
 
 absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
+  std::error_code error;
+  if (std::filesystem::is_directory(model, error)) return ReadHfTokenizer(model);
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
   ASSIGN_OR_RETURN(const uint64_t start, FirstBytes(fd.get(), model));
   if (std::memcmp(&start, "GGUF", 4) == 0) {
@@ -35,8 +39,10 @@ absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
     ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
     return index.manifest.tokenizer();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      model, ": neither a GGUF file nor a pack; name a .gguf file or what `tidegate pack` wrote"));
+  return absl::InvalidArgumentError(absl::StrCat(model,
+                                                 ": neither a GGUF file nor a pack; name a .gguf "
+                                                 "file, what `tidegate pack` wrote or a Hugging "
+                                                 "Face folder"));
 }
 
 }  // namespace

@@ -9,9 +9,9 @@
 
 namespace tidegate {
 
-// `model` is a GGUF file, with or without weights, or a pack; which one, its first bytes say.
-// Errors: NOT_FOUND, INVALID_ARGUMENT (neither of the two, or a tokenizer that is not supported),
-// those of the readers; each names the file.
+// `model` is a GGUF file, with or without weights, or a pack, which its first bytes say, or a Hugging
+// Face folder. Errors: NOT_FOUND, INVALID_ARGUMENT (none of these, or a tokenizer that is not
+// supported), those of the readers; each names the file.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model);
 
 }  // namespace tidegate

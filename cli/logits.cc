@@ -108,7 +108,7 @@ absl::Status Run(const Flags& flags) {
   std::set<uint32_t> positions(wanted.begin(), wanted.end());
   positions.insert(static_cast<uint32_t>(prompt.size() - 1));
   std::map<uint32_t, std::string> rows;
-  KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half);
+  KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half, context);
   std::vector<float> logits(config.vocab_size);
   PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {

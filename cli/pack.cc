@@ -106,7 +106,7 @@ absl::Status RunPack(const Flags& flags) {
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file of a llama model");
+  CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file");
   command->add_option("GGUF", flags->in, "The model: F32, F16, BF16, Q8_0 or Q4_0 tensors")
       ->required();
   command->add_option("-o,--out", flags->out,

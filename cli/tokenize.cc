@@ -27,6 +27,7 @@ struct TokenizeOptions {
   std::string model;
   std::string file;  // empty: standard input
   bool no_special = false;
+  bool parse_special = false;
   bool decode = false;
 };
 
@@ -84,7 +85,9 @@ absl::Status RunTokenize(const TokenizeOptions& options) {
     ASSIGN_OR_RETURN(const std::vector<TokenId> ids, ParseIds(input, *tokenizer));
     return Print(tokenizer->Decode(ids, /*render_special=*/!options.no_special));
   }
-  const std::vector<TokenId> ids = tokenizer->Encode(input, /*add_special=*/!options.no_special);
+  const PromptPart part = {input, /*trusted=*/options.parse_special};
+  const std::vector<TokenId> ids =
+      tokenizer->EncodePrompt({&part, 1}, /*add_special=*/!options.no_special);
   return Print(absl::StrCat("[", absl::StrJoin(ids, ", "), "]\n"));
 }
 
@@ -94,15 +97,21 @@ void AddTokenizeCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = app.add_subcommand("tokenize", "Print the token ids of a text");
   command->footer(
-      "The text is taken as it is, a line break at its end included. The ids are a JSON array.\n\n"
+      "The text is taken as it is, a line break at its end included. The ids are a JSON array.\n"
+      "Names of control tokens in the text, such as </s>, are text unless --parse-special is "
+      "given.\n"
+      "\n"
       "Examples:\n"
       "  printf 'Once upon a time' | tidegate tokenize model.gguf\n"
       "  tidegate tokenize model.tgpack --file story.txt --no-special\n"
       "  echo '[1, 429, 337]' | tidegate tokenize model.gguf --decode");
-  command->add_option("MODEL", options->model, "GGUF file or pack")->required();
+  command->add_option("MODEL", options->model, "GGUF file, pack or Hugging Face folder")
+      ->required();
   command->add_option("--file", options->file, "Read this file, not standard input");
   command->add_flag("--no-special", options->no_special,
                     "Ids: add no BOS and no EOS. Text (--decode): leave special tokens out");
+  command->add_flag("--parse-special", options->parse_special,
+                    "Names of control tokens in the text are these tokens, as in a chat template");
   command->add_flag("--decode", options->decode, "The other way: read ids, print their text");
   command->callback([options, &run] { run = [options] { return RunTokenize(*options); }; });
 }

@@ -30,7 +30,8 @@ function(tidegate_protos target)
   endif()
 endfunction()
 
-tidegate_protos(tg_store_protos FILES store/v1/manifest.proto store/v1/control.proto)
+tidegate_protos(tg_store_protos FILES store/v1/manifest.proto store/v1/control.proto
+                                sentencepiece/model.proto)
 tidegate_protos(tg_rpc_protos FILES google/rpc/status.proto google/rpc/error_details.proto)
 tidegate_protos(tg_grpc_protos GRPC
   FILES tidegate/v1/generation.proto tidegate/v1/model.proto tidegate/v1/weight_store.proto

@@ -1,7 +1,6 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -34,6 +33,7 @@ void Decoder::Reserve(uint32_t tokens) {
   };
   grow(x_, c.hidden_size);
   grow(normed_, c.hidden_size);
+  if (model_->layers.front().post_mlp_norm != nullptr) grow(mlp_out_, c.hidden_size);
   grow(query_, c.query_size());
   grow(attended_, c.query_size());
   grow(key_, c.kv_size());
@@ -52,14 +52,21 @@ void Decoder::Embed(std::span<const TokenId> tokens) {
     DecodeStaticRow(embedding.type, embedding.Row(static_cast<size_t>(tokens[t])),
                     embedding.columns, x_.data() + t * embedding.columns);
   }
+  if (const float scale = model_->config.embedding_scale; scale != 1) {
+    for (size_t i = 0; i < tokens.size() * embedding.columns; ++i) x_[i] *= scale;
+  }
 }
 
-void Decoder::Norm(const float* weight, uint32_t tokens) {
+void Decoder::Norm(const float* weight, const float* x, uint32_t tokens, float* out) {
   const size_t h = model_->config.hidden_size;
   for (uint32_t t = 0; t < tokens; ++t) {
-    kernels_->rms_norm(x_.data() + t * h, weight, h, model_->config.rms_epsilon,
-                       normed_.data() + t * h);
+    kernels_->rms_norm(x + t * h, weight, h, model_->config.rms_epsilon, out + t * h);
   }
+}
+
+void Decoder::AddBias(const float* bias, size_t size, uint32_t tokens, float* y) {
+  if (bias == nullptr) return;
+  for (uint32_t t = 0; t < tokens; ++t) kernels_->add(bias, size, y + t * size);
 }
 
 void Decoder::Project(std::span<const Projection> projections, const float* x, uint32_t tokens,
@@ -77,44 +84,44 @@ void Decoder::Project(std::span<const Projection> projections, const float* x, u
   }
 }
 
-void Decoder::PrepareRotations(uint32_t first_position, uint32_t tokens) {
-  const size_t pairs = model_->rope_frequencies.size();
-  rotations_.resize(tokens * pairs);
-  for (size_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < pairs; ++i) {
-      const double angle = static_cast<double>(first_position + t) * model_->rope_frequencies[i];
-      rotations_[t * pairs + i] = {static_cast<float>(std::cos(angle)),
-                                   static_cast<float>(std::sin(angle))};
-    }
+void Decoder::PrepareRotations(const KvCache& kv, uint32_t tokens) {
+  const ModelRope& rope = model_->rope;
+  rotations_.Prepare(rope.For(kv.context_tokens()), kv.size(), tokens);
+  if (!rope.windowed.frequencies.empty()) {
+    windowed_rotations_.Prepare(rope.windowed, kv.size(), tokens);
   }
 }
 
-void Decoder::Rotate(float* heads, uint32_t head_count, uint32_t token) const {
-  const size_t pairs = model_->rope_frequencies.size();
-  const Rotation* rotations = rotations_.data() + token * pairs;
-  for (uint32_t head = 0; head < head_count; ++head) {
-    float* pair = heads + size_t{head} * model_->config.head_size;
-    for (size_t i = 0; i < pairs; ++i, pair += 2) {
-      const float a = pair[0], b = pair[1];
-      pair[0] = a * rotations[i].cosine - b * rotations[i].sine;
-      pair[1] = a * rotations[i].sine + b * rotations[i].cosine;
-    }
+const Rotations& Decoder::RotationsOf(uint32_t layer) const {
+  const bool own = model_->config.windows[layer] != 0 && !model_->rope.windowed.frequencies.empty();
+  return own ? windowed_rotations_ : rotations_;
+}
+
+void Decoder::PlaceHeads(const float* norm, uint32_t layer, uint32_t token, float* heads,
+                         uint32_t head_count) const {
+  const ModelConfig& c = model_->config;
+  for (uint32_t head = 0; norm != nullptr && head < head_count; ++head) {
+    float* x = heads + size_t{head} * c.head_size;
+    kernels_->rms_norm(x, norm, c.head_size, c.rms_epsilon, x);
   }
+  RotationsOf(layer).Rotate(c.rope_pairs, token, heads, head_count, c.head_size);
 }
 
 void Decoder::AttendOne(const KvCache& kv, uint32_t layer, uint32_t position) {
   const ModelConfig& c = model_->config;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_size));
   const uint32_t group = c.query_heads / c.kv_heads;
-  const size_t positions = position + 1;
+  const uint32_t window = c.windows[layer];
+  const uint32_t first = window == 0 || window > position ? 0 : position + 1 - window;
+  const size_t positions = position + 1 - first;
   scores_.resize(c.query_heads * positions);
   const size_t touched = c.query_heads * positions * c.head_size * 4;
   pool_->For(c.query_heads, 1, touched, [&](size_t begin, size_t end) {
     for (size_t head = begin; head < end; ++head) {
       const size_t at = head * c.head_size;
       const auto kv_head = static_cast<uint32_t>(head / group);
-      kernels_->attend(query_.data() + at, kv.keys(layer, kv_head), kv.values(layer, kv_head),
-                       kv.half(), c.head_size, positions, c.head_size, scale,
+      kernels_->attend(query_.data() + at, kv.keys(layer, kv_head, first),
+                       kv.values(layer, kv_head, first), kv.half(), c.head_size, positions,
+                       c.head_size, c.attention_scale, c.attention_cap,
                        scores_.data() + head * positions, attended_.data() + at);
     }
   });
@@ -128,23 +135,33 @@ void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const P
   }
 }
 
-void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
-                        StageTimes& times) {
+void Decoder::PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                           StageTimes& times) {
   const ModelConfig& c = model_->config;
   const LayerWeights& w = model_->layers[layer];
-  Norm(w.attention_norm, tokens);
   const Projection inputs[] = {
       {&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}};
   {
     const StageTimer timer(times, Stage::kProjections);
     Project(inputs, normed_.data(), tokens, pass);
   }
+  AddBias(w.query_bias, c.query_size(), tokens, query_.data());
+  AddBias(w.key_bias, c.kv_size(), tokens, key_.data());
+  AddBias(w.value_bias, c.kv_size(), tokens, value_.data());
   for (uint32_t t = 0; t < tokens; ++t) {
-    Rotate(query_.data() + size_t{t} * c.query_size(), c.query_heads, t);
-    Rotate(key_.data() + size_t{t} * c.kv_size(), c.kv_heads, t);
-    kv.Store(*kernels_, layer, kv.size() + t, key_.data() + size_t{t} * c.kv_size(),
-             value_.data() + size_t{t} * c.kv_size());
+    float* key = key_.data() + size_t{t} * c.kv_size();
+    PlaceHeads(w.query_norm, layer, t, query_.data() + size_t{t} * c.query_size(), c.query_heads);
+    PlaceHeads(w.key_norm, layer, t, key, c.kv_heads);
+    kv.Store(*kernels_, layer, kv.size() + t, key, value_.data() + size_t{t} * c.kv_size());
   }
+}
+
+void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                        StageTimes& times) {
+  const ModelConfig& c = model_->config;
+  const LayerWeights& w = model_->layers[layer];
+  Norm(w.attention_norm, x_.data(), tokens, normed_.data());
+  PrepareHeads(kv, layer, tokens, pass, times);
   {
     const StageTimer timer(times, Stage::kAttention);
     Attend(kv, layer, tokens, pass);
@@ -154,18 +171,33 @@ void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass
     const StageTimer timer(times, Stage::kProjections);
     Project({&output, 1}, attended_.data(), tokens, pass);
   }
+  AddBias(w.output_bias, c.hidden_size, tokens, normed_.data());
+  if (w.post_attention_norm != nullptr) {
+    Norm(w.post_attention_norm, normed_.data(), tokens, normed_.data());
+  }
   kernels_->add(normed_.data(), size_t{tokens} * c.hidden_size, x_.data());
+}
+
+absl::Status Decoder::AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
+                             PassAccounts& accounts) {
+  if (pass.prefill) {
+    return mlp_.DenseTokens(layer, normed_.data(), tokens, pass.precision, y, accounts);
+  }
+  if (pass.step == nullptr) return mlp_.Dense(layer, normed_.data(), pass.precision, y, accounts);
+  return mlp_.Pruned(layer, normed_.data(), *pass.step, pass.precision, y, accounts);
 }
 
 absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,
                              PassAccounts& accounts) {
-  if (pass.prefill) {
-    return mlp_.DenseTokens(layer, normed_.data(), tokens, pass.precision, x_.data(), accounts);
-  }
-  if (pass.step == nullptr) {
-    return mlp_.Dense(layer, normed_.data(), pass.precision, x_.data(), accounts);
-  }
-  return mlp_.Pruned(layer, normed_.data(), *pass.step, pass.precision, x_.data(), accounts);
+  const LayerWeights& w = model_->layers[layer];
+  const size_t size = size_t{tokens} * model_->config.hidden_size;
+  Norm(w.mlp_norm, x_.data(), tokens, normed_.data());
+  if (w.post_mlp_norm == nullptr) return AddMlp(layer, tokens, pass, x_.data(), accounts);
+  std::fill_n(mlp_out_.begin(), size, 0.0f);
+  RETURN_IF_ERROR(AddMlp(layer, tokens, pass, mlp_out_.data(), accounts));
+  Norm(w.post_mlp_norm, mlp_out_.data(), tokens, mlp_out_.data());
+  kernels_->add(mlp_out_.data(), size, x_.data());
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, const Pass& pass,
@@ -175,7 +207,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   CHECK(count >= 1 && count <= tokens_max_ && kv.size() + count <= kv.capacity());
   const StageTimer timer(accounts.times, Stage::kOther);
   Reserve(count);
-  PrepareRotations(kv.size(), count);
+  PrepareRotations(kv, count);
   Embed(tokens);
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
     Attention(kv, layer, count, pass, accounts.times);
@@ -185,7 +217,6 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
       std::copy_n(x_.begin() + static_cast<ptrdiff_t>((count - 1) * h), h, x_.begin());
       rows = 1;
     }
-    Norm(model_->layers[layer].mlp_norm, rows);
     const absl::Status done = RunMlp(layer, rows, pass, accounts);
     if (!done.ok()) {
       mlp_.Reset();
@@ -200,7 +231,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   }
   client_->ReportUses();
   kv.set_size(kv.size() + count);
-  Norm(model_->final_norm, rows);
+  Norm(model_->final_norm, x_.data(), rows, normed_.data());
   return absl::OkStatus();
 }
 
@@ -211,6 +242,9 @@ void Decoder::Logits(uint32_t index, Precision precision, std::span<float> logit
   const size_t h = model_->config.hidden_size;
   const Projection head = {&model_->head, logits.data()};
   Project({&head, 1}, normed_.data() + index * h, 1, {.precision = precision});
+  if (const float cap = model_->config.logit_cap; cap != 0) {
+    kernels_->soft_cap(logits.size(), cap, logits.data());
+  }
 }
 
 absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,

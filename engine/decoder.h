@@ -1,7 +1,8 @@
-// The forward pass of a Llama-architecture model, one sequence at a time:
+// The forward pass of a decoder-only transformer with gated MLPs, one sequence at a time:
 //   x = embedding; per layer x += attention(norm(x)), x += mlp(norm(x)); logits = head(norm(x))
-// Source: Touvron et al., arXiv 2302.13971 and 2307.09288 (grouped-query attention); rotary pairs
-// (2i, 2i+1) as GGUF's `llama` architecture stores them (Su et al., arXiv 2104.09864).
+// Source: Touvron et al., arXiv 2302.13971 and 2307.09288 (grouped-query attention). What other
+// families add (biases, norms of heads and of what the blocks give, windows, soft caps, scales) is
+// said by ModelConfig and LayerWeights; no architecture is known by name here.
 // Owned by one thread; uses the pool's threads inside.
 #pragma once
 
@@ -19,6 +20,7 @@
 #include "engine/mlp.h"
 #include "engine/model.h"
 #include "engine/prompt_attention.h"
+#include "engine/rope.h"
 #include "engine/thread_pool.h"
 #include "engine/tokenizer.h"
 
@@ -66,8 +68,14 @@ class Decoder {
                        PassAccounts& accounts);
   void Reserve(uint32_t tokens);
   absl::Status RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass, PassAccounts& accounts);
+  // y[t] += MLP(normed_[t]).
+  absl::Status AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
+                      PassAccounts& accounts);
   void Embed(std::span<const TokenId> tokens);
   void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass, StageTimes& times);
+  // Queries, keys and values of normed_, in place; keys and values also in the cache.
+  void PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                    StageTimes& times);
   void Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
   struct Projection {
     const MatrixView* w;
@@ -76,11 +84,16 @@ class Decoder {
   // Every projection of the same x [tokens, columns].
   void Project(std::span<const Projection> projections, const float* x, uint32_t tokens,
                const Pass& pass);
-  // Sines and cosines of the tokens of a pass, for Rotate().
-  void PrepareRotations(uint32_t first_position, uint32_t tokens);
-  void Rotate(float* heads, uint32_t head_count, uint32_t token) const;
+  void PrepareRotations(const KvCache& kv, uint32_t tokens);
+  const Rotations& RotationsOf(uint32_t layer) const;
+  // Norms and turns the heads [head_count, head_size] of one token.
+  void PlaceHeads(const float* norm, uint32_t layer, uint32_t token, float* heads,
+                  uint32_t head_count) const;
   void AttendOne(const KvCache& kv, uint32_t layer, uint32_t position);
-  void Norm(const float* weight, uint32_t tokens);
+  // out[t] = rms_norm(x[t]), both [tokens, H].
+  void Norm(const float* weight, const float* x, uint32_t tokens, float* out);
+  // y[t] += bias, y [tokens, size]; null: nothing.
+  void AddBias(const float* bias, size_t size, uint32_t tokens, float* y);
   void Logits(uint32_t index, Precision precision, std::span<float> logits, StageTimes& times);
 
   const Model* const model_;
@@ -91,12 +104,10 @@ class Decoder {
   Mlp mlp_;
   Matmul matmul_;
   PromptAttention prompt_attention_;
-  struct Rotation {
-    float cosine, sine;
-  };
-  std::vector<Rotation> rotations_;  // [tokens, pairs]
+  Rotations rotations_, windowed_rotations_;  // of the tokens of a pass
   // Activations, [tokens, ...], as large as the longest piece so far.
   std::vector<float> x_, normed_;        // H
+  std::vector<float> mlp_out_;           // H, where it is normed before it joins x_
   std::vector<float> query_, attended_;  // query_size
   std::vector<float> key_, value_;       // kv_size
   std::vector<float> scores_;            // [query_heads, positions] of one token

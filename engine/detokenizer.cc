@@ -10,9 +10,13 @@ StreamingDetokenizer::StreamingDetokenizer(const Tokenizer& tokenizer, bool cont
 
 std::string StreamingDetokenizer::Add(TokenId id) {
   std::string_view piece = tokenizer_.Piece(id);
+  if (tokenizer_.IsAdded(id)) {
+    drop_space_ = tokenizer_.adds_space_prefix();  // As Decode(): the text after it has its own.
+  } else if (!piece.empty()) {
+    if (drop_space_ && piece.front() == ' ') piece.remove_prefix(1);
+    drop_space_ = false;
+  }
   if (piece.empty()) return "";
-  if (drop_space_ && piece.front() == ' ') piece.remove_prefix(1);
-  drop_space_ = false;
   pending_.append(piece);
   return TakeComplete(/*all=*/false);
 }

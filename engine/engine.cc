@@ -340,10 +340,10 @@ void EngineImpl::Admit() {
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
     running_.push_back(
-        {next.id, std::make_unique<Sequence>(std::move(next.request), std::move(next.sink),
-                                             next.submitted, *attached_->model,
-                                             attached_->decoder.get(), attached_->tokenizer, needed,
-                                             options_.kv_half, options_.precision, observer_)});
+        {next.id, std::make_unique<Sequence>(
+                      std::move(next.request), std::move(next.sink), next.submitted,
+                      *attached_->model, attached_->decoder.get(), attached_->tokenizer, needed,
+                      attached_->context_tokens, options_.kv_half, options_.precision, observer_)});
     any = true;
   }
   if (any) UpdateGauges();

@@ -6,10 +6,12 @@
 
 namespace tidegate {
 
-KvCache::KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half)
+KvCache::KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half,
+                 uint32_t context_tokens)
     : kv_heads_(config.kv_heads),
       head_size_(config.head_size),
       capacity_(capacity_tokens),
+      context_tokens_(context_tokens != 0 ? context_tokens : capacity_tokens),
       half_(half),
       // Not zeroed: a page is touched when its position is stored, so short answers stay small.
       data_(new std::byte[BytesPerToken(config, half) * capacity_tokens]) {}

@@ -13,16 +13,25 @@ namespace tidegate {
 
 class KvCache {
  public:
-  // Room for `capacity_tokens` positions in half or float.
-  KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half);
+  // Room for `capacity_tokens` positions in half or float. context_tokens: what the sequence may
+  // grow to as its user sees it, which chooses the rotation of keys in some models (ModelRope); 0:
+  // the capacity.
+  KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half,
+          uint32_t context_tokens = 0);
 
   uint32_t capacity() const { return capacity_; }
+  uint32_t context_tokens() const { return context_tokens_; }
   uint32_t size() const { return size_; }  // positions held
   bool half() const { return half_; }
 
   // Rows [position][head_size] of one key/value head; consecutive positions are head_size apart.
-  const void* keys(uint32_t layer, uint32_t head) const { return Row(layer, 0, head, 0); }
-  const void* values(uint32_t layer, uint32_t head) const { return Row(layer, 1, head, 0); }
+  // The first one is that of `position`.
+  const void* keys(uint32_t layer, uint32_t head, uint32_t position = 0) const {
+    return Row(layer, 0, head, position);
+  }
+  const void* values(uint32_t layer, uint32_t head, uint32_t position = 0) const {
+    return Row(layer, 1, head, position);
+  }
 
   // Stores the rotated key and the value of `position`; both [kv_heads, head_size].
   // REQUIRES: position < capacity().
@@ -38,7 +47,7 @@ class KvCache {
  private:
   std::byte* Row(uint32_t layer, uint32_t is_value, uint32_t head, uint32_t position) const;
 
-  const uint32_t kv_heads_, head_size_, capacity_;
+  const uint32_t kv_heads_, head_size_, capacity_, context_tokens_;
   const bool half_;
   uint32_t size_ = 0;
   std::unique_ptr<std::byte[]> data_;

@@ -356,9 +356,11 @@ void Mlp::ClearGate(uint32_t tokens) {
 void Mlp::ActivateGate(uint32_t tokens, StageTimes& times) {
   const StageTimer timer(times, Stage::kUnits);
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
+  const Kernels& kernels = BestKernels(Precision::kExact);
+  const auto activate = model_->config.activation == Activation::kGeluTanh ? kernels.gelu_multiply
+                                                                           : kernels.silu_multiply;
   pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
-    BestKernels(Precision::kExact)
-        .silu_multiply(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
+    activate(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
   });
 }
 

@@ -1,5 +1,6 @@
-// The SwiGLU block computed from units that the weight store serves:
-//   h = silu(Wg x) * (Wu x),  y = Wd h
+// The gated MLP (SwiGLU, or GeGLU where the model says so) computed from units that the weight
+// store serves:
+//   h = act(Wg x) * (Wu x),  y = Wd h
 // dense (every unit, streamed) or pruned (method.md, arXiv 2412.01380): the largest |x_i| select
 // input units, the largest |h_j| of the approximate h select hidden units. Owned by the decode
 // thread.

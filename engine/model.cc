@@ -10,7 +10,9 @@
 namespace tidegate {
 namespace {
 
+using store::v1::HyperParameters;
 using store::v1::Manifest;
+using store::v1::RopeScaling;
 using store::v1::StaticTensor;
 
 // Looks tensors up by name and checks their shapes.
@@ -54,22 +56,46 @@ class Statics {
     return reinterpret_cast<const float*>(view.data);
   }
 
+  // Null if the model has none.
+  absl::StatusOr<const float*> OptionalVector(const std::string& name, uint64_t size) const {
+    if (!Has(name)) return nullptr;
+    return Vector(name, size);
+  }
+
  private:
   const WeightClient& client_;
   absl::flat_hash_map<std::string, const StaticTensor*> by_name_;
 };
 
-ModelConfig ConfigFrom(const store::v1::HyperParameters& hp) {
-  return {.layer_count = hp.layer_count(),
-          .hidden_size = hp.hidden_size(),
-          .intermediate_size = hp.intermediate_size(),
-          .query_heads = hp.query_heads(),
-          .kv_heads = hp.kv_heads(),
-          .head_size = hp.head_size(),
-          .vocab_size = hp.vocab_size(),
-          .trained_context_tokens = hp.context_length(),
-          .rms_epsilon = hp.rms_epsilon(),
-          .rope_dims = hp.rope_dims()};
+std::vector<uint32_t> Windows(const HyperParameters& hp) {
+  std::vector<uint32_t> windows(hp.windows().begin(), hp.windows().end());
+  windows.resize(hp.layer_count());
+  return windows;
+}
+
+ModelConfig ConfigFrom(const HyperParameters& hp) {
+  return {
+      .layer_count = hp.layer_count(),
+      .hidden_size = hp.hidden_size(),
+      .intermediate_size = hp.intermediate_size(),
+      .query_heads = hp.query_heads(),
+      .kv_heads = hp.kv_heads(),
+      .head_size = hp.head_size(),
+      .vocab_size = hp.vocab_size(),
+      .trained_context_tokens = hp.context_length(),
+      .rms_epsilon = hp.rms_epsilon(),
+      .rope_dims = hp.rope_dims(),
+      .rope_pairs = hp.rope_pairs() == HyperParameters::ROPE_PAIRS_HALVES ? RopePairs::kHalves
+                                                                          : RopePairs::kAdjacent,
+      .activation = hp.activation() == HyperParameters::ACTIVATION_GELU_TANH ? Activation::kGeluTanh
+                                                                             : Activation::kSilu,
+      .embedding_scale = hp.embedding_scale() > 0 ? hp.embedding_scale() : 1.0f,
+      .attention_scale = hp.attention_scale() > 0
+                             ? hp.attention_scale()
+                             : 1.0f / std::sqrt(static_cast<float>(hp.head_size())),
+      .attention_cap = hp.attention_cap(),
+      .logit_cap = hp.logit_cap(),
+      .windows = Windows(hp)};
 }
 
 absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig& c,
@@ -84,27 +110,58 @@ absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig
   ASSIGN_OR_RETURN(w.output,
                    statics.Matrix(prefix + "attn_output.weight", c.hidden_size, c.query_size()));
   ASSIGN_OR_RETURN(w.mlp_norm, statics.Vector(prefix + "ffn_norm.weight", c.hidden_size));
+  const struct {
+    const char* name;
+    uint64_t size;
+    const float** vector;
+  } optional[] = {
+      {"attn_q.bias", c.query_size(), &w.query_bias},
+      {"attn_k.bias", c.kv_size(), &w.key_bias},
+      {"attn_v.bias", c.kv_size(), &w.value_bias},
+      {"attn_output.bias", c.hidden_size, &w.output_bias},
+      {"attn_q_norm.weight", c.head_size, &w.query_norm},
+      {"attn_k_norm.weight", c.head_size, &w.key_norm},
+      {"post_attention_norm.weight", c.hidden_size, &w.post_attention_norm},
+      {"post_ffw_norm.weight", c.hidden_size, &w.post_mlp_norm},
+  };
+  for (const auto& [name, size, vector] : optional) {
+    ASSIGN_OR_RETURN(*vector, statics.OptionalVector(prefix + name, size));
+  }
   return w;
 }
 
-// Rotation of pair i per position: base^(-2i/dims), divided by the linear factor and by the model's
-// own per-pair factors (Llama 3's rope_freqs.weight).
-absl::StatusOr<std::vector<double>> RopeFrequencies(const Statics& statics,
-                                                    const Manifest& manifest) {
-  const store::v1::HyperParameters& hp = manifest.hyper_parameters();
-  const uint32_t pairs = hp.rope_dims() / 2;
-  const float* factors = nullptr;
-  if (statics.Has("rope_freqs.weight")) {
-    ASSIGN_OR_RETURN(factors, statics.Vector("rope_freqs.weight", pairs));
+RopeStretch StretchFrom(const RopeScaling& scaling) {
+  RopeStretch stretch = {.factor = scaling.factor(),
+                         .original_context = static_cast<double>(scaling.original_context()),
+                         .beta_fast = scaling.yarn_beta_fast(),
+                         .beta_slow = scaling.yarn_beta_slow()};
+  if (scaling.kind() == RopeScaling::KIND_LINEAR) stretch.kind = RopeStretch::Kind::kLinear;
+  if (scaling.kind() == RopeScaling::KIND_YARN) stretch.kind = RopeStretch::Kind::kYarn;
+  return stretch;
+}
+
+// From the settings and the model's own divisors: Llama 3's rope_freqs.weight, or Phi-3's pair of
+// rope_factors, of which the context chooses.
+absl::StatusOr<ModelRope> RopeFrom(const Statics& statics, const HyperParameters& hp) {
+  const uint32_t dims = hp.rope_dims();
+  const RopeScaling& scaling = hp.rope_scaling();
+  const RopeStretch stretch = StretchFrom(scaling);
+  const double magnitude = scaling.magnitude() > 0 ? scaling.magnitude() : 1.0;
+  const bool by_context = scaling.kind() == RopeScaling::KIND_LONG;
+  ModelRope rope;
+  ASSIGN_OR_RETURN(const float* divisors,
+                   statics.OptionalVector(
+                       by_context ? "rope_factors_short.weight" : "rope_freqs.weight", dims / 2));
+  rope.usual = MakeRopeTable(hp.rope_base(), dims, divisors, stretch, magnitude);
+  if (by_context) {
+    ASSIGN_OR_RETURN(divisors, statics.Vector("rope_factors_long.weight", dims / 2));
+    rope.long_context = MakeRopeTable(hp.rope_base(), dims, divisors, stretch, magnitude);
+    rope.original_context = scaling.original_context();
   }
-  const bool linear = hp.rope_scaling().kind() == store::v1::RopeScaling::KIND_LINEAR;
-  std::vector<double> frequencies(pairs);
-  for (uint32_t i = 0; i < pairs; ++i) {
-    frequencies[i] = std::pow(static_cast<double>(hp.rope_base()), -2.0 * i / hp.rope_dims());
-    if (factors != nullptr) frequencies[i] /= factors[i];
-    if (linear) frequencies[i] /= hp.rope_scaling().factor();
+  if (hp.windowed_rope_base() > 0) {
+    rope.windowed = MakeRopeTable(hp.windowed_rope_base(), dims, nullptr, RopeStretch(), 1);
   }
-  return frequencies;
+  return rope;
 }
 
 UnitOrder OrderFrom(const store::v1::KindUnits& units) {
@@ -139,7 +196,7 @@ absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& clien
     model->unit_orders[0].push_back(OrderFrom(units.input()));
     model->unit_orders[1].push_back(OrderFrom(units.hidden()));
   }
-  ASSIGN_OR_RETURN(model->rope_frequencies, RopeFrequencies(statics, manifest));
+  ASSIGN_OR_RETURN(model->rope, RopeFrom(statics, manifest.hyper_parameters()));
   return model;
 }
 

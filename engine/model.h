@@ -9,10 +9,13 @@
 
 #include "absl/status/statusor.h"
 #include "engine/kernels/kernels.h"
+#include "engine/rope.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/client/weight_client.h"
 
 namespace tidegate {
+
+enum class Activation { kSilu, kGeluTanh };
 
 struct ModelConfig {
   uint32_t layer_count = 0;
@@ -25,17 +28,44 @@ struct ModelConfig {
   uint32_t trained_context_tokens = 0;
   float rms_epsilon = 0;
   uint32_t rope_dims = 0;
+  RopePairs rope_pairs = RopePairs::kAdjacent;
+  Activation activation = Activation::kSilu;
+  float embedding_scale = 1;  // factor on the rows of the embedding
+  float attention_scale = 1;  // factor on query . key
+  float attention_cap = 0;    // soft cap of attention scores; 0: none
+  float logit_cap = 0;        // soft cap of the logits; 0: none
+  // Positions that a token sees in each layer, itself included; 0: all of them.
+  std::vector<uint32_t> windows;
 
   uint32_t query_size() const { return query_heads * head_size; }
   uint32_t kv_size() const { return kv_heads * head_size; }
 };
 
+// Null pointers: the model has no such vector.
 struct LayerWeights {
-  const float* attention_norm = nullptr;  // [H]
-  MatrixView query;                       // [query_size, H]
-  MatrixView key, value;                  // [kv_size, H]
-  MatrixView output;                      // [H, query_size]
-  const float* mlp_norm = nullptr;        // [H]
+  const float* attention_norm = nullptr;                   // [H]
+  MatrixView query;                                        // [query_size, H]
+  MatrixView key, value;                                   // [kv_size, H]
+  MatrixView output;                                       // [H, query_size]
+  const float* query_bias = nullptr;                       // [query_size]
+  const float *key_bias = nullptr, *value_bias = nullptr;  // [kv_size]
+  const float* output_bias = nullptr;                      // [H]
+  const float *query_norm = nullptr, *key_norm = nullptr;  // [head_size], before the rotation
+  const float* mlp_norm = nullptr;                         // [H]
+  // [H], of what a block gives, before it joins the residual stream.
+  const float *post_attention_norm = nullptr, *post_mlp_norm = nullptr;
+};
+
+// The rotary tables of a model.
+struct ModelRope {
+  RopeTable usual;
+  RopeTable long_context;         // of sequences that may grow beyond original_context
+  uint32_t original_context = 0;  // tokens; 0: there is no table for long contexts
+  RopeTable windowed;             // of layers with a window; no frequencies: as the others
+
+  const RopeTable& For(uint32_t context_tokens) const {
+    return original_context != 0 && context_tokens > original_context ? long_context : usual;
+  }
 };
 
 // How the units of one (layer, kind) lie in the pack.
@@ -54,7 +84,7 @@ struct Model {
   const float* final_norm = nullptr;  // [H]
   std::vector<LayerWeights> layers;
   std::vector<UnitOrder> unit_orders[kUnitKinds];  // by kind, then layer
-  std::vector<double> rope_frequencies;  // [rope_dims / 2], radians per position, scaling included
+  ModelRope rope;
 };
 
 // `client` must outlive the model: the views point into its mapping. DATA_LOSS when a tensor is

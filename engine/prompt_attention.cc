@@ -1,7 +1,6 @@
 #include "engine/prompt_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace tidegate {
@@ -60,30 +59,37 @@ void PromptAttention::RunItem(const Call& call, const Item& item, Scratch& scrat
   const size_t size = config_.head_size;
   const size_t row = size * group_;  // of one token: its queries of this head lie together
   const size_t at = item.first * size_t{config_.query_size()} + item.head * row;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  const float scale = config_.attention_scale;
   scratch.query.resize(item.tokens * row);
   for (uint32_t t = 0; t < item.tokens; ++t) {
     const float* from = call.query + at + t * size_t{config_.query_size()};
     for (size_t i = 0; i < row; ++i) scratch.query[t * row + i] = scale * from[i];
   }
-  const uint32_t positions = call.first_position + item.first + item.tokens;
-  Score(call, item, positions, scratch);
-  Mix(call, item, positions, scratch);
+  const Span span = Seen(call, item.first, item.tokens);
+  Score(call, item, span, scratch);
+  Mix(call, item, span, scratch);
   for (uint32_t t = 0; t < item.tokens; ++t) {
     std::memcpy(call.out + at + t * size_t{config_.query_size()}, scratch.out.data() + t * row,
                 row * sizeof(float));
   }
 }
 
-// scores = softmax(query . keys), 0 at positions behind the token.
-void PromptAttention::Score(const Call& call, const Item& item, uint32_t positions,
-                            Scratch& scratch) const {
+PromptAttention::Span PromptAttention::Seen(const Call& call, uint32_t first,
+                                            uint32_t tokens) const {
+  const uint32_t window = config_.windows[call.layer];
+  const uint32_t oldest = call.first_position + first + 1;  // end of what the first token sees
+  return {window == 0 || window >= oldest ? 0 : oldest - window, oldest - 1 + tokens};
+}
+
+// scores = softmax(query . keys), 0 at positions that the token does not see.
+void PromptAttention::Score(const Call& call, const Item& item, Span span, Scratch& scratch) const {
   const size_t size = config_.head_size;
+  const size_t positions = span.end - span.first;
   const size_t queries = size_t{item.tokens} * group_;
   const bool half = call.kv->half();
   const MatrixView keys = {
       .type = half ? GgmlType::kF16 : GgmlType::kF32,
-      .data = static_cast<const std::byte*>(call.kv->keys(call.layer, item.head)),
+      .data = static_cast<const std::byte*>(call.kv->keys(call.layer, item.head, span.first)),
       .rows = positions,
       .columns = size,
       .row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float))};
@@ -93,20 +99,26 @@ void PromptAttention::Score(const Call& call, const Item& item, uint32_t positio
   matmul_.multiply_rows(keys, 0, positions, packed, queries, scratch.scores.data(), positions);
   for (size_t q = 0; q < queries; ++q) {
     float* scores = scratch.scores.data() + q * positions;
-    const size_t seen = call.first_position + item.first + q / group_ + 1;
-    kernels_->softmax(seen, scores);
-    std::fill(scores + seen, scores + positions, 0.0f);
+    const Span seen = Seen(call, item.first + static_cast<uint32_t>(q / group_), 1);
+    float* const first = scores + (seen.first - span.first);
+    float* const end = scores + (seen.end - span.first);
+    const auto count = static_cast<size_t>(end - first);
+    if (config_.attention_cap != 0) kernels_->soft_cap(count, config_.attention_cap, first);
+    kernels_->softmax(count, first);
+    std::fill(scores, first, 0.0f);
+    std::fill(end, scores + positions, 0.0f);
   }
 }
 
 // out = scores . values
-void PromptAttention::Mix(const Call& call, const Item& item, uint32_t positions,
-                          Scratch& scratch) const {
+void PromptAttention::Mix(const Call& call, const Item& item, Span span, Scratch& scratch) const {
   const size_t size = config_.head_size;
+  const size_t positions = span.end - span.first;
   const size_t queries = size_t{item.tokens} * group_;
   const bool half = call.kv->half();
   const size_t row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float));
-  const auto* values = static_cast<const uint8_t*>(call.kv->values(call.layer, item.head));
+  const auto* values =
+      static_cast<const uint8_t*>(call.kv->values(call.layer, item.head, span.first));
   scratch.values.resize(positions);
   for (size_t p = 0; p < positions; ++p) scratch.values[p] = values + p * row_bytes;
   const void* packed = Pack(

@@ -1,9 +1,10 @@
-// Causal softmax attention of many tokens at once: what a prompt is computed with. Queries that
-// share a key/value head are multiplied with all its keys, and the weights that come out with all
-// its values, by kernels/matmul.h in f32. Owned and called by one thread; uses the pool's inside.
+// Causal softmax attention, over all positions or a window of them, of many tokens at once: what a
+// prompt is computed with. Queries that share a key/value head are multiplied with all its keys,
+// and the weights that come out with all its values, by kernels/matmul.h in f32. Owned and called
+// by one thread; uses the pool's inside.
 //
-// The result for one token does not depend, bitwise, on the other tokens of the call: later
-// positions get the weight 0.
+// The result for one token does not depend, bitwise, on the other tokens of the call: positions
+// that it does not see get the weight 0.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,9 @@ class PromptAttention {
   // Pointers are not owned.
   PromptAttention(const ModelConfig* config, const Kernels* kernels, ThreadPool* pool);
 
-  // out[t] = softmax(query[t] . keys / sqrt(head_size)) . values over the positions up to
-  // first_position + t. query and out [tokens, query_heads, head_size]. REQUIRES: the cache holds
+  // out[t] = softmax(query[t] . keys * attention_scale) . values over the positions up to
+  // first_position + t that the layer's window shows; scores are capped where the model says so.
+  // query and out [tokens, query_heads, head_size]. REQUIRES: the cache holds
   // the rows of every position below first_position + tokens.
   void Run(const KvCache& kv, uint32_t layer, uint32_t first_position, uint32_t tokens,
            const float* query, float* out);
@@ -41,6 +43,10 @@ class PromptAttention {
   struct Item {
     uint32_t head, first, tokens;
   };
+  // Positions [first, end) that some tokens see.
+  struct Span {
+    uint32_t first, end;
+  };
   // Of one thread.
   struct Scratch {
     std::vector<float> query, out;  // [queries, head_size]
@@ -50,8 +56,10 @@ class PromptAttention {
   };
 
   void RunItem(const Call& call, const Item& item, Scratch& scratch) const;
-  void Score(const Call& call, const Item& item, uint32_t positions, Scratch& scratch) const;
-  void Mix(const Call& call, const Item& item, uint32_t positions, Scratch& scratch) const;
+  // What tokens [first, first + tokens) of the call see.
+  Span Seen(const Call& call, uint32_t first, uint32_t tokens) const;
+  void Score(const Call& call, const Item& item, Span span, Scratch& scratch) const;
+  void Mix(const Call& call, const Item& item, Span span, Scratch& scratch) const;
   const void* Pack(const TokensView& x, Scratch& scratch) const;
 
   const ModelConfig& config_;

@@ -16,7 +16,8 @@ double Seconds(Sequence::Clock::duration duration) {
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
                    Clock::time_point submitted, const Model& model, Decoder* decoder,
                    std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
-                   bool half_kv, Precision precision, EngineObserver* observer)
+                   uint32_t context_tokens, bool half_kv, Precision precision,
+                   EngineObserver* observer)
     : request_(std::move(request)),
       precision_(request_.pruning.reproducible ? Precision::kExact : precision),
       sink_(std::move(sink)),
@@ -26,7 +27,7 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> si
       decoder_(decoder),
       tokenizer_(std::move(tokenizer)),
       observer_(observer),
-      kv_(model.config, capacity_tokens, half_kv),
+      kv_(model.config, capacity_tokens, half_kv, context_tokens),
       sampler_(request_.sampling, request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
       detokenizer_(*tokenizer_, /*continues_text=*/true),

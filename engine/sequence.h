@@ -18,11 +18,12 @@ class Sequence {
   using Clock = std::chrono::steady_clock;
 
   // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is
-  // reserved. precision: of requests that are not reproducible; those are exact.
+  // reserved; context_tokens: see KvCache. precision: of requests that are not reproducible; those
+  // are exact.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
            Clock::time_point submitted, const Model& model, Decoder* decoder,
-           std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens, bool half_kv,
-           Precision precision, EngineObserver* observer);
+           std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
+           uint32_t context_tokens, bool half_kv, Precision precision, EngineObserver* observer);
 
   // Does the next piece of work. Returns true while there is more; false when the stream has ended.
   bool Advance();

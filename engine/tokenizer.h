@@ -1,16 +1,18 @@
-// Text to token ids and back for SentencePiece-style vocabularies in GGUF metadata
-// (tokenizer.ggml.model = "llama"): the pair of neighbouring symbols whose joined piece has the
-// best score is merged first (leftmost on ties), what is no piece in the end becomes byte tokens.
-// Spaces are U+2581 in such vocabularies; a U+2581 in a text is therefore taken for a space.
-// User-defined tokens are found in the text before anything is merged, from left to right, the
-// longest first; tokens marked unused are never produced. Source: Kudo and Richardson,
-// SentencePiece (arXiv 1808.06226), and its identity normalisation.
+// Text to token ids and back for the vocabularies of store.v1.Tokenizer: SentencePiece ("llama")
+// and byte-level BPE ("gpt2"); text_model.h says how each makes ids of text.
+//
+// Added tokens come first: from left to right the longest user-defined token is taken whole out of
+// the text, control tokens only where the caller trusts the text. What is between them is encoded
+// on its own; where the model puts a space in front of a text, each such stretch gets one, and
+// white space beside a token goes where the model says so (Phi-3). Tokens marked unused are never
+// produced. In SentencePiece vocabularies a U+2581 of the text is taken for a space.
 //
 // Thread-safe after Create(): all methods are const.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,30 +24,41 @@ namespace tidegate {
 
 using TokenId = int32_t;
 
+// A part of a prompt. `trusted`: names of control tokens in it, as a chat template writes them, are
+// control tokens. Text of users is not trusted: what looks like a control token stays text.
+struct PromptPart {
+  std::string_view text;
+  bool trusted = false;
+};
+
 class Tokenizer {
  public:
-  // INVALID_ARGUMENT: a tokenizer model that is not supported (named), ids, sizes or byte tokens
-  // that do not fit, a vocabulary that cannot express every byte.
+  // INVALID_ARGUMENT: a tokenizer model that is not supported (named), ids, sizes, patterns or byte
+  // tokens that do not fit, a SentencePiece vocabulary that cannot express every byte.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const store::v1::Tokenizer& data);
   ~Tokenizer();
 
-  // Ids of `text`. With add_special, BOS/EOS are put around it as the model asks. Text that looks
-  // like a control token ("</s>") stays text. Invalid UTF-8 becomes byte tokens; where the
-  // vocabulary lacks a byte, the unknown token stands for the character. Time O(n log n), memory
-  // O(n).
+  // Ids of `text`, which is not trusted. With add_special, BOS/EOS are put around it as the model
+  // asks. Bytes that are not UTF-8 become byte tokens. Time O(n log n), memory O(n).
   std::vector<TokenId> Encode(std::string_view text, bool add_special) const;
+
+  // Ids of the joined parts. A control token is found only if one part contains it whole; apart
+  // from that the bounds of parts change nothing. BOS is not put in front if the parts begin with
+  // it.
+  std::vector<TokenId> EncodePrompt(std::span<const PromptPart> parts, bool add_special) const;
 
   // Bytes that a token stands for, exactly; control tokens and the unknown token are empty unless
   // `render_special`.
   // REQUIRES: IsValid(id).
   std::string_view Piece(TokenId id, bool render_special = false) const;
 
-  // Text of a whole sequence; the space that Encode put in front is removed again. The bytes are
+  // Text of a whole sequence; spaces that Encode put in front are removed again. The bytes are
   // not always UTF-8. REQUIRES: IsValid() of every id.
   std::string Decode(const std::vector<TokenId>& ids, bool render_special = false) const;
 
   bool IsValid(TokenId id) const;
-  bool IsEndOfGeneration(TokenId id) const;  // EOS, EOT
+  bool IsAdded(TokenId id) const;            // taken whole out of texts. REQUIRES: IsValid(id)
+  bool IsEndOfGeneration(TokenId id) const;  // EOS, EOT and what else ends an answer
   size_t vocab_size() const;
   TokenId bos_id() const;  // -1 if there is none
   TokenId eos_id() const;

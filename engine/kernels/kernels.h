@@ -65,14 +65,25 @@ struct Kernels {
   // Relative error of exp below 4e-7.
   void (*silu_multiply)(const float* gate, const float* up, size_t n, float* h);
 
+  // h[i] = gelu(gate[i]) * up[i], gelu(z) = z (1 + tanh(u)) / 2 = z / (1 + exp(-2u)) with
+  // u = sqrt(2 / pi) (z + 0.044715 z^3) (Hendrycks and Gimpel, arXiv 1606.08415: the approximation
+  // that the Gemma models are trained with). h may be gate or up. Relative error below
+  // 4e-7 + (4 + |u|) * 2^-21.
+  void (*gelu_multiply)(const float* gate, const float* up, size_t n, float* h);
+
+  // x[i] = cap * tanh(x[i] / cap). cap > 0. Relative error below 2e-6.
+  void (*soft_cap)(size_t n, float cap, float* x);
+
   // y[i] += x[i].
   void (*add)(const float* x, size_t n, float* y);
 
   // One query head against `tokens` cached positions of one key/value head (softmax attention).
   //   query [head_size], scaled by `scale` inside; keys, values [tokens, stride] rows of head_size,
-  //   half or float as `half` says; scores [tokens] scratch; out [head_size]. tokens > 0.
+  //   half or float as `half` says; scores capped as by soft_cap, unless cap is 0; scores [tokens]
+  //   scratch; out [head_size]. tokens > 0.
   void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
-                 size_t tokens, size_t head_size, float scale, float* scores, float* out);
+                 size_t tokens, size_t head_size, float scale, float cap, float* scores,
+                 float* out);
 
   // scores[i] = exp(scores[i] - largest) / sum of these, for i in [0, n). n > 0. Relative error
   // below (n + 8) * 2^-23.

@@ -87,13 +87,26 @@ void RmsNorm(const float* x, const float* weight, size_t n, float epsilon, float
   for (size_t i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
-// silu(z) = z / (1 + exp(-z)), with the exponential of -|z| so that nothing overflows.
+// 1 / (1 + exp(-z)), with the exponential of -|z| so that nothing overflows.
+float Sigmoid(float z) {
+  const float e = std::exp(-std::fabs(z));
+  return (z < 0 ? e : 1.0f) / (1.0f + e);
+}
+
 void SiluMultiply(const float* gate, const float* up, size_t n, float* h) {
+  for (size_t i = 0; i < n; ++i) h[i] = gate[i] * Sigmoid(gate[i]) * up[i];
+}
+
+void GeluMultiply(const float* gate, const float* up, size_t n, float* h) {
+  constexpr float kTwiceRootOf2OverPi = 1.5957691216f;
   for (size_t i = 0; i < n; ++i) {
     const float z = gate[i];
-    const float e = std::exp(-std::fabs(z));
-    h[i] = z * ((z < 0 ? e : 1.0f) / (1.0f + e)) * up[i];
+    h[i] = z * Sigmoid(kTwiceRootOf2OverPi * (z + 0.044715f * z * z * z)) * up[i];
   }
+}
+
+void SoftCap(size_t n, float cap, float* x) {
+  for (size_t i = 0; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
 
 void Add(const float* x, size_t n, float* y) {
@@ -106,16 +119,16 @@ float CacheElement(const void* cache, bool half, size_t index) {
 }
 
 void Attend(const float* query, const void* keys, const void* values, bool half, size_t stride,
-            size_t tokens, size_t head_size, float scale, float* scores, float* out) {
-  float largest = -INFINITY;
+            size_t tokens, size_t head_size, float scale, float cap, float* scores, float* out) {
   for (size_t t = 0; t < tokens; ++t) {
     float sum = 0;
     for (size_t i = 0; i < head_size; ++i) {
       sum = std::fma(query[i], CacheElement(keys, half, t * stride + i), sum);
     }
     scores[t] = scale * sum;
-    largest = std::max(largest, scores[t]);
   }
+  if (cap != 0) SoftCap(tokens, cap, scores);
+  const float largest = *std::max_element(scores, scores + tokens);
   float total = 0;
   for (size_t t = 0; t < tokens; ++t) {
     scores[t] = std::exp(scores[t] - largest);
@@ -151,6 +164,8 @@ constexpr Kernels kScalar = {
     .add_columns = AddColumns<kBf16>,
     .rms_norm = RmsNorm,
     .silu_multiply = SiluMultiply,
+    .gelu_multiply = GeluMultiply,
+    .soft_cap = SoftCap,
     .add = Add,
     .attend = Attend,
     .softmax = Softmax,

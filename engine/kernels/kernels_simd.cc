@@ -36,6 +36,8 @@ const Kernels& TableF32() {
       .add_columns = AddColumns<AddSpreadBlock, false>,
       .rms_norm = RmsNorm,
       .silu_multiply = SiluMultiply,
+      .gelu_multiply = GeluMultiply,
+      .soft_cap = SoftCap,
       .add = Add,
       .attend = Attend,
       .softmax = Softmax,

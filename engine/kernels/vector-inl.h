@@ -76,16 +76,41 @@ inline void RmsNorm(const float* x, const float* weight, size_t n, float epsilon
   }
 }
 
-// With the exponential of -|z|: nothing overflows, and both signs keep their relative accuracy.
-inline void SiluMultiply(const float* gate, const float* up, size_t n, float* h) {
+// 1 / (1 + exp(-z)), with the exponential of -|z|: nothing overflows, and both signs keep their
+// relative accuracy.
+HWY_INLINE FloatVec Sigmoid(FloatVec z) {
   const FloatTag df;
   const auto one = hn::Set(df, 1.0f);
+  const auto e = hn::Exp(df, hn::Neg(hn::Abs(z)));
+  const auto numerator = hn::IfThenElse(hn::Lt(z, hn::Zero(df)), e, one);
+  return hn::Div(numerator, hn::Add(one, e));
+}
+
+inline void SiluMultiply(const float* gate, const float* up, size_t n, float* h) {
   for (size_t i = 0; i < n; i += kLanes) {
     const auto z = LoadFirst(gate + i, n - i);
-    const auto e = hn::Exp(df, hn::Neg(hn::Abs(z)));
-    const auto numerator = hn::IfThenElse(hn::Lt(z, hn::Zero(df)), e, one);
-    const auto silu = hn::Mul(z, hn::Div(numerator, hn::Add(one, e)));
-    StoreFirst(hn::Mul(silu, LoadFirst(up + i, n - i)), h + i, n - i);
+    StoreFirst(hn::Mul(hn::Mul(z, Sigmoid(z)), LoadFirst(up + i, n - i)), h + i, n - i);
+  }
+}
+
+inline void GeluMultiply(const float* gate, const float* up, size_t n, float* h) {
+  const FloatTag df;
+  const auto linear = hn::Set(df, 1.5957691216f);  // 2 sqrt(2 / pi)
+  const auto cubic = hn::Set(df, 1.5957691216f * 0.044715f);
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto z = LoadFirst(gate + i, n - i);
+    const auto twice_u = hn::Mul(z, hn::MulAdd(cubic, hn::Mul(z, z), linear));
+    StoreFirst(hn::Mul(hn::Mul(z, Sigmoid(twice_u)), LoadFirst(up + i, n - i)), h + i, n - i);
+  }
+}
+
+inline void SoftCap(size_t n, float cap, float* x) {
+  const FloatTag df;
+  const auto scale = hn::Set(df, cap);
+  const auto inverse = hn::Set(df, 1.0f / cap);
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto capped = hn::Mul(scale, hn::Tanh(df, hn::Mul(LoadFirst(x + i, n - i), inverse)));
+    StoreFirst(capped, x + i, n - i);
   }
 }
 
@@ -146,15 +171,21 @@ HWY_INLINE float ExpOfDifferences(float largest, size_t tokens, float* scores) {
   return sum;
 }
 
-inline void Softmax(size_t n, float* scores) {
+HWY_INLINE float Largest(size_t n, const float* scores) {
   const FloatTag df;
   auto largest = hn::Set(df, -INFINITY);
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) largest = hn::Max(largest, hn::LoadU(df, scores + i));
   float most = hn::GetLane(hn::MaxOfLanes(df, largest));
   for (; i < n; ++i) most = std::max(most, scores[i]);
-  const float factor = 1.0f / ExpOfDifferences(most, n, scores);
-  for (i = 0; i + kLanes <= n; i += kLanes) {
+  return most;
+}
+
+inline void Softmax(size_t n, float* scores) {
+  const FloatTag df;
+  const float factor = 1.0f / ExpOfDifferences(Largest(n, scores), n, scores);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
     hn::StoreU(hn::Mul(hn::LoadU(df, scores + i), hn::Set(df, factor)), df, scores + i);
   }
   for (; i < n; ++i) scores[i] *= factor;
@@ -185,13 +216,12 @@ HWY_INLINE void WeightedSum(const float* scores, const T* values, size_t stride,
 
 template <typename T>
 void AttendTo(const float* query, const T* keys, const T* values, size_t stride, size_t tokens,
-              size_t head_size, float scale, float* scores, float* out) {
-  float largest = -INFINITY;
+              size_t head_size, float scale, float cap, float* scores, float* out) {
   for (size_t t = 0; t < tokens; ++t) {
     scores[t] = scale * Dot(query, keys + t * stride, head_size);
-    largest = std::max(largest, scores[t]);
   }
-  const float factor = 1.0f / ExpOfDifferences(largest, tokens, scores);
+  if (cap != 0) SoftCap(tokens, cap, scores);
+  const float factor = 1.0f / ExpOfDifferences(Largest(tokens, scores), tokens, scores);
   size_t i = 0;
   for (; i + 4 * kLanes <= head_size; i += 4 * kLanes) {
     WeightedSum<4>(scores, values + i, stride, tokens, 4 * kLanes, factor, out + i);
@@ -203,14 +233,14 @@ void AttendTo(const float* query, const T* keys, const T* values, size_t stride,
 }
 
 inline void Attend(const float* query, const void* keys, const void* values, bool half,
-                   size_t stride, size_t tokens, size_t head_size, float scale, float* scores,
-                   float* out) {
+                   size_t stride, size_t tokens, size_t head_size, float scale, float cap,
+                   float* scores, float* out) {
   if (half) {
     AttendTo(query, static_cast<const uint16_t*>(keys), static_cast<const uint16_t*>(values),
-             stride, tokens, head_size, scale, scores, out);
+             stride, tokens, head_size, scale, cap, scores, out);
   } else {
     AttendTo(query, static_cast<const float*>(keys), static_cast<const float*>(values), stride,
-             tokens, head_size, scale, scores, out);
+             tokens, head_size, scale, cap, scores, out);
   }
 }
 

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
 #include "cli/load_tokenizer.h"
+#include "tests/engine/tiny_tokenizer.h"
+#include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/gguf_file.h"
 #include "weightstore/pack/pack_writer.h"
@@ -168,16 +170,51 @@ TEST_F(TokenizeCommand, NeedsAModel) {
 }
 
 TEST_F(TokenizeCommand, ReadsAPackAsWellAsItsSource) {
-  constexpr char kModel[] = "data/models/tinystories-6M.f16.gguf";
-  TG_REQUIRE_SHARED(kModel);
-  const auto gguf = GgufFile::Open(SharedPath(kModel));
+  const auto gguf = GgufFile::Open(DemoModelPath());
   ASSERT_TRUE(gguf.ok()) << gguf.status();
   const auto report = WritePack(*gguf, dir_.File("model.tgpack"), {}, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(report.ok()) << report.status();
   WriteFileOrDie(dir_.File("text"), "Once upon a time, \xf0\x9f\x98\x80");
-  const std::string ids = Run({SharedPath(kModel), "--file", dir_.File("text")});
+  const std::string ids = Run({DemoModelPath(), "--file", dir_.File("text")});
   EXPECT_THAT(ids, testing::StartsWith("[1, "));
   EXPECT_EQ(Run({dir_.File("model.tgpack"), "--file", dir_.File("text")}), ids);
+  EXPECT_TRUE(status_.ok()) << status_;
+}
+
+TEST_F(TokenizeCommand, FindsControlTokensOnlyWhenAsked) {
+  EXPECT_EQ(RunOn("ab<s>b"), "[1, 2, 3, 4, 0, 0, 0, 4]\n");
+  EXPECT_EQ(RunOn("ab<s>b", {"--parse-special", "--no-special"}), "[2, 3, 4, 1, 2, 4]\n");
+}
+
+TEST_F(TokenizeCommand, ReadsByteLevelVocabularies) {
+  const store::v1::Tokenizer data = TinyByteLevel({{"a", "b"}, {"_", "ab"}});
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.SetString("tokenizer.ggml.model", "gpt2");
+  gguf.SetString("tokenizer.ggml.pre", "gpt-2");
+  gguf.SetStrings("tokenizer.ggml.tokens", {data.tokens().begin(), data.tokens().end()});
+  gguf.SetInt32s("tokenizer.ggml.token_type", {data.types().begin(), data.types().end()});
+  gguf.SetStrings("tokenizer.ggml.merges", {"a b", "\u0120 ab"});
+  for (const char* key : {"scores", "bos_token_id", "eos_token_id", "unknown_token_id"}) {
+    gguf.Remove(absl::StrCat("tokenizer.ggml.", key));
+  }
+  gguf.WriteTo(dir_.File("bpe.gguf"));
+  const auto source = GgufFile::Open(dir_.File("bpe.gguf"));
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto report = WritePack(*source, dir_.File("bpe.tgpack"), {}, [](uint64_t, uint64_t) {});
+  ASSERT_TRUE(report.ok()) << report.status();
+  WriteFileOrDie(dir_.File("text"), "ab ab\xff");
+  for (const char* file : {"bpe.gguf", "bpe.tgpack"}) {
+    EXPECT_EQ(Run({dir_.File(file), "--file", dir_.File("text")}), "[256, 257, 255]\n") << file;
+    EXPECT_TRUE(status_.ok()) << status_;
+  }
+}
+
+TEST_F(TokenizeCommand, ReadsHuggingFaceFolders) {
+  WriteFileOrDie(dir_.File("tokenizer.json"), R"({
+      "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+      "decoder": {"type": "ByteLevel"}})");
+  WriteFileOrDie(dir_.File("text"), "aba");
+  EXPECT_EQ(Run({dir_.path(), "--file", dir_.File("text")}), "[2, 0]\n");
   EXPECT_TRUE(status_.ok()) << status_;
 }
 
@@ -192,8 +229,9 @@ TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {
   EXPECT_THAT(message_for(""), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("GGUF"), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("PK\3\4 something else"), HasSubstr("neither a GGUF file nor a pack"));
-  EXPECT_THAT(message_for(VocabularyFile("gpt2").content()),
-              HasSubstr("tokenizer model \"gpt2\" is not supported"));
+  EXPECT_THAT(message_for(VocabularyFile("bert").content()),
+              HasSubstr("tokenizer model \"bert\" is not supported"));
+  EXPECT_THAT(message_for(VocabularyFile("gpt2").content()), HasSubstr("tokenizer.ggml.merges"));
   EXPECT_FALSE(LoadTokenizer(dir_.path()).ok()) << "a folder";
 
   std::string cut = VocabularyFile("llama").content();

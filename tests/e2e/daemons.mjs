@@ -55,7 +55,7 @@ class Daemon {
 // Packs the demo model into `folder` and answers the pack's path.
 function packDemoModel(folder) {
   const pack = join(folder, 'demo.tgpack');
-  const model = join(sourceDir, 'models', 'tinystories-6M.f16.gguf');
+  const model = join(sourceDir, 'models', 'stories-7M.f16.gguf');
   const run = spawnSync(join(buildDir, 'tidegate'), ['pack', model, '-o', pack, '--units', 'q8'],
     { encoding: 'utf8' });
   if (run.status !== 0) throw new Error(`tidegate pack failed:\n${run.stdout}${run.stderr}`);

@@ -40,12 +40,12 @@ describe('a running service', () => {
 
   it('describes the one model it serves', async () => {
     const { model } = await client.getModel();
-    assert.equal(model.name, 'tinystories-6M');
+    assert.equal(model.name, 'stories-7M');
     assert.equal(model.architecture, 'llama');
     assert.equal(model.unit_encoding, 'q8');
     assert.deepEqual(
       [model.layer_count, model.hidden_size, model.intermediate_size, model.vocab_size],
-      [6, 256, 768, 4096]);
+      [6, 256, 1024, 4096]);
     assert.ok(model.pruning.density_min > 0 && model.pruning.density_max <= 1);
     const { models } = await client.listModels();
     assert.deepEqual(models, [model]);
@@ -79,7 +79,7 @@ describe('a running service', () => {
 
     const promptIds = (await client.tokenize({ text: prompt })).token_ids;
     assert.equal(started.request_id, 'e2e-1');
-    assert.equal(started.model, 'tinystories-6M');
+    assert.equal(started.model, 'stories-7M');
     assert.equal(started.prompt_tokens, promptIds.length);
     assert.deepEqual([started.mode, started.density, started.gamma], ['DECODE_MODE_DIP_CA', 0.5, 0.5]);
 

@@ -1,5 +1,6 @@
 #include "engine/decoder.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/engine/local_engine.h"
@@ -50,6 +51,29 @@ TEST(DecoderTest, PrefillInAnyPiecesIsTheSameBitwiseAndCloseToStepByStep) {
         ExpectClose(stepped, whole, limit);
         ExpectClose(stepped, LogitsOf(store, tokens, 7, 3, 1, precision), limit);
       }
+    }
+  }
+}
+
+TEST(DecoderTest, WindowsAndCapsHoldInPromptsAndSteps) {
+  const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270, 263, 262, 299, 4};
+  std::vector<std::vector<float>> answers;
+  for (const uint32_t window : {0u, 1u, 3u, 4u, 11u}) {
+    for (const float cap : {0.0f, 0.2f}) {
+      LocalStore store({.model = {.window = window, .attention_cap = cap},
+                        .pack = {.units = UnitEncoding::kF32},
+                        .store = {}});
+      const std::vector<float> whole = LogitsOf(store, tokens, 11, 11, 1);
+      EXPECT_EQ(LogitsOf(store, tokens, 11, 4, 2), whole);
+      EXPECT_EQ(LogitsOf(store, tokens, 11, 1, 1), whole);
+      ExpectClose(LogitsOf(store, tokens, 0, 1, 1), whole, 1e-5);
+      ExpectClose(LogitsOf(store, tokens, 6, 6, 1), whole, 1e-5);
+      if (window == 11) {
+        EXPECT_EQ(whole, answers[cap != 0]) << "it shows everything";
+        continue;
+      }
+      EXPECT_THAT(answers, testing::Not(testing::Contains(whole)));
+      answers.push_back(whole);
     }
   }
 }

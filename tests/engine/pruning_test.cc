@@ -23,7 +23,7 @@ std::vector<uint32_t> Select(MaskSelector& selector, std::span<const float> valu
 }
 
 TEST(SplitDensityTest, FollowsThePublishedFit) {
-  // Counts of the reference for H = 256, I = 768 (golden/demo.json).
+  // Counts of an independent reference for H = 256, I = 768.
   const struct {
     double density;
     uint32_t kept_input, kept_hidden;

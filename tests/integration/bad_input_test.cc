@@ -28,7 +28,7 @@ class BadInput : public testing::Test {
     WriteFileOrDie(File("text.gguf"),
                    "Once upon a time there was a file that was no model at all.\n");
     WriteFileOrDie(File("empty.gguf"), "");
-    const std::string gguf = ReadFileOrDie(ModelPath("tinystories-6M.f16.gguf"));
+    const std::string gguf = ReadFileOrDie(DemoModelPath());
     WriteFileOrDie(File("short.gguf"), std::string_view(gguf).substr(0, 100));
     WriteFileOrDie(File("half.gguf"), std::string_view(gguf).substr(0, gguf.size() / 2));
   }
@@ -113,7 +113,7 @@ TEST_F(BadInput, PacksOfAnotherVersionOrTruncated) {
       "cut.tgpack", [](const PackHeader&, std::string& bytes) { bytes.resize(bytes.size() / 2); });
   for (const auto& [pack, text] : {std::pair(newer, std::string("pack version 3")),
                                    {cut, "truncated"},
-                                   {ModelPath("tinystories-6M.f16.gguf"), "not a Tidegate pack"},
+                                   {DemoModelPath(), "not a Tidegate pack"},
                                    {File("no.tgpack"), "cannot open"}}) {
     ExpectError("tidegate-store", StoreArguments(pack, kSmallBudget), text);
   }
@@ -244,7 +244,7 @@ TEST_F(BadInput, FlagsOfTheOracleCommands) {
 }
 
 TEST_F(BadInput, FlagsOfTheOtherPrograms) {
-  const std::string gguf = ModelPath("tinystories-6M.f16.gguf");
+  const std::string gguf = DemoModelPath();
   const std::string nowhere = File("no-folder/x.tgpack");
   ExpectError("tidegate", {"pack", gguf, "--block-bytes", "1000"}, "--block-bytes 1000");
   ExpectError("tidegate", {"pack", gguf, "-o", nowhere}, "no-folder");

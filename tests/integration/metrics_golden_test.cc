@@ -44,9 +44,8 @@ class SharedMemoryFolder {
 class Service {
  public:
   Service() {
-    const RunResult pack =
-        RunProgram({BinaryPath("tidegate"), "pack", ModelPath("tinystories-6M.f16.gguf"), "-o",
-                    dir_.File("demo.tgpack"), "--units", "q8"});
+    const RunResult pack = RunProgram({BinaryPath("tidegate"), "pack", DemoModelPath(), "-o",
+                                       dir_.File("demo.tgpack"), "--units", "q8"});
     if (pack.exit_code != 0) ADD_FAILURE() << "tidegate pack: " << pack.out << pack.err;
     store_.emplace(
         std::vector<std::string>{BinaryPath("tidegate-store"), "--pack", dir_.File("demo.tgpack"),

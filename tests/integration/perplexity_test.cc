@@ -1,6 +1,6 @@
 // Perplexity and cache traffic of the demo model on its held-out text, through `tidegate eval`,
-// against an independent numpy pass: a wrong mask, eviction or residency shows here as a wrong hit
-// rate.
+// against an independent numpy pass (models/reference.py): a wrong mask, eviction or residency
+// shows here as a wrong hit rate.
 //
 // Every row is a test of its own, ordered so that two shards (GTEST_TOTAL_SHARDS=2) take about the
 // same time; rows of a quarter-size cache take minutes each and run with TIDEGATE_SLOW_TESTS=1.
@@ -35,7 +35,7 @@ void PrintTo(const Row& row, std::ostream* out) { *out << row.name; }
 
 // The reference row; density 1 has no cache, and neither have rows of a whole cache.
 Json ReferenceRow(const Row& row) {
-  const Json golden = Json::parse(ReadFileOrDie(SharedPath("data/golden/demo.json")));
+  const Json golden = Json::parse(ReadFileOrDie(SourcePath("tests/testdata/demo.json")));
   for (const Json& candidate : golden.at("rows")) {
     const Json& fraction = candidate.at("cache_fraction");
     if (candidate.at("density") == row.density && candidate.at("gamma") == row.gamma &&
@@ -49,11 +49,11 @@ Json ReferenceRow(const Row& row) {
 void Evaluate(const Row& row, Json& result) {
   const RunResult run = RunProgram({BinaryPath("tidegate"),
                                     "eval",
-                                    ModelPath("tinystories-6M.f16.gguf"),
+                                    DemoModelPath(),
                                     "--units",
                                     row.units,
                                     "--ids",
-                                    SharedPath("data/golden/demo.ids"),
+                                    SourcePath("tests/testdata/demo.ids"),
                                     "--chunk",
                                     "256",
                                     "--mode",
@@ -84,7 +84,6 @@ void ExpectRelative(const Json& result, const Json& reference, const std::string
 class Perplexity : public testing::TestWithParam<Row> {};
 
 TEST_P(Perplexity, AgreesWithTheReference) {
-  TG_REQUIRE_SHARED("data/golden/demo.json");
   const Row& row = GetParam();
   if (row.slow && std::getenv("TIDEGATE_SLOW_TESTS") == nullptr) {
     GTEST_SKIP() << "takes minutes; run it with TIDEGATE_SLOW_TESTS=1";

@@ -28,7 +28,7 @@ class TraceTest : public ::testing::Test {
     return Tidegate(arguments);
   }
 
-  const std::string gguf_ = ModelPath("tinystories-6M.f16.gguf");
+  const std::string gguf_ = DemoModelPath();
   TempDir dir_;
 };
 
@@ -39,8 +39,8 @@ TEST_F(TraceTest, PlacingUnitsChangesTheirOrderOnly) {
   recording.insert(recording.end(), {"--record", trace});
   const RunResult recorded = Eval(gguf_, recording);
   ASSERT_EQ(recorded.exit_code, 0) << recorded.err;
-  // 6 layers, 256 input and 768 hidden units.
-  EXPECT_EQ(ReadFileOrDie(trace).size(), 24u + 256u * 6 * (32 + 96));
+  // 6 layers, 256 input and 1024 hidden units.
+  EXPECT_EQ(ReadFileOrDie(trace).size(), 24u + 256u * 6 * (32 + 128));
   const RunResult packed =
       Tidegate({"pack", gguf_, "-o", pack, "--units", "f16", "--trace", trace});
   ASSERT_EQ(packed.exit_code, 0) << packed.err;

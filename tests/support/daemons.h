@@ -37,8 +37,7 @@ inline constexpr char kSlowDevice[] = "bandwidth=60MB/s,latency=500us,iops=20k";
 // The demo model as a pack with q8 units.
 inline void PackDemoModel(const std::string& pack) {
   const RunResult run =
-      RunProgram({BinaryPath("tidegate"), "pack", ModelPath("tinystories-6M.f16.gguf"), "-o", pack,
-                  "--units", "q8"});
+      RunProgram({BinaryPath("tidegate"), "pack", DemoModelPath(), "-o", pack, "--units", "q8"});
   ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
 }
 

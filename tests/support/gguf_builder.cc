@@ -246,6 +246,10 @@ GgufBuilder LlamaGguf(const TestModel& model) {
   gguf.SetUint32("llama.attention.head_count", model.heads);
   gguf.SetUint32("llama.attention.head_count_kv", model.kv_heads);
   gguf.SetFloat("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  if (model.window != 0) gguf.SetUint32("llama.attention.sliding_window", model.window);
+  if (model.attention_cap != 0) {
+    gguf.SetFloat("llama.attn_logit_softcapping", model.attention_cap);
+  }
   AddTokenizer(gguf, model.vocab);
   AddWeights(gguf, model);
   return gguf;

@@ -78,6 +78,8 @@ struct TestModel {
   GgmlType norms = GgmlType::kF32;
   bool tied = false;        // no output.weight
   bool rope_freqs = false;  // factors as Llama 3 has
+  uint32_t window = 0;      // 0: none
+  float attention_cap = 0;  // 0: none
   uint32_t seed = 1;
 };
 GgufBuilder LlamaGguf(const TestModel& model);

@@ -49,6 +49,7 @@ std::string SharedPath(const std::string& relative) {
   return FromEnvironment("TIDEGATE_SHARED_DIR", TIDEGATE_SHARED_DIR) + "/" + relative;
 }
 std::string ModelPath(const std::string& relative) { return SourcePath("models/" + relative); }
+std::string DemoModelPath() { return ModelPath("stories-7M.f16.gguf"); }
 std::string SourcePath(const std::string& relative) {
   return std::string(TIDEGATE_SOURCE_DIR) + "/" + relative;
 }

@@ -16,6 +16,7 @@ namespace tidegate {
 // models/; BinaryPath("tidegate") in the build folder.
 std::string SharedPath(const std::string& relative);
 std::string ModelPath(const std::string& relative);
+std::string DemoModelPath();  // the model in models/ that the demo serves
 std::string SourcePath(const std::string& relative);
 std::string BinaryPath(const std::string& relative);
 bool FileExists(const std::string& path);

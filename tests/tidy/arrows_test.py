@@ -39,6 +39,7 @@ LIBRARIES = {
     "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc)/.*\.pb\.h",
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "Highway": (r"hwy/", r"engine/kernels/"),
+    "PCRE2": (r"pcre2", r"engine/pre_tokenizer\.cc"),
     "prometheus-cpp": (r"prometheus/",
                        r"base/(metrics_\w+|process_metrics)|server/metrics"
                        r"|weightstore/store_metrics|(weightstore|server)/main\.cc"),
@@ -105,6 +106,7 @@ class ArrowsTest(unittest.TestCase):
             ("engine/engine.cc", '#include "tidegate/v1/generation.pb.h"'),
             ("weightstore/store.cc", '#include "tidegate/v1/weight_store.grpc.pb.h"'),
             ("engine/model.cc", '#include "hwy/highway.h"'),
+            ("engine/tokenizer.cc", "#include <pcre2.h>"),
             ("engine/engine.cc", "#include <prometheus/registry.h>"),
             ("base/units.cc", "#include <CLI/CLI.hpp>"),
             ("template/lexer.cc", '#include "engine/utf8.h"'),

@@ -134,7 +134,7 @@ class SeccompTest(unittest.TestCase):
         self.assertNotEqual(attempt.returncode, 0)
 
     def test_store_lives_under_the_profile(self):
-        subprocess.run([BUILD / "tidegate", "pack", ROOT / "models/tinystories-6M.f16.gguf",
+        subprocess.run([BUILD / "tidegate", "pack", ROOT / "models/stories-7M.f16.gguf",
                         "-o", self.folder / "demo.tgpack"], check=True, capture_output=True)
         for extra in ((), ("--flash-backend", "pread"), ()):  # the last one finds a warm region
             with self.subTest(flags=extra):

@@ -322,6 +322,16 @@ absl::Status GgufFile::Parse() {
   return absl::OkStatus();
 }
 
+GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count) {
+  const uint64_t row_bytes = tensor.bytes / tensor.rows();
+  GgufTensor slice = tensor;
+  slice.dims = {tensor.columns(), count};
+  slice.offset += first * row_bytes;
+  slice.bytes = count * row_bytes;
+  slice.first_row += first;
+  return slice;
+}
+
 absl::StatusOr<std::string> GgufFile::GetString(const std::string& key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, FindValue(metadata_, key));
   const auto* text = std::get_if<std::string>(value);

@@ -22,6 +22,7 @@ struct GgufTensor {
   std::vector<uint64_t> dims;  // GGUF order: dims[0] is the row length (columns)
   uint64_t offset = 0;         // bytes from the start of the file
   uint64_t bytes = 0;          // 0 for types whose size is not known here
+  uint64_t first_row = 0;      // of a slice: rows of the file's tensor before it
 
   uint64_t columns() const { return dims.empty() ? 1 : dims[0]; }
   uint64_t rows() const {
@@ -30,6 +31,10 @@ struct GgufTensor {
     return n;
   }
 };
+
+// Rows [first, first + count) of a tensor as a tensor of their own, with its name: how fused
+// matrices are taken apart. REQUIRES: the tensor has these rows, and a type that can be read.
+GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count);
 
 using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<uint64_t>,
                                std::vector<int64_t>, std::vector<double>, std::vector<bool>,

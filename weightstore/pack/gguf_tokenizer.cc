@@ -1,9 +1,13 @@
 // The tokenizer part of GGUF metadata (keys "tokenizer.ggml.*" of the GGUF specification).
 #include <optional>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/merge_list.h"
 #include "weightstore/pack/pack_writer.h"
+#include "weightstore/pack/pre_tokenizers.h"
+#include "weightstore/pack/special_tokens.h"
 
 namespace tidegate {
 namespace {
@@ -63,7 +67,8 @@ absl::StatusOr<bool> Flag(const GgufFile& source, const char* name, bool fallbac
   return source.GetBool(key);
 }
 
-absl::Status FillIdsAndFlags(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& recipe,
+                             store::v1::Tokenizer& tokenizer) {
   const int tokens = tokenizer.tokens_size();
   ASSIGN_OR_RETURN(const auto bos, TokenId(source, "bos_token_id", tokens));
   ASSIGN_OR_RETURN(const auto eos, TokenId(source, "eos_token_id", tokens));
@@ -74,14 +79,66 @@ absl::Status FillIdsAndFlags(const GgufFile& source, store::v1::Tokenizer& token
   if (unknown) tokenizer.set_unknown_id(*unknown);
   if (eot) tokenizer.set_eot_id(*eot);
   const bool sentence_piece = tokenizer.model() == "llama";
-  ASSIGN_OR_RETURN(const bool add_bos,
-                   Flag(source, "add_bos_token", sentence_piece && bos.has_value()));
+  ASSIGN_OR_RETURN(
+      const bool add_bos,
+      Flag(source, "add_bos_token", (sentence_piece || recipe.adds_bos) && bos.has_value()));
   ASSIGN_OR_RETURN(const bool add_eos, Flag(source, "add_eos_token", false));
   ASSIGN_OR_RETURN(const bool space, Flag(source, "add_space_prefix", sentence_piece));
   tokenizer.set_add_bos(add_bos);
   tokenizer.set_add_eos(add_eos);
   tokenizer.set_add_space_prefix(space);
   return absl::OkStatus();
+}
+
+absl::Status FillMerges(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+  const std::string key = absl::StrCat(kPrefix, "merges");
+  ASSIGN_OR_RETURN(const std::vector<std::string>* merges, FindArray<std::string>(source, key));
+  if (merges == nullptr || merges->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", key, " is missing or empty; byte-level BPE needs it"));
+  }
+  tokenizer.mutable_merges()->Reserve(static_cast<int>(2 * merges->size()));
+  MergeList list(tokenizer);
+  for (const std::string& merge : *merges) {
+    const absl::Status status = list.Add(merge);
+    if (!status.ok()) return Annotate(status, absl::StrCat("metadata key ", key));
+  }
+  return absl::OkStatus();
+}
+
+// What byte-level vocabularies have besides their tokens.
+absl::StatusOr<PreTokenizerRecipe> FillBytePairs(const GgufFile& source,
+                                                 store::v1::Tokenizer& tokenizer) {
+  const std::string pre_key = absl::StrCat(kPrefix, "pre");
+  std::string pre = "default";
+  if (source.Has(pre_key)) {
+    ASSIGN_OR_RETURN(pre, source.GetString(pre_key));
+  }
+  ASSIGN_OR_RETURN(PreTokenizerRecipe recipe, FindPreTokenizer(pre));
+  tokenizer.set_pre(pre);
+  tokenizer.set_ignore_merges(recipe.ignore_merges);
+  for (const char* pattern : recipe.patterns) {
+    store::v1::SplitStep& step = *tokenizer.add_split_steps();
+    step.set_pattern(pattern);
+    step.set_cut(store::v1::SplitStep::CUT_ISOLATED);
+  }
+  RETURN_IF_ERROR(FillMerges(source, tokenizer));
+  return recipe;
+}
+
+// Phi-3's added tokens swallow the white space after them, but for three; no key says so, llama.cpp
+// goes by the model's name as well.
+void FillPhi3Strips(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+  const auto name = source.GetString("general.name");
+  const std::string lower = name.ok() ? absl::AsciiStrToLower(*name) : "";
+  if (lower.find("phi-3") == std::string::npos && lower.find("phi3") == std::string::npos) return;
+  for (int id = 0; id < tokenizer.tokens_size(); ++id) {
+    const uint32_t type = tokenizer.types(id);
+    const std::string& text = tokenizer.tokens(id);
+    if (type != 3 && type != 4) continue;
+    if (text == "<unk>" || text == "<s>" || text == "<|endoftext|>") continue;
+    tokenizer.add_strip_right_ids(static_cast<uint32_t>(id));
+  }
 }
 
 }  // namespace
@@ -106,11 +163,17 @@ absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
   if (scores != nullptr) {
     RETURN_IF_ERROR(CheckLength(scores_key, scores->size(), tokens->size()));
     for (const double score : *scores) tokenizer.add_scores(static_cast<float>(score));
-  } else {
+  } else if (*model == "llama") {
     tokenizer.mutable_scores()->Resize(static_cast<int>(tokens->size()), 0.0f);
   }
   RETURN_IF_ERROR(FillTypes(source, tokenizer));
-  RETURN_IF_ERROR(FillIdsAndFlags(source, tokenizer));
+  PreTokenizerRecipe recipe;
+  if (*model == "gpt2") {
+    ASSIGN_OR_RETURN(recipe, FillBytePairs(source, tokenizer));
+  }
+  RETURN_IF_ERROR(FillIdsAndFlags(source, recipe, tokenizer));
+  FillPhi3Strips(source, tokenizer);
+  MarkSpecialTokens(tokenizer);
   return tokenizer;
 }
 

@@ -1,10 +1,13 @@
-// Hyper-parameters of a `llama` model from GGUF metadata, with every key checked that would change
-// the arithmetic. Source: the GGUF specification (keys "[llm].*") and their defaults in llama.cpp.
+// Hyper-parameters from GGUF metadata and the table of architectures, with every key checked that
+// would change the arithmetic. Source: the GGUF specification (keys "[llm].*") and their defaults
+// in llama.cpp.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/architecture.h"
 #include "weightstore/pack/pack_plan.h"
 
 namespace tidegate {
@@ -13,69 +16,87 @@ namespace {
 using store::v1::HyperParameters;
 using store::v1::RopeScaling;
 
-std::string Key(const char* name) { return absl::StrCat("llama.", name); }
+constexpr uint64_t kMaxContext = 1u << 30;
 
-// A whole number within bounds; `fallback` for a key that is missing (negative: the key is needed).
-absl::StatusOr<uint32_t> BoundedUint(const GgufFile& source, const char* name, uint64_t low,
-                                     uint64_t high, int64_t fallback = -1) {
-  const std::string key = Key(name);
-  uint64_t value = static_cast<uint64_t>(fallback);
-  if (source.Has(key) || fallback < 0) {
-    auto found = source.GetUint(key);
-    if (absl::IsNotFound(found.status()))
-      return absl::InvalidArgumentError(found.status().message());
-    if (!found.ok()) return found.status();
-    value = *found;
-  }
-  if (value < low || value > high) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("metadata key ", key, " is ", value, ", outside [", low, ", ", high, "]"));
-  }
-  return static_cast<uint32_t>(value);
-}
+// The keys of one model's architecture, by their names without the prefix.
+class Keys {
+ public:
+  Keys(const GgufFile& source, std::string_view architecture)
+      : source_(source), prefix_(absl::StrCat(std::string(architecture), ".")) {}
 
-// A finite number that is positive, or may be zero.
-absl::StatusOr<float> FiniteNumber(const GgufFile& source, const std::string& key,
-                                   bool zero_allowed, double fallback) {
-  double value = fallback;
-  if (source.Has(key) || fallback < 0) {
-    auto found = source.GetNumber(key);
-    if (absl::IsNotFound(found.status()))
-      return absl::InvalidArgumentError(found.status().message());
-    if (!found.ok()) return found.status();
-    value = *found;
-  }
-  const auto narrow = static_cast<float>(value);
-  if (!std::isfinite(narrow) || narrow < 0 || (narrow == 0 && !zero_allowed)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("metadata key ", key, " has the impossible value ", value));
-  }
-  return narrow;
-}
+  const GgufFile& source() const { return source_; }
+  std::string Full(const std::string& name) const { return prefix_ + name; }
+  bool Has(const std::string& name) const { return source_.Has(Full(name)); }
 
-// Keys that change what a llama model computes, in ways this release does not know. Zero means
+  // A whole number within bounds; `fallback` for a key that is missing (negative: it is needed).
+  absl::StatusOr<uint32_t> Uint(const std::string& name, uint64_t low, uint64_t high,
+                                int64_t fallback = -1) const {
+    uint64_t value = static_cast<uint64_t>(fallback);
+    if (Has(name) || fallback < 0) {
+      auto found = source_.GetUint(Full(name));
+      if (absl::IsNotFound(found.status()))
+        return absl::InvalidArgumentError(found.status().message());
+      if (!found.ok()) return found.status();
+      value = *found;
+    }
+    if (value < low || value > high) {
+      return absl::InvalidArgumentError(absl::StrCat("metadata key ", Full(name), " is ", value,
+                                                     ", outside [", low, ", ", high, "]"));
+    }
+    return static_cast<uint32_t>(value);
+  }
+
+  // A finite number that is positive, or may be zero; `fallback` as above.
+  absl::StatusOr<float> Number(const std::string& name, bool zero_allowed, double fallback) const {
+    double value = fallback;
+    if (Has(name) || fallback < 0) {
+      auto found = source_.GetNumber(Full(name));
+      if (absl::IsNotFound(found.status()))
+        return absl::InvalidArgumentError(found.status().message());
+      if (!found.ok()) return found.status();
+      value = *found;
+    }
+    const auto narrow = static_cast<float>(value);
+    if (!std::isfinite(narrow) || narrow < 0 || (narrow == 0 && !zero_allowed)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("metadata key ", Full(name), " has the impossible value ", value));
+    }
+    return narrow;
+  }
+
+ private:
+  const GgufFile& source_;
+  const std::string prefix_;
+};
+
+// Keys that change what a model computes, in ways this release does not know. Zero and false mean
 // "off".
-absl::Status RejectUnknownArithmetic(const GgufFile& source) {
+absl::Status RejectUnknownArithmetic(const Keys& keys) {
   struct Row {
     const char* name;
     const char* what;
   };
   static constexpr Row kRows[] = {
       {"expert_count", "mixture-of-experts models are not supported"},
-      {"attention.sliding_window", "sliding-window attention is not supported"},
-      {"attention.scale", "its own attention scale is not supported"},
-      {"attn_logit_softcapping", "soft-capped attention is not supported"},
-      {"final_logit_softcapping", "soft-capped logits are not supported"},
+      {"use_parallel_residual", "attention and MLP side by side are not supported"},
+      {"attention.q_lora_rank", "latent attention (MLA) is not supported"},
+      {"attention.kv_lora_rank", "latent attention (MLA) is not supported"},
+      {"attention.max_alibi_bias", "ALiBi positions are not supported"},
       {"attention.clamp_kqv", "clamped projections are not supported"},
+      {"attention.shared_kv_layers", "layers that share keys and values are not supported"},
+      {"rope.dimension_sections", "rotary positions of several dimensions are not supported"},
+      {"rope.scaling.yarn_log_multiplier", "this form of YaRN is not supported"},
       {"logit_scale", "scaled logits are not supported"},
       {"residual_scale", "scaled residuals are not supported"},
       {"embedding_scale", "scaled embeddings are not supported"},
   };
+  const GgufFile& source = keys.source();
   for (const Row& row : kRows) {
-    const std::string key = Key(row.name);
+    const std::string key = keys.Full(row.name);
     if (!source.Has(key)) continue;
     const auto value = source.GetNumber(key);
-    if (value.ok() && *value == 0) continue;
+    const auto truth = source.GetBool(key);
+    if ((value.ok() && *value == 0) || (truth.ok() && !*truth)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("metadata key ", key, value.ok() ? absl::StrCat(" is ", *value) : " is set",
                      ": ", row.what));
@@ -88,55 +109,100 @@ absl::Status RejectUnknownArithmetic(const GgufFile& source) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<RopeScaling> RopeScalingFromGguf(const GgufFile& source) {
-  // Files from before rope.scaling.* have scale_linear; a factor without a type is linear.
-  const std::string factor_key = source.Has(Key("rope.scaling.factor")) ? Key("rope.scaling.factor")
-                                                                        : Key("rope.scale_linear");
-  std::string kind = source.Has(factor_key) ? "linear" : "none";
-  if (source.Has(Key("rope.scaling.type"))) {
-    ASSIGN_OR_RETURN(kind, source.GetString(Key("rope.scaling.type")));
+absl::Status FillYarn(const Keys& keys, RopeScaling& scaling) {
+  ASSIGN_OR_RETURN(const float mix, keys.Number("rope.scaling.yarn_ext_factor", true, 1));
+  if (mix != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ",
+                                                   keys.Full("rope.scaling.yarn_ext_factor"),
+                                                   " is ", mix, ": only 1 is supported"));
   }
+  ASSIGN_OR_RETURN(const float magnitude, keys.Number("rope.scaling.yarn_attn_factor", false, 1));
+  ASSIGN_OR_RETURN(const float fast, keys.Number("rope.scaling.yarn_beta_fast", false, 32));
+  ASSIGN_OR_RETURN(const float slow, keys.Number("rope.scaling.yarn_beta_slow", false, 1));
+  scaling.set_kind(RopeScaling::KIND_YARN);
+  scaling.set_magnitude(scaling.magnitude() * magnitude);
+  scaling.set_yarn_beta_fast(fast);
+  scaling.set_yarn_beta_slow(slow);
+  return absl::OkStatus();
+}
+
+// The factor of linear and YaRN scaling; 1 where there is none. Files from before rope.scaling.*
+// have scale_linear, and some converters write 0 for "none".
+absl::StatusOr<float> ScalingFactor(const Keys& keys, bool needed) {
+  const std::string name =
+      keys.Has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+  ASSIGN_OR_RETURN(const float factor, keys.Number(name, true, needed ? -1 : 1));
+  return factor == 0 ? 1 : factor;
+}
+
+// "none", "linear", "yarn" or "longrope". A factor without a type is linear; Phi-3 names no type
+// for its pair of factor tensors.
+absl::StatusOr<std::string> ScalingType(const Keys& keys) {
+  if (keys.Has("rope.scaling.type")) {
+    ASSIGN_OR_RETURN(const std::string type,
+                     keys.source().GetString(keys.Full("rope.scaling.type")));
+    for (const char* known : {"none", "linear", "yarn", "longrope"}) {
+      if (type == known) return type;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", keys.Full("rope.scaling.type"), ": '", type,
+                     "' scaling is not supported (none, linear, yarn and longrope are)"));
+  }
+  if (keys.source().FindTensor("rope_factors_long.weight") != nullptr) return "longrope";
+  return keys.Has("rope.scaling.factor") || keys.Has("rope.scale_linear") ? "linear" : "none";
+}
+
+absl::StatusOr<RopeScaling> RopeScalingFromGguf(const Keys& keys, uint32_t context) {
+  ASSIGN_OR_RETURN(const std::string type, ScalingType(keys));
   RopeScaling scaling;
   scaling.set_kind(RopeScaling::KIND_NONE);
-  if (kind != "none" && kind != "linear") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("metadata key ", Key("rope.scaling.type"), ": '", kind,
-                     "' scaling is not supported (none and linear are)"));
+  ASSIGN_OR_RETURN(const float magnitude, keys.Number("rope.scaling.attn_factor", true, 1));
+  scaling.set_magnitude(magnitude == 0 ? 1 : magnitude);
+  if (type == "none") return scaling;
+  ASSIGN_OR_RETURN(const float factor, ScalingFactor(keys, type != "longrope"));
+  if (type == "longrope") {
+    if (factor != 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("metadata key ", keys.Full("rope.scaling.factor"), " is ", factor,
+                       " beside long-RoPE factors, which is not supported"));
+    }
+    scaling.set_kind(RopeScaling::KIND_LONG);
   }
-  const std::string attention_key = Key("rope.scaling.attn_factor");
-  ASSIGN_OR_RETURN(const float attention, FiniteNumber(source, attention_key, true, 1));
-  if (attention != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "metadata key ", attention_key, " is ", attention, ": scaled attention is not supported"));
+  if (type != "longrope" && factor == 1) return scaling;
+  if (type == "linear") {
+    scaling.set_kind(RopeScaling::KIND_LINEAR);
+    scaling.set_factor(factor);
+    return scaling;
   }
-  if (kind == "none") return scaling;
-  ASSIGN_OR_RETURN(const float factor, FiniteNumber(source, factor_key, true, -1));
-  if (factor == 0 || factor == 1) return scaling;  // 0 is written for "none" by some converters.
-  scaling.set_kind(RopeScaling::KIND_LINEAR);
-  scaling.set_factor(factor);
+  ASSIGN_OR_RETURN(const uint32_t original,
+                   keys.Uint("rope.scaling.original_context_length", 1, kMaxContext, context));
+  scaling.set_original_context(original);
+  if (type == "yarn") {
+    scaling.set_factor(factor);
+    RETURN_IF_ERROR(FillYarn(keys, scaling));
+  }
   return scaling;
 }
 
-absl::Status FillHeads(const GgufFile& source, HyperParameters& hp) {
-  ASSIGN_OR_RETURN(const uint32_t heads, BoundedUint(source, "attention.head_count", 1, 4096));
-  ASSIGN_OR_RETURN(const uint32_t kv_heads,
-                   BoundedUint(source, "attention.head_count_kv", 1, heads, heads));
+absl::Status FillHeads(const Keys& keys, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t heads, keys.Uint("attention.head_count", 1, 4096));
+  ASSIGN_OR_RETURN(const uint32_t kv_heads, keys.Uint("attention.head_count_kv", 1, heads, heads));
   if (heads % kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(Key("attention.head_count"), " (", heads,
+    return absl::InvalidArgumentError(absl::StrCat(keys.Full("attention.head_count"), " (", heads,
                                                    ") is not a multiple of head_count_kv (",
                                                    kv_heads, ")"));
   }
   const bool divides = hp.hidden_size() % heads == 0;
-  if (!divides && !source.Has(Key("attention.key_length"))) {
-    return absl::InvalidArgumentError(absl::StrCat(Key("embedding_length"), " (", hp.hidden_size(),
-                                                   ") is not a multiple of head_count (", heads,
-                                                   ")"));
+  if (!divides && !keys.Has("attention.key_length")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(keys.Full("embedding_length"), " (", hp.hidden_size(),
+                     ") is not a multiple of head_count (", heads, ")"));
   }
   const uint32_t head_default = hp.hidden_size() / heads;
   ASSIGN_OR_RETURN(const uint32_t key_length,
-                   BoundedUint(source, "attention.key_length", 2, 4096, head_default));
+                   keys.Uint("attention.key_length", 2, 4096, head_default));
   ASSIGN_OR_RETURN(const uint32_t value_length,
-                   BoundedUint(source, "attention.value_length", 2, 4096, head_default));
+                   keys.Uint("attention.value_length", 2, 4096, head_default));
   if (key_length != value_length) {
     return absl::InvalidArgumentError(absl::StrCat("heads with keys of ", key_length,
                                                    " and values of ", value_length,
@@ -148,46 +214,80 @@ absl::Status FillHeads(const GgufFile& source, HyperParameters& hp) {
   return absl::OkStatus();
 }
 
-absl::Status FillRope(const GgufFile& source, HyperParameters& hp) {
-  ASSIGN_OR_RETURN(const float base, FiniteNumber(source, Key("rope.freq_base"), false, 10000));
+absl::Status FillRope(const Keys& keys, const Architecture& architecture, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const float base, keys.Number("rope.freq_base", false, 10000));
   ASSIGN_OR_RETURN(const uint32_t dims,
-                   BoundedUint(source, "rope.dimension_count", 0, hp.head_size(), hp.head_size()));
+                   keys.Uint("rope.dimension_count", 0, hp.head_size(), hp.head_size()));
   if (dims % 2 != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Key("rope.dimension_count"), " (", dims, ") is odd"));
+        absl::StrCat(keys.Full("rope.dimension_count"), " (", dims, ") is odd"));
   }
+  hp.set_rope_pairs(architecture.rope_pairs);
   hp.set_rope_base(base);
   hp.set_rope_dims(dims);
-  ASSIGN_OR_RETURN(*hp.mutable_rope_scaling(), RopeScalingFromGguf(source));
+  if (architecture.windowed_rope_base > 0) {
+    ASSIGN_OR_RETURN(const float windowed,
+                     keys.Number("rope.freq_base_swa", false, architecture.windowed_rope_base));
+    hp.set_windowed_rope_base(windowed);
+  } else if (keys.Has("rope.freq_base_swa")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", keys.Full("rope.freq_base_swa"), " is set: layers of ",
+                     std::string(architecture.name), " models share one base here"));
+  }
+  ASSIGN_OR_RETURN(*hp.mutable_rope_scaling(), RopeScalingFromGguf(keys, hp.context_length()));
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) {
-  const auto architecture = source.GetString("general.architecture");
-  if (!architecture.ok()) return absl::InvalidArgumentError(architecture.status().message());
-  if (*architecture != "llama") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "architecture '", *architecture, "' is not supported; this release packs 'llama' models"));
+// Which layers have the window, from the file: a flag for each, or "every n-th layer has none".
+absl::StatusOr<std::vector<bool>> WindowedLayers(const Keys& keys, uint32_t every,
+                                                 uint32_t layers) {
+  const std::string key = keys.Full("attention.sliding_window_pattern");
+  std::vector<bool> windowed(layers);
+  const auto found = keys.source().metadata().find(key);
+  if (found != keys.source().metadata().end()) {
+    if (const auto* flags = std::get_if<std::vector<bool>>(&found->second)) {
+      if (flags->size() == layers) return *flags;
+      return absl::InvalidArgumentError(absl::StrCat("metadata key ", key, " has ", flags->size(),
+                                                     " entries for ", layers, " layers"));
+    }
+    ASSIGN_OR_RETURN(every, keys.Uint("attention.sliding_window_pattern", 0, kMaxLayers));
   }
-  RETURN_IF_ERROR(RejectUnknownArithmetic(source));
-  HyperParameters hp;
-  ASSIGN_OR_RETURN(const uint32_t layers, BoundedUint(source, "block_count", 1, kMaxLayers));
-  ASSIGN_OR_RETURN(const uint32_t hidden, BoundedUint(source, "embedding_length", 1, kMaxUnits));
-  ASSIGN_OR_RETURN(const uint32_t intermediate,
-                   BoundedUint(source, "feed_forward_length", 1, kMaxUnits));
-  ASSIGN_OR_RETURN(const uint32_t context, BoundedUint(source, "context_length", 1, 1u << 30));
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    windowed[layer] = every == 0 || layer % every + 1 < every;
+  }
+  return windowed;
+}
+
+absl::Status FillAttention(const Keys& keys, const Architecture& architecture,
+                           HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t window,
+                   keys.Uint("attention.sliding_window", 0, UINT32_MAX, architecture.window));
+  if (window != 0) {
+    ASSIGN_OR_RETURN(const std::vector<bool> windowed,
+                     WindowedLayers(keys, architecture.full_layer_every, hp.layer_count()));
+    for (const bool has : windowed) hp.add_windows(has ? window : 0);
+  }
+  ASSIGN_OR_RETURN(const float attention_cap,
+                   keys.Number("attn_logit_softcapping", true, architecture.attention_cap));
+  hp.set_attention_cap(attention_cap);
+  const bool wide = architecture.wide_scale_layers == hp.layer_count();
+  const float width = wide ? static_cast<float>(hp.hidden_size()) / hp.query_heads()
+                           : static_cast<float>(hp.head_size());
+  ASSIGN_OR_RETURN(const float scale, keys.Number("attention.scale", true, 0));
+  hp.set_attention_scale(scale > 0 ? scale : 1.0f / std::sqrt(width));
+  return absl::OkStatus();
+}
+
+absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t layers, keys.Uint("block_count", 1, kMaxLayers));
+  ASSIGN_OR_RETURN(const uint32_t hidden, keys.Uint("embedding_length", 1, kMaxUnits));
+  ASSIGN_OR_RETURN(const uint32_t intermediate, keys.Uint("feed_forward_length", 1, kMaxUnits));
+  ASSIGN_OR_RETURN(const uint32_t context, keys.Uint("context_length", 1, kMaxContext));
   hp.set_layer_count(layers);
   hp.set_hidden_size(hidden);
   hp.set_intermediate_size(intermediate);
   hp.set_context_length(context);
-  ASSIGN_OR_RETURN(const float epsilon,
-                   FiniteNumber(source, Key("attention.layer_norm_rms_epsilon"), true, -1));
-  hp.set_rms_epsilon(epsilon);
-  RETURN_IF_ERROR(FillHeads(source, hp));
-  RETURN_IF_ERROR(FillRope(source, hp));
-  if (const GgufTensor* embedding = source.FindTensor("token_embd.weight")) {
+  if (const GgufTensor* embedding = keys.source().FindTensor("token_embd.weight")) {
     if (embedding->rows() > (4u << 20)) {
       return absl::InvalidArgumentError(absl::StrCat("token_embd.weight has ", embedding->rows(),
                                                      " rows, at most ", 4u << 20,
@@ -195,6 +295,39 @@ absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) 
     }
     hp.set_vocab_size(static_cast<uint32_t>(embedding->rows()));
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source) {
+  const auto name = source.GetString("general.architecture");
+  if (!name.ok()) return absl::InvalidArgumentError(name.status().message());
+  const Architecture* architecture = FindArchitecture(*name);
+  if (architecture == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "architecture '", *name, "' is not supported; this release packs ", ArchitectureNames()));
+  }
+  return architecture;
+}
+
+absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) {
+  ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
+  const Keys keys(source, architecture->name);
+  RETURN_IF_ERROR(RejectUnknownArithmetic(keys));
+  HyperParameters hp;
+  RETURN_IF_ERROR(FillSizes(keys, hp));
+  ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", true, -1));
+  hp.set_rms_epsilon(epsilon);
+  RETURN_IF_ERROR(FillHeads(keys, hp));
+  RETURN_IF_ERROR(FillRope(keys, *architecture, hp));
+  RETURN_IF_ERROR(FillAttention(keys, *architecture, hp));
+  hp.set_activation(architecture->activation);
+  hp.set_embedding_scale(
+      architecture->scaled_embedding ? std::sqrt(static_cast<float>(hp.hidden_size())) : 1.0f);
+  ASSIGN_OR_RETURN(const float logit_cap,
+                   keys.Number("final_logit_softcapping", true, architecture->logit_cap));
+  hp.set_logit_cap(logit_cap);
   return hp;
 }
 

@@ -15,16 +15,17 @@ namespace {
 constexpr uint64_t kMaxRank = 4096;
 constexpr uint64_t kChunkBytes = 4 << 20;  // of A, decoded, at a time
 
-// alpha of a LoRA adapter for a llama model; 0 means that no alpha was recorded.
-absl::StatusOr<double> CheckedAlpha(const GgufFile& file) {
+// alpha of a LoRA adapter for the model; 0 means that no alpha was recorded.
+absl::StatusOr<double> CheckedAlpha(const GgufFile& file, const GgufFile& model) {
   const auto type = file.GetString("adapter.type");
   if (!type.ok() || *type != "lora") {
     return absl::InvalidArgumentError(
         "not a LoRA adapter (metadata key adapter.type is not 'lora')");
   }
+  ASSIGN_OR_RETURN(const std::string wanted, model.GetString("general.architecture"));
   const auto architecture = file.GetString("general.architecture");
-  if (!architecture.ok() || *architecture != "llama") {
-    return absl::InvalidArgumentError("the adapter is not for a llama model");
+  if (!architecture.ok() || *architecture != wanted) {
+    return absl::InvalidArgumentError(absl::StrCat("the adapter is not for a ", wanted, " model"));
   }
   if (!file.Has("adapter.lora.alpha")) return 0.0;
   return file.GetNumber("adapter.lora.alpha");
@@ -72,7 +73,7 @@ absl::Status LoraSet::AddAdapter(const GgufFile& model, const LoraSource& source
   if (!opened.ok()) return opened.status();
   files_.push_back(std::make_unique<GgufFile>(*std::move(opened)));
   const GgufFile& file = *files_.back();
-  ASSIGN_OR_RETURN(const double alpha, CheckedAlpha(file));
+  ASSIGN_OR_RETURN(const double alpha, CheckedAlpha(file, model));
   for (const GgufTensor& tensor : file.tensors()) {
     std::string name(absl::StripSuffix(tensor.name, ".lora_a"));
     if (name == tensor.name) {
@@ -97,7 +98,7 @@ absl::Status LoraSet::AddTo(const GgufTensor& tensor, uint64_t first, uint64_t c
   const auto found = deltas_.find(tensor.name);
   if (found == deltas_.end()) return absl::OkStatus();
   for (const Delta& delta : found->second) {
-    RETURN_IF_ERROR(AddDelta(delta, first, count, tensor.columns(), rows));
+    RETURN_IF_ERROR(AddDelta(delta, tensor.first_row + first, count, tensor.columns(), rows));
   }
   return absl::OkStatus();
 }

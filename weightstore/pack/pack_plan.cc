@@ -21,37 +21,74 @@ namespace {
 using store::v1::HyperParameters;
 using store::v1::UnitLayout;
 
-// A tensor that a llama model has or may have.
+// A tensor that a model has or may have.
 struct Expected {
   std::string name;
   uint64_t rows = 1, columns = 0;
   bool vector = false;  // one dimension; kept as F32
   bool optional = false;
+  // Of a part of a fused tensor: which one, all its rows, and those before this part.
+  std::string fused = {};
+  uint64_t fused_rows = 0, first_row = 0;
 };
 
-// The tensors that stay in memory, in the order of the static section.
-std::vector<Expected> ExpectedStatics(const HyperParameters& hp) {
-  const uint64_t hidden = hp.hidden_size();
+// The matrices that make queries, keys and values.
+void ExpectProjections(const GgufFile& source, const Architecture& architecture,
+                       const HyperParameters& hp, const std::string& prefix,
+                       std::vector<Expected>& list) {
   const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
   const uint64_t kv = uint64_t{hp.kv_heads()} * hp.head_size();
+  const std::string fused = prefix + "attn_qkv.weight";
+  const bool is_fused = architecture.fused && source.FindTensor(fused) != nullptr;
+  uint64_t first = 0;
+  for (const auto& [name, rows] : {std::pair("attn_q", query), {"attn_k", kv}, {"attn_v", kv}}) {
+    Expected matrix = {prefix + name + ".weight", rows, hp.hidden_size()};
+    if (is_fused) {
+      matrix.fused = fused;
+      matrix.fused_rows = query + 2 * kv;
+      matrix.first_row = first;
+      first += rows;
+    }
+    list.push_back(matrix);
+    list.push_back({prefix + name + ".bias", 1, rows, true, !architecture.qkv_bias});
+  }
+}
+
+// The tensors that stay in memory, in the order of the static section.
+std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture& architecture,
+                                      const HyperParameters& hp) {
+  const uint64_t hidden = hp.hidden_size();
+  const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
   std::vector<Expected> list = {{"token_embd.weight", hp.vocab_size(), hidden}};
   for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
     const std::string prefix = absl::StrCat("blk.", layer, ".");
     list.push_back({prefix + "attn_norm.weight", 1, hidden, true});
-    list.push_back({prefix + "attn_q.weight", query, hidden});
-    list.push_back({prefix + "attn_k.weight", kv, hidden});
-    list.push_back({prefix + "attn_v.weight", kv, hidden});
+    ExpectProjections(source, architecture, hp, prefix, list);
+    if (architecture.head_norms) {
+      list.push_back({prefix + "attn_q_norm.weight", 1, hp.head_size(), true});
+      list.push_back({prefix + "attn_k_norm.weight", 1, hp.head_size(), true});
+    }
     list.push_back({prefix + "attn_output.weight", hidden, query});
+    list.push_back({prefix + "attn_output.bias", 1, hidden, true, true});
+    if (architecture.post_norms) {
+      list.push_back({prefix + "post_attention_norm.weight", 1, hidden, true});
+      list.push_back({prefix + "post_ffw_norm.weight", 1, hidden, true});
+    }
     list.push_back({prefix + "ffn_norm.weight", 1, hidden, true});
   }
   list.push_back({"output_norm.weight", 1, hidden, true});
   list.push_back({"output.weight", hp.vocab_size(), hidden, false, true});
-  list.push_back({"rope_freqs.weight", 1, hp.rope_dims() / 2, true, true});
+  if (hp.rope_scaling().kind() == store::v1::RopeScaling::KIND_LONG) {
+    list.push_back({"rope_factors_long.weight", 1, hp.rope_dims() / 2, true});
+    list.push_back({"rope_factors_short.weight", 1, hp.rope_dims() / 2, true});
+  } else {
+    list.push_back({"rope_freqs.weight", 1, hp.rope_dims() / 2, true, true});
+  }
   return list;
 }
 
 // The tensor, checked for shape and type; null if it is optional and missing.
-absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Expected& expected) {
+absl::StatusOr<const GgufTensor*> WholeTensor(const GgufFile& source, const Expected& expected) {
   const GgufTensor* tensor = source.FindTensor(expected.name);
   if (tensor == nullptr) {
     if (expected.optional) return nullptr;
@@ -71,13 +108,25 @@ absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Ex
   return tensor;
 }
 
-absl::Status PlanStatics(const GgufFile& source, const LoraSet& adapters, PackPlan& plan) {
-  for (const Expected& expected : ExpectedStatics(plan.manifest.hyper_parameters())) {
-    ASSIGN_OR_RETURN(const GgufTensor* tensor, CheckedTensor(source, expected));
+// The same, or the part of a fused tensor, which `plan` keeps.
+absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Expected& expected,
+                                                PackPlan& plan) {
+  if (expected.fused.empty()) return WholeTensor(source, expected);
+  const Expected whole = {expected.fused, expected.fused_rows, expected.columns};
+  ASSIGN_OR_RETURN(const GgufTensor* tensor, WholeTensor(source, whole));
+  plan.slices.push_back(SliceRows(*tensor, expected.first_row, expected.rows));
+  return &plan.slices.back();
+}
+
+absl::Status PlanStatics(const GgufFile& source, const Architecture& architecture,
+                         const LoraSet& adapters, PackPlan& plan) {
+  for (const Expected& expected :
+       ExpectedStatics(source, architecture, plan.manifest.hyper_parameters())) {
+    ASSIGN_OR_RETURN(const GgufTensor* tensor, CheckedTensor(source, expected, plan));
     if (tensor == nullptr) continue;
     // Vectors are small and every reader wants them as floats; merged matrices are no longer what
     // their type can hold; the others keep it.
-    const bool widen = expected.vector || adapters.Touches(expected.name);
+    const bool widen = expected.vector || adapters.Touches(tensor->name);
     const auto type = widen ? GgmlType::kF32 : static_cast<GgmlType>(tensor->type);
     store::v1::StaticTensor& entry = *plan.manifest.add_static_tensors();
     entry.set_name(expected.name);
@@ -92,18 +141,25 @@ absl::Status PlanStatics(const GgufFile& source, const LoraSet& adapters, PackPl
   return absl::OkStatus();
 }
 
-absl::Status PlanLayers(const GgufFile& source, PackPlan& plan) {
+absl::Status PlanLayers(const GgufFile& source, const Architecture& architecture, PackPlan& plan) {
   const HyperParameters& hp = plan.manifest.hyper_parameters();
   const uint64_t hidden = hp.hidden_size(), intermediate = hp.intermediate_size();
   for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
     const std::string prefix = absl::StrCat("blk.", layer, ".");
+    Expected gate = {prefix + "ffn_gate.weight", intermediate, hidden};
+    Expected up = {prefix + "ffn_up.weight", intermediate, hidden};
+    if (architecture.fused && source.FindTensor(gate.name) == nullptr) {
+      for (Expected* half : {&gate, &up}) {
+        half->fused = up.name;
+        half->fused_rows = 2 * intermediate;
+      }
+      up.first_row = intermediate;
+    }
+    const Expected down = {prefix + "ffn_down.weight", hidden, intermediate};
     LayerMatrices matrices;
-    ASSIGN_OR_RETURN(matrices.gate,
-                     CheckedTensor(source, {prefix + "ffn_gate.weight", intermediate, hidden}));
-    ASSIGN_OR_RETURN(matrices.up,
-                     CheckedTensor(source, {prefix + "ffn_up.weight", intermediate, hidden}));
-    ASSIGN_OR_RETURN(matrices.down,
-                     CheckedTensor(source, {prefix + "ffn_down.weight", hidden, intermediate}));
+    ASSIGN_OR_RETURN(matrices.gate, CheckedTensor(source, gate, plan));
+    ASSIGN_OR_RETURN(matrices.up, CheckedTensor(source, up, plan));
+    ASSIGN_OR_RETURN(matrices.down, CheckedTensor(source, down, plan));
     plan.layers.push_back(matrices);
     plan.manifest.add_layers();
   }
@@ -111,16 +167,20 @@ absl::Status PlanLayers(const GgufFile& source, PackPlan& plan) {
 }
 
 // A tensor that nobody reads would change the model's answers silently.
-absl::Status RejectOtherTensors(const GgufFile& source, const PackPlan& plan) {
-  std::set<const GgufTensor*> known(plan.statics.begin(), plan.statics.end());
-  for (const LayerMatrices& layer : plan.layers) known.insert({layer.gate, layer.up, layer.down});
+absl::Status RejectOtherTensors(const GgufFile& source, const Architecture& architecture,
+                                const PackPlan& plan) {
+  std::set<std::string_view> known;  // by name: a slice has that of the whole
+  for (const GgufTensor* tensor : plan.statics) known.insert(tensor->name);
+  for (const LayerMatrices& layer : plan.layers) {
+    known.insert({layer.gate->name, layer.up->name, layer.down->name});
+  }
   for (const GgufTensor& tensor : source.tensors()) {
     // Tables of rotation frequencies in very old files: derived from the metadata, never weights.
-    if (known.count(&tensor) != 0 || absl::EndsWith(tensor.name, ".attn_rot_embd.weight")) continue;
-    const bool bias = absl::EndsWith(tensor.name, ".bias");
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", tensor.name,
-        bias ? ": bias vectors are not supported" : " is not part of a plain llama model"));
+    if (known.count(tensor.name) != 0 || absl::EndsWith(tensor.name, ".attn_rot_embd.weight"))
+      continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor.name, " is not part of a ",
+                                                   std::string(architecture.name),
+                                                   " model as this release knows it"));
   }
   return absl::OkStatus();
 }
@@ -243,12 +303,13 @@ std::string MatrixTypes(const PackPlan& plan) {
                        [](std::string* out, const auto& entry) { *out += entry.second; });
 }
 
-absl::Status FillDescription(const GgufFile& source, const LoraSet& adapters, PackPlan& plan) {
+absl::Status FillDescription(const GgufFile& source, const Architecture& architecture,
+                             const LoraSet& adapters, PackPlan& plan) {
   const std::filesystem::path path(source.path());
   auto name = source.GetString("general.name");
   plan.manifest.set_model_name(
       Printable(name.ok() && !name->empty() ? *name : path.stem().string()));
-  plan.manifest.set_architecture("llama");
+  plan.manifest.set_architecture(std::string(architecture.name));
   if (source.Has("tokenizer.chat_template")) {
     ASSIGN_OR_RETURN(*plan.manifest.mutable_chat_template(),
                      source.GetString("tokenizer.chat_template"));
@@ -258,9 +319,10 @@ absl::Status FillDescription(const GgufFile& source, const LoraSet& adapters, Pa
   }
   ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
   const store::v1::Tokenizer& tokenizer = plan.manifest.tokenizer();
-  if (tokenizer.model() != "llama") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tokenizer '", tokenizer.model(), "' is not supported; 'llama' (SentencePiece) is"));
+  if (tokenizer.model() != "llama" && tokenizer.model() != "gpt2") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer '", tokenizer.model(), "' is not supported; 'llama' ",
+                     "(SentencePiece) and 'gpt2' (byte-level BPE) are"));
   }
   if (static_cast<uint32_t>(tokenizer.tokens_size()) >
       plan.manifest.hyper_parameters().vocab_size()) {
@@ -288,14 +350,15 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
   static const LoraSet& kNone = *new LoraSet;
   const LoraSet& merged = adapters == nullptr ? kNone : *adapters;
   PackPlan plan;
+  ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersFromGguf(source));
   if (source.tensors().empty()) {
     return absl::InvalidArgumentError("the file has no tensors, only a vocabulary");
   }
-  RETURN_IF_ERROR(PlanStatics(source, merged, plan));
-  RETURN_IF_ERROR(PlanLayers(source, plan));
-  RETURN_IF_ERROR(RejectOtherTensors(source, plan));
-  RETURN_IF_ERROR(FillDescription(source, merged, plan));
+  RETURN_IF_ERROR(PlanStatics(source, *architecture, merged, plan));
+  RETURN_IF_ERROR(PlanLayers(source, *architecture, plan));
+  RETURN_IF_ERROR(RejectOtherTensors(source, *architecture, plan));
+  RETURN_IF_ERROR(FillDescription(source, *architecture, merged, plan));
   RETURN_IF_ERROR(PlanGeometry(options, plan));
   plan.requantised =
       IsGrouped(options.units) &&

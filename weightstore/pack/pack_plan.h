@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
+#include "weightstore/pack/architecture.h"
 #include "weightstore/pack/gguf_file.h"
 #include "weightstore/pack/lora.h"
 #include "weightstore/pack/pack_writer.h"
@@ -28,6 +30,7 @@ struct PackPlan {
   store::v1::Manifest manifest;
   PackGeometry geometry;
   std::vector<const GgufTensor*> statics;  // in the order of manifest.static_tensors
+  std::deque<GgufTensor> slices;           // of fused tensors; the pointers may point here
   std::vector<LayerMatrices> layers;
   uint64_t static_bytes = 0;
   bool requantised = false;  // see PackReport
@@ -39,8 +42,9 @@ struct PackPlan {
 absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options,
                                   const LoraSet* adapters = nullptr);
 
-// The first half of it, see hyper_parameters.cc: sizes and rope settings of a `llama` model. The
-// vocabulary is the number of rows of token_embd.weight, 0 if the file has no weights.
+// The first half of it, see hyper_parameters.cc: sizes, and everything that tells architectures
+// apart. The vocabulary is the number of rows of token_embd.weight, 0 if the file has no weights.
 absl::StatusOr<store::v1::HyperParameters> HyperParametersFromGguf(const GgufFile& source);
+absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source);
 
 }  // namespace tidegate

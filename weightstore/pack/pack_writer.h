@@ -1,4 +1,4 @@
-// Makes a pack (pack_format.h) from a GGUF file of the `llama` architecture.
+// Makes a pack (pack_format.h) from a GGUF file of a supported architecture (architecture.h).
 #pragma once
 
 #include <cstdint>

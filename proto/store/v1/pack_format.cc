@@ -67,6 +67,25 @@ absl::Status CheckLayer(const store::v1::KindUnits& units, const KindGeometry& k
   return absl::OkStatus();
 }
 
+bool IsFactor(float value) { return std::isfinite(value) && value >= 0; }
+
+// What tells architectures apart; the sizes are checked elsewhere.
+bool SaneArithmetic(const store::v1::HyperParameters& hp) {
+  const store::v1::RopeScaling& rope = hp.rope_scaling();
+  for (const float value : {hp.embedding_scale(), hp.attention_scale(), hp.attention_cap(),
+                            hp.logit_cap(), hp.windowed_rope_base(), rope.factor(),
+                            rope.magnitude(), rope.yarn_beta_fast(), rope.yarn_beta_slow()}) {
+    if (!IsFactor(value)) return false;
+  }
+  const auto windows = static_cast<uint32_t>(hp.windows_size());
+  const bool scaled = rope.kind() == store::v1::RopeScaling::KIND_LINEAR ||
+                      rope.kind() == store::v1::RopeScaling::KIND_YARN;
+  return store::v1::HyperParameters::Activation_IsValid(hp.activation()) &&
+         store::v1::HyperParameters::RopePairs_IsValid(hp.rope_pairs()) &&
+         store::v1::RopeScaling::Kind_IsValid(rope.kind()) && (!scaled || rope.factor() > 0) &&
+         (windows == 0 || windows == hp.layer_count());
+}
+
 absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
   const bool sane =
       hp.layer_count() >= 1 && hp.layer_count() <= kMaxLayers && hp.hidden_size() >= 1 &&
@@ -77,7 +96,8 @@ absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
       hp.context_length() >= 1 && hp.rope_dims() <= hp.head_size() && hp.rope_dims() % 2 == 0 &&
       std::isfinite(hp.rms_epsilon()) && hp.rms_epsilon() >= 0 && std::isfinite(hp.rope_base()) &&
       hp.rope_base() > 0;
-  return sane ? absl::OkStatus() : Damaged("hyper-parameters are out of range");
+  return sane && SaneArithmetic(hp) ? absl::OkStatus()
+                                    : Damaged("hyper-parameters are out of range");
 }
 
 absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_bytes) {

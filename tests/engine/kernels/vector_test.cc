@@ -155,6 +155,72 @@ TEST_P(VectorTest, SiluMultipliesInPlace) {
   }
 }
 
+double ExactGelu(double z) {
+  const double u = std::sqrt(2 / std::acos(-1.0)) * (z + 0.044715 * z * z * z);
+  return z / (1 + std::exp(-2 * u));
+}
+
+TEST_P(VectorTest, GeluIsAccurateOverTheWholeRange) {
+  std::vector<float> gate;
+  for (float z = -9.0f; z <= 40.0f; z += 0.00117f) gate.push_back(z);
+  for (const float z : {0.0f, 1e-30f, -1e-30f, 1e5f}) gate.push_back(z);
+  const std::vector<float> up(gate.size(), 1.0f);
+  std::vector<float> h(gate.size());
+  kernels().gelu_multiply(gate.data(), up.data(), gate.size(), h.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double z = gate[i], exact = ExactGelu(z);
+    const double u = std::min(100.0, std::fabs(0.8 * (z + 0.044715 * z * z * z)));
+    ASSERT_NEAR(h[i], exact, (4e-7 + (4 + u) * 0x1p-21) * std::fabs(exact) + 1e-37) << z;
+  }
+}
+
+TEST_P(VectorTest, GeluOfExtremesIsFinite) {
+  const std::vector<float> gate = {-10.0f, -20.0f, -1e4f, -1e13f, -3e38f, 3e38f, 1e13f};
+  const std::vector<float> up(gate.size(), 0.5f);
+  std::vector<float> h(gate.size());
+  kernels().gelu_multiply(gate.data(), up.data(), gate.size(), h.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    EXPECT_NEAR(h[i], gate[i] > 0 ? 0.5f * gate[i] : 0.0f, std::fabs(gate[i]) * 1e-20f) << gate[i];
+  }
+}
+
+TEST_P(VectorTest, GeluMultipliesInPlace) {
+  for (const size_t n : kSizes) {
+    const std::vector<float> gate = RandomFloats(n, random_);
+    const std::vector<float> up = RandomFloats(n, random_);
+    std::vector<float> h(n + 1, std::numeric_limits<float>::quiet_NaN());
+    kernels().gelu_multiply(gate.data(), up.data(), n, h.data());
+    EXPECT_TRUE(std::isnan(h[n]));
+    std::vector<float> into_gate = gate, into_up = up;
+    kernels().gelu_multiply(into_gate.data(), up.data(), n, into_gate.data());
+    kernels().gelu_multiply(gate.data(), into_up.data(), n, into_up.data());
+    for (size_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(h[i], ExactGelu(gate[i]) * up[i], 4e-6 * std::fabs(gate[i] * up[i]));
+      EXPECT_EQ(h[i], into_gate[i]);
+      EXPECT_EQ(h[i], into_up[i]);
+    }
+  }
+}
+
+TEST_P(VectorTest, SoftCap) {
+  for (const size_t n : kSizes) {
+    for (const float cap : {0.5f, 30.0f}) {
+      std::vector<float> x = RandomFloats(n + 1, random_);
+      for (size_t i = 0; i < n; ++i) x[i] *= i % 3 == 0 ? 100.0f : 1.0f;
+      const std::vector<float> before = x;
+      kernels().soft_cap(n, cap, x.data());
+      for (size_t i = 0; i < n; ++i) {
+        const double exact = cap * std::tanh(static_cast<double>(before[i]) / cap);
+        EXPECT_NEAR(x[i], exact, 2e-6 * std::fabs(exact)) << before[i];
+      }
+      EXPECT_EQ(x[n], before[n]);
+    }
+  }
+  std::vector<float> far = {1e30f, -1e30f, 0.0f};
+  kernels().soft_cap(far.size(), 8, far.data());
+  EXPECT_EQ(far, (std::vector<float>{8, -8, 0}));
+}
+
 // A cache of `tokens` rows with NaN between the rows, in half or float.
 struct Cache {
   std::vector<float> floats;
@@ -177,13 +243,16 @@ struct Cache {
 };
 
 std::vector<double> ExactAttention(const std::vector<float>& query, const Cache& keys,
-                                   const Cache& values, size_t stride, size_t tokens,
-                                   double scale) {
+                                   const Cache& values, size_t stride, size_t tokens, double scale,
+                                   double cap) {
   std::vector<double> weights(tokens);
   for (size_t t = 0; t < tokens; ++t) {
     for (size_t i = 0; i < query.size(); ++i) {
       weights[t] += scale * query[i] * keys.floats[t * stride + i];
     }
+  }
+  for (double& weight : weights) {
+    if (cap != 0) weight = cap * std::tanh(weight / cap);
   }
   const double largest = *std::max_element(weights.begin(), weights.end());
   double total = 0;
@@ -205,12 +274,14 @@ TEST_P(VectorTest, AttendIsSoftmaxAttention) {
       const Cache values(tokens, stride, head_size, random_);
       const std::vector<float> query = RandomFloats(head_size, random_);
       const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-      const std::vector<double> exact = ExactAttention(query, keys, values, stride, tokens, scale);
-      for (const bool half : {false, true}) {
+      for (const auto& [half, cap] :
+           {std::pair(false, 0.0f), {true, 0.0f}, {false, 0.7f}, {true, 3.0f}}) {
+        const std::vector<double> exact =
+            ExactAttention(query, keys, values, stride, tokens, scale, cap);
         std::vector<float> scores(tokens + 1, std::numeric_limits<float>::quiet_NaN());
         std::vector<float> out(head_size + 1, std::numeric_limits<float>::quiet_NaN());
         kernels().attend(query.data(), keys.data(half), values.data(half), half, stride, tokens,
-                         head_size, scale, scores.data(), out.data());
+                         head_size, scale, cap, scores.data(), out.data());
         EXPECT_TRUE(std::isnan(scores[tokens]));
         EXPECT_TRUE(std::isnan(out[head_size]));
         for (size_t i = 0; i < head_size; ++i) {
@@ -230,7 +301,7 @@ TEST_P(VectorTest, AttendSurvivesLargeScores) {
   const std::vector<float> values = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
   std::vector<float> scores(3);
   std::vector<float> out(2);
-  kernels().attend(query.data(), keys.data(), values.data(), false, 2, 3, 2, 1.0f, scores.data(),
+  kernels().attend(query.data(), keys.data(), values.data(), false, 2, 3, 2, 1.0f, 0, scores.data(),
                    out.data());
   const double e = std::exp(-1.0);
   EXPECT_NEAR(out[0], (1 + 5 * e) / (1 + e), 1e-2);  // The scores are 2e4: 1 ulp is 2e-3.

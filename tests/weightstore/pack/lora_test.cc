@@ -50,8 +50,10 @@ TEST_F(LoraTest, AddsScaledProducts) {
   EXPECT_FALSE(set->Touches("blk.0.ffn_up.weight"));
   EXPECT_EQ(set->description(), "a.gguf x 0.5");
   const GgufTensor& up = *model_->FindTensor("blk.1.ffn_up.weight");
-  std::vector<float> rows(10 * 64, 100);
+  std::vector<float> rows(10 * 64, 100), sliced = rows;
   ASSERT_TRUE(set->AddTo(up, 20, 10, rows.data()).ok());
+  ASSERT_TRUE(set->AddTo(SliceRows(up, 15, 30), 5, 10, sliced.data()).ok());
+  EXPECT_EQ(sliced, rows);
   for (int r = 0; r < 10; ++r) {
     for (int c = 0; c < 64; ++c) {
       float product = 0;
