@@ -113,11 +113,14 @@ absl::StatusOr<Evaluator::Flow> Evaluator::ExecuteFor(const Statement& statement
   ASSIGN_OR_RETURN(std::vector<Value> all, LoopItems(statement));
   const auto items = std::make_shared<const std::vector<Value>>(std::move(all));
   if (items->empty()) return Execute(statement.otherwise, out);
+  int depth = 0;  // a template may keep `loop`, and its items with it
+  for (const Value& item : *items) depth = std::max(depth, item.depth());
   ++loops_;
   for (size_t i = 0; i < items->size(); ++i) {
     RETURN_IF_ERROR(runtime_.Charge(1));
     const ScopeGuard scope(*this);
-    scopes_.back().names["loop"] = Value(std::make_shared<const Loop>(Loop{items, i, loops_}));
+    scopes_.back().names["loop"] =
+        Value(std::make_shared<const Loop>(Loop{items, i, loops_, depth + 1}));
     runtime_.set_line(statement.line);
     RETURN_IF_ERROR(Assign(statement.targets, (*items)[i]));
     ASSIGN_OR_RETURN(const Flow flow, Execute(statement.body, out));

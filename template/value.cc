@@ -27,6 +27,7 @@ bool Value::Truth() const {
 int Value::depth() const {
   if (is_list()) return list().depth;
   if (is_dict()) return dict().depth;
+  if (is_loop()) return loop().depth;
   return 0;
 }
 

@@ -128,6 +128,7 @@ struct Loop {
   std::shared_ptr<const std::vector<Value>> items;
   size_t index0 = 0;
   int level = 1;  // loops around it, itself included
+  int depth = 1;  // as of a list of the items
 };
 
 struct MacroNode;

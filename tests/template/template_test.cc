@@ -151,6 +151,8 @@ TEST(Template, HostileTemplatesEndAtALimit) {
       "{{ n.s|tojson }}",
       "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
       "{{ n.s == n.s + [] }}",
+      "{% set n = namespace(x=1) %}{% for i in range(99999) %}{% for y in [n.x] %}"
+      "{% set n.x = loop %}{% endfor %}{% endfor %}",
       "{{ 'x' * 999999999999 }}",
       "{{ [0] * 999999999999 }}",
       "{{ 'x'.ljust(999999999999) }}",
