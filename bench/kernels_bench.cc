@@ -316,6 +316,8 @@ void RegisterOthers(const Kernels& kernels, bool bf16) {
   const std::string table(kernels.name);
   const std::pair<const char*, GgmlType> types[] = {{"Q4_0", GgmlType::kQ4_0},
                                                     {"Q8_0", GgmlType::kQ8_0},
+                                                    {"Q4_K", GgmlType::kQ4_K},
+                                                    {"Q6_K", GgmlType::kQ6_K},
                                                     {"F16", GgmlType::kF16},
                                                     {"F32", GgmlType::kF32}};
   for (const auto& [name, type] : types) {

@@ -1,10 +1,13 @@
 // `tidegate pack`: makes a pack from a GGUF file.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/units.h"
@@ -25,9 +28,9 @@ constexpr const char* kExamples =
     "used\n\n"
     "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
     "about the\n"
-    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
-    "already\n"
-    "rounded along rows and are rounded again along columns.\n"
+    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised "
+    "files were\n"
+    "already rounded along rows and are rounded again along columns.\n"
     "The pack appears under its name only when it is complete.\n";
 
 struct Flags {
@@ -47,6 +50,20 @@ void PrintPadding(const char* name, const KindGeometry& kind) {
               100.0 * static_cast<double>(stored - used) / static_cast<double>(stored));
 }
 
+// Types of the static matrices, the one with the most bytes first.
+std::string StaticTypes(const store::v1::Manifest& manifest) {
+  std::map<uint32_t, uint64_t> bytes;
+  for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
+    if (tensor.rows() > 1) bytes[tensor.type()] += tensor.bytes();
+  }
+  std::vector<std::pair<uint64_t, uint32_t>> order;
+  for (const auto& [type, size] : bytes) order.emplace_back(size, type);
+  std::sort(order.rbegin(), order.rend());
+  return absl::StrJoin(order, ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, GgmlTypeName(entry.second), " ", FormatBytes(entry.first));
+  });
+}
+
 absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
@@ -54,8 +71,9 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   std::printf("%s: %s, %s\n", path.c_str(), index.manifest.model_name().c_str(),
               FormatBytes(report.file_bytes).c_str());
   std::printf("  %-12s %s\n", "uuid", UuidText(report.uuid).c_str());
-  std::printf("  %-12s %s in %d tensors, stays in memory\n", "static",
-              FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size());
+  std::printf("  %-12s %s in %d tensors (%s), stays in memory\n", "static",
+              FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size(),
+              StaticTypes(index.manifest).c_str());
   std::printf("  %-12s %s in %u layers, %s\n", "streamed", FormatBytes(report.block_bytes).c_str(),
               index.geometry.layer_count, std::string(UnitEncodingName(encoding)).c_str());
   PrintPadding("input units", index.geometry.kinds[0]);
@@ -107,7 +125,8 @@ absl::Status RunPack(const Flags& flags) {
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file of a llama model");
-  command->add_option("GGUF", flags->in, "The model: F32, F16, BF16, Q8_0 or Q4_0 tensors")
+  command
+      ->add_option("GGUF", flags->in, "The model; `tidegate inspect` says whether it can be packed")
       ->required();
   command->add_option("-o,--out", flags->out,
                       "The pack to write; an older one is replaced [GGUF with .tgpack]");

@@ -39,20 +39,6 @@ enum class ValueType : uint32_t {
   kF64
 };
 
-// Elements and bytes of one block of a tensor type, readable or not: sizes of files that we only
-// explain.
-struct BlockSize {
-  uint32_t elements = 0, bytes = 0;  // 0: unknown type
-};
-BlockSize BlockSizeOf(uint32_t type) {
-  static constexpr BlockSize kSizes[] = {
-      {1, 4},    {1, 2},    {32, 18},  {32, 20},   {},         {},         {32, 22},   {32, 24},
-      {32, 34},  {32, 36},  {256, 84}, {256, 110}, {256, 144}, {256, 176}, {256, 210}, {256, 292},
-      {256, 66}, {256, 74}, {256, 98}, {256, 50},  {32, 18},   {256, 110}, {256, 82},  {256, 136},
-      {1, 1},    {1, 2},    {1, 4},    {1, 8},     {1, 8},     {256, 56},  {1, 2}};
-  return type < std::size(kSizes) ? kSizes[type] : BlockSize{};
-}
-
 absl::Status Damaged(const std::string& what) {
   return absl::DataLossError(absl::StrCat("damaged: ", what, "; copy or download it again"));
 }
@@ -202,7 +188,7 @@ absl::StatusOr<GgufTensor> TakeTensorInfo(GgufCursor& in) {
   }
   ASSIGN_OR_RETURN(tensor.type, in.Take<uint32_t>("a tensor's type"));
   ASSIGN_OR_RETURN(tensor.offset, in.Take<uint64_t>("a tensor's offset"));
-  const BlockSize block = BlockSizeOf(tensor.type);
+  const GgmlBlock block = GgmlBlockOf(tensor.type);
   if (block.elements == 0) return tensor;
   if (tensor.columns() % block.elements != 0) {
     return Damaged(absl::StrCat("tensor ", name, " has rows of ", tensor.columns(),
