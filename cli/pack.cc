@@ -1,4 +1,4 @@
-// `tidegate pack`: makes a pack from a GGUF file.
+// `tidegate pack`: makes a pack from a model.
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -22,11 +22,12 @@ constexpr const char* kExamples =
     "  tidegate pack model.gguf                            writes model.tgpack beside it, 8-bit "
     "units\n"
     "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
+    "  tidegate pack Llama-3.2-1B/                         safetensors as they come from a hub\n"
     "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
     "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
     "used\n\n"
-    "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
+    "Attention, embeddings and norms keep the type that they have in the model; --units is "
     "about the\n"
     "MLP weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised "
     "files were\n"
@@ -101,6 +102,20 @@ absl::StatusOr<uint64_t> BlockBytes(const char* flag, const std::string& text) {
       absl::StrCat(flag, " 0 holds nothing; write for example 16KiB"));
 }
 
+// Beside the source: model.gguf -> model.tgpack, model-00001-of-00003.gguf -> model.tgpack,
+// folder/ -> folder.tgpack.
+std::string DefaultOutput(const GgufFile& source) {
+  std::string stem = source.path();
+  if (source.is_folder()) {
+    while (stem.size() > 1 && stem.back() == '/') stem.pop_back();
+  } else {
+    stem = std::filesystem::path(stem).replace_extension().string();
+    constexpr size_t kSplitTail = std::string_view("-00001-of-00003").size();
+    if (source.file_count() > 1) stem.resize(stem.size() - kSplitTail);
+  }
+  return stem + ".tgpack";
+}
+
 absl::Status RunPack(const Flags& flags) {
   PackOptions options;
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(flags.units));
@@ -109,9 +124,7 @@ absl::Status RunPack(const Flags& flags) {
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
-  const std::string out =
-      flags.out.empty() ? std::filesystem::path(flags.in).replace_extension(".tgpack").string()
-                        : flags.out;
+  const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
   Progress progress("packing");
   auto report = WritePack(source, out, options,
                           [&](uint64_t done, uint64_t total) { progress.Update(done, total); });
@@ -124,12 +137,15 @@ absl::Status RunPack(const Flags& flags) {
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file of a llama model");
+  CLI::App* command =
+      app.add_subcommand("pack", "Make a pack from a GGUF file or a Hugging Face folder");
   command
-      ->add_option("GGUF", flags->in, "The model; `tidegate inspect` says whether it can be packed")
+      ->add_option("MODEL", flags->in,
+                   "A GGUF file (of a split model: any one), or a folder with config.json and "
+                   "safetensors; `tidegate inspect` says whether it can be packed")
       ->required();
   command->add_option("-o,--out", flags->out,
-                      "The pack to write; an older one is replaced [GGUF with .tgpack]");
+                      "The pack to write; an older one is replaced [MODEL with .tgpack]");
   command
       ->add_option("--units", flags->units,
                    "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)")

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/folder_tokenizer.h"
 #include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
@@ -87,6 +88,7 @@ absl::Status FillIdsAndFlags(const GgufFile& source, store::v1::Tokenizer& token
 }  // namespace
 
 absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
+  if (source.is_folder()) return TokenizerFromFolder(source.path());
   store::v1::Tokenizer tokenizer;
   const auto model = source.GetString(absl::StrCat(kPrefix, "model"));
   if (!model.ok()) return absl::InvalidArgumentError(model.status().message());
