@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {
     "weightstore/io/pread_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_ring.cc": "behind flash_device.h: tests/weightstore/io/",
+    "weightstore/pack/gguf_reader.cc": "behind gguf_file.h: tests/weightstore/pack/gguf_file_test.cc",
     "weightstore/pack/gguf_tokenizer.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
     "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
 }

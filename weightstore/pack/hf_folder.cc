@@ -65,7 +65,8 @@ absl::StatusOr<std::vector<std::string>> FilesWithoutIndex(const std::string& fo
   }
   if (names.size() == 1) return names;
   return absl::NotFoundError(absl::StrCat(
-      folder, names.empty() ? " is a folder without safetensors files" : " has several safetensors files",
+      folder,
+      names.empty() ? " is a folder without safetensors files" : " has several safetensors files",
       names.empty() ? "; name a GGUF file, or a folder with config.json and model.safetensors"
                     : absl::StrCat(" but no ", kIndex, ", which says what is in them")));
 }
