@@ -314,10 +314,9 @@ void RegisterColumns(const Kernels& kernels, bool bf16) {
 
 void RegisterOthers(const Kernels& kernels, bool bf16) {
   const std::string table(kernels.name);
-  const std::pair<const char*, GgmlType> types[] = {{"Q4_0", GgmlType::kQ4_0},
-                                                    {"Q8_0", GgmlType::kQ8_0},
-                                                    {"F16", GgmlType::kF16},
-                                                    {"F32", GgmlType::kF32}};
+  const std::pair<const char*, GgmlType> types[] = {
+      {"Q4_0", GgmlType::kQ4_0}, {"Q8_0", GgmlType::kQ8_0}, {"Q4_K", GgmlType::kQ4_K},
+      {"Q6_K", GgmlType::kQ6_K}, {"F16", GgmlType::kF16},   {"F32", GgmlType::kF32}};
   for (const auto& [name, type] : types) {
     if (bf16 && type != GgmlType::kQ4_0) continue;
     for (const bool cores : {false, true}) {

@@ -1,4 +1,4 @@
-// `tidegate inspect`: explains a GGUF file or a pack.
+// `tidegate inspect`: explains a model or a pack.
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -16,6 +16,7 @@ namespace {
 constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate inspect model.gguf               what is in it, and whether it can be packed\n"
+    "  tidegate inspect Llama-3.2-1B/            the same of a folder with safetensors\n"
     "  tidegate inspect model.tgpack --verify    also reads every byte and compares checksums\n"
     "  tidegate inspect model.tgpack --json | jq .streamed.bytes\n";
 
@@ -65,8 +66,8 @@ absl::Status RunInspect(const Flags& flags) {
   if (IsPack(flags.file)) return InspectPack(flags);
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(flags.file));
   if (flags.verify) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--verify: ", flags.file, " is a GGUF file, which has no checksums; packs have"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--verify: ", flags.file, " is no pack and has no checksums; packs have"));
   }
   Print(DescribeGguf(file), flags.json);
   return absl::OkStatus();
@@ -76,8 +77,9 @@ absl::Status RunInspect(const Flags& flags) {
 
 void AddInspectCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("inspect", "Explain a GGUF file or a pack");
-  command->add_option("FILE", flags->file, "A GGUF file or a pack")->required();
+  CLI::App* command = app.add_subcommand("inspect", "Explain a model or a pack");
+  command->add_option("FILE", flags->file, "A GGUF file, a Hugging Face folder or a pack")
+      ->required();
   command->add_flag("--json", flags->json, "JSON on standard output");
   command->add_flag("--verify", flags->verify,
                     "Read every block and static tensor and compare checksums");

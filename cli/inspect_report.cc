@@ -140,17 +140,33 @@ Json DescribeError(const store::v1::Manifest& manifest, bool input, int matrix) 
 Json TensorTypes(const GgufFile& file) {
   struct Sum {
     uint64_t tensors = 0, bytes = 0;
+    bool readable = false;
   };
   std::map<std::string, Sum> types;
   for (const GgufTensor& tensor : file.tensors()) {
     Sum& sum = types[GgmlTypeName(tensor.type)];
     ++sum.tensors;
     sum.bytes += tensor.bytes;
+    sum.readable = ToGgmlType(tensor.type).ok();
   }
   Json out = Json::array();
   for (const auto& [type, sum] : types) {
-    out.push_back({{"type", type}, {"tensors", sum.tensors}, {"bytes", sum.bytes}});
+    out.push_back({{"type", type},
+                   {"tensors", sum.tensors},
+                   {"bytes", sum.bytes},
+                   {"readable", sum.readable}});
   }
+  return out;
+}
+
+// Types of the matrices that stay in memory.
+Json StaticTypes(const store::v1::Manifest& manifest) {
+  std::map<std::string, uint64_t> types;
+  for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
+    if (tensor.rows() > 1) types[GgmlTypeName(tensor.type())] += tensor.bytes();
+  }
+  Json out = Json::array();
+  for (const auto& [type, bytes] : types) out.push_back({{"type", type}, {"bytes", bytes}});
   return out;
 }
 
@@ -172,6 +188,12 @@ Json RawParameters(const GgufFile& file, const std::string& architecture) {
         value);
   }
   return out;
+}
+
+std::string Format(const GgufFile& file) {
+  if (file.is_folder()) return "Hugging Face folder";
+  return absl::StrCat("GGUF version ", file.version(),
+                      file.file_count() > 1 ? absl::StrCat(", ", file.file_count(), " files") : "");
 }
 
 Json DescribePacking(const GgufFile& file) {
@@ -236,9 +258,7 @@ void RenderObject(const Json& object, int indent, std::string& out) {
 }  // namespace
 
 Json DescribeGguf(const GgufFile& file) {
-  Json out = {{"file", file.path()},
-              {"format", absl::StrCat("GGUF version ", file.version())},
-              {"file_bytes", file.file_bytes()}};
+  Json out = {{"file", file.path()}, {"format", Format(file)}, {"file_bytes", file.file_bytes()}};
   const auto architecture = file.GetString("general.architecture");
   const auto name = file.GetString("general.name");
   if (name.ok()) out["model_name"] = *name;
@@ -262,7 +282,8 @@ Json DescribeGguf(const GgufFile& file) {
 Json DescribePack(const std::string& path, const PackIndex& index) {
   const store::v1::Manifest& manifest = index.manifest;
   Json statics = {{"bytes", index.header.static_bytes},
-                  {"tensors", manifest.static_tensors_size()}};
+                  {"tensors", manifest.static_tensors_size()},
+                  {"types", StaticTypes(manifest)}};
   Json streamed =
       DescribeStreamed(index.geometry, static_cast<UnitEncoding>(manifest.unit_encoding()));
   streamed["placed_by_trace"] = IsPlaced(manifest);

@@ -1,4 +1,4 @@
-// What `tidegate inspect` says about a GGUF file or a pack, as JSON; the text form is made from the
+// What `tidegate inspect` says about a model or a pack, as JSON; the text form is made from the
 // same object, so that the two cannot disagree. Thread-compatible.
 #pragma once
 

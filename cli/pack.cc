@@ -1,10 +1,13 @@
-// `tidegate pack`: makes a pack from a GGUF file.
+// `tidegate pack`: makes a pack from a model.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/units.h"
@@ -19,15 +22,16 @@ constexpr const char* kExamples =
     "  tidegate pack model.gguf                            writes model.tgpack beside it, 8-bit "
     "units\n"
     "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
+    "  tidegate pack Llama-3.2-1B/                         safetensors as they come from a hub\n"
     "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
     "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
     "used\n\n"
-    "Attention, embeddings and norms keep the type that they have in the GGUF file; --units is "
+    "Attention, embeddings and norms keep the type that they have in the model; --units is "
     "about the\n"
-    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: Q8_0 and Q4_0 files were "
-    "already\n"
-    "rounded along rows and are rounded again along columns.\n"
+    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised "
+    "files were\n"
+    "already rounded along rows and are rounded again along columns.\n"
     "A sliding window is applied wherever the file sets attention.sliding_window, where "
     "llama.cpp\n"
     "ignores it for llama and phi3 models too: docs/architectures.md has the architectures and "
@@ -52,6 +56,20 @@ void PrintPadding(const char* name, const KindGeometry& kind) {
               100.0 * static_cast<double>(stored - used) / static_cast<double>(stored));
 }
 
+// Types of the static matrices, the one with the most bytes first.
+std::string StaticTypes(const store::v1::Manifest& manifest) {
+  std::map<uint32_t, uint64_t> bytes;
+  for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
+    if (tensor.rows() > 1) bytes[tensor.type()] += tensor.bytes();
+  }
+  std::vector<std::pair<uint64_t, uint32_t>> order;
+  for (const auto& [type, size] : bytes) order.emplace_back(size, type);
+  std::sort(order.rbegin(), order.rend());
+  return absl::StrJoin(order, ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, GgmlTypeName(entry.second), " ", FormatBytes(entry.first));
+  });
+}
+
 absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
@@ -59,8 +77,9 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   std::printf("%s: %s, %s\n", path.c_str(), index.manifest.model_name().c_str(),
               FormatBytes(report.file_bytes).c_str());
   std::printf("  %-12s %s\n", "uuid", UuidText(report.uuid).c_str());
-  std::printf("  %-12s %s in %d tensors, stays in memory\n", "static",
-              FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size());
+  std::printf("  %-12s %s in %d tensors (%s), stays in memory\n", "static",
+              FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size(),
+              StaticTypes(index.manifest).c_str());
   std::printf("  %-12s %s in %u layers, %s\n", "streamed", FormatBytes(report.block_bytes).c_str(),
               index.geometry.layer_count, std::string(UnitEncodingName(encoding)).c_str());
   PrintPadding("input units", index.geometry.kinds[0]);
@@ -88,6 +107,20 @@ absl::StatusOr<uint64_t> BlockBytes(const char* flag, const std::string& text) {
       absl::StrCat(flag, " 0 holds nothing; write for example 16KiB"));
 }
 
+// Beside the source: model.gguf -> model.tgpack, model-00001-of-00003.gguf -> model.tgpack,
+// folder/ -> folder.tgpack.
+std::string DefaultOutput(const GgufFile& source) {
+  std::string stem = source.path();
+  if (source.is_folder()) {
+    while (stem.size() > 1 && stem.back() == '/') stem.pop_back();
+  } else {
+    stem = std::filesystem::path(stem).replace_extension().string();
+    constexpr size_t kSplitTail = std::string_view("-00001-of-00003").size();
+    if (source.file_count() > 1) stem.resize(stem.size() - kSplitTail);
+  }
+  return stem + ".tgpack";
+}
+
 absl::Status RunPack(const Flags& flags) {
   PackOptions options;
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(flags.units));
@@ -96,9 +129,7 @@ absl::Status RunPack(const Flags& flags) {
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
-  const std::string out =
-      flags.out.empty() ? std::filesystem::path(flags.in).replace_extension(".tgpack").string()
-                        : flags.out;
+  const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
   Progress progress("packing");
   auto report = WritePack(source, out, options,
                           [&](uint64_t done, uint64_t total) { progress.Update(done, total); });
@@ -111,11 +142,15 @@ absl::Status RunPack(const Flags& flags) {
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("pack", "Make a pack from a GGUF file");
-  command->add_option("GGUF", flags->in, "The model: F32, F16, BF16, Q8_0 or Q4_0 tensors")
+  CLI::App* command =
+      app.add_subcommand("pack", "Make a pack from a GGUF file or a Hugging Face folder");
+  command
+      ->add_option("MODEL", flags->in,
+                   "A GGUF file (of a split model: any one), or a folder with config.json and "
+                   "safetensors; `tidegate inspect` says whether it can be packed")
       ->required();
   command->add_option("-o,--out", flags->out,
-                      "The pack to write; an older one is replaced [GGUF with .tgpack]");
+                      "The pack to write; an older one is replaced [MODEL with .tgpack]");
   command
       ->add_option("--units", flags->units,
                    "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)")

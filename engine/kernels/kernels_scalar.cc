@@ -3,8 +3,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "engine/kernels/kernels.h"
+#include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
@@ -56,24 +58,15 @@ void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const floa
   }
 }
 
-float RowElement(const MatrixView& w, const std::byte* row, size_t c) {
-  if (GgmlBlockElements(w.type) == 1) {
-    float value;
-    DecodeGgmlRow(w.type, row + GgmlRowBytes(w.type, c), 1, &value);
-    return value;
-  }
-  const auto encoding = w.type == GgmlType::kQ4_0 ? UnitEncoding::kQ4 : UnitEncoding::kQ8;
-  const Element e = ColumnElement(encoding, reinterpret_cast<const uint8_t*>(row), w.columns, c);
-  return e.scale * e.code;
-}
-
 template <bool kBf16>
 void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x, float* y) {
   const bool rounded = kBf16 && w.type == GgmlType::kQ4_0;
+  std::vector<float> row(w.columns);
   for (size_t r = row_begin; r < row_end; ++r) {
+    DecodeStaticRow(w.type, w.Row(r), w.columns, row.data());
     float sum = 0;
     for (size_t c = 0; c < w.columns; ++c) {
-      sum = std::fma(RowElement(w, w.Row(r), c), rounded ? RoundToBf16(x[c]) : x[c], sum);
+      sum = std::fma(row[c], rounded ? RoundToBf16(x[c]) : x[c], sum);
     }
     y[r] = sum;
   }

@@ -24,6 +24,7 @@
 #include "engine/kernels/decode-inl.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/nibbles-inl.h"
+#include "engine/kernels/unpacked-inl.h"
 #include "hwy/highway.h"
 #include "proto/store/v1/static_rows.h"
 
@@ -239,6 +240,31 @@ void MatVecOf(const MatrixView& w, size_t row_begin, size_t row_end, const float
   }
 }
 
+// Types that are unpacked block by block: a superblock is decoded into the first cache and
+// multiplied from there.
+inline void MatVecUnpacked(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
+                           float* y) {
+  const FloatTag df;
+  alignas(64) float decoded[kGgmlSuperblock];
+  for (size_t r = row_begin; r < row_end; ++r) {
+    FloatVec sum[4] = {hn::Zero(df), hn::Zero(df), hn::Zero(df), hn::Zero(df)};
+    for (size_t c = 0; c < w.columns; c += kGgmlSuperblock) {
+      const size_t count = std::min(kGgmlSuperblock, w.columns - c);
+      DecodeUnpacked(w, r, c, count, decoded);
+      for (size_t i = 0; i < count; i += kGroup) {
+        HWY_UNROLL(8)
+        for (size_t v = 0; v < kVecs; ++v) {
+          const size_t at = i + v * kLanes;
+          sum[v % 4] =
+              hn::MulAdd(hn::Load(df, decoded + at), hn::LoadU(df, x + c + at), sum[v % 4]);
+        }
+      }
+    }
+    const auto total = hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]));
+    y[r] = hn::GetLane(hn::SumOfLanes(df, total));
+  }
+}
+
 inline void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* x,
                    float* y) {
   switch (w.type) {
@@ -252,6 +278,8 @@ inline void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const 
       return MatVecOf<FloatProducts<Codes::kInt8>>(w, row_begin, row_end, x, y);
     case GgmlType::kQ4_0:
       return MatVecOf<FloatProducts<Codes::kNibbles>>(w, row_begin, row_end, x, y);
+    default:
+      return MatVecUnpacked(w, row_begin, row_end, x, y);
   }
 }
 

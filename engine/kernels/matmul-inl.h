@@ -170,7 +170,11 @@ void MatmulAddColumns(const ColumnsView& w, size_t begin, size_t end, const void
   }
 }
 
-template <class A, Codes kCodes>
+// One block of a panel from rows, see FillRowBlock.
+using FillBlock = void (*)(const MatrixView& w, size_t row, size_t count, size_t begin, size_t end,
+                           uint32_t* block);
+
+template <class A, FillBlock kFill>
 void MultiplyRowsOf(const MatrixView& w, size_t begin, size_t end, const void* packed,
                     size_t tokens, float* y, size_t y_stride) {
   Panel panel;
@@ -187,8 +191,8 @@ void MultiplyRowsOf(const MatrixView& w, size_t begin, size_t end, const void* p
       const size_t last = std::min(groups, g + kGroups);
       for (size_t block = 0; block < kPanelBlocks; ++block) {
         const size_t row = std::min(end, r + block * kPanelBlock);
-        FillRowBlock<A, kCodes>(w, row, std::min(kPanelBlock, end - row), g, last,
-                                panel.lanes + block * kPanelBlockStride);
+        kFill(w, row, std::min(kPanelBlock, end - row), g, last,
+              panel.lanes + block * kPanelBlockStride);
       }
       const size_t first = g * kStepsPerGroup;
       MultiplyPanel<A>(panel, first, std::min(kPanelSteps, steps - first), to);
@@ -202,15 +206,17 @@ void MatmulMultiplyRows(const MatrixView& w, size_t begin, size_t end, const voi
   const auto run = [&](auto multiply) { multiply(w, begin, end, packed, tokens, y, y_stride); };
   switch (w.type) {
     case GgmlType::kF32:
-      return run(MultiplyRowsOf<A, Codes::kF32>);
+      return run(MultiplyRowsOf<A, FillRowBlock<A, Codes::kF32>>);
     case GgmlType::kF16:
-      return run(MultiplyRowsOf<A, Codes::kF16>);
+      return run(MultiplyRowsOf<A, FillRowBlock<A, Codes::kF16>>);
     case GgmlType::kBF16:
-      return run(MultiplyRowsOf<A, Codes::kBF16>);
+      return run(MultiplyRowsOf<A, FillRowBlock<A, Codes::kBF16>>);
     case GgmlType::kQ8_0:
-      return run(MultiplyRowsOf<A, Codes::kInt8>);
+      return run(MultiplyRowsOf<A, FillRowBlock<A, Codes::kInt8>>);
     case GgmlType::kQ4_0:
-      return run(MultiplyRowsOf<A, Codes::kNibbles>);
+      return run(MultiplyRowsOf<A, FillRowBlock<A, Codes::kNibbles>>);
+    default:
+      return run(MultiplyRowsOf<A, FillUnpackedBlock<A>>);
   }
 }
 

@@ -16,6 +16,7 @@
 
 #include "engine/kernels/decode-inl.h"
 #include "engine/kernels/matmul_panel.h"
+#include "engine/kernels/unpacked-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "proto/store/v1/static_rows.h"
@@ -242,6 +243,28 @@ void FillRowBlock(const MatrixView& w, size_t row, size_t count, size_t begin, s
     }
     Transpose(lanes, block + (g - begin) * kCount * kPanelBlock);
   }
+}
+
+// The same of a type that is unpacked block by block. REQUIRES: begin is a multiple of a
+// superblock's 8 groups, and the groups fit into one stretch of a panel.
+template <class A>
+void FillUnpackedBlock(const MatrixView& w, size_t row, size_t count, size_t begin, size_t end,
+                       uint32_t* block) {
+  constexpr size_t kDepth = kPanelSteps * A::kDepthPerStep;
+  alignas(64) float rows[kPanelBlock][kDepth];
+  const size_t depth = (end - begin) * kGroup;
+  for (size_t r = 0; r < count; ++r) {
+    for (size_t at = 0; at < depth; at += kGgmlSuperblock) {
+      DecodeUnpacked(w, row + r, begin * kGroup + at, std::min(kGgmlSuperblock, depth - at),
+                     rows[r] + at);
+    }
+  }
+  const MatrixView floats = {.type = GgmlType::kF32,
+                             .data = reinterpret_cast<const std::byte*>(rows),
+                             .rows = count,
+                             .columns = depth,
+                             .row_bytes = sizeof(rows[0])};
+  FillRowBlock<A, Codes::kF32>(floats, 0, count, 0, end - begin, block);
 }
 
 // Tokens.

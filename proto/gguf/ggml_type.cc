@@ -1,13 +1,64 @@
 #include "proto/gguf/ggml_type.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
+#include "proto/gguf/ggml_groups.h"
 
 namespace tidegate {
 namespace {
+
+struct TypeRow {
+  const char* name = nullptr;  // null: withdrawn or never given
+  GgmlBlock block = {};
+  bool readable = false;
+};
+
+// By number. Names and block sizes from ggml's table of types.
+constexpr TypeRow kTypes[] = {
+    {"F32", {1, 4}, true},
+    {"F16", {1, 2}, true},
+    {"Q4_0", {32, 18}, true},
+    {"Q4_1", {32, 20}, true},
+    {},
+    {},
+    {"Q5_0", {32, 22}, true},
+    {"Q5_1", {32, 24}, true},
+    {"Q8_0", {32, 34}, true},
+    {"Q8_1", {32, 36}, false},
+    {"Q2_K", {256, 84}, true},
+    {"Q3_K", {256, 110}, true},
+    {"Q4_K", {256, 144}, true},
+    {"Q5_K", {256, 176}, true},
+    {"Q6_K", {256, 210}, true},
+    {"Q8_K", {256, 292}, true},
+    {"IQ2_XXS", {256, 66}, false},
+    {"IQ2_XS", {256, 74}, false},
+    {"IQ3_XXS", {256, 98}, false},
+    {"IQ1_S", {256, 50}, false},
+    {"IQ4_NL", {32, 18}, true},
+    {"IQ3_S", {256, 110}, false},
+    {"IQ2_S", {256, 82}, false},
+    {"IQ4_XS", {256, 136}, true},
+    {"I8", {1, 1}, false},
+    {"I16", {1, 2}, false},
+    {"I32", {1, 4}, false},
+    {"I64", {1, 8}, false},
+    {"F64", {1, 8}, false},
+    {"IQ1_M", {256, 56}, false},
+    {"BF16", {1, 2}, true},
+    {"Q4_0_4_4"},
+    {"Q4_0_4_8"},
+    {"Q4_0_8_8"},
+    {"TQ1_0", {256, 54}, false},
+    {"TQ2_0", {256, 66}, false},
+    {"IQ4_NL_4_4"},
+    {"IQ4_NL_4_8"},
+    {"IQ4_NL_8_8"},
+    {"MXFP4", {32, 17}, false},
+};
 
 uint16_t LoadU16(const uint8_t* at) {
   uint16_t value;
@@ -18,47 +69,23 @@ uint16_t LoadU16(const uint8_t* at) {
 }  // namespace
 
 std::string GgmlTypeName(uint32_t type) {
-  static constexpr const char* kNames[] = {
-      "F32",     "F16",    "Q4_0",    "Q4_1",  nullptr,  nullptr, "Q5_0",  "Q5_1",
-      "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
-      "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
-      "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16"};
-  if (type < std::size(kNames) && kNames[type] != nullptr) return kNames[type];
-  return absl::StrCat("type ", type);
+  const char* name = type < std::size(kTypes) ? kTypes[type].name : nullptr;
+  return name != nullptr ? name : absl::StrCat("type ", type);
+}
+
+GgmlBlock GgmlBlockOf(uint32_t type) {
+  return type < std::size(kTypes) ? kTypes[type].block : GgmlBlock{};
 }
 
 absl::StatusOr<GgmlType> ToGgmlType(uint32_t type) {
-  switch (static_cast<GgmlType>(type)) {
-    case GgmlType::kF32:
-    case GgmlType::kF16:
-    case GgmlType::kQ4_0:
-    case GgmlType::kQ8_0:
-    case GgmlType::kBF16:
-      return static_cast<GgmlType>(type);
+  if (type < std::size(kTypes) && kTypes[type].readable) return static_cast<GgmlType>(type);
+  std::string readable;
+  for (const TypeRow& row : kTypes) {
+    if (row.readable) absl::StrAppend(&readable, readable.empty() ? "" : ", ", row.name);
   }
   return absl::InvalidArgumentError(
       absl::StrCat("tensor type ", GgmlTypeName(type),
-                   " is not supported; convert the file to F32, F16, BF16, Q8_0 or Q4_0"));
-}
-
-size_t GgmlBlockElements(GgmlType type) {
-  return type == GgmlType::kQ4_0 || type == GgmlType::kQ8_0 ? 32 : 1;
-}
-
-size_t GgmlBlockBytes(GgmlType type) {
-  switch (type) {
-    case GgmlType::kF32:
-      return 4;
-    case GgmlType::kF16:
-    case GgmlType::kBF16:
-      return 2;
-    case GgmlType::kQ4_0:
-      return 18;
-    case GgmlType::kQ8_0:
-      return 34;
-  }
-  CHECK(false);
-  return 0;
+                   " is not supported; use a file of the same model in one of ", readable));
 }
 
 float HalfToFloat(uint16_t half) {
@@ -105,21 +132,19 @@ void DecodeGgmlRow(GgmlType type, const void* row, size_t elements, float* out) 
     case GgmlType::kBF16:
       for (size_t i = 0; i < elements; ++i) out[i] = Bfloat16ToFloat(LoadU16(in + 2 * i));
       return;
-    case GgmlType::kQ8_0:
-      for (size_t i = 0; i < elements; ++i) {
-        const uint8_t* block = in + i / 32 * 34;
-        out[i] = HalfToFloat(LoadU16(block)) *
-                 static_cast<float>(static_cast<int8_t>(block[2 + i % 32]));
-      }
-      return;
-    case GgmlType::kQ4_0:
-      for (size_t i = 0; i < elements; ++i) {
-        const uint8_t* block = in + i / 32 * 18;
-        const size_t j = i % 32;
-        const int nibble = j < 16 ? block[2 + j] & 15 : block[2 + j - 16] >> 4;
-        out[i] = HalfToFloat(LoadU16(block)) * static_cast<float>(nibble - 8);
-      }
-      return;
+    default:
+      break;
+  }
+  const size_t block = GgmlBlockElements(type);
+  GgmlGroups groups;
+  for (size_t begin = 0; begin < elements; begin += kGgmlSuperblock) {
+    const size_t count = std::min(kGgmlSuperblock, elements - begin);
+    UnpackGgmlGroups(type, in + begin / block * GgmlBlockBytes(type), count, groups);
+    for (size_t i = 0; i < count; ++i) {
+      const size_t group = i / kGgmlGroup;
+      out[begin + i] =
+          groups.scales[group] * static_cast<float>(groups.codes[i]) + groups.offsets[group];
+    }
   }
 }
 

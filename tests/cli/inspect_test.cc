@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/pack_writer.h"
 
@@ -76,14 +77,37 @@ TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {
   gguf.SetUint32("mamba.block_count", 7);
   gguf.SetInt32s("mamba.list", {1, 2, 3});
   gguf.SetString("general.name", "\xff\xfe");
+  gguf.AddRawTensor("q", 16, {256}, std::string(66, 'x'));
   gguf.WriteTo(dir_.File("m.gguf"));
   const Json report = Inspect("m.gguf");
+  EXPECT_EQ(report["tensor_types"][1]["type"], "IQ2_XXS");
+  EXPECT_EQ(report["tensor_types"][1]["readable"], false);
   EXPECT_EQ(report["packing"]["possible"], false);
   EXPECT_THAT(report["packing"]["why_not"].get<std::string>(), HasSubstr("'mamba'"));
   EXPECT_EQ(report["hyper_parameters"]["block_count"], 7);
   EXPECT_EQ(report["hyper_parameters"]["list"], "[3 values]");
   ASSERT_TRUE(RunInspectCommand({dir_.File("m.gguf")}, &out_).ok());
   EXPECT_THAT(out_, HasSubstr("architecture 'mamba' is not supported"));
+}
+
+TEST_F(InspectCommandTest, ExplainsAFolder) {
+  LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
+  WriteHfFolder(*GgufFile::Open(dir_.File("m.gguf")), dir_.File("folder"),
+                {.type = GgmlType::kBF16});
+  const Json report = Inspect("folder");
+  EXPECT_EQ(report["format"], "Hugging Face folder");
+  EXPECT_EQ(report["hyper_parameters"]["hidden_size"], 64);
+  EXPECT_EQ(report["tensor_types"][0]["type"], "BF16");
+  EXPECT_TRUE(report["packing"].contains("possible"));
+}
+
+TEST_F(InspectCommandTest, AdaptersAreNoModels) {
+  GgufBuilder gguf;
+  gguf.SetString("general.architecture", "llama");
+  gguf.SetString("general.type", "adapter");
+  gguf.WriteTo(dir_.File("a.gguf"));
+  EXPECT_THAT(Inspect("a.gguf")["packing"]["why_not"].get<std::string>(),
+              HasSubstr("this is an adapter"));
 }
 
 TEST_F(InspectCommandTest, ExplainsAPack) {

@@ -12,6 +12,7 @@
 #include "proto/store/v1/pack_format.h"
 #include "tests/support/daemons.h"
 #include "tests/support/error_details.h"
+#include "tests/support/gguf_builder.h"
 
 namespace tidegate {
 namespace {
@@ -95,12 +96,15 @@ TEST_F(BadInput, ModelFiles) {
 
 TEST_F(BadInput, UnsupportedModelsAreNamed) {
   TG_REQUIRE_SHARED("data/golden/arch/qwen2.gguf");
-  const std::string quantised = SharedPath("data/golden/arch/llama-q4_k_m.gguf");
+  const std::string quantised = File("iq2_xxs.gguf");
+  GgufBuilder gguf = LlamaGguf({.hidden = 256});
+  gguf.AddRawTensor("blk.0.ffn_up.weight", 16, {256, 96}, std::string(96 * 66, 'x'));
+  gguf.WriteTo(quantised);
   const std::string other = SharedPath("data/golden/arch/qwen2.gguf");
   for (const char* command : {"pack", "logits"}) {
     std::vector<std::string> rest = {"-o", File("out.tgpack")};
     if (std::string(command) == "logits") rest = {"--tokens", "1"};
-    ExpectError("tidegate", {command, quantised, rest[0], rest[1]}, "Q4_K is not supported");
+    ExpectError("tidegate", {command, quantised, rest[0], rest[1]}, "IQ2_XXS is not supported");
     ExpectError("tidegate", {command, other, rest[0], rest[1]}, "'qwen2' is not supported");
   }
   EXPECT_FALSE(FileExists(File("out.tgpack")));

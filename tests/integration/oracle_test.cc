@@ -200,7 +200,10 @@ std::string CaseName(const testing::TestParamInfo<const char*>& info) {
 INSTANTIATE_TEST_SUITE_P(Llama, ArchitectureOracle,
                          testing::Values("llama", "llama-f16", "llama-bf16", "llama-q8_0",
                                          "llama-q4_0", "llama-tied-llama3", "llama-linear",
-                                         "llama-yarn", "mistral-window"),
+                                         "llama-yarn", "mistral-window", "llama-q4_1", "llama-q5_0",
+                                         "llama-q5_1", "llama-q2_k", "llama-q3_k_m", "llama-q4_k_m",
+                                         "llama-q5_k_m", "llama-q6_k", "llama-iq4_nl",
+                                         "llama-iq4_xs"),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Qwen, ArchitectureOracle, testing::Values("qwen2", "qwen3"), CaseName);
 INSTANTIATE_TEST_SUITE_P(Phi, ArchitectureOracle,

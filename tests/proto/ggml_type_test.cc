@@ -8,9 +8,12 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <set>
 #include <vector>
 
+#include "proto/gguf/ggml_groups.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/random_blocks.h"
 
 namespace tidegate {
 namespace {
@@ -103,11 +106,13 @@ TEST(GgmlTypeTest, NamesAndSizes) {
 }
 
 TEST(GgmlTypeTest, UnsupportedTypesAreNamed) {
-  for (uint32_t type = 0; type < 40; ++type) {
-    const bool supported = type == 0 || type == 1 || type == 2 || type == 8 || type == 30;
-    EXPECT_EQ(ToGgmlType(type).ok(), supported) << type;
+  const std::set<uint32_t> supported = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 15, 20, 23, 30};
+  for (uint32_t type = 0; type < 50; ++type) {
+    EXPECT_EQ(ToGgmlType(type).ok(), supported.count(type) == 1) << type;
   }
-  EXPECT_THAT(std::string(ToGgmlType(14).status().message()), HasSubstr("Q6_K"));
+  const std::string message(ToGgmlType(17).status().message());
+  EXPECT_THAT(message, HasSubstr("IQ2_XS is not supported"));
+  EXPECT_THAT(message, HasSubstr("Q6_K"));
 }
 
 TEST(GgmlTypeTest, DecodesHandMadeBlocks) {
@@ -127,6 +132,95 @@ TEST(GgmlTypeTest, DecodesHandMadeBlocks) {
   EXPECT_EQ(out[1], 0);
   EXPECT_EQ(out[15], -14);  // 15
   EXPECT_EQ(out[31], 14);   // 1 - 8 = -7
+}
+
+// A block whose bytes are zero but for `bytes`, and some of its elements.
+struct HandMade {
+  GgmlType type;
+  std::vector<std::pair<size_t, uint8_t>> bytes;
+  std::vector<std::pair<size_t, float>> elements;
+};
+
+// Halves: 0x3c00 is 1, 0x4000 is 2.
+std::vector<HandMade> HandMadeBlocks() {
+  return {
+      // d = 2, m = 1; element 1 is 3, element 17 is 15.
+      {GgmlType::kQ4_1, {{1, 0x40}, {3, 0x3c}, {5, 0xf3}}, {{0, 1}, {1, 7}, {17, 31}}},
+      // Fifth bits of elements 2 and 18 (bits 2 and 18 of the word at 2).
+      {GgmlType::kQ5_0, {{1, 0x3c}, {2, 4}, {4, 4}, {8, 0x21}}, {{0, -16}, {2, 1}, {18, 2}}},
+      {GgmlType::kQ5_1,
+       {{1, 0x3c}, {3, 0x40}, {4, 4}, {6, 4}, {10, 0x21}},
+       {{0, 2}, {2, 19}, {18, 20}}},
+      // Scale 3 and minimum 2 of group 9, scale 1 of group 15; d = 1, dmin = 2.
+      {GgmlType::kQ2_K,
+       {{9, 0x23}, {15, 0x01}, {81, 0x3c}, {83, 0x40}, {16 + 32 + 17, 0x02}, {16 + 32 + 31, 0xc0}},
+       {{128 + 16, -4}, {128 + 17, 2}, {255, 3}, {0, 0}}},
+      // Scales: group 0: 1 + 32 - 32, group 9: 2 + 48 - 32. Third bits of elements 0 and 128 + 16.
+      {GgmlType::kQ3_K,
+       {{0, 0x01},
+        {16, 0x10},
+        {32, 0x03},
+        {96, 0x01},
+        {97, 0x20},
+        {104, 0x02},
+        {105, 0x30},
+        {109, 0x3c}},
+       {{0, 3}, {1, -4}, {144, 0}, {145, -72}}},
+      // d = 1, dmin = 2. Run 1: scale 5, minimum 7. Run 6: scale 0x2a, minimum 0x1b.
+      {GgmlType::kQ4_K,
+       {{1, 0x3c},
+        {3, 0x40},
+        {5, 5},
+        {9, 7},
+        {6, 0x80},
+        {10, 0x40},
+        {14, 0xba},
+        {16 + 3, 0x90},
+        {16 + 96 + 1, 0x04}},
+       {{32 + 3, 45 - 14}, {32, -14}, {192 + 1, 4 * 42 - 54}, {192, -54}}},
+      {GgmlType::kQ5_K,
+       {{1, 0x3c}, {3, 0x40}, {5, 5}, {9, 7}, {16 + 3, 0x02}, {48 + 3, 0x90}},
+       {{32 + 3, 5 * 25 - 14}, {32, -14}}},
+      // Element 128 + 96 + 31 is 0x2f - 32 = 15 times scale -3; element 0 is -32 times 1.
+      {GgmlType::kQ6_K,
+       {{64 + 63, 0xf0}, {128 + 63, 0x80}, {192, 1}, {192 + 15, 0xfd}, {209, 0x3c}},
+       {{0, -32}, {255, -45}, {254, 96}}},
+      {GgmlType::kQ8_K, {{3, 0x3f}, {4, 0x80}, {259, 3}}, {{0, -64}, {255, 1.5f}}},
+      {GgmlType::kIQ4_NL, {{1, 0x40}, {3, 0xf8}}, {{1, 2}, {17, 226}, {0, -254}}},
+      // Run 5: scale 0x2c - 32 = 12, from a nibble 12 and upper bits 2.
+      {GgmlType::kIQ4_XS, {{1, 0x3c}, {3, 0x08}, {6, 0xc0}, {8 + 80, 0x90}}, {{160 + 16, 156}}},
+  };
+}
+
+TEST(GgmlTypeTest, DecodesHandMadeBlocksOfEveryType) {
+  for (const HandMade& row : HandMadeBlocks()) {
+    std::vector<uint8_t> block(GgmlBlockBytes(row.type));
+    for (const auto& [at, byte] : row.bytes) block[at] = byte;
+    float out[256];
+    DecodeGgmlRow(row.type, block.data(), GgmlBlockElements(row.type), out);
+    for (const auto& [element, value] : row.elements) {
+      EXPECT_EQ(out[element], value)
+          << GgmlTypeName(static_cast<uint32_t>(row.type)) << " element " << element;
+    }
+  }
+}
+
+// Decoders may fuse the last sum or not (ggml_groups.h).
+TEST(GgmlTypeTest, ProductsOfScaleAndCodeAreExact) {
+  std::mt19937 random(5);
+  for (const GgmlType type : AllGgmlTypes()) {
+    if (GgmlBlockElements(type) == 1 || type == GgmlType::kQ8_K) continue;
+    for (int i = 0; i < 200; ++i) {
+      const std::vector<uint8_t> row = RandomGgmlRow(type, 256, random);
+      GgmlGroups groups;
+      UnpackGgmlGroups(type, row.data(), 256, groups);
+      for (size_t e = 0; e < 256; ++e) {
+        const float scale = groups.scales[e / 16], code = groups.codes[e];
+        ASSERT_EQ(static_cast<double>(scale * code), static_cast<double>(scale) * code)
+            << GgmlTypeName(static_cast<uint32_t>(type));
+      }
+    }
+  }
 }
 
 TEST(GgmlTypeTest, RowsDecodeToWhatWasEncodedWithinTheTypesError) {

@@ -230,6 +230,8 @@ std::string EncodeGgmlRow(GgmlType type, const float* values, size_t elements) {
       case GgmlType::kQ4_0:
         out += EncodeQ4Block(values + i);
         break;
+      default:
+        CHECK(false);  // No encoder: see random_blocks.h.
     }
   }
   return out;

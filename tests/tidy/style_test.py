@@ -48,6 +48,7 @@ TESTED_ELSEWHERE = {
     "weightstore/pack/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
     "weightstore/pack/tokenizer_json.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
     "weightstore/pack/special_tokens.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
+    "weightstore/pack/gguf_reader.cc": "behind gguf_file.h: tests/weightstore/pack/gguf_file_test.cc",
     "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
     **{f"template/{name}.cc": "behind template.h: tests/template/template_test.cc, with Jinja2 as the oracle"
        for name in ("calls", "characters", "evaluator", "expression_parser", "expressions", "filters",

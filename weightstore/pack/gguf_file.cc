@@ -1,247 +1,24 @@
 #include "weightstore/pack/gguf_file.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <bit>
-#include <cerrno>
-#include <limits>
-#include <type_traits>
+#include <filesystem>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
-#include "base/units.h"
-#include "weightstore/pack/gguf_cursor.h"
+#include "weightstore/pack/gguf_reader.h"
+#include "weightstore/pack/gguf_split.h"
+#include "weightstore/pack/hf_folder.h"
 
 namespace tidegate {
 namespace {
 
-constexpr uint32_t kDefaultAlignment = 32;
-constexpr uint32_t kMaxAlignment = 1u << 20;
-constexpr uint32_t kMaxDims = 4;
 constexpr uint64_t kReadChunkBytes = 1 << 20;
-
-// Types of metadata values, numbered as in the specification.
-enum class ValueType : uint32_t {
-  kU8 = 0,
-  kI8,
-  kU16,
-  kI16,
-  kU32,
-  kI32,
-  kF32,
-  kBool,
-  kString,
-  kArray,
-  kU64,
-  kI64,
-  kF64
-};
-
-// Elements and bytes of one block of a tensor type, readable or not: sizes of files that we only
-// explain.
-struct BlockSize {
-  uint32_t elements = 0, bytes = 0;  // 0: unknown type
-};
-BlockSize BlockSizeOf(uint32_t type) {
-  static constexpr BlockSize kSizes[] = {
-      {1, 4},    {1, 2},    {32, 18},  {32, 20},   {},         {},         {32, 22},   {32, 24},
-      {32, 34},  {32, 36},  {256, 84}, {256, 110}, {256, 144}, {256, 176}, {256, 210}, {256, 292},
-      {256, 66}, {256, 74}, {256, 98}, {256, 50},  {32, 18},   {256, 110}, {256, 82},  {256, 136},
-      {1, 1},    {1, 2},    {1, 4},    {1, 8},     {1, 8},     {256, 56},  {1, 2}};
-  return type < std::size(kSizes) ? kSizes[type] : BlockSize{};
-}
 
 absl::Status Damaged(const std::string& what) {
   return absl::DataLossError(absl::StrCat("damaged: ", what, "; copy or download it again"));
-}
-
-// Reads one value or one array element of C++ type T as it lies in the file.
-template <typename Stored, typename Wide>
-absl::StatusOr<GgufValue> TakeValue(GgufCursor& in) {
-  ASSIGN_OR_RETURN(const Stored value, in.Take<Stored>("a metadata value"));
-  return GgufValue(static_cast<Wide>(value));
-}
-
-template <typename Stored, typename Wide>
-absl::StatusOr<GgufValue> TakeArray(GgufCursor& in, uint64_t count) {
-  RETURN_IF_ERROR(in.CheckArray(count, sizeof(Stored)));
-  std::vector<Wide> values;
-  values.reserve(count);
-  for (uint64_t i = 0; i < count; ++i) {
-    ASSIGN_OR_RETURN(const Stored value, in.Take<Stored>("a metadata array"));
-    values.push_back(static_cast<Wide>(value));
-  }
-  return GgufValue(std::move(values));
-}
-
-absl::StatusOr<GgufValue> TakeStrings(GgufCursor& in, uint64_t count) {
-  RETURN_IF_ERROR(in.CheckArray(count, sizeof(uint64_t)));  // Each has at least its length.
-  std::vector<std::string> values;
-  values.reserve(count);
-  for (uint64_t i = 0; i < count; ++i) {
-    ASSIGN_OR_RETURN(values.emplace_back(),
-                     in.ReadString(kMaxGgufStringBytes, "a metadata string"));
-  }
-  return GgufValue(std::move(values));
-}
-
-template <typename Stored, typename Wide>
-absl::StatusOr<GgufValue> TakeNumbers(GgufCursor& in, const uint64_t* count) {
-  return count == nullptr ? TakeValue<Stored, Wide>(in) : TakeArray<Stored, Wide>(in, *count);
-}
-
-// `count`: null for a single value, otherwise the length of the array.
-absl::StatusOr<GgufValue> TakeTyped(GgufCursor& in, uint32_t type, const uint64_t* count) {
-  switch (static_cast<ValueType>(type)) {
-    case ValueType::kU8:
-      return TakeNumbers<uint8_t, uint64_t>(in, count);
-    case ValueType::kI8:
-      return TakeNumbers<int8_t, int64_t>(in, count);
-    case ValueType::kU16:
-      return TakeNumbers<uint16_t, uint64_t>(in, count);
-    case ValueType::kI16:
-      return TakeNumbers<int16_t, int64_t>(in, count);
-    case ValueType::kU32:
-      return TakeNumbers<uint32_t, uint64_t>(in, count);
-    case ValueType::kI32:
-      return TakeNumbers<int32_t, int64_t>(in, count);
-    case ValueType::kU64:
-      return TakeNumbers<uint64_t, uint64_t>(in, count);
-    case ValueType::kI64:
-      return TakeNumbers<int64_t, int64_t>(in, count);
-    case ValueType::kF32:
-      return TakeNumbers<float, double>(in, count);
-    case ValueType::kF64:
-      return TakeNumbers<double, double>(in, count);
-    case ValueType::kBool:
-      return TakeNumbers<uint8_t, bool>(in, count);
-    case ValueType::kString: {
-      if (count != nullptr) return TakeStrings(in, *count);
-      ASSIGN_OR_RETURN(std::string text, in.ReadString(kMaxGgufStringBytes, "a metadata string"));
-      return GgufValue(std::move(text));
-    }
-    case ValueType::kArray:
-      return Damaged("arrays inside arrays are not part of any known model");
-  }
-  return Damaged(absl::StrCat("metadata value of unknown type ", type));
-}
-
-absl::StatusOr<GgufValue> TakeMetadataValue(GgufCursor& in) {
-  ASSIGN_OR_RETURN(const uint32_t type, in.Take<uint32_t>("a metadata type"));
-  if (static_cast<ValueType>(type) != ValueType::kArray) return TakeTyped(in, type, nullptr);
-  ASSIGN_OR_RETURN(const uint32_t element_type, in.Take<uint32_t>("a metadata type"));
-  ASSIGN_OR_RETURN(const uint64_t count, in.Take<uint64_t>("an array length"));
-  return TakeTyped(in, element_type, &count);
-}
-
-struct Counts {
-  uint32_t version = 0;
-  uint64_t tensors = 0, entries = 0;
-};
-
-// What a file that is not GGUF starts with, readable.
-std::string StartOf(const char* bytes, size_t count) {
-  return absl::StrCat("\"", absl::CHexEscape(absl::string_view(bytes, count)), "\"");
-}
-
-absl::StatusOr<uint32_t> TakeMagicAndVersion(GgufCursor& in) {
-  char start[16] = {};
-  const uint64_t n = std::min<uint64_t>(sizeof(start), in.remaining());
-  if (n == 0) return absl::InvalidArgumentError("the file is empty, not GGUF");
-  GgufCursor peek = in;
-  RETURN_IF_ERROR(peek.Read(start, n, "the magic"));
-  if (n < 4 || std::memcmp(start, "GGUF", 4) != 0) {
-    if (n >= 8 && std::memcmp(start, "1TGPACK1", 8) == 0) {
-      return absl::InvalidArgumentError("this is a Tidegate pack already, not a GGUF file");
-    }
-    return absl::InvalidArgumentError(
-        absl::StrCat("not a GGUF file: it starts with ", StartOf(start, n)));
-  }
-  RETURN_IF_ERROR(in.Read(start, 4, "the magic"));
-  ASSIGN_OR_RETURN(const uint32_t version, in.Take<uint32_t>("the version"));
-  if (version == 2 || version == 3) return version;
-  if ((version & 0xffff) == 0 && version != 0) {
-    return absl::InvalidArgumentError(
-        "this GGUF file is big-endian; convert the model again on a little-endian machine");
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("GGUF version ", version,
-                   " is not supported, versions 2 and 3 are; convert the model again with ",
-                   version < 2 ? "a current converter" : "a converter that writes version 3"));
-}
-
-absl::StatusOr<Counts> TakeCounts(GgufCursor& in) {
-  Counts counts;
-  ASSIGN_OR_RETURN(counts.version, TakeMagicAndVersion(in));
-  ASSIGN_OR_RETURN(counts.tensors, in.Take<uint64_t>("the tensor count"));
-  ASSIGN_OR_RETURN(counts.entries, in.Take<uint64_t>("the metadata count"));
-  if (counts.tensors > kMaxGgufEntries || counts.entries > kMaxGgufEntries) {
-    return Damaged(absl::StrCat(counts.tensors, " tensors and ", counts.entries,
-                                " metadata entries, at most ", kMaxGgufEntries, " of each"));
-  }
-  return counts;
-}
-
-// Name, shape, type and the offset as in the file; `bytes` is filled in.
-absl::StatusOr<GgufTensor> TakeTensorInfo(GgufCursor& in) {
-  GgufTensor tensor;
-  ASSIGN_OR_RETURN(tensor.name, in.ReadString(kMaxGgufNameBytes, "a tensor name"));
-  const std::string name = absl::CHexEscape(tensor.name);
-  ASSIGN_OR_RETURN(const uint32_t dims, in.Take<uint32_t>("a tensor's shape"));
-  if (dims > kMaxDims) return Damaged(absl::StrCat("tensor ", name, " has ", dims, " dimensions"));
-  uint64_t elements = 1;
-  for (uint32_t i = 0; i < dims; ++i) {
-    ASSIGN_OR_RETURN(const uint64_t n, in.Take<uint64_t>("a tensor's shape"));
-    if (n == 0 || n > std::numeric_limits<int64_t>::max() / elements) {
-      return Damaged(absl::StrCat("tensor ", name, " has an impossible shape"));
-    }
-    elements *= n;
-    tensor.dims.push_back(n);
-  }
-  ASSIGN_OR_RETURN(tensor.type, in.Take<uint32_t>("a tensor's type"));
-  ASSIGN_OR_RETURN(tensor.offset, in.Take<uint64_t>("a tensor's offset"));
-  const BlockSize block = BlockSizeOf(tensor.type);
-  if (block.elements == 0) return tensor;
-  if (tensor.columns() % block.elements != 0) {
-    return Damaged(absl::StrCat("tensor ", name, " has rows of ", tensor.columns(),
-                                " elements, not whole ", GgmlTypeName(tensor.type), " blocks"));
-  }
-  const uint64_t blocks = elements / block.elements;
-  if (blocks > std::numeric_limits<int64_t>::max() / block.bytes) {
-    return Damaged(absl::StrCat("tensor ", name, " has an impossible shape"));
-  }
-  tensor.bytes = blocks * block.bytes;
-  return tensor;
-}
-
-absl::StatusOr<uint32_t> Alignment(const std::map<std::string, GgufValue>& metadata) {
-  const auto found = metadata.find("general.alignment");
-  if (found == metadata.end()) return kDefaultAlignment;
-  const auto* value = std::get_if<uint64_t>(&found->second);
-  if (value == nullptr || *value > kMaxAlignment || !std::has_single_bit(*value)) {
-    return Damaged(absl::StrCat("general.alignment is not a power of two up to ", kMaxAlignment));
-  }
-  return static_cast<uint32_t>(*value);
-}
-
-// Turns the offset into one from the start of the file and checks that the data lies inside.
-absl::Status PlaceTensor(GgufTensor& tensor, uint64_t data_start, uint32_t alignment,
-                         uint64_t file_bytes) {
-  if (tensor.offset % alignment != 0) {
-    return Damaged(
-        absl::StrCat("tensor ", absl::CHexEscape(tensor.name), " lies at an odd offset"));
-  }
-  const uint64_t space = data_start <= file_bytes ? file_bytes - data_start : 0;
-  if (tensor.offset > space || tensor.bytes > space - tensor.offset) {
-    return absl::DataLossError(absl::StrCat("truncated: tensor ", absl::CHexEscape(tensor.name),
-                                            " needs ", tensor.bytes, " bytes at offset ",
-                                            tensor.offset, " of the data, the file has ", space,
-                                            "; copy or download it again"));
-  }
-  tensor.offset += data_start;
-  return absl::OkStatus();
 }
 
 const char* TypeText(const GgufValue& value) {
@@ -272,54 +49,95 @@ absl::StatusOr<const GgufValue*> FindValue(const std::map<std::string, GgufValue
   return &found->second;
 }
 
-absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path) {
-  auto fd = UniqueFd::Open(path, O_RDONLY);
-  if (!fd.ok()) return fd.status();
-  struct stat info;
-  if (::fstat(fd->get(), &info) != 0)
-    return absl::ErrnoToStatus(errno, absl::StrCat("fstat ", path));
-  if (S_ISREG(info.st_mode)) return std::move(*fd);
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, S_ISDIR(info.st_mode) ? " is a folder" : " is not a regular file",
-                   "; name a GGUF file"));
+uint64_t UintOr(const ModelParts& parts, const char* key, uint64_t fallback) {
+  const auto found = parts.metadata.find(key);
+  if (found == parts.metadata.end()) return fallback;
+  const auto* value = std::get_if<uint64_t>(&found->second);
+  return value != nullptr ? *value : fallback;
+}
+
+// Appends the tensors of file `number` of a split model.
+absl::Status AddSplit(ModelParts from, uint64_t number, uint64_t count, ModelParts& to) {
+  if (UintOr(from, "split.no", 0) != number || UintOr(from, "split.count", 1) != count) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        from.path, " is not file ", number + 1, " of ", count,
+        " of this split model (metadata keys split.no and split.count); it belongs to another"));
+  }
+  for (GgufTensor& tensor : from.tensors) {
+    tensor.file = static_cast<uint32_t>(to.files.size());
+    to.tensors.push_back(std::move(tensor));
+  }
+  to.files.push_back(std::move(from.files.front()));
+  to.file_bytes += from.file_bytes;
+  return absl::OkStatus();
+}
+
+// All files of the model that `path` is one of. The first one has the metadata.
+absl::StatusOr<ModelParts> OpenSplit(const std::string& path, uint64_t count) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> paths, SplitPaths(path, count));
+  ModelParts whole;
+  for (uint64_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(ModelParts part, ReadGguf(paths[i]));
+    if (i == 0) {
+      whole.path = part.path;
+      whole.version = part.version;
+      whole.metadata = part.metadata;
+    }
+    RETURN_IF_ERROR(AddSplit(std::move(part), i, count, whole));
+  }
+  // They describe the files, not the model.
+  for (const char* key : {"split.no", "split.count", "split.tensors.count"}) {
+    whole.metadata.erase(key);
+  }
+  return whole;
+}
+
+// Where row r of GGUF's order lies: GGUF has the elements that are rotated together side by side,
+// Hugging Face in the two halves of a head.
+uint64_t SourceRow(const GgufTensor& tensor, uint64_t r) {
+  if (tensor.head_rows == 0) return r;
+  const uint64_t in_head = r % tensor.head_rows;
+  return r - in_head + in_head % 2 * (tensor.head_rows / 2) + in_head / 2;
+}
+
+// What another format's values need to become GGUF's, once they are floats.
+void Translate(const GgufTensor& tensor, uint64_t floats, float* out) {
+  if (tensor.plus != 0) {
+    for (uint64_t i = 0; i < floats; ++i) out[i] += tensor.plus;
+  }
+  if (tensor.head_rows == 0 || tensor.dims.size() != 1) return;
+  const std::vector<float> values(out, out + floats);
+  for (uint64_t i = 0; i < floats; ++i) out[i] = values[SourceRow(tensor, i)];
 }
 
 }  // namespace
 
 absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
-  GgufFile file;
-  file.path_ = path;
-  ASSIGN_OR_RETURN(file.fd_, OpenRegularFile(path));
-  ASSIGN_OR_RETURN(file.file_bytes_, FileSize(file.fd_.get()));
-  RETURN_IF_ERROR(Annotate(file.Parse(), path));
-  return file;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    ASSIGN_OR_RETURN(ModelParts parts, ReadHuggingFaceFolder(path));
+    return FromParts(std::move(parts));
+  }
+  ASSIGN_OR_RETURN(ModelParts parts, ReadGguf(path));
+  const uint64_t count = UintOr(parts, "split.count", 1);
+  if (count > 1) {
+    ASSIGN_OR_RETURN(parts, OpenSplit(path, count));
+  }
+  return FromParts(std::move(parts));
 }
 
-absl::Status GgufFile::Parse() {
-  GgufCursor in(fd_.get(), file_bytes_);
-  ASSIGN_OR_RETURN(const Counts counts, TakeCounts(in));
-  version_ = counts.version;
-  for (uint64_t i = 0; i < counts.entries; ++i) {
-    ASSIGN_OR_RETURN(std::string key, in.ReadString(kMaxGgufNameBytes, "a metadata key"));
-    auto value = TakeMetadataValue(in);
-    if (!value.ok()) return Annotate(value.status(), absl::CHexEscape(key));
-    if (!metadata_.emplace(key, *std::move(value)).second) {
-      return Damaged(absl::StrCat("metadata key ", absl::CHexEscape(key), " appears twice"));
+absl::StatusOr<GgufFile> GgufFile::FromParts(ModelParts parts) {
+  GgufFile file;
+  file.parts_ = std::move(parts);
+  const std::vector<GgufTensor>& tensors = file.parts_.tensors;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!file.tensor_index_.emplace(tensors[i].name, i).second) {
+      return Annotate(
+          Damaged(absl::StrCat("tensor ", absl::CHexEscape(tensors[i].name), " appears twice")),
+          file.path());
     }
   }
-  for (uint64_t i = 0; i < counts.tensors; ++i) {
-    ASSIGN_OR_RETURN(GgufTensor tensor, TakeTensorInfo(in));
-    if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) {
-      return Damaged(absl::StrCat("tensor ", absl::CHexEscape(tensor.name), " appears twice"));
-    }
-    tensors_.push_back(std::move(tensor));
-  }
-  ASSIGN_OR_RETURN(const uint32_t alignment, Alignment(metadata_));
-  const uint64_t data_start = RoundUp(in.position(), alignment);
-  for (GgufTensor& tensor : tensors_) {
-    RETURN_IF_ERROR(PlaceTensor(tensor, data_start, alignment, file_bytes_));
-  }
-  return absl::OkStatus();
+  return file;
 }
 
 GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count) {
@@ -333,14 +151,14 @@ GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count) {
 }
 
 absl::StatusOr<std::string> GgufFile::GetString(const std::string& key) const {
-  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(metadata_, key));
+  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   const auto* text = std::get_if<std::string>(value);
   if (text == nullptr) return WrongType(key, *value, "a text");
   return *text;
 }
 
 absl::StatusOr<uint64_t> GgufFile::GetUint(const std::string& key) const {
-  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(metadata_, key));
+  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   if (const auto* number = std::get_if<uint64_t>(value)) return *number;
   if (const auto* number = std::get_if<int64_t>(value)) {
     if (*number >= 0) return static_cast<uint64_t>(*number);
@@ -351,7 +169,7 @@ absl::StatusOr<uint64_t> GgufFile::GetUint(const std::string& key) const {
 }
 
 absl::StatusOr<double> GgufFile::GetNumber(const std::string& key) const {
-  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(metadata_, key));
+  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   if (const auto* number = std::get_if<double>(value)) return *number;
   if (const auto* number = std::get_if<uint64_t>(value)) return static_cast<double>(*number);
   if (const auto* number = std::get_if<int64_t>(value)) return static_cast<double>(*number);
@@ -359,7 +177,7 @@ absl::StatusOr<double> GgufFile::GetNumber(const std::string& key) const {
 }
 
 absl::StatusOr<bool> GgufFile::GetBool(const std::string& key) const {
-  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(metadata_, key));
+  ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   const auto* truth = std::get_if<bool>(value);
   if (truth == nullptr) return WrongType(key, *value, "a truth value");
   return *truth;
@@ -367,7 +185,7 @@ absl::StatusOr<bool> GgufFile::GetBool(const std::string& key) const {
 
 const GgufTensor* GgufFile::FindTensor(const std::string& name) const {
   const auto found = tensor_index_.find(name);
-  return found == tensor_index_.end() ? nullptr : &tensors_[found->second];
+  return found == tensor_index_.end() ? nullptr : &parts_.tensors[found->second];
 }
 
 absl::Status GgufFile::ReadRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
@@ -388,6 +206,7 @@ absl::Status GgufFile::ReadRows(const GgufTensor& tensor, uint64_t first, uint64
     // Rows follow each other without gaps, and are whole blocks: one call decodes them all.
     DecodeGgmlRow(*type, raw.data(), rows * columns, out + done * columns);
   }
+  Translate(tensor, count * columns, out);
   return absl::OkStatus();
 }
 
@@ -397,12 +216,26 @@ absl::Status GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint
     return absl::OutOfRangeError(
         absl::StrCat(tensor.name, ": bytes ", offset, " + ", bytes, " of ", tensor.bytes));
   }
-  const absl::Status status = ReadAt(fd_.get(), tensor.offset + offset, out, bytes);
+  const uint64_t row_bytes = tensor.bytes / tensor.rows();
+  if (tensor.head_rows == 0 || tensor.rows() == 1) return ReadRange(tensor, offset, bytes, out);
+  CHECK(offset % row_bytes == 0 && bytes % row_bytes == 0);
+  for (uint64_t done = 0; done < bytes; done += row_bytes) {
+    const uint64_t row = SourceRow(tensor, (offset + done) / row_bytes);
+    RETURN_IF_ERROR(
+        ReadRange(tensor, row * row_bytes, row_bytes, static_cast<uint8_t*>(out) + done));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GgufFile::ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
+                                 void* out) const {
+  const absl::Status status =
+      ReadAt(parts_.files[tensor.file].get(), tensor.offset + offset, out, bytes);
   if (absl::IsOutOfRange(status)) {  // It was long enough when it was opened.
     return absl::DataLossError(
-        absl::StrCat(path_, ": ", tensor.name, ": the file was cut while it was read"));
+        absl::StrCat(path(), ": ", tensor.name, ": the file was cut while it was read"));
   }
-  return Annotate(status, absl::StrCat(path_, ": ", tensor.name));
+  return Annotate(status, absl::StrCat(path(), ": ", tensor.name));
 }
 
 }  // namespace tidegate

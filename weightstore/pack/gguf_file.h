@@ -1,6 +1,8 @@
-// Reads GGUF files, versions 2 and 3: metadata, tensor directory, tensor data.
+// A model as its files describe it: metadata, tensor directory, tensor data. Keys, tensor names and
+// the order of rows are always GGUF's; the files are GGUF, versions 2 and 3, also split ones, or a
+// Hugging Face folder (hf_folder.h), which is translated.
 // Source: the GGUF specification (ggml docs/gguf.md). Every number from the file is checked before
-// use. Thread-compatible; ReadRows() may be called from several threads.
+// use. Thread-compatible; ReadRows() and ReadBytes() may be called from several threads.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +25,11 @@ struct GgufTensor {
   uint64_t offset = 0;         // bytes from the start of the file
   uint64_t bytes = 0;          // 0 for types whose size is not known here
   uint64_t first_row = 0;      // of a slice: rows of the file's tensor before it
+  uint32_t file = 0;           // which of the model's files
+
+  // How the values of another format become GGUF's; nothing of it in GGUF files.
+  uint32_t head_rows = 0;  // rows of a head (elements, of a vector) whose halves are interleaved
+  float plus = 0;          // added to every value that ReadRows() gives
 
   uint64_t columns() const { return dims.empty() ? 1 : dims[0]; }
   uint64_t rows() const {
@@ -40,42 +47,53 @@ using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std
                                std::vector<int64_t>, std::vector<double>, std::vector<bool>,
                                std::vector<std::string>>;
 
+// What a GgufFile is made of; filled by the readers of the formats.
+struct ModelParts {
+  std::string path;
+  uint32_t version = 0;     // of GGUF; 0: another format
+  uint64_t file_bytes = 0;  // of all files
+  std::vector<UniqueFd> files;
+  std::map<std::string, GgufValue> metadata;
+  std::vector<GgufTensor> tensors;
+};
+
 class GgufFile {
  public:
-  // Errors: NOT_FOUND, INVALID_ARGUMENT (not GGUF, bad version), DATA_LOSS (truncated, damaged).
+  // A GGUF file, any file of a split model (all must be there), or a Hugging Face folder. Errors:
+  // NOT_FOUND, INVALID_ARGUMENT (no such format, bad version), DATA_LOSS (truncated, damaged).
   static absl::StatusOr<GgufFile> Open(const std::string& path);
 
-  const std::string& path() const { return path_; }
-  uint32_t version() const { return version_; }
-  uint64_t file_bytes() const { return file_bytes_; }
-  const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
-  const std::vector<GgufTensor>& tensors() const { return tensors_; }
+  const std::string& path() const { return parts_.path; }
+  bool is_folder() const { return parts_.version == 0; }  // Hugging Face's format
+  uint32_t version() const { return parts_.version; }
+  uint64_t file_bytes() const { return parts_.file_bytes; }
+  size_t file_count() const { return parts_.files.size(); }
+  const std::map<std::string, GgufValue>& metadata() const { return parts_.metadata; }
+  const std::vector<GgufTensor>& tensors() const { return parts_.tensors; }
 
   // Typed look-ups. NOT_FOUND names the key; INVALID_ARGUMENT when it has another type or range.
   absl::StatusOr<std::string> GetString(const std::string& key) const;
   absl::StatusOr<uint64_t> GetUint(const std::string& key) const;
   absl::StatusOr<double> GetNumber(const std::string& key) const;
   absl::StatusOr<bool> GetBool(const std::string& key) const;
-  bool Has(const std::string& key) const { return metadata_.count(key) != 0; }
+  bool Has(const std::string& key) const { return parts_.metadata.count(key) != 0; }
 
   // Null if there is none.
   const GgufTensor* FindTensor(const std::string& name) const;
 
   // Decoded rows [first, first + count) of a tensor, out [count, columns].
   absl::Status ReadRows(const GgufTensor& tensor, uint64_t first, uint64_t count, float* out) const;
-  // Undecoded bytes of a tensor.
+  // Undecoded bytes of a tensor. REQUIRES: whole rows, where it has head_rows.
   absl::Status ReadBytes(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
                          void* out) const;
 
  private:
-  absl::Status Parse();
+  static absl::StatusOr<GgufFile> FromParts(ModelParts parts);
+  // Bytes as they lie in the file.
+  absl::Status ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
+                         void* out) const;
 
-  std::string path_;
-  UniqueFd fd_;
-  uint32_t version_ = 0;
-  uint64_t file_bytes_ = 0;
-  std::map<std::string, GgufValue> metadata_;
-  std::vector<GgufTensor> tensors_;
+  ModelParts parts_;
   std::map<std::string, size_t> tensor_index_;
 };
 

@@ -4,6 +4,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/hf_tokenizer.h"
 #include "weightstore/pack/merge_list.h"
 #include "weightstore/pack/pack_writer.h"
 #include "weightstore/pack/pre_tokenizers.h"
@@ -145,6 +146,7 @@ void FillPhi3Strips(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
 }  // namespace
 
 absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
+  if (source.is_folder()) return ReadHfTokenizer(source.path());
   store::v1::Tokenizer tokenizer;
   const auto model = source.GetString(absl::StrCat(kPrefix, "model"));
   if (!model.ok()) return absl::InvalidArgumentError(model.status().message());

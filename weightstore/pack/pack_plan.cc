@@ -350,6 +350,10 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
   static const LoraSet& kNone = *new LoraSet;
   const LoraSet& merged = adapters == nullptr ? kNone : *adapters;
   PackPlan plan;
+  if (source.GetString("general.type").value_or("") == "adapter") {
+    return absl::InvalidArgumentError(
+        "this is an adapter, which changes a model, not a model of its own; see --lora");
+  }
   ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
   ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersFromGguf(source));
   if (source.tensors().empty()) {

@@ -7,25 +7,26 @@
 namespace tidegate {
 namespace {
 
-bool IsQuantised(GgmlType type) { return GgmlBlockElements(type) > 1; }
-
-// The unit encoding whose scales and codes are those of `type`.
+// The unit encoding whose scales and codes are those of `type`. REQUIRES: HasColumnLayout(type).
 UnitEncoding SameCodes(GgmlType type) {
   return type == GgmlType::kQ4_0 ? UnitEncoding::kQ4 : UnitEncoding::kQ8;
 }
 
 }  // namespace
 
+bool HasColumnLayout(GgmlType type) { return type == GgmlType::kQ8_0 || type == GgmlType::kQ4_0; }
+
 size_t StaticRowBytes(GgmlType type, size_t columns) {
-  return IsQuantised(type) ? ColumnBytes(SameCodes(type), columns) : GgmlRowBytes(type, columns);
+  return HasColumnLayout(type) ? ColumnBytes(SameCodes(type), columns)
+                               : GgmlRowBytes(type, columns);
 }
 
 size_t StaticScaleBytes(GgmlType type, size_t columns) {
-  return IsQuantised(type) ? ColumnScaleBytes(SameCodes(type), columns) : 0;
+  return HasColumnLayout(type) ? ColumnScaleBytes(SameCodes(type), columns) : 0;
 }
 
 void StoreStaticRow(GgmlType type, const uint8_t* gguf_row, size_t columns, uint8_t* out) {
-  if (!IsQuantised(type)) {
+  if (!HasColumnLayout(type)) {
     std::memcpy(out, gguf_row, GgmlRowBytes(type, columns));
     return;
   }
@@ -42,7 +43,7 @@ void StoreStaticRow(GgmlType type, const uint8_t* gguf_row, size_t columns, uint
 }
 
 void DecodeStaticRow(GgmlType type, const void* row, size_t columns, float* out) {
-  if (IsQuantised(type)) {
+  if (HasColumnLayout(type)) {
     DecodeColumn(SameCodes(type), static_cast<const uint8_t*>(row), columns, out);
   } else {
     DecodeGgmlRow(type, row, columns, out);

@@ -12,6 +12,7 @@
 
 #include "engine/kernels/kernels.h"
 #include "proto/store/v1/static_rows.h"
+#include "tests/support/random_blocks.h"
 
 namespace tidegate {
 namespace {
@@ -33,7 +34,8 @@ class Matrix {
     storage_.resize(rows * view_.row_bytes + 64, 0xff);
     view_.data = reinterpret_cast<const std::byte*>(storage_.data() + offset);
     for (size_t r = 0; r < rows; ++r) {
-      FillRow(storage_.data() + offset + r * view_.row_bytes, random);
+      StoreStaticRow(type, RandomGgmlRow(type, columns, random).data(), columns,
+                     storage_.data() + offset + r * view_.row_bytes);
       decoded_.emplace_back(columns);
       DecodeStaticRow(type, view_.Row(r), columns, decoded_.back().data());
     }
@@ -42,27 +44,6 @@ class Matrix {
   const std::vector<float>& row(size_t r) const { return decoded_[r]; }
 
  private:
-  void FillRow(uint8_t* out, std::mt19937& random) {
-    std::vector<uint8_t> gguf_row(GgmlRowBytes(view_.type, view_.columns));
-    uint8_t* row = gguf_row.data();
-    std::normal_distribution<float> normal;
-    const size_t block_elements = GgmlBlockElements(view_.type);
-    const size_t block_bytes = GgmlBlockBytes(view_.type);
-    for (size_t b = 0; b < view_.columns / block_elements; ++b) {
-      uint8_t* block = row + b * block_bytes;
-      const float value = normal(random);
-      const uint16_t half = FloatToHalf(value * (block_elements > 1 ? 0.05f : 1.0f));
-      const auto bfloat = static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
-      if (view_.type == GgmlType::kF32) {
-        std::memcpy(block, &value, sizeof(value));
-        continue;
-      }
-      std::memcpy(block, view_.type == GgmlType::kBF16 ? &bfloat : &half, sizeof(half));
-      for (size_t i = 2; i < block_bytes; ++i) block[i] = static_cast<uint8_t>(random());
-    }
-    StoreStaticRow(view_.type, row, view_.columns, out);
-  }
-
   std::vector<uint8_t> storage_;
   MatrixView view_;
   std::vector<std::vector<float>> decoded_;
@@ -85,6 +66,7 @@ class MatVecTest : public testing::TestWithParam<std::tuple<GgmlType, SupportedK
     return bf16 && type() == GgmlType::kQ4_0 ? RoundToBf16(x) : x;
   }
   std::vector<size_t> ColumnCounts() const {
+    if (GgmlBlockElements(type()) > 32) return {256, 512, 4096, 4352};
     if (GgmlBlockElements(type()) > 1) return {32, 64, 96, 512, 768, 1024, 4128, 8448};
     return {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 127, 129, 768, 1000};
   }
@@ -140,8 +122,7 @@ TEST_P(MatVecTest, RowRangesChangeNoBit) {
 
 INSTANTIATE_TEST_SUITE_P(
     Tables, MatVecTest,
-    testing::Combine(testing::Values(GgmlType::kF32, GgmlType::kF16, GgmlType::kBF16,
-                                     GgmlType::kQ8_0, GgmlType::kQ4_0),
+    testing::Combine(testing::ValuesIn(AllGgmlTypes()),
                      testing::ValuesIn(SupportedKernels().begin(), SupportedKernels().end())),
     [](const auto& instance) {
       std::string name = GgmlTypeName(static_cast<uint32_t>(std::get<0>(instance.param)));

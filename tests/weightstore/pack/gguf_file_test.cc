@@ -134,15 +134,15 @@ TEST(GgufFileTest, AFileWithoutTensorsIsFine) {
 
 TEST(GgufFileTest, SizesOfTypesThatCannotBeReadAreKnown) {
   GgufBuilder gguf;
-  gguf.AddRawTensor("k", 12, {256, 2}, std::string(2 * 144, 'x'));  // Q4_K
+  gguf.AddRawTensor("k", 16, {256, 2}, std::string(2 * 66, 'x'));  // IQ2_XXS
   gguf.AddRawTensor("new", 99, {8}, "");
   const auto file = OpenBytes(gguf.Build());
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(file->FindTensor("k")->bytes, 288u);
+  EXPECT_EQ(file->FindTensor("k")->bytes, 132u);
   EXPECT_EQ(file->FindTensor("new")->bytes, 0u);
   float out[512];
   const absl::Status status = file->ReadRows(*file->FindTensor("k"), 0, 1, out);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("Q4_K"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("IQ2_XXS"));
 }
 
 TEST(GgufFileTest, MissingFilesAndFoldersAreNamed) {

@@ -1,0 +1,19 @@
+// Opens a Hugging Face folder (config.json, *.safetensors, tokenizer and chat template) as a model
+// in GGUF's vocabulary: see ModelParts. F32, F16 and BF16 weights.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weightstore/pack/gguf_file.h"
+
+namespace tidegate {
+
+// Errors name the file, and the key or tensor that stands in the way.
+absl::StatusOr<ModelParts> ReadHuggingFaceFolder(const std::string& folder);
+
+// Tokens that end an answer, from generation_config.json or config.json; empty if none says so.
+absl::StatusOr<std::vector<uint32_t>> EndTokensOfFolder(const std::string& folder);
+
+}  // namespace tidegate

@@ -1,0 +1,76 @@
+#include "weightstore/pack/json_object.h"
+
+#include <fcntl.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+
+namespace tidegate {
+
+absl::StatusOr<JsonObject> JsonObject::ReadFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
+  if (bytes > kMaxJsonBytes) {
+    return absl::DataLossError(
+        absl::StrCat(path, " has ", bytes, " bytes, at most ", kMaxJsonBytes, " are read"));
+  }
+  std::string text(bytes, '\0');
+  RETURN_IF_ERROR(Annotate(ReadAt(fd.get(), 0, text.data(), bytes), path));
+  return Parse(text, path);
+}
+
+absl::StatusOr<JsonObject> JsonObject::Parse(std::string_view text, const std::string& where) {
+  JsonObject object;
+  object.where_ = where;
+  object.value_ = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (object.value_.is_object()) return object;
+  return absl::DataLossError(absl::StrCat(where, " is ",
+                                          object.value_.is_discarded() ? "not JSON" : "no object",
+                                          "; copy or download it again"));
+}
+
+const nlohmann::json* JsonObject::Find(const char* key) const {
+  const auto found = value_.find(key);
+  return found == value_.end() || found->is_null() ? nullptr : &*found;
+}
+
+absl::Status JsonObject::Wrong(const char* key, const char* wanted) const {
+  return absl::InvalidArgumentError(absl::StrCat(
+      where_, ": \"", key, "\" is ", Has(key) ? absl::StrCat("not ", wanted) : "missing"));
+}
+
+absl::StatusOr<uint64_t> JsonObject::Uint(const char* key) const {
+  const nlohmann::json* found = Find(key);
+  if (found == nullptr || !found->is_number_unsigned()) return Wrong(key, "an unsigned integer");
+  return found->get<uint64_t>();
+}
+
+absl::StatusOr<double> JsonObject::Number(const char* key) const {
+  const nlohmann::json* found = Find(key);
+  if (found == nullptr || !found->is_number()) return Wrong(key, "a number");
+  return found->get<double>();
+}
+
+absl::StatusOr<bool> JsonObject::Bool(const char* key) const {
+  const nlohmann::json* found = Find(key);
+  if (found == nullptr || !found->is_boolean()) return Wrong(key, "true or false");
+  return found->get<bool>();
+}
+
+absl::StatusOr<std::string> JsonObject::String(const char* key) const {
+  const nlohmann::json* found = Find(key);
+  if (found == nullptr || !found->is_string()) return Wrong(key, "a text");
+  return found->get<std::string>();
+}
+
+absl::StatusOr<JsonObject> JsonObject::Object(const char* key) const {
+  const nlohmann::json* found = Find(key);
+  if (found == nullptr || !found->is_object()) return Wrong(key, "an object");
+  JsonObject object;
+  object.value_ = *found;
+  object.where_ = absl::StrCat(where_, ": ", key);
+  return object;
+}
+
+}  // namespace tidegate
