@@ -19,7 +19,8 @@ std::vector<std::vector<WantedBlock>> MakeMasks(uint32_t units, double keep, siz
   for (auto& mask : masks) {
     for (uint32_t u = 0; u < units; ++u) {
       const double noise = std::uniform_real_distribution<>(-0.3, 0.3)(rng);
-      if (affinity[u] + noise > 1 - keep) mask.push_back({u, 1});
+      if (affinity[u] + noise > 1 - keep)
+        mask.push_back({u, 1, static_cast<uint16_t>(rng() % kScoreMax)});
     }
   }
   return masks;
@@ -52,6 +53,7 @@ void BM_Acquire(benchmark::State& state, const char* policy) {
   state.counters["miss_share"] = static_cast<double>(reads) / static_cast<double>(blocks);
 }
 BENCHMARK_CAPTURE(BM_Acquire, lfu, "lfu")->ArgsProduct({{4096, 14336}, {30, 60}});
+BENCHMARK_CAPTURE(BM_Acquire, value, "value")->ArgsProduct({{4096, 14336}, {30, 60}});
 BENCHMARK_CAPTURE(BM_Acquire, lru, "lru")->ArgsProduct({{4096, 14336}, {30, 60}});
 
 }  // namespace

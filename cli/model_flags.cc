@@ -42,7 +42,13 @@ void ModelFlags::Register(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
       ->capture_default_str();
-  command.add_option("--policy", policy, "cache policy: lfu, lru, none")->capture_default_str();
+  command
+      .add_option("--protected-share", protected_share,
+                  "part of a mask, its largest scores, that gamma spares, [0, 1]; 0 is the "
+                  "published rule")
+      ->capture_default_str();
+  command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
+      ->capture_default_str();
   command
       .add_option("--cache-fraction", cache_fraction,
                   "share of each layer's units of each kind that the cache holds, [0, 1]")
@@ -102,6 +108,10 @@ absl::Status ModelFlags::CheckPruning() const {
   if (!(gamma >= 0 && gamma <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("--gamma ", gamma, " is outside [0, 1]"));
   }
+  if (!(protected_share >= 0 && protected_share <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--protected-share ", protected_share, " is outside [0, 1]"));
+  }
   return absl::OkStatus();
 }
 
@@ -114,7 +124,8 @@ absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& con
       PruneStep{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
                 .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
                 .gamma = decode_mode == DecodeMode::kDipCa ? gamma : 1.0,
-                .fixed_top_n = fixed_top_n});
+                .fixed_top_n = fixed_top_n,
+                .protected_share = protected_share});
 }
 
 absl::StatusOr<bool> ModelFlags::HalfKv() const {

@@ -20,7 +20,8 @@ struct ModelFlags {
   double density = 1.0;
   double gamma = 1.0;
   uint32_t fixed_top_n = 0;
-  std::string policy = "lfu";
+  double protected_share = kProtectedShare;
+  std::string policy = "value";
   double cache_fraction = 1.0;
   std::string flash_backend = "auto";
   std::string flash_model;

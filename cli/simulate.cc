@@ -44,7 +44,7 @@ constexpr const char* kExamples =
     "DRAM first; percentages of --dram are shares of all that. `dense` touches every unit, with a\n"
     "fixed share of them in DRAM. Masks are replayed one unit per block, through the cache that "
     "the\n"
-    "store has (lfu, lru, none) or Belady's oracle, which knows the masks to come. A mask "
+    "store has (value, lfu, lru, none) or Belady's oracle, which knows the masks to come. A mask "
     "recorded\n"
     "with --mode dip does not depend on the cache; one of dip_ca was made for the cache it saw.\n";
 
@@ -302,7 +302,7 @@ void AddSimulateCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--dram", flags->dram, "amounts of DRAM: bytes, or percent of everything")
       ->capture_default_str();
   command->add_option("--flash", flags->flash, "speeds of flash")->capture_default_str();
-  command->add_option("--policies", flags->policies, "lfu, lru, none, belady")
+  command->add_option("--policies", flags->policies, "value, lfu, lru, none, belady")
       ->capture_default_str();
   command->add_option("--dram-speed", flags->dram_speed, "speed of DRAM")->capture_default_str();
   command->add_option("--latency", flags->latency, "of flash, once per layer and kind that misses")

@@ -34,13 +34,18 @@ absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name);
 std::string_view PrecisionName(Precision precision);
 absl::StatusOr<Precision> ParsePrecision(std::string_view name);
 
+// Part of every mask that gamma spares unless told otherwise
+// (docs/decisions/0006-masks-beyond-the-paper.md).
+inline constexpr float kProtectedShare = 0.75f;
+
 // How the MLP is pruned while generating (method.md; arXiv 2412.01380).
 struct PruningParams {
   DecodeMode mode = DecodeMode::kDipCa;
   float density = 0.75f;     // (0, 1], mean over the three MLP matrices; kDense ignores it
   float gamma = 0.2f;        // [0, 1], score factor of units not resident (pruning.h); kDipCa only
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
-  bool warm_up = true;       // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
+  float protected_share = kProtectedShare;  // [0, 1], see MaskParams
+  bool warm_up = true;  // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
   // Masks ignore the cache (gamma = 1), sums run in a fixed order and everything is computed in
   // f32: the same request gives the same tokens whatever the cache holds.
   bool reproducible = false;

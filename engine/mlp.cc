@@ -44,13 +44,18 @@ Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overla
 }
 
 absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
-                                         std::span<const uint32_t> positions, LeaseMode mode) {
+                                         std::span<const uint32_t> positions, LeaseMode mode,
+                                         std::span<const float> values) {
   const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
   wanted_.clear();
   for (const uint32_t position : positions) {
     const uint32_t block = position / units_per_block;
     if (wanted_.empty() || wanted_.back().block != block) wanted_.push_back({block, 0});
     ++wanted_.back().units;
+  }
+  if (!values.empty()) {
+    ScoreBlocks(values, model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at, positions,
+                units_per_block, wanted_);
   }
   return client_->Acquire(layer, kind, wanted_, mode);
 }
@@ -421,10 +426,14 @@ std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t ke
                                       std::span<const float> values, const PruneStep& step,
                                       StageTimes& times) {
   const StageTimer timer(times, Stage::kMasks);
-  return selector_.Select(
-      values, {.kept = kept, .gamma = step.gamma, .fixed_top_n = step.fixed_top_n},
-      model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at,
-      client_->Residency(layer, kind), client_->geometry().kind(kind).units_per_block);
+  return selector_.Select(values,
+                          {.kept = kept,
+                           .gamma = step.gamma,
+                           .fixed_top_n = step.fixed_top_n,
+                           .protected_share = step.protected_share},
+                          model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at,
+                          client_->Residency(layer, kind),
+                          client_->geometry().kind(kind).units_per_block);
 }
 
 absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
@@ -440,7 +449,7 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
     if (on_mask_ != nullptr) on_mask_(layer, kind, order, positions);
     WeightLease lease;
     if (!client_->Complete(layer, kind)) {
-      ASSIGN_OR_RETURN(lease, Acquire(layer, kind, positions, LeaseMode::kSelect));
+      ASSIGN_OR_RETURN(lease, Acquire(layer, kind, positions, LeaseMode::kSelect, values));
     }
     return Run(lease,
                {.layer = layer,

@@ -43,6 +43,7 @@ struct PruneStep {
   uint32_t kept_hidden = 0;
   double gamma = 1;
   uint32_t fixed_top_n = 0;
+  double protected_share = 0;
 };
 
 class Mlp {
@@ -95,8 +96,10 @@ class Mlp {
     bool in_order = true;
   };
 
+  // values: scores by unit of a mask's units, or empty.
   absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
-                                      std::span<const uint32_t> positions, LeaseMode mode);
+                                      std::span<const uint32_t> positions, LeaseMode mode,
+                                      std::span<const float> values = {});
   // Without a lease in it where none is needed.
   absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
   absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,

@@ -10,6 +10,16 @@
 #include "base/check.h"
 
 namespace tidegate {
+namespace {
+
+// Finite. The comparison is false for NaN: it must not reach an ordering.
+float Magnitude(float value) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const float magnitude = std::fabs(value);
+  return magnitude <= kLargest ? magnitude : kLargest;
+}
+
+}  // namespace
 
 DensitySplit SplitDensity(double density) {
   if (density >= 1) return {};
@@ -51,11 +61,16 @@ float MaskSelector::Threshold(size_t k) {
 
 void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,
                             uint32_t units_per_block) {
-  const float exempt = params.fixed_top_n == 0
-                           ? std::numeric_limits<float>::infinity()
-                           : Threshold(std::min<size_t>(params.fixed_top_n, scores_.size()));
+  // The n-th largest score; nothing reaches the 0th.
+  const auto largest = [this](size_t n) {
+    return n == 0 ? std::numeric_limits<float>::infinity() : Threshold(std::min(n, scores_.size()));
+  };
+  const auto protected_n = static_cast<size_t>(params.protected_share * params.kept);
+  float exempt = largest(params.fixed_top_n);
+  const float exempt_block = protected_n <= params.fixed_top_n ? exempt : largest(protected_n);
   const auto gamma = static_cast<float>(params.gamma);
   if (units_per_block == 1) {
+    exempt = std::min(exempt, exempt_block);
     // Without branches on residency or scores: they are as good as random.
     const float factors[] = {gamma, 1.0f};
     for (size_t p = 0; p < scores_.size(); ++p) {
@@ -69,24 +84,40 @@ void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyE
     const size_t end = std::min(p + units_per_block, scores_.size());
     double squares = 0;
     for (size_t i = p; i < end; ++i) squares += double{scores_[i]} * scores_[i];
-    const float shared =
-        gamma * static_cast<float>(std::sqrt(squares / static_cast<double>(end - p)));
+    const auto mean = static_cast<float>(std::sqrt(squares / static_cast<double>(end - p)));
+    const float shared = mean < exempt_block ? gamma * mean : mean;
     for (size_t i = p; i < end; ++i) scores_[i] = scores_[i] < exempt ? shared : scores_[i];
   }
 }
 
 void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at) {
-  // The comparison is false for NaN: it must not reach an ordering.
-  const auto score = [](float value) {
-    constexpr float kLargest = std::numeric_limits<float>::max();
-    const float magnitude = std::fabs(value);
-    return magnitude <= kLargest ? magnitude : kLargest;
-  };
   scores_.resize(values.size());
   if (unit_at.empty()) {
-    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[p]);
+    for (size_t p = 0; p < values.size(); ++p) scores_[p] = Magnitude(values[p]);
   } else {
-    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[unit_at[p]]);
+    for (size_t p = 0; p < values.size(); ++p) scores_[p] = Magnitude(values[unit_at[p]]);
+  }
+}
+
+void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
+                 std::span<const uint32_t> positions, uint32_t units_per_block,
+                 std::span<WantedBlock> wanted) {
+  const auto energy = [&](size_t& i, uint32_t block) {
+    double sum = 0;
+    for (; i < positions.size() && positions[i] / units_per_block == block; ++i) {
+      const double value =
+          Magnitude(values[unit_at.empty() ? positions[i] : unit_at[positions[i]]]);
+      sum += value * value;
+    }
+    return sum;
+  };
+  double largest = 0;
+  size_t i = 0;
+  for (const WantedBlock& w : wanted) largest = std::max(largest, energy(i, w.block));
+  i = 0;
+  for (WantedBlock& w : wanted) {
+    const double share = largest > 0 ? energy(i, w.block) / largest : 0;
+    w.score = static_cast<uint16_t>(std::lround(std::sqrt(share) * kScoreMax));
   }
 }
 

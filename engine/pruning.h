@@ -31,7 +31,16 @@ struct MaskParams {
   uint32_t kept = 0;         // units to select, [1, count]
   double gamma = 1;          // score factor of blocks that are not resident; 1: no look at them
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
+  // Share of `kept`, [0, 1]: a block whose own score is among that many largest scores is exempt as
+  // a whole. Without it a selection that fits into the cache never leaves it (lock-on).
+  double protected_share = 0;
 };
+
+// Scores the blocks that a mask wants (WantedBlock::score) by the units that it selects from them.
+// positions: increasing, as Select() returns them. wanted: the blocks of the positions, in order.
+void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
+                 std::span<const uint32_t> positions, uint32_t units_per_block,
+                 std::span<WantedBlock> wanted);
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
 //

@@ -81,7 +81,8 @@ std::optional<PruneStep> Sequence::NextStep() const {
   return PruneStep{.kept_input = KeptUnits(split_.keep_input, config_.hidden_size),
                    .kept_hidden = KeptUnits(split_.keep_hidden, config_.intermediate_size),
                    .gamma = gamma,
-                   .fixed_top_n = p.fixed_top_n};
+                   .fixed_top_n = p.fixed_top_n,
+                   .protected_share = p.protected_share};
 }
 
 absl::Status Sequence::Step() {

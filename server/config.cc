@@ -122,6 +122,9 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
       "TIDEGATE_GAMMA");
   add("--gamma-min", bounds.gamma_min, "Least that requests may ask", "TIDEGATE_GAMMA_MIN");
   add("--gamma-max", bounds.gamma_max, "Most that requests may ask", "TIDEGATE_GAMMA_MAX");
+  add("--protected-share", bounds.defaults.protected_share,
+      "Part of a mask, its largest scores, that gamma leaves alone; 0 is the published rule",
+      "TIDEGATE_PROTECTED_SHARE");
   app.add_option("--fixed-top-n", bounds.defaults.fixed_top_n,
                  "Default count of largest scores that gamma leaves alone")
       ->check(CLI::Range(0, 1048576))

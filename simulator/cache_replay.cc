@@ -21,7 +21,7 @@ ReplayCounts Replay(const MaskTrace& trace, uint32_t layer, UnitKind kind, uint3
   for (uint64_t t = 0; t < trace.tokens(); ++t) {
     trace.Units(t, layer, kind, units);
     wanted.clear();
-    for (const uint32_t unit : units) wanted.push_back({unit, 1});
+    for (const uint32_t unit : units) wanted.push_back({unit, 1, kScoreMax});
     decisions.resize(wanted.size());
     cache.Acquire(wanted, LeaseMode::kSelect, decisions);
     uint32_t hits = 0;
@@ -84,8 +84,8 @@ absl::StatusOr<ReplayCounts> ReplayMasks(const MaskTrace& trace, uint32_t layer,
   if (policy == "belady") return ReplayBelady(trace, layer, kind, slots);
   auto served = MakeEvictionPolicy(policy, unit_count);
   if (!served.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("unknown policy '", std::string(policy), "'; use lfu, lru, none or belady"));
+    return absl::InvalidArgumentError(absl::StrCat("unknown policy '", std::string(policy),
+                                                   "'; use value, lfu, lru, none or belady"));
   }
   return Replay(trace, layer, kind, slots, *std::move(served));
 }

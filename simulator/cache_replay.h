@@ -22,7 +22,8 @@ struct ReplayCounts {
   std::vector<uint32_t> misses;
 };
 
-// policy: one of the store's ("lfu", "lru", "none") or "belady". The cache begins empty and is kept
+// policy: one of the store's ("value", "lfu", "lru", "none") or "belady". Traces hold no scores:
+// "value" replays them as if all selected units had the same. The cache begins empty and is kept
 // from token to token. slots <= unit count. Errors: INVALID_ARGUMENT names an unknown policy.
 absl::StatusOr<ReplayCounts> ReplayMasks(const MaskTrace& trace, uint32_t layer, UnitKind kind,
                                          uint32_t slots, std::string_view policy);

@@ -25,7 +25,7 @@ struct StoreOptions {
   uint64_t memory_budget_bytes = 0;  // static weights, slots, staging, tables, engine reserve
   std::optional<uint64_t> engine_reserve_bytes;  // unset: KV cache of one trained context (<= 4096)
   uint64_t staging_bytes = 0;                    // per lease; 0: chosen from the budget
-  std::string policy = "lfu";                    // lfu, lru, none
+  std::string policy = "value";                  // value, lfu, lru, none
   std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f *
                                          // units), whatever the budget
   uint32_t queue_depth = 256;

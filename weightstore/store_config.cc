@@ -47,8 +47,8 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
   AddBytesFlag(app, "--staging", store.staging_bytes,
                "Buffer of one lease for layers in passing; default: chosen from the budget")
       ->envname("TIDEGATE_STAGING");
-  app.add_option("--policy", store.policy, "What the cache keeps: lfu, lru, none")
-      ->check(CLI::IsMember({"lfu", "lru", "none"}))
+  app.add_option("--policy", store.policy, "What the cache keeps: value, lfu, lru, none")
+      ->check(CLI::IsMember({"value", "lfu", "lru", "none"}))
       ->capture_default_str()
       ->envname("TIDEGATE_POLICY");
   app.add_option("--region-dir", config.region_dir,

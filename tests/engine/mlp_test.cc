@@ -194,7 +194,7 @@ TEST_P(Exactness, NoBitDependsOnTheCacheAtGammaOne) {
   const std::vector<float> x = RandomInput(64, 21);
   std::vector<float> dense, pruned;
   for (const double fraction : {1.0, 0.4, 0.0}) {
-    for (const char* policy : {"lfu", "lru", "none"}) {
+    for (const char* policy : {"value", "lfu", "lru", "none"}) {
       for (const bool overlap : {true, false}) {
         StoreOptions options;
         options.policy = policy;

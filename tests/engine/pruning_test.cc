@@ -74,6 +74,72 @@ TEST(MaskSelectorTest, FixedTopNIsSparedTheFactor) {
               ElementsAre(0, 3));
 }
 
+TEST(MaskSelectorTest, AProtectedShareOfTheMaskIsSparedTheFactor) {
+  MaskSelector selector;
+  const float values[] = {10, 9, 8, 3, 2, 1};
+  // Half of four: the two largest come in, whatever is resident.
+  const MaskParams half = {.kept = 4, .gamma = 0, .protected_share = 0.5};
+  EXPECT_THAT(Select(selector, values, half, {2, 3, 4, 5}), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(Select(selector, values, {.kept = 4, .gamma = 0}, {2, 3, 4, 5}),
+              ElementsAre(2, 3, 4, 5));
+  // The larger of the two protections holds.
+  EXPECT_THAT(Select(selector, values,
+                     {.kept = 4, .gamma = 0, .fixed_top_n = 3, .protected_share = 0.5}, {3, 4, 5}),
+              ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(Select(selector, values,
+                     {.kept = 4, .gamma = 0, .fixed_top_n = 1, .protected_share = 1}, {4, 5}),
+              ElementsAre(0, 1, 2, 3));
+  // A share of less than one unit is none.
+  EXPECT_THAT(Select(selector, values, {.kept = 1, .gamma = 0, .protected_share = 0.9}, {5}),
+              ElementsAre(5));
+}
+
+TEST(MaskSelectorTest, ABlockIsProtectedByItsOwnScore) {
+  MaskSelector selector;
+  // Blocks of two, the last is resident. Root mean squares: 4.53, 6.04, 5.
+  const float values[] = {6.4f, 0.2f, 6, 6.08f, 5, 5};
+  const auto mask = [&](double share) {
+    return Select(selector, values, {.kept = 2, .gamma = 0.1, .protected_share = share}, {2}, 2);
+  };
+  EXPECT_THAT(mask(0), ElementsAre(4, 5));
+  // One protected score, 6.4: no block as a whole has as much.
+  EXPECT_THAT(mask(0.5), ElementsAre(4, 5));
+  // Two, 6.08: neither.
+  EXPECT_THAT(mask(1), ElementsAre(4, 5));
+  // Three of three, 6: the second block has 6.04, beside the first of the resident ones.
+  EXPECT_THAT(Select(selector, values, {.kept = 3, .gamma = 0.1, .protected_share = 1}, {2}, 2),
+              ElementsAre(2, 3, 4));
+}
+
+TEST(ScoreBlocksTest, SharesOfTheBlockThatCountsMost) {
+  const float values[] = {3, -4, 1, 0, 10, 2.5f};  // by unit
+  const uint32_t positions[] = {0, 1, 3, 4};
+  std::vector<WantedBlock> wanted = {{0, 2}, {1, 1}, {2, 1}};
+  // Blocks of two: 5 (3 and -4), 0 and 10.
+  ScoreBlocks(values, {}, positions, 2, wanted);
+  EXPECT_EQ(wanted[0].score, 32768);
+  EXPECT_EQ(wanted[1].score, 0);
+  EXPECT_EQ(wanted[2].score, kScoreMax);
+  // Position p holds unit 5 - p: 2.5 and 10, 1, -4.
+  const uint32_t unit_at[] = {5, 4, 3, 2, 1, 0};
+  ScoreBlocks(values, unit_at, positions, 2, wanted);
+  EXPECT_EQ(wanted[0].score, kScoreMax);
+  EXPECT_EQ(wanted[1].score, std::lround(1 / std::sqrt(106.25) * kScoreMax));
+  EXPECT_EQ(wanted[2].score, std::lround(4 / std::sqrt(106.25) * kScoreMax));
+}
+
+TEST(ScoreBlocksTest, NothingAndEverythingHaveScores) {
+  const uint32_t positions[] = {0, 1};
+  std::vector<WantedBlock> wanted = {{0, 1}, {1, 1}};
+  const float zeros[] = {0, 0};
+  ScoreBlocks(zeros, {}, positions, 1, wanted);
+  EXPECT_EQ(wanted[0].score, 0);
+  const float odd[] = {std::numeric_limits<float>::quiet_NaN(), 1};
+  ScoreBlocks(odd, {}, positions, 1, wanted);
+  EXPECT_EQ(wanted[0].score, kScoreMax);
+  EXPECT_EQ(wanted[1].score, 0);
+}
+
 TEST(MaskSelectorTest, ResidencyIsByBlockAndPositionsByPermutation) {
   MaskSelector selector;
   const float values[] = {1, 2, 3, 4};  // by unit

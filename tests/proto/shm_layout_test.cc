@@ -12,11 +12,11 @@ namespace {
 
 using absl::StatusCode;
 
-// The golden copy: whoever changes one of these makes layout version 3.
+// The golden copy: whoever changes one of these makes layout version 4.
 TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(kRegionMagic, 0x3130474552475431u);
   EXPECT_EQ(kSessionMagic, 0x3130534553475431u);
-  EXPECT_EQ(kShmVersion, 2u);
+  EXPECT_EQ(kShmVersion, 3u);
   EXPECT_EQ(kMaxSessions, 2u);
   EXPECT_EQ(kLeasesPerSession, 4u);
   EXPECT_EQ(kRingEntries, 16u);
@@ -37,6 +37,8 @@ TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(sizeof(RingEntry), 32u);
   EXPECT_EQ(offsetof(RingEntry, serial), 24u);
   EXPECT_EQ(sizeof(WantedBlock), 8u);
+  EXPECT_EQ(offsetof(WantedBlock, units), 4u);
+  EXPECT_EQ(offsetof(WantedBlock, score), 6u);
   EXPECT_EQ(sizeof(LeaseHeader), 256u);
   EXPECT_EQ(offsetof(LeaseHeader, consumed), 8u);
   EXPECT_EQ(offsetof(LeaseHeader, granted_serial), 16u);

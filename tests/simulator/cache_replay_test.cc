@@ -66,6 +66,7 @@ TEST(CacheReplayTest, LfuKeepsWhatIsUsedOftenAndLruWhatIsUsedLast) {
   const Masks masks = {{0}, {0}, {0}, {1}, {2}, {0}, {1}, {0}};
   EXPECT_THAT(Misses(masks, 3, 2, "lfu"), ElementsAre(1, 0, 0, 1, 1, 0, 1, 0));
   EXPECT_THAT(Misses(masks, 3, 2, "lru"), ElementsAre(1, 0, 0, 1, 1, 1, 1, 0));
+  EXPECT_THAT(Misses(masks, 3, 2, "value"), ElementsAre(1, 0, 0, 1, 1, 0, 1, 0));
 }
 
 TEST(CacheReplayTest, AMaskLargerThanTheCacheStreamsTheRest) {
@@ -112,7 +113,7 @@ TEST(CacheReplayTest, BeladyEqualsBruteForce) {
     }
     const uint64_t belady = Sum(Misses(masks, unit_count, slots, "belady"));
     EXPECT_EQ(belady, FewestMisses(masks, slots)) << round;
-    for (const char* policy : {"lfu", "lru", "none"}) {
+    for (const char* policy : {"value", "lfu", "lru", "none"}) {
       EXPECT_GE(Sum(Misses(masks, unit_count, slots, policy)), belady) << policy;
     }
   }

@@ -87,7 +87,7 @@ class ShmDir {
 };
 
 // Blocks [first, last), each with `units` selected units.
-inline std::vector<WantedBlock> Wanted(uint32_t first, uint32_t last, uint32_t units = 1) {
+inline std::vector<WantedBlock> Wanted(uint32_t first, uint32_t last, uint16_t units = 1) {
   std::vector<WantedBlock> wanted;
   for (uint32_t block = first; block < last; ++block) wanted.push_back({block, units});
   return wanted;

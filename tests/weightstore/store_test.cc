@@ -221,7 +221,7 @@ TEST_F(StoreTest, WithoutCacheEverySelectionIsReadAgain) {
 
 // The bad block, by both ways that a block can come.
 class BadBlockTest : public StoreFixture, public testing::WithParamInterface<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Policies, BadBlockTest, testing::Values("lfu", "none"));
+INSTANTIATE_TEST_SUITE_P(Policies, BadBlockTest, testing::Values("value", "lfu", "none"));
 
 TEST_P(BadBlockTest, IsNamedNeverDeliveredAndHurtsNoOther) {
   options_.policy = GetParam();

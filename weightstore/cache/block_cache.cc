@@ -40,19 +40,21 @@ void BlockCache::Evict(uint32_t block) {
   ++evicted_count_;
 }
 
-void BlockCache::MakeRoom(size_t wanted_count, std::span<const WantedBlock> mask) {
-  // A cache with a slot for every block never evicts: engines read such blocks without a lease.
-  if (free_.size() >= wanted_count || slots_.size() >= residency_.size()) return;
-  for (const WantedBlock& w : mask) in_mask_[w.block] = true;
+size_t BlockCache::MakeRoom(std::span<const WantedBlock> mask) {
+  if (free_.size() >= missing_.size()) return missing_.size();
   candidates_.clear();
-  for (const Slot& slot : slots_) {
-    const bool evictable = slot.block != kNoBlock && slot.pins == 0 && !slot.in_flight;
-    if (evictable && !in_mask_[slot.block]) candidates_.push_back(slot.block);
+  // A cache with a slot for every block never evicts: engines read such blocks without a lease.
+  if (slots_.size() < residency_.size()) {
+    for (const WantedBlock& w : mask) in_mask_[w.block] = true;
+    for (const Slot& slot : slots_) {
+      const bool evictable = slot.block != kNoBlock && slot.pins == 0 && !slot.in_flight;
+      if (evictable && !in_mask_[slot.block]) candidates_.push_back(slot.block);
+    }
+    for (const WantedBlock& w : mask) in_mask_[w.block] = false;
   }
-  for (const WantedBlock& w : mask) in_mask_[w.block] = false;
-  const size_t count = std::min(candidates_.size(), wanted_count - free_.size());
-  policy_->ChooseVictims(candidates_, count);
+  const size_t count = policy_->Exchange(candidates_, missing_, free_.size());
   for (size_t i = 0; i < count; ++i) Evict(candidates_[i]);
+  return free_.size();
 }
 
 void BlockCache::Acquire(std::span<const WantedBlock> wanted, LeaseMode mode,
@@ -63,7 +65,7 @@ void BlockCache::Acquire(std::span<const WantedBlock> wanted, LeaseMode mode,
   missing_.clear();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const uint32_t block = wanted[i].block;
-    if (select) policy_->Touch(block, wanted[i].units);
+    if (select) policy_->Touch(wanted[i]);
     const uint32_t slot = SlotOf(block);
     out[i] = {};
     if (slot == kNoBlock) {
@@ -75,9 +77,7 @@ void BlockCache::Acquire(std::span<const WantedBlock> wanted, LeaseMode mode,
   }
   if (missing_.empty() || !policy_->admits()) return;
 
-  if (select) MakeRoom(missing_.size(), wanted);
-  const size_t admitted = std::min(missing_.size(), free_.size());
-  if (select) policy_->ChooseAdmissions(missing_, admitted);
+  const size_t admitted = select ? MakeRoom(wanted) : std::min(missing_.size(), free_.size());
   missing_.resize(admitted);
   std::sort(missing_.begin(), missing_.end());
   // Both lists are in block order: one walk finds the places of the admitted blocks.

@@ -66,9 +66,9 @@ class BlockCache {
   void Insert(uint32_t block, uint32_t slot);
   void Evict(uint32_t block);
   uint32_t SlotOf(uint32_t block) const;
-  // Makes up to `wanted_count` slots free by evicting blocks that are not in the mask; none where
-  // every block has a slot.
-  void MakeRoom(size_t wanted_count, std::span<const WantedBlock> mask);
+  // Evicts for missing_ what the policy chooses outside the mask (nothing where every block has a
+  // slot) and moves the blocks that come in to the front of missing_. Returns how many.
+  size_t MakeRoom(std::span<const WantedBlock> mask);
 
   std::span<ResidencyEntry> residency_;
   std::unique_ptr<EvictionPolicy> policy_;

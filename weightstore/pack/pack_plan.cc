@@ -223,7 +223,8 @@ absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, UnitKind kind,
   layout.set_columns_per_unit(columns);
   layout.set_column_elements(elements);
   layout.set_unit_bytes(static_cast<uint32_t>(unit_bytes));
-  layout.set_units_per_block(static_cast<uint32_t>(std::min<uint64_t>(fitting, units)));
+  layout.set_units_per_block(
+      static_cast<uint32_t>(std::min<uint64_t>({fitting, units, kMaxUnitsPerBlock})));
   layout.set_block_bytes(static_cast<uint32_t>(block));
   return layout;
 }

@@ -37,8 +37,9 @@ absl::StatusOr<KindGeometry> KindFromLayout(const store::v1::UnitLayout& layout,
   const bool sane = kind.unit_count >= 1 && kind.unit_count <= kMaxUnits &&
                     kind.column_elements >= 1 && kind.column_elements <= kMaxUnits &&
                     kind.columns_per_unit >= 1 && kind.columns_per_unit <= 2 &&
-                    kind.units_per_block >= 1 && kind.block_bytes >= kSectorBytes &&
-                    kind.block_bytes <= kMaxBlockBytes && kind.block_bytes % kSectorBytes == 0;
+                    kind.units_per_block >= 1 && kind.units_per_block <= kMaxUnitsPerBlock &&
+                    kind.block_bytes >= kSectorBytes && kind.block_bytes <= kMaxBlockBytes &&
+                    kind.block_bytes % kSectorBytes == 0;
   if (!sane)
     return Damaged(absl::StrCat("layout of ", std::string(name), " units is out of range"));
   if (IsGrouped(encoding) && kind.column_elements % kQuantGroup != 0) {

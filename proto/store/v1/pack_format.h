@@ -35,6 +35,7 @@ inline constexpr uint64_t kStaticAlign = 64;  // bytes, offset of each static te
 // Limits that a reader accepts; they bound every allocation made from a file's numbers.
 inline constexpr uint32_t kMaxLayers = 1024;
 inline constexpr uint32_t kMaxUnits = 1u << 20;  // per layer and kind
+inline constexpr uint32_t kMaxUnitsPerBlock = 0xffff;
 inline constexpr uint32_t kMaxBlockBytes = 8u << 20;
 inline constexpr uint64_t kMaxManifestBytes = 512ull << 20;
 

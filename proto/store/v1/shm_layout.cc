@@ -33,9 +33,9 @@ void LayOut(RegionHeader& header) {
 
 bool SaneKind(const RegionKind& k) {
   return k.unit_count >= 1 && k.unit_count <= kMaxUnits && k.unit_bytes >= 1 &&
-         k.units_per_block >= 1 && k.block_bytes >= kSectorBytes &&
-         k.block_bytes <= kMaxBlockBytes && k.block_bytes % kSectorBytes == 0 &&
-         k.units_per_block <= k.block_bytes / k.unit_bytes &&
+         k.units_per_block >= 1 && k.units_per_block <= kMaxUnitsPerBlock &&
+         k.block_bytes >= kSectorBytes && k.block_bytes <= kMaxBlockBytes &&
+         k.block_bytes % kSectorBytes == 0 && k.units_per_block <= k.block_bytes / k.unit_bytes &&
          k.block_count == (k.unit_count + k.units_per_block - 1) / k.units_per_block &&
          k.slots_per_layer <= k.block_count;
 }

@@ -1,4 +1,4 @@
-// Shared memory, version 2: the contract between the store and the engines attached to it.
+// Shared memory, version 3: the contract between the store and the engines attached to it.
 //
 // The region (one per store; engines map it read-only):
 //
@@ -25,7 +25,7 @@
 //
 // Rules. Fixed-width types and offsets only, never pointers. Little-endian, one host. Words that
 // both sides touch are lock-free atomics; a publisher stores with release, a reader loads with
-// acquire. Any change to a size or an offset is version 3.
+// acquire. Any change to a size or an offset is version 4.
 #pragma once
 
 #include <atomic>
@@ -39,7 +39,7 @@ namespace tidegate {
 
 inline constexpr uint64_t kRegionMagic = 0x3130474552475431;
 inline constexpr uint64_t kSessionMagic = 0x3130534553475431;
-inline constexpr uint32_t kShmVersion = 2;
+inline constexpr uint32_t kShmVersion = 3;
 inline constexpr uint32_t kControlVersion = 1;
 inline constexpr uint32_t kMaxSessions = 2;
 inline constexpr uint32_t kLeasesPerSession = 4;
@@ -113,9 +113,15 @@ struct RingEntry {
 static_assert(sizeof(RingEntry) == 32);
 
 struct WantedBlock {
-  uint32_t block;  // strictly increasing in the list
-  uint32_t units;  // units of it that the mask selected, for counts and hit rates
+  uint32_t block;      // strictly increasing in the list
+  uint16_t units = 0;  // units of it that the mask selected, for counts and hit rates
+  // How much of the mask's output comes from them: root of their squared scores, as a share of the
+  // block where it is largest, in 1 / kScoreMax. The policy "value" goes by it; a wrong one costs
+  // hits and nothing else.
+  uint16_t score = 0;
 };
+static_assert(sizeof(WantedBlock) == 8);
+inline constexpr uint16_t kScoreMax = 0xffff;
 
 struct LeaseHeader {
   std::atomic<uint32_t> progress;        // futex word: grows with every publication

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 #include <set>
@@ -19,8 +20,21 @@ class Harness {
       : residency_(blocks), cache_(residency_, slots, *MakeEvictionPolicy(policy, blocks)) {}
 
   // One token: selects, reads everything that was admitted, releases. Returns the outcomes.
-  std::vector<Outcome> Token(std::vector<uint32_t> blocks, LeaseMode mode = LeaseMode::kSelect) {
-    std::vector<BlockCache::Decision> decisions = Acquire(blocks, mode);
+  std::vector<Outcome> Token(const std::vector<uint32_t>& blocks,
+                             LeaseMode mode = LeaseMode::kSelect) {
+    return Land(Acquire(blocks, mode));
+  }
+  // The same with scores as shares of the largest.
+  std::vector<Outcome> Scored(const std::map<uint32_t, double>& scores) {
+    std::vector<WantedBlock> wanted;
+    for (const auto& [block, score] : scores) wanted.push_back({block, 1, Fixed(score)});
+    std::vector<BlockCache::Decision> decisions(wanted.size());
+    cache_.Acquire(wanted, LeaseMode::kSelect, decisions);
+    return Land(decisions);
+  }
+  static uint16_t Fixed(double score) { return static_cast<uint16_t>(score * kScoreMax); }
+
+  std::vector<Outcome> Land(const std::vector<BlockCache::Decision>& decisions) {
     std::vector<Outcome> outcomes;
     for (const auto& d : decisions) {
       if (d.outcome == Outcome::kRead) cache_.Landed(d.slot);
@@ -200,6 +214,83 @@ TEST(BlockCacheTest, AgreesWithThePlainReferenceOnRandomMasks) {
           static_cast<size_t>(std::count(outcomes.begin(), outcomes.end(), Outcome::kResident));
       ASSERT_EQ(hits, plain.Token(mask)) << "slots " << slots << " token " << token;
       ASSERT_EQ(h.Resident(), plain.resident) << "slots " << slots << " token " << token;
+    }
+  }
+}
+
+TEST(ValuePolicyTest, ABlockComesInOnlyForOneThatIsWorthLess) {
+  Harness h(8, 2, "value");
+  h.Scored({{0, 1.0}, {1, 0.5}});  // Worth 1 and 0.25.
+  EXPECT_THAT(h.Scored({{2, 0.25}}), ElementsAre(Outcome::kBypass));
+  EXPECT_EQ(h.Resident(), (std::set<uint32_t>{0, 1}));
+  // Now worth 1 and the sixteenth of before: more than 0 and 1, the lesser of which goes.
+  EXPECT_THAT(h.Scored({{2, 1.0}}), ElementsAre(Outcome::kRead));
+  EXPECT_EQ(h.Resident(), (std::set<uint32_t>{0, 2}));
+}
+
+TEST(ValuePolicyTest, BlocksOfTheMaskStayAndEqualsDoNotMove) {
+  Harness h(8, 2, "value");
+  h.Scored({{0, 0.0}, {1, 0.0}});
+  EXPECT_THAT(h.Scored({{0, 0.0}, {2, 1.0}}), ElementsAre(Outcome::kResident, Outcome::kRead));
+  EXPECT_EQ(h.Resident(), (std::set<uint32_t>{0, 2}));
+  EXPECT_THAT(h.Scored({{3, 0.0}}), ElementsAre(Outcome::kBypass));
+}
+
+TEST(ValuePolicyTest, OldScoresFade) {
+  Harness h(8, 1, "value");
+  h.Scored({{0, 1.0}});
+  // Worth of 1 against 0: 0.25 to 0.998, 0.4995 to 0.996, 0.7485 to 0.994, 0.997 to 0.992.
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(h.Scored({{1, 0.5001}}), ElementsAre(Outcome::kBypass)) << i;
+  }
+  EXPECT_THAT(h.Scored({{1, 0.5001}}), ElementsAre(Outcome::kRead));
+}
+
+TEST(ValuePolicyTest, MaskLargerThanTheCacheAdmitsTheMostValuable) {
+  Harness h(8, 2, "value");
+  EXPECT_THAT(h.Scored({{0, 0.1}, {1, 1.0}, {2, 0.3}, {3, 0.9}}),
+              ElementsAre(Outcome::kBypass, Outcome::kRead, Outcome::kBypass, Outcome::kRead));
+}
+
+TEST(ValuePolicyTest, OrderSurvivesMoreMasksThanADoubleCanGrow) {
+  Harness h(8, 1, "value");
+  for (int i = 0; i < 250'000; ++i) h.Scored({{0, 0.5}});  // 0.998^-250000 is 10^217.
+  EXPECT_THAT(h.Scored({{1, 1.0}}), ElementsAre(Outcome::kBypass));
+  EXPECT_EQ(h.Resident(), (std::set<uint32_t>{0}));
+}
+
+TEST(ValuePolicyTest, AgreesWithThePlainRuleOnRandomMasks) {
+  std::mt19937 rng(11);
+  for (const uint32_t slots : {0u, 1u, 5u, 12u, 30u}) {
+    Harness h(30, slots, "value");
+    std::vector<double> worth(30, 0);
+    std::set<uint32_t> resident;
+    for (int token = 0; token < 300; ++token) {
+      std::map<uint32_t, double> mask;
+      for (uint32_t b = 0; b < 30; ++b) {
+        if (rng() % 100 < 20 + b) mask[b] = static_cast<double>(rng() % 1000) / 999;
+      }
+      for (double& w : worth) w *= 0.998;
+      std::vector<std::pair<double, uint32_t>> ranked;  // what may lie in the slots left
+      std::set<uint32_t> kept;
+      for (const auto& [b, score] : mask) {
+        worth[b] += std::pow(static_cast<double>(Harness::Fixed(score)) / kScoreMax, 2);
+        if (resident.count(b)) {
+          kept.insert(b);
+        } else {
+          ranked.emplace_back(-worth[b], b);
+        }
+      }
+      for (const uint32_t b : resident) {
+        if (!mask.count(b)) ranked.emplace_back(-worth[b], b);
+      }
+      std::sort(ranked.begin(), ranked.end());
+      for (const auto& [w, b] : ranked) {
+        if (kept.size() < slots) kept.insert(b);
+      }
+      resident = kept;
+      h.Scored(mask);
+      ASSERT_EQ(h.Resident(), resident) << "slots " << slots << " token " << token;
     }
   }
 }
