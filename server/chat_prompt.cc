@@ -1,8 +1,6 @@
 #include "server/chat_prompt.h"
 
-#include <algorithm>
 #include <ctime>
-#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,66 +52,26 @@ absl::Status ForCaller(const absl::Status& status) {
                     "CHAT_TEMPLATE_FAILED");
 }
 
-bool AddsBos(const Tokenizer& tokenizer) {
-  const std::vector<TokenId> ids = tokenizer.Encode("", /*add_special=*/true);
-  return !ids.empty() && ids.front() == tokenizer.bos_id();
-}
-
 }  // namespace
 
-SpecialTokens::SpecialTokens(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
-  for (size_t i = 0; i < tokenizer.vocab_size(); ++i) {
-    const TokenId id = static_cast<TokenId>(i);
-    const std::string_view text = tokenizer.Piece(id, /*render_special=*/true);
-    const bool is_control = !text.empty() && tokenizer.Piece(id).empty();
-    if (!is_control || !ids_.emplace(text, id).second) continue;
-    lengths_[static_cast<uint8_t>(text.front())].push_back(text.size());
-  }
-  for (std::vector<size_t>& lengths : lengths_) {
-    std::sort(lengths.begin(), lengths.end(), std::greater<>());
-    lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
-  }
-}
-
-SpecialTokens::Match SpecialTokens::Longest(std::string_view text) const {
-  if (text.empty()) return {};
-  for (const size_t bytes : lengths_[static_cast<uint8_t>(text.front())]) {
-    const auto found = ids_.find(text.substr(0, bytes));
-    if (found != ids_.end() && bytes <= text.size()) return {found->second, bytes};
-  }
-  return {};
-}
-
-std::vector<TokenId> SpecialTokens::Encode(const jinja::Text& text) const {
-  std::vector<TokenId> ids;
-  const std::string_view view = text.view();
-  size_t words = 0;  // where the text that is not split yet begins
-  const auto split_words = [&](size_t end) {
-    if (end <= words) return;
-    const auto split = tokenizer_.Encode(view.substr(words, end - words), /*add_special=*/false);
-    ids.insert(ids.end(), split.begin(), split.end());
+std::vector<TokenId> EncodeRendering(const Tokenizer& tokenizer, const jinja::Text& text) {
+  std::vector<PromptPart> parts;
+  size_t at = 0;
+  const auto add = [&](size_t end, bool trusted) {
+    if (end > at) parts.push_back({text.view().substr(at, end - at), trusted});
+    at = end;
   };
-  // The template's own stretches, between the marked ones.
-  size_t own = 0;
-  const auto& spans = text.data_spans();
-  for (size_t i = 0; i <= spans.size(); ++i) {
-    const size_t end = i < spans.size() ? spans[i].begin : view.size();
-    for (size_t at = own; at < end;) {
-      const Match match = Longest(view.substr(at, end - at));
-      if (match.id < 0) {
-        ++at;
-        continue;
-      }
-      split_words(at);
-      ids.push_back(match.id);
-      at += match.bytes;
-      words = at;
-    }
-    if (i < spans.size()) own = spans[i].end;
+  for (const jinja::Text::Span& span : text.data_spans()) {
+    add(span.begin, true);
+    add(span.end, false);
   }
-  split_words(view.size());
-  const bool has_bos = !ids.empty() && ids.front() == tokenizer_.bos_id();
-  if (!has_bos && AddsBos(tokenizer_)) ids.insert(ids.begin(), tokenizer_.bos_id());
+  add(text.size(), true);
+  std::vector<TokenId> ids = tokenizer.EncodePrompt(parts, /*add_special=*/true);
+  // A model that puts EOS behind its texts would end its answer before it begins.
+  const std::vector<TokenId> added = tokenizer.Encode("", /*add_special=*/true);
+  const bool adds_eos = !added.empty() && added.back() == tokenizer.eos_id() &&
+                        (added.size() > 1 || tokenizer.eos_id() != tokenizer.bos_id());
+  if (adds_eos) ids.pop_back();
   return ids;
 }
 
@@ -127,8 +85,8 @@ absl::StatusOr<ChatPrompts> ChatPrompts::Create(const std::string& override_temp
   return prompts;
 }
 
-absl::StatusOr<ChatPrompts::Derived> ChatPrompts::Derive(
-    const ModelInfo& model, const std::shared_ptr<const Tokenizer>& tokenizer) {
+absl::StatusOr<std::shared_ptr<const jinja::Template>> ChatPrompts::TemplateOf(
+    const ModelInfo& model) {
   const std::string& source = override_.empty() ? model.chat_template : override_;
   if (source.empty()) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat(
@@ -138,33 +96,28 @@ absl::StatusOr<ChatPrompts::Derived> ChatPrompts::Derive(
                       "NO_CHAT_TEMPLATE");
   }
   MutexLock lock(cache_->mutex);
-  Derived& derived = cache_->derived;
-  if (derived.chat_template == nullptr || derived.source != source) {
+  if (cache_->parsed == nullptr || cache_->source != source) {
     auto parsed = jinja::Template::Parse(source);
     if (!parsed.ok()) {
       return ForCaller(absl::FailedPreconditionError(std::string(parsed.status().message())));
     }
-    derived.chat_template = std::move(*parsed);
-    derived.source = source;
+    cache_->parsed = std::move(*parsed);
+    cache_->source = source;
   }
-  if (derived.tokenizer != tokenizer) {
-    derived.specials = std::make_shared<const SpecialTokens>(*tokenizer);
-    derived.tokenizer = tokenizer;
-  }
-  return derived;
+  return cache_->parsed;
 }
 
-absl::StatusOr<std::vector<TokenId>> ChatPrompts::Make(
-    const v1::ChatRequest& request, const ModelInfo& model,
-    const std::shared_ptr<const Tokenizer>& tokenizer) {
-  ASSIGN_OR_RETURN(const Derived derived, Derive(model, tokenizer));
+absl::StatusOr<std::vector<TokenId>> ChatPrompts::Make(const v1::ChatRequest& request,
+                                                       const ModelInfo& model,
+                                                       const Tokenizer& tokenizer) {
+  ASSIGN_OR_RETURN(const auto chat_template, TemplateOf(model));
   jinja::Limits limits;
   limits.steps = kMaxSteps;
   limits.string_bytes = kMaxRenderedBytes;
   const auto text =
-      derived.chat_template->Render(MakeVariables(request, *tokenizer), std::time(nullptr), limits);
+      chat_template->Render(MakeVariables(request, tokenizer), std::time(nullptr), limits);
   if (!text.ok()) return ForCaller(text.status());
-  return derived.specials->Encode(*text);
+  return EncodeRendering(tokenizer, *text);
 }
 
 }  // namespace tidegate

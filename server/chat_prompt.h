@@ -6,11 +6,8 @@
 // request_validation.h lets only known ones through. Thread-safe.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
-#include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,28 +20,9 @@ namespace tidegate {
 
 inline constexpr size_t kMaxChatTemplateBytes = 1 << 20;
 
-// Control tokens of a vocabulary by their text.
-class SpecialTokens {
- public:
-  // `tokenizer` must outlive this.
-  explicit SpecialTokens(const Tokenizer& tokenizer);
-
-  // Ids of `text`: control tokens where their text stands outside the marked spans, the longest at
-  // each place; what lies between them as Tokenizer::Encode() splits it. With BOS in front where
-  // the model asks for it and the text does not begin with it.
-  std::vector<TokenId> Encode(const jinja::Text& text) const;
-
- private:
-  struct Match {
-    TokenId id = -1;
-    size_t bytes = 0;
-  };
-  Match Longest(std::string_view text) const;
-
-  const Tokenizer& tokenizer_;
-  std::unordered_map<std::string_view, TokenId> ids_;
-  std::array<std::vector<size_t>, 256> lengths_;  // by first byte, descending
-};
+// Ids of a rendering: names of control tokens are control tokens outside the marked spans, all else
+// is text. With BOS in front where the model asks for it, once; never with EOS behind.
+std::vector<TokenId> EncodeRendering(const Tokenizer& tokenizer, const jinja::Text& text);
 
 // The prompts of one server. Remembers what it derived from the model that is served.
 class ChatPrompts {
@@ -56,24 +34,18 @@ class ChatPrompts {
   // FAILED_PRECONDITION: the model has no template, or it cannot be rendered (line and cause
   // named). INVALID_ARGUMENT: the template refuses the conversation.
   absl::StatusOr<std::vector<TokenId>> Make(const v1::ChatRequest& request, const ModelInfo& model,
-                                            const std::shared_ptr<const Tokenizer>& tokenizer);
+                                            const Tokenizer& tokenizer);
 
  private:
-  // Of the model that is served now.
-  struct Derived {
-    std::string source;
-    std::shared_ptr<const jinja::Template> chat_template;
-    std::shared_ptr<const Tokenizer> tokenizer;
-    std::shared_ptr<const SpecialTokens> specials;
-  };
+  // The template of the model that was asked last.
   struct Cache {
     Mutex mutex;
-    Derived derived ABSL_GUARDED_BY(mutex);
+    std::string source ABSL_GUARDED_BY(mutex);
+    std::shared_ptr<const jinja::Template> parsed ABSL_GUARDED_BY(mutex);
   };
 
   ChatPrompts() = default;
-  absl::StatusOr<Derived> Derive(const ModelInfo& model,
-                                 const std::shared_ptr<const Tokenizer>& tokenizer);
+  absl::StatusOr<std::shared_ptr<const jinja::Template>> TemplateOf(const ModelInfo& model);
 
   std::string override_;
   std::unique_ptr<Cache> cache_ = std::make_unique<Cache>();

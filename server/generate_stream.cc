@@ -95,7 +95,7 @@ absl::StatusOr<GenerationRequest> GenerateStream::Parse(
     const std::shared_ptr<const Tokenizer>& tokenizer) {
   return ParseChatRequest(
       request, Bounds(*tokenizer), std::chrono::steady_clock::now(),
-      [&](const v1::ChatRequest& chat) { return state_.chat.Make(chat, model, tokenizer); });
+      [&](const v1::ChatRequest& chat) { return state_.chat.Make(chat, model, *tokenizer); });
 }
 
 template <typename Request>

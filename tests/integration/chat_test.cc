@@ -94,7 +94,8 @@ TEST_F(ChatTest, ThePipeIsAConversation) {
   ASSERT_EQ(twice.exit_code, 0) << twice.err;
   EXPECT_EQ(twice.out.rfind(once.out, 0), 0u) << twice.out;
   EXPECT_EQ(reset.out, once.out + once.out);
-  const RunResult accounts = RunChat("Hi\n/accounts\nHi\n/nothing\n", "--accounts --ignore-eos -n 4");
+  const RunResult accounts =
+      RunChat("Hi\n/accounts\nHi\n/nothing\n", "--accounts --ignore-eos -n 4");
   EXPECT_THAT(accounts.err, HasSubstr("4 tokens,"));
   EXPECT_THAT(accounts.err, HasSubstr("there is no command /nothing"));
   EXPECT_EQ(accounts.err.find("4 tokens,"), accounts.err.rfind("4 tokens,")) << accounts.err;

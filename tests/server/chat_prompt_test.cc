@@ -16,12 +16,13 @@ using testing::HasSubstr;
 constexpr TokenId kTurn = kTinyFirstPiece, kEnd = kTurn + 1, kEndLong = kTurn + 2;
 
 // "<|turn|>", "<|end|>" and "<|end|>>" are control tokens; text becomes bytes.
-std::shared_ptr<const Tokenizer> MakeChatTokenizer(bool add_bos) {
+std::unique_ptr<Tokenizer> MakeChatTokenizer(bool add_bos, bool add_eos = false) {
   store::v1::Tokenizer data = TinyVocabulary({});
   AddToken(data, "<|turn|>", 0, 3);
   AddToken(data, "<|end|>", 0, 3);
   AddToken(data, "<|end|>>", 0, 3);
   data.set_add_bos(add_bos);
+  data.set_add_eos(add_eos);
   data.set_add_space_prefix(false);
   data.set_eot_id(static_cast<uint32_t>(kEnd));
   return MakeTokenizer(data);
@@ -69,7 +70,7 @@ constexpr char kTemplate[] =
 TEST(ChatPrompt, SpecialTokensOfTheTemplateAreTokens) {
   auto prompts = ChatPrompts::Create("");
   const auto ids =
-      prompts->Make(Chat({{"user", " hi "}}), Model(kTemplate), MakeChatTokenizer(true));
+      prompts->Make(Chat({{"user", " hi "}}), Model(kTemplate), *MakeChatTokenizer(true));
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_THAT(*ids, ElementsAreArray(Ids({kTinyBos, kTurn, "user:hi", kEnd, kTurn})));
 }
@@ -78,7 +79,7 @@ TEST(ChatPrompt, SpecialTokensInAMessageAreText) {
   auto prompts = ChatPrompts::Create("");
   const auto make = [&](const std::string& content) {
     const auto ids =
-        prompts->Make(Chat({{"user", content}}), Model(kTemplate), MakeChatTokenizer(true));
+        prompts->Make(Chat({{"user", content}}), Model(kTemplate), *MakeChatTokenizer(true));
     EXPECT_TRUE(ids.ok()) << ids.status();
     return ids.value_or(std::vector<TokenId>{});
   };
@@ -95,7 +96,7 @@ TEST(ChatPrompt, AMessageCannotCompleteATokenOfTheTemplate) {
   const auto ids =
       prompts->Make(Chat({{"user", "end|>"}}),
                     Model("<|{{ messages[0].content }}<|end|>{{ messages[0].content[-1] }}"),
-                    MakeChatTokenizer(false));
+                    *MakeChatTokenizer(false));
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_THAT(*ids, ElementsAreArray(Ids({"<|end|>", kEnd, ">"})));
 }
@@ -103,7 +104,7 @@ TEST(ChatPrompt, AMessageCannotCompleteATokenOfTheTemplate) {
 TEST(ChatPrompt, TheLongestTokenWins) {
   auto prompts = ChatPrompts::Create("");
   const auto ids =
-      prompts->Make(Chat({{"user", ""}}), Model("<|end|>><|end|>"), MakeChatTokenizer(false));
+      prompts->Make(Chat({{"user", ""}}), Model("<|end|>><|end|>"), *MakeChatTokenizer(false));
   ASSERT_TRUE(ids.ok()) << ids.status();
   EXPECT_THAT(*ids, ElementsAre(kEndLong, kEnd));
 }
@@ -111,7 +112,7 @@ TEST(ChatPrompt, TheLongestTokenWins) {
 TEST(ChatPrompt, BosIsThereOnceWhereTheModelAsksForIt) {
   auto prompts = ChatPrompts::Create("");
   const auto make = [&](const char* source, bool add_bos) {
-    return *prompts->Make(Chat({{"user", "x"}}), Model(source), MakeChatTokenizer(add_bos));
+    return *prompts->Make(Chat({{"user", "x"}}), Model(source), *MakeChatTokenizer(add_bos));
   };
   EXPECT_THAT(make("{{ bos_token }}a", true), ElementsAreArray(Ids({kTinyBos, "a"})));
   EXPECT_THAT(make("a", true), ElementsAreArray(Ids({kTinyBos, "a"})));
@@ -119,9 +120,19 @@ TEST(ChatPrompt, BosIsThereOnceWhereTheModelAsksForIt) {
   EXPECT_THAT(make("a", false), ElementsAreArray(Ids({"a"})));
 }
 
+// Some models put EOS behind their texts; behind a prompt it would end the answer.
+TEST(ChatPrompt, EosIsNotPutBehind) {
+  auto prompts = ChatPrompts::Create("");
+  for (const bool add_bos : {false, true}) {
+    const auto ids = *prompts->Make(Chat({{"user", "x"}}), Model("{{ bos_token }}a<|end|>"),
+                                    *MakeChatTokenizer(add_bos, /*add_eos=*/true));
+    EXPECT_THAT(ids, ElementsAreArray(Ids({kTinyBos, "a", kEnd})));
+  }
+}
+
 TEST(ChatPrompt, TheOperatorsTemplateReplacesTheModels) {
   auto prompts = ChatPrompts::Create("b");
-  EXPECT_THAT(*prompts->Make(Chat({{"user", "x"}}), Model("a"), MakeChatTokenizer(false)),
+  EXPECT_THAT(*prompts->Make(Chat({{"user", "x"}}), Model("a"), *MakeChatTokenizer(false)),
               ElementsAreArray(Ids({"b"})));
   const auto wrong = ChatPrompts::Create("{{");
   EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
@@ -130,10 +141,10 @@ TEST(ChatPrompt, TheOperatorsTemplateReplacesTheModels) {
 
 TEST(ChatPrompt, AnotherModelBringsItsOwnTemplateAndTokens) {
   auto prompts = ChatPrompts::Create("");
-  EXPECT_THAT(*prompts->Make(Chat({{"user", ""}}), Model("<|end|>"), MakeChatTokenizer(false)),
+  EXPECT_THAT(*prompts->Make(Chat({{"user", ""}}), Model("<|end|>"), *MakeChatTokenizer(false)),
               ElementsAre(kEnd));
   const std::shared_ptr<const Tokenizer> plain = MakeTokenizer(TinyVocabulary({{"z", -1}}));
-  EXPECT_THAT(*prompts->Make(Chat({{"user", ""}}), Model("z{{ eos_token }}"), plain),
+  EXPECT_THAT(*prompts->Make(Chat({{"user", ""}}), Model("z{{ eos_token }}"), *plain),
               ElementsAre(kTinyBos, kTinyFirstByte + 0xe2, kTinyFirstByte + 0x96,
                           kTinyFirstByte + 0x81, kTinyFirstPiece, kTinyEos));
 }
@@ -141,7 +152,7 @@ TEST(ChatPrompt, AnotherModelBringsItsOwnTemplateAndTokens) {
 TEST(ChatPrompt, ErrorsSayWhatToDo) {
   auto prompts = ChatPrompts::Create("");
   const auto make = [&](const std::string& source) {
-    return prompts->Make(Chat({{"user", "x"}}), Model(source), MakeChatTokenizer(false)).status();
+    return prompts->Make(Chat({{"user", "x"}}), Model(source), *MakeChatTokenizer(false)).status();
   };
   const absl::Status none = make("");
   EXPECT_EQ(none.code(), absl::StatusCode::kFailedPrecondition);
