@@ -123,7 +123,7 @@ std::vector<BadRegion> BadRegions() {
   return {
       {"HalfBuilt", [](H& h) { h.magic = 0; }},
       {"SessionInstead", [](H& h) { h.magic = kSessionMagic; }},
-      {"NewerVersion", [](H& h) { h.version = 3; }, StatusCode::kFailedPrecondition},
+      {"NewerVersion", [](H& h) { h.version = kShmVersion + 1; }, StatusCode::kFailedPrecondition},
       {"NoLayers", [](H& h) { h.layer_count = 0; }},
       {"OneLayerMore", [](H& h) { h.layer_count = 4; }},
       {"TooManyLayers", [](H& h) { h.layer_count = kMaxLayers + 1; }},
@@ -210,7 +210,7 @@ std::vector<BadSession> BadSessions() {
   using H = SessionHeader;
   return {
       {"HalfBuilt", [](H& h) { h.magic = 0; }},
-      {"NewerVersion", [](H& h) { h.version = 3; }},
+      {"NewerVersion", [](H& h) { h.version = kShmVersion + 1; }},
       {"IndexOutside", [](H& h) { h.session_index = kMaxSessions; }},
       {"NoBlocks", [](H& h) { h.max_blocks = 0; }},
       {"MoreBlocks", [](H& h) { h.max_blocks = 5; }},

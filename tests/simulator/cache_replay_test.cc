@@ -123,7 +123,7 @@ TEST(CacheReplayTest, AnUnknownPolicyIsNamed) {
   const auto counts = ReplayMasks(TraceOf({{0}}, 1), 0, UnitKind::kHidden, 1, "magic");
   EXPECT_EQ(counts.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(counts.status().message()),
-            "unknown policy 'magic'; use lfu, lru, none or belady");
+            "unknown policy 'magic'; use value, lfu, lru, none or belady");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ class StoreFixture : public testing::Test {
     options_.region_path = shm_.File("region");
     options_.memory_budget_bytes = 64 << 20;
     options_.cache_fraction = 0.5;
+    options_.policy = "lfu";  // The requests of these tests carry no scores.
   }
 
   // Creates and starts store_ with options_; the one before must have been reset.
