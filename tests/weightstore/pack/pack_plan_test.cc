@@ -216,7 +216,7 @@ std::vector<Refusal> Refusals() {
          g.SetFloat("llama.rope.scaling.attn_factor", 1.5f);
        },
        "attn_factor is 1.5"},
-      {"Split", [](B& g) { g.SetUint32("split.count", 3); }, "merge them"},
+      {"Split", [](B& g) { g.SetUint32("split.count", 3); }, "by which the others are found"},
       {"NoLayers", [](B& g) { g.SetUint32("llama.block_count", 0); }, "llama.block_count is 0"},
       {"TooManyLayers", [](B& g) { g.SetUint32("llama.block_count", 5000); }, "[1, 1024]"},
       {"NoBlockCount", [](B& g) { g.Remove("llama.block_count"); }, "llama.block_count is missing"},
