@@ -233,25 +233,4 @@ absl::StatusOr<ModelParts> ReadHuggingFaceFolder(const std::string& folder) {
   return FolderReader(folder).Run();
 }
 
-absl::StatusOr<std::vector<uint32_t>> EndTokensOfFolder(const std::string& folder) {
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    const std::string path = PathIn(folder, name);
-    if (!Exists(path)) continue;
-    ASSIGN_OR_RETURN(const JsonObject json, JsonObject::ReadFile(path));
-    const nlohmann::json* found = json.Find("eos_token_id");
-    if (found == nullptr) continue;
-    const nlohmann::json list = found->is_array() ? *found : nlohmann::json::array({*found});
-    std::vector<uint32_t> ids;
-    for (const nlohmann::json& id : list) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX || ids.size() >= 64) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(path, ": \"eos_token_id\" is no token id or list of them"));
-      }
-      ids.push_back(id.get<uint32_t>());
-    }
-    return ids;
-  }
-  return std::vector<uint32_t>();
-}
-
 }  // namespace tidegate

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "weightstore/pack/gguf_file.h"
@@ -12,8 +11,5 @@ namespace tidegate {
 
 // Errors name the file, and the key or tensor that stands in the way.
 absl::StatusOr<ModelParts> ReadHuggingFaceFolder(const std::string& folder);
-
-// Tokens that end an answer, from generation_config.json or config.json; empty if none says so.
-absl::StatusOr<std::vector<uint32_t>> EndTokensOfFolder(const std::string& folder);
 
 }  // namespace tidegate

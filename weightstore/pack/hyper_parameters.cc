@@ -101,11 +101,6 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
         absl::StrCat("metadata key ", key, value.ok() ? absl::StrCat(" is ", *value) : " is set",
                      ": ", row.what));
   }
-  const auto split = source.GetUint("split.count");
-  if (split.ok() && *split > 1) {
-    return absl::InvalidArgumentError(absl::StrCat("the model is split into ", *split,
-                                                   " files; merge them into one GGUF file first"));
-  }
   return absl::OkStatus();
 }
 

@@ -142,16 +142,6 @@ TEST_F(HfFolderTest, ChatTemplateComesFromEitherFile) {
   EXPECT_EQ(chat_template(), "three");
 }
 
-TEST_F(HfFolderTest, EndTokensComeFromTheGenerationSettings) {
-  EXPECT_TRUE(EndTokensOfFolder(Folder())->empty());
-  ChangeConfig("eos_token_id", 2);
-  EXPECT_THAT(*EndTokensOfFolder(Folder()), ElementsAre(2));
-  WriteFileOrDie(File("generation_config.json"), R"({"eos_token_id": [128001, 128009]})");
-  EXPECT_THAT(*EndTokensOfFolder(Folder()), ElementsAre(128001, 128009));
-  WriteFileOrDie(File("generation_config.json"), R"({"eos_token_id": "x"})");
-  EXPECT_FALSE(EndTokensOfFolder(Folder()).ok());
-}
-
 TEST_F(HfFolderTest, MissingAndWrongFilesAreNamed) {
   Convert({}, {.files = 3});
   std::filesystem::remove(File("part-1.safetensors"));

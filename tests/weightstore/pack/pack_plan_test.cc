@@ -239,7 +239,7 @@ std::vector<Refusal> Refusals() {
        "llama.rope.scale_linear is missing"},
       {"NegativeFactor", [](B& g) { g.SetFloat("llama.rope.scaling.factor", -2); },
        "impossible value -2"},
-      {"Split", [](B& g) { g.SetUint32("split.count", 3); }, "merge them"},
+      {"Split", [](B& g) { g.SetUint32("split.count", 3); }, "by which the others are found"},
       {"NoLayers", [](B& g) { g.SetUint32("llama.block_count", 0); }, "llama.block_count is 0"},
       {"TooManyLayers", [](B& g) { g.SetUint32("llama.block_count", 5000); }, "[1, 1024]"},
       {"NoBlockCount", [](B& g) { g.Remove("llama.block_count"); }, "llama.block_count is missing"},
