@@ -14,6 +14,8 @@ constexpr uint64_t kStagingBytes = kMiB;
 
 constexpr uint32_t kThreadsMax = 1024;  // As tidegate-engine's flag.
 
+}  // namespace
+
 absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
   const size_t equals = text.rfind('=');
   LoraSource source;
@@ -25,8 +27,6 @@ absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
   }
   return source;
 }
-
-}  // namespace
 
 void ModelFlags::Register(CLI::App& command) {
   command.add_option("MODEL", model, "a GGUF file (packed on the fly) or a pack")->required();
@@ -69,7 +69,7 @@ void ModelFlags::Register(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--threads", threads, "compute threads; 0: one per core")
       ->capture_default_str();
-  command.add_option("--lora", lora, "LoRA adapter to merge, FILE=SCALE; may be repeated");
+  command.add_option("--lora", lora, "LoRA adapter to merge, FILE or FILE=SCALE; may be repeated");
 }
 
 absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {

@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "cli/commands.h"
+#include "cli/model_flags.h"
 #include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
@@ -25,6 +26,7 @@ constexpr const char* kExamples =
     "  tidegate pack Llama-3.2-1B/                         safetensors as they come from a hub\n"
     "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
+    "  tidegate pack model.gguf --lora adapter.gguf=0.5    merges half of an adapter\n"
     "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
     "used\n\n"
     "Attention, embeddings and norms keep the type that they have in the model; --units is "
@@ -45,6 +47,7 @@ struct Flags {
   std::string units = "q8";
   std::string block_bytes, hidden_block_bytes;
   std::string trace;
+  std::vector<std::string> lora;
 };
 
 void PrintPadding(const char* name, const KindGeometry& kind) {
@@ -128,6 +131,10 @@ absl::Status RunPack(const Flags& flags) {
   ASSIGN_OR_RETURN(options.hidden_block_bytes,
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
+  for (const std::string& text : flags.lora) {
+    ASSIGN_OR_RETURN(LoraSource adapter, ParseLora(text));
+    options.adapters.push_back(std::move(adapter));
+  }
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
   Progress progress("packing");
@@ -165,6 +172,9 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
                    "Masks recorded by `tidegate eval --record`: units are placed by how often "
                    "they are used")
       ->check(NotEmpty());
+  command->add_option("--lora", flags->lora,
+                      "LoRA adapter (GGUF) to merge, FILE or FILE=SCALE; may be repeated; matrices "
+                      "that it changes and that stay in memory become F32");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
 }

@@ -55,6 +55,23 @@ TEST_F(PackCommandTest, WritesBesideTheModelAndSummarises) {
   EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
 }
 
+TEST_F(PackCommandTest, MergesAdapters) {
+  const std::string adapter = ModelPath("stories-7M.dip-lora.gguf");
+  const auto pack = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.begin(), {DemoModelPath(), "-o", dir_.File(name)});
+    const absl::Status packed = RunPackCommand(more, &out_);
+    EXPECT_TRUE(packed.ok()) << packed;
+    return ReadManifest(name).layers(0).input().norms(0);
+  };
+  const float plain = pack("plain", {});
+  EXPECT_EQ(pack("zero", {"--lora", adapter + "=0"}), plain);
+  EXPECT_NE(pack("half", {"--lora", adapter + "=0.5"}), plain);
+  EXPECT_NE(pack("whole", {"--lora", adapter}), pack("half", {"--lora", adapter + "=0.5"}));
+  const absl::Status bad =
+      RunPackCommand({DemoModelPath(), "-o", dir_.File("p"), "--lora", adapter + "=much"}, &out_);
+  EXPECT_THAT(std::string(bad.message()), HasSubstr("write FILE=SCALE"));
+}
+
 TEST_F(PackCommandTest, FollowsItsFlags) {
   ASSERT_TRUE(RunPackCommand({dir_.File("m.gguf"), "-o", dir_.File("p"), "--units", "f16",
                               "--block-bytes", "16KiB"},
