@@ -78,9 +78,9 @@ void Decoder::Project(std::span<const Projection> projections, const float* x, u
     return;
   }
   const Kernels& kernels = BestKernels(pass.precision);
-  for (const auto& [w, y] : projections) {
-    pool_->For(w->rows, kRowGranule, w->rows * w->row_bytes,
-               [&](size_t begin, size_t end) { kernels.mat_vec(*w, begin, end, x, y); });
+  for (const Projection& p : projections) {
+    pool_->For(p.w->rows, kRowGranule, p.w->rows * p.w->row_bytes,
+               [&](size_t begin, size_t end) { kernels.mat_vec(*p.w, begin, end, x, p.y); });
   }
 }
 

@@ -102,7 +102,7 @@ absl::StatusOr<Runtime::JsonStyle> JsonStyleOf(const FilterCall& call) {
                      IntArgument(call.runtime, call.arguments, 1, "indent", 0));
     if (spaces < 0 || spaces > 100) return call.runtime.Error("tojson: indent is outside [0, 100]");
     style.indent = static_cast<int>(spaces);
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   }
   const Value* separators = Argument(call.arguments, 2, "separators");
   if (separators != nullptr && !separators->is_none()) {

@@ -248,7 +248,9 @@ class Daemons {
 
  private:
   std::string Port(const std::string& file) const {
-    return FileExists(dir_.File(file)) ? ReadFileOrDie(dir_.File(file)) : "";
+    if (!FileExists(dir_.File(file))) return "";
+    const std::string line = ReadFileOrDie(dir_.File(file));
+    return line.substr(0, line.find('\n'));
   }
 
   const std::string pack_;
