@@ -1,21 +1,28 @@
 // `tidegate eval`: perplexity of a text, and what serving it would read from flash.
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
+#include "cli/byte_rate.h"
+#include "cli/choice_questions.h"
 #include "cli/commands.h"
+#include "cli/eval_report.h"
+#include "cli/evaluation.h"
 #include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
+#include "cli/report_folder.h"
 #include "cli/token_ids.h"
+#include "engine/peer_masks.h"
 #include "proto/store/v1/mask_trace.h"
 #include "weightstore/pack/atomic_file.h"
 
@@ -28,22 +35,42 @@ constexpr const char* kExamples =
     "f16\n"
     "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
     "--cache-fraction 0.5\n"
+    "  tidegate eval model.gguf --text t.txt --mode dense,glu,gate,up,cats,dip,dip_ca \\\n"
+    "    --density 0.8,0.65,0.5 --gamma 0.2,0.5 --cache-fraction 0.3,0.5 --report report/\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n\n"
+    "--mode, --density, --gamma and --cache-fraction take lists: every combination is run, but for "
+    "what\n"
+    "a method does not use or cannot reach. dip and dip_ca are what the service offers; the others "
+    "are\n"
+    "for comparison: glu leaves out hidden units by |act(g) u| and reads all of gate and up, gate "
+    "and up\n"
+    "choose by |act(g)| or |u| alone, cats by a threshold on |act(g)| for every layer, taken from "
+    "the\n"
+    "same text. A learned predictor (DejaVu) is not among them: it would have to be trained for "
+    "every\n"
+    "model.\n\n"
     "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks "
     "of\n"
-    "--chunk tokens are scored independently, each from an empty KV cache; the weight cache is "
-    "empty at\n"
-    "the start and kept across chunks. With pruning every token is pruned as if it were "
-    "generated.\n"
-    "A GGUF file is packed with one unit per block, so that --cache-fraction counts units.\n";
+    "--chunk tokens are scored independently, each from an empty key/value cache; the weight cache "
+    "is\n"
+    "empty at the start and kept across chunks. With pruning every token is pruned as if it were\n"
+    "generated. What is packed here has one unit per block, so that --cache-fraction counts "
+    "units.\n\n"
+    "--choices FILE also asks questions, a line of JSON each: {\"context\": \"Tom was hungry. "
+    "He\", "
+    "\n\"choices\": [\" ate.\", \" flew.\"], \"answer\": 0}. The accuracy is the share where the "
+    "right "
+    "choice\nis the likeliest, as it stands and per byte.\n";
 
 struct Flags {
   ModelFlags model;
-  std::string text;
-  std::string ids;
+  std::vector<std::string> modes = {"dense"};
+  std::vector<double> densities = {1}, gammas = {1}, cache_fractions = {1};
+  std::string text, ids, choices;  // paths
   uint32_t chunk = 256;
   uint64_t max_tokens = 0;
-  std::string record;  // path
+  std::string record, report;  // paths
+  std::string dram_speed = "60GB/s", flash_speed = "1GB/s";
   bool json = false;
 };
 
@@ -84,13 +111,6 @@ class Recording {
   std::vector<uint32_t> units_;
 };
 
-// Sums over the scored tokens.
-struct Score {
-  double nll = 0;
-  uint64_t tokens = 0;
-  PassAccounts accounts;
-};
-
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
@@ -115,81 +135,6 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
   return tokens;
 }
 
-// -log softmax(logits)[target].
-double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
-  double top = logits[0];
-  for (const float logit : logits) top = std::max<double>(top, logit);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - top);
-  return top + std::log(sum) - logits[static_cast<size_t>(target)];
-}
-
-absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
-                        std::span<const TokenId> targets, const PruneStep* step, bool half,
-                        Precision precision, Score& score) {
-  KvCache kv(local.model().config, static_cast<uint32_t>(inputs.size()), half);
-  if (step == nullptr) {
-    const auto add = [&](uint32_t position, std::span<float> logits) {
-      score.nll += NegativeLogLikelihood(logits, targets[position]);
-    };
-    for (size_t at = 0; at < inputs.size(); at = kv.size()) {
-      const size_t piece = local.decoder().PieceTokens(inputs.size() - at);
-      RETURN_IF_ERROR(local.decoder().Prefill(kv, inputs.subspan(at, piece), precision, {},
-                                              score.accounts, add));
-    }
-  } else {
-    std::vector<float> logits(local.model().config.vocab_size);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      RETURN_IF_ERROR(local.decoder().Step(kv, inputs[i], step, precision, logits, score.accounts));
-      score.nll += NegativeLogLikelihood(logits, targets[i]);
-    }
-  }
-  score.tokens += inputs.size();
-  return absl::OkStatus();
-}
-
-double Rate(uint64_t hits, uint64_t misses) {
-  return hits + misses == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(hits + misses);
-}
-
-void Print(const Flags& flags, const Score& score, const LocalModel& local, const PruneStep* step) {
-  const double tokens = static_cast<double>(score.tokens);
-  const double nll = score.nll / tokens;
-  const PassAccounts& a = score.accounts;
-  const double bytes = static_cast<double>(a.flash_bytes) / tokens;
-  const ModelConfig& c = local.model().config;
-  const uint32_t kept_input = step != nullptr ? step->kept_input : c.hidden_size;
-  const uint32_t kept_hidden = step != nullptr ? step->kept_hidden : c.intermediate_size;
-  const double hit_rate = Rate(a.hit_units[0] + a.hit_units[1], a.miss_units[0] + a.miss_units[1]);
-  const uint64_t streamed = local.store().info().streamed_model_bytes;
-  if (flags.json) {
-    std::printf(
-        "{\"nll\": %.6f, \"perplexity\": %.4f, \"tokens\": %llu, \"mode\": \"%s\", \"density\": "
-        "%g, "
-        "\"gamma\": %g, \"cache_fraction\": %g, \"kept_input_units\": %u, \"kept_hidden_units\": "
-        "%u, "
-        "\"hit_rate\": %.4f, \"hit_rate_input\": %.4f, \"hit_rate_hidden\": %.4f, "
-        "\"missed_input_units_per_token\": %.2f, \"missed_hidden_units_per_token\": %.2f, "
-        "\"flash_bytes_per_token\": %.0f, \"flash_share_of_dense\": %.4f}\n",
-        nll, std::exp(nll), static_cast<unsigned long long>(score.tokens), flags.model.mode.c_str(),
-        flags.model.density, step != nullptr ? step->gamma : 1.0, flags.model.cache_fraction,
-        kept_input, kept_hidden, hit_rate, Rate(a.hit_units[0], a.miss_units[0]),
-        Rate(a.hit_units[1], a.miss_units[1]), static_cast<double>(a.miss_units[0]) / tokens,
-        static_cast<double>(a.miss_units[1]) / tokens, bytes,
-        bytes / static_cast<double>(streamed));
-    return;
-  }
-  std::printf("perplexity        %.4f (%.6f nats per token over %llu tokens)\n", std::exp(nll), nll,
-              static_cast<unsigned long long>(score.tokens));
-  std::printf("units per layer   %u of %u input, %u of %u hidden\n", kept_input, c.hidden_size,
-              kept_hidden, c.intermediate_size);
-  std::printf("hit rate          %.1f %% of selected units (input %.1f %%, hidden %.1f %%)\n",
-              100 * hit_rate, 100 * Rate(a.hit_units[0], a.miss_units[0]),
-              100 * Rate(a.hit_units[1], a.miss_units[1]));
-  std::printf("from flash        %.0f bytes per token, %.1f %% of the MLP weights\n", bytes,
-              100 * bytes / static_cast<double>(streamed));
-}
-
 absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
   if (flags.chunk == 0) return absl::InvalidArgumentError("--chunk must be at least 1");
   if (tokens.size() < size_t{flags.chunk} + 1) {
@@ -200,89 +145,254 @@ absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, ui
   return CheckTokenIds(tokens, vocab);
 }
 
-// The file for --record, before the long work.
-absl::StatusOr<AtomicFile> CreateRecording(const Flags& flags,
-                                           const std::vector<LoraSource>& adapters) {
-  if (flags.model.mode == "dense") {
-    return absl::InvalidArgumentError("--record: mode dense has no masks; use --mode dip");
-  }
-  if (flags.model.density >= 1) {
-    return absl::InvalidArgumentError(
-        "--record: at density 1 masks hold every unit; use for example --density 0.5");
-  }
-  std::vector<std::string> inputs = {flags.model.model, flags.text, flags.ids};
-  for (const LoraSource& adapter : adapters) inputs.push_back(adapter.path);
-  RETURN_IF_ERROR(RefuseToReplace(inputs, flags.record));
-  return AtomicFile::Create(flags.record);
+// The flags of one point. Modes that only eval knows run as dense passes.
+ModelFlags FlagsOf(const ModelFlags& flags, const EvalPoint& point) {
+  ModelFlags one = flags;
+  one.mode = FindPeerMethod(point.method) == nullptr ? point.method : "dense";
+  one.density = point.density;
+  one.gamma = point.gamma;
+  one.cache_fraction = point.cache_fraction;
+  return one;
 }
 
-absl::Status Run(const Flags& flags) {
+// Every combination of the lists that makes a difference, in their order.
+absl::StatusOr<std::vector<EvalPoint>> Points(const Flags& flags) {
+  std::vector<EvalPoint> points;
+  for (const double cache : flags.cache_fractions) {
+    for (const std::string& mode : flags.modes) {
+      if (mode == "dense") {
+        points.push_back({.method = mode, .cache_fraction = cache});
+        continue;
+      }
+      const bool looks = mode == "dip_ca";
+      for (const double density : flags.densities) {
+        for (const double gamma : looks ? flags.gammas : std::vector<double>{1}) {
+          points.push_back(
+              {.method = mode, .density = density, .gamma = gamma, .cache_fraction = cache});
+        }
+      }
+    }
+  }
+  // Everything that can be wrong is said before long work.
+  for (const EvalPoint& point : points) {
+    const auto options = FlagsOf(flags.model, point).LocalOptions();
+    if (!options.ok()) return options.status();
+    if (!(point.cache_fraction >= 0 && point.cache_fraction <= 1)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--cache-fraction ", point.cache_fraction, " is outside [0, 1]"));
+    }
+  }
+  return points;
+}
+
+// Says what a method cannot reach, and leaves it out.
+absl::Status DropUnreachable(std::vector<EvalPoint>& points) {
+  std::set<std::string> said;
+  std::erase_if(points, [&](const EvalPoint& point) {
+    const PeerMethod* peer = FindPeerMethod(point.method);
+    if (peer == nullptr) return false;
+    const absl::Status status = PeerMask::CheckDensity(*peer, point.density);
+    if (!status.ok() && said.insert(std::string(status.message())).second) {
+      std::fprintf(stderr, "left out: %s\n", std::string(status.message()).c_str());
+    }
+    return !status.ok();
+  });
+  if (!points.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("--density: no --mode given reaches any of these");
+}
+
+absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) {
+  if (flags.record.empty()) return absl::OkStatus();
+  const auto refuse = [](const char* why) {
+    return absl::InvalidArgumentError(absl::StrCat("--record: ", why));
+  };
+  if (points.size() != 1) return refuse("masks of one point at a time: give no lists");
+  if (points[0].method != "dip" && points[0].method != "dip_ca") {
+    return refuse(
+        absl::StrCat("mode ", points[0].method, " has no masks of units; use --mode dip").c_str());
+  }
+  if (points[0].density >= 1) {
+    return refuse("at density 1 masks hold every unit; use for example --density 0.5");
+  }
+  std::vector<std::string> inputs = {flags.model.model, flags.text, flags.ids};
+  ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
+  for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
+  return RefuseToReplace(inputs, flags.record);
+}
+
+// What is measured on, but for the number of chunks, which depends on nothing else here.
+struct Material {
+  std::vector<TokenId> tokens;
+  std::vector<ChoiceQuestion> questions;
+};
+
+absl::StatusOr<Material> ReadMaterial(const Flags& flags) {
   if (flags.text.empty() == flags.ids.empty()) {
     return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
   }
-  std::vector<TokenId> tokens;
+  Material material;
   if (flags.text.empty()) {
-    ASSIGN_OR_RETURN(tokens, ReadTokenIds(flags.ids));
+    ASSIGN_OR_RETURN(material.tokens, ReadTokenIds(flags.ids));
   } else {
-    ASSIGN_OR_RETURN(tokens, TokensOfText(flags));
+    ASSIGN_OR_RETURN(material.tokens, TokensOfText(flags));
   }
-  ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
-  options.one_unit_per_block = true;
-  std::optional<AtomicFile> record_file;
-  if (!flags.record.empty()) {
-    ASSIGN_OR_RETURN(AtomicFile file, CreateRecording(flags, options.adapters));
-    record_file.emplace(std::move(file));
-  }
-  ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
-  ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
-  ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
-  ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local->model().config));
-  RETURN_IF_ERROR(CheckTokens(tokens, flags, local->model().config.vocab_size));
+  if (flags.choices.empty()) return material;
+  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(flags.model.model));
+  ASSIGN_OR_RETURN(material.questions, ReadChoiceQuestions(flags.choices, *tokenizer));
+  return material;
+}
 
-  uint64_t chunks = (tokens.size() - 1) / flags.chunk;
+absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
+                                const ModelConfig& config) {
+  RETURN_IF_ERROR(CheckTokens(material.tokens, flags, config.vocab_size));
+  EvalTask task = {
+      .tokens = material.tokens, .chunk = flags.chunk, .questions = material.questions};
+  task.chunks = (material.tokens.size() - 1) / flags.chunk;
   if (flags.max_tokens > 0) {
-    chunks = std::min(chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
+    task.chunks = std::min(task.chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
-  std::optional<Recording> recording;
-  if (record_file.has_value()) {
-    recording.emplace(flags.record, *std::move(record_file), local->model().config,
-                      local->decoder());
+  ASSIGN_OR_RETURN(task.half_kv, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(task.precision, flags.model.ParsedPrecision());
+  return task;
+}
+
+// Runs points one after the other; the model is opened anew for each cache fraction, so that every
+// point starts with an empty weight cache.
+class Run {
+ public:
+  Run(const Flags& flags, const Material& material, std::vector<EvalPoint> points)
+      : flags_(flags), material_(material), points_(std::move(points)) {}
+
+  absl::Status Execute() {
+    ASSIGN_OR_RETURN(device_.dram_bytes_per_second,
+                     ParseByteRate("--dram-speed", flags_.dram_speed));
+    ASSIGN_OR_RETURN(device_.flash_bytes_per_second,
+                     ParseByteRate("--flash-speed", flags_.flash_speed));
+    std::optional<AtomicFile> record;
+    if (!flags_.record.empty()) {
+      ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(flags_.record));
+      record.emplace(std::move(file));
+    }
+    ASSIGN_OR_RETURN(LocalModelOptions options, flags_.model.LocalOptions());
+    options.one_unit_per_block = true;
+    ASSIGN_OR_RETURN(const PackedModel packed, PackedModel::Open(options));
+    for (const EvalPoint& point : points_) RETURN_IF_ERROR(RunPoint(packed, point, record));
+    progress_.Finish();
+    return absl::OkStatus();
   }
-  Score score;
-  Progress progress("scoring", "tokens");
-  const std::span<const TokenId> all(tokens);
-  for (uint64_t w = 0; w < chunks; ++w) {
-    RETURN_IF_ERROR(ScoreChunk(*local, all.subspan(w * flags.chunk, flags.chunk),
-                               all.subspan(w * flags.chunk + 1, flags.chunk),
-                               step ? &*step : nullptr, half, precision, score));
-    if (recording.has_value()) RETURN_IF_ERROR(recording->status());
-    progress.Update((w + 1) * flags.chunk, chunks * flags.chunk);
+
+  std::span<const EvalResult> results() const { return results_; }
+  const DeviceSpeeds& device() const { return device_; }
+
+ private:
+  absl::Status RunPoint(const PackedModel& packed, const EvalPoint& point,
+                        std::optional<AtomicFile>& record) {
+    const ModelFlags one = FlagsOf(flags_.model, point);
+    ASSIGN_OR_RETURN(LocalModelOptions options, one.LocalOptions());
+    ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options, packed));
+    const ModelConfig& config = local->model().config;
+    ASSIGN_OR_RETURN(const EvalTask task, TaskOf(flags_, material_, config));
+    ASSIGN_OR_RETURN(const std::optional<PruneStep> step, one.Step(config));
+    std::optional<Recording> recording;
+    if (record.has_value()) {
+      recording.emplace(flags_.record, *std::move(record), config, local->decoder());
+    }
+    const uint64_t tokens = task.chunks * task.chunk;
+    const auto on_tokens = [&](uint64_t done) {
+      progress_.Update(results_.size() * tokens + done, points_.size() * tokens);
+      return recording.has_value() ? recording->status() : absl::OkStatus();
+    };
+    ASSIGN_OR_RETURN(EvalResult result,
+                     Evaluate(*local, task, point, step ? &*step : nullptr, on_tokens));
+    ModelSpeed(*local, task, device_, result);
+    results_.push_back(std::move(result));
+    return recording.has_value() ? recording->End() : absl::OkStatus();
   }
-  progress.Finish();
-  Print(flags, score, *local, step ? &*step : nullptr);
-  return recording.has_value() ? recording->End() : absl::OkStatus();
+
+  const Flags& flags_;
+  const Material& material_;
+  std::vector<EvalPoint> points_;
+  DeviceSpeeds device_;
+  std::vector<EvalResult> results_;
+  Progress progress_{"scoring", "tokens"};
+};
+
+absl::Status RunEval(const Flags& flags, const std::string& command) {
+  ASSIGN_OR_RETURN(std::vector<EvalPoint> points, Points(flags));
+  RETURN_IF_ERROR(DropUnreachable(points));
+  RETURN_IF_ERROR(CheckRecord(flags, points));
+  ASSIGN_OR_RETURN(const Material material, ReadMaterial(flags));
+  Run run(flags, material, std::move(points));
+  RETURN_IF_ERROR(run.Execute());
+  if (!flags.report.empty()) {
+    const auto name = [](const std::string& path) {
+      return std::filesystem::path(path).filename().string();
+    };
+    const EvalSubject subject = {.model = name(flags.model.model),
+                                 .text = name(flags.text + flags.ids),
+                                 .command = command,
+                                 .device = run.device()};
+    RETURN_IF_ERROR(WriteReportFolder(flags.report, EvalPage(subject, run.results())));
+  }
+  if (flags.json) {
+    for (const EvalResult& result : run.results()) std::printf("%s\n", EvalJson(result).c_str());
+    return absl::OkStatus();
+  }
+  const std::string text =
+      run.results().size() == 1 ? EvalText(run.results()[0]) : EvalTable(run.results());
+  std::printf("%s", text.c_str());
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command =
-      app.add_subcommand("eval", "Perplexity, hit rate and flash traffic of a text");
-  flags->model.Register(*command);
+  CLI::App* command = app.add_subcommand(
+      "eval", "Accuracy, hit rate and flash traffic of ways to prune, on a text");
+  flags->model.RegisterWithoutPoint(*command);
+  command->add_option("--mode", flags->modes, "list of dense, dip, dip_ca, glu, gate, up, cats")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"dense", "dip", "dip_ca", "glu", "gate", "up", "cats"}))
+      ->capture_default_str();
+  command->add_option("--density", flags->densities, "list of shares of MLP weights used, (0, 1]")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--gamma", flags->gammas,
+                   "list of score factors of units that are not resident, [0, 1]; 1 ignores the "
+                   "cache; dip_ca")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--cache-fraction", flags->cache_fractions,
+                   "list of shares of each layer's units of each kind that the cache holds, [0, 1]")
+      ->delimiter(',')
+      ->capture_default_str();
   command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");
+  command->add_option("--choices", flags->choices, "file of multiple-choice questions, see below");
   command->add_option("--chunk", flags->chunk, "tokens per chunk")->capture_default_str();
   command->add_option("--max-tokens", flags->max_tokens,
                       "score whole chunks up to this many, at least one; 0: all");
+  command->add_option("--dram-speed", flags->dram_speed, "of the modelled device")
+      ->capture_default_str();
+  command->add_option("--flash-speed", flags->flash_speed, "of the modelled device")
+      ->capture_default_str();
   command
       ->add_option("--record", flags->record,
                    "write the masks to this file, for `tidegate pack --trace`; --mode dip shows "
                    "what the model uses, dip_ca what its cache made of it")
       ->check(NotEmpty());
-  command->add_flag("--json", flags->json, "one JSON object on standard output");
+  command
+      ->add_option("--report", flags->report,
+                   "write index.html, results.csv and plots into this folder")
+      ->check(NotEmpty());
+  command->add_flag("--json", flags->json, "one JSON object per line on standard output");
   command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+  command->callback([flags, command, &run] {
+    run = [flags, text = CommandText(*command)] { return RunEval(*flags, text); };
+  });
 }
 
 }  // namespace tidegate

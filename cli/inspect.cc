@@ -9,6 +9,7 @@
 #include "base/unique_fd.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
+#include "cli/local_model.h"
 
 namespace tidegate {
 namespace {
@@ -25,14 +26,6 @@ struct Flags {
   bool json = false;
   bool verify = false;
 };
-
-// True if the file starts with a pack's magic. Short and missing files are left to the readers'
-// errors.
-bool IsPack(const std::string& path) {
-  const auto fd = UniqueFd::Open(path, O_RDONLY);
-  uint64_t magic = 0;
-  return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
-}
 
 void Print(const Json& report, bool json) {
   // Bytes that are no UTF-8 (a name in a GGUF file) are replaced: dump() would throw.
@@ -63,7 +56,7 @@ absl::Status InspectPack(const Flags& flags) {
 }
 
 absl::Status RunInspect(const Flags& flags) {
-  if (IsPack(flags.file)) return InspectPack(flags);
+  if (StartsAsPack(flags.file)) return InspectPack(flags);
   ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(flags.file));
   if (flags.verify) {
     return absl::InvalidArgumentError(

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -17,13 +18,30 @@
 namespace tidegate {
 namespace {
 
-absl::StatusOr<std::string> MakeFolder(const std::string& parent) {
-  std::string pattern = parent + "/tidegate-XXXXXX";
-  if (mkdtemp(pattern.data()) == nullptr) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot make a temporary folder in ", parent));
+// A folder with a name of its own, removed with all that is in it.
+class TemporaryFolder {
+ public:
+  static absl::StatusOr<TemporaryFolder> Create(const std::string& parent) {
+    std::string pattern = parent + "/tidegate-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot make a temporary folder in ", parent));
+    }
+    return TemporaryFolder(std::move(pattern));
   }
-  return pattern;
-}
+  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
+
+  std::string path_;
+};
+
+constexpr const char* kMemoryParent = "/dev/shm";  // tmpfs
 
 std::string TemporaryParent() {
   const char* given = getenv("TMPDIR");
@@ -44,53 +62,65 @@ absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
   return absl::OkStatus();
 }
 
-bool IsGguf(const std::string& path) {
-  char magic[4] = {};
-  const auto fd = UniqueFd::Open(path, O_RDONLY);
-  return fd.ok() && ReadAt(fd->get(), 0, magic, sizeof(magic)).ok() &&
-         std::string_view(magic, 4) == "GGUF";
-}
-
 }  // namespace
 
-absl::Status LocalModel::PackIfNeeded(const LocalModelOptions& options, std::string& pack_path) {
-  pack_path = options.model;
-  if (!IsGguf(options.model)) {
+bool StartsAsPack(const std::string& path) {
+  const auto fd = UniqueFd::Open(path, O_RDONLY);
+  uint64_t magic = 0;
+  return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
+}
+
+absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {
+  PackedModel packed;
+  if (StartsAsPack(options.model)) {
     if (!options.adapters.empty()) {
-      return absl::InvalidArgumentError("adapters are merged while packing: give the GGUF file");
+      return absl::InvalidArgumentError(
+          "adapters are merged while packing: give the original model");
     }
-    return UniqueFd::Open(options.model, O_RDONLY).status();
+    packed.path_ = options.model;
+    return packed;
   }
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(options.model));
   // Units in single precision need up to eight times the bytes of a 4-bit source.
   const bool in_memory = FitsInMemory(source.file_bytes() * 8);
-  pack_path = (in_memory ? shm_folder_ : folder_) + "/model.tgpack";
+  ASSIGN_OR_RETURN(const TemporaryFolder folder,
+                   TemporaryFolder::Create(in_memory ? kMemoryParent : TemporaryParent()));
+  const std::string path = folder.path() + "/model.tgpack";
   Progress progress("packing");
   const PackOptions pack_options = {.units = options.units,
                                     .one_unit_per_block = options.one_unit_per_block,
                                     .adapters = options.adapters};
   const bool show = source.file_bytes() > (64u << 20);
-  return WritePack(source, pack_path, pack_options,
-                   [&](uint64_t done, uint64_t total) {
-                     if (show) progress.Update(done, total);
-                   })
-      .status();
+  RETURN_IF_ERROR(WritePack(source, path, pack_options, [&](uint64_t done, uint64_t total) {
+                    if (show) progress.Update(done, total);
+                  }).status());
+  ASSIGN_OR_RETURN(packed.fd_, UniqueFd::Open(path, O_RDONLY));
+  // Opens again what has lost its name.
+  packed.path_ = absl::StrCat("/proc/self/fd/", packed.fd_.get());
+  return packed;
 }
 
 absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOptions& options) {
+  ASSIGN_OR_RETURN(PackedModel packed, PackedModel::Open(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<LocalModel> local, Open(options, packed));
+  local->packed_ = std::move(packed);
+  return local;
+}
+
+absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOptions& options,
+                                                             const PackedModel& packed) {
   auto local = std::unique_ptr<LocalModel>(new LocalModel());
-  ASSIGN_OR_RETURN(local->folder_, MakeFolder(TemporaryParent()));
-  ASSIGN_OR_RETURN(local->shm_folder_, MakeFolder("/dev/shm"));
+  // Everything in them is open or mapped when this function returns.
+  ASSIGN_OR_RETURN(const TemporaryFolder folder, TemporaryFolder::Create(TemporaryParent()));
+  ASSIGN_OR_RETURN(const TemporaryFolder memory, TemporaryFolder::Create(kMemoryParent));
   StoreOptions store = options.store;
-  RETURN_IF_ERROR(local->PackIfNeeded(options, store.pack_path));
+  store.pack_path = packed.path();
   if (options.kv_tokens) RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, store));
-  store.socket_path = local->folder_ + "/store.sock";
-  store.region_path = local->shm_folder_ + "/region";
+  store.socket_path = folder.path() + "/store.sock";
+  store.region_path = memory.path() + "/region";
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));
   RETURN_IF_ERROR(local->store_->Start());
   ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
-  // Everything is open or mapped: from here on a killed process leaves nothing behind.
-  local->RemoveFolders();
   ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
@@ -104,15 +134,6 @@ LocalModel::~LocalModel() {
   model_.reset();
   client_.reset();
   store_.reset();
-  RemoveFolders();
-}
-
-void LocalModel::RemoveFolders() {
-  std::error_code ignored;
-  for (std::string* folder : {&folder_, &shm_folder_}) {
-    if (!folder->empty()) std::filesystem::remove_all(*folder, ignored);
-    folder->clear();
-  }
 }
 
 }  // namespace tidegate

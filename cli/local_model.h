@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/unique_fd.h"
 #include "engine/decoder.h"
 #include "engine/tokenizer.h"
 #include "proto/store/v1/unit_codec.h"
@@ -16,12 +17,17 @@
 
 namespace tidegate {
 
+// True if the file starts with a pack's magic. What is short or missing is left to the readers'
+// errors.
+bool StartsAsPack(const std::string& path);
+
 struct LocalModelOptions {
-  std::string model;                       // a GGUF file, packed on the fly, or a pack
-  UnitEncoding units = UnitEncoding::kQ8;  // for a GGUF file
-  bool one_unit_per_block = false;         // for a GGUF file
-  std::vector<LoraSource> adapters;        // for a GGUF file; merged while packing
-  StoreOptions store;                      // pack, socket and region paths are filled in
+  // A pack, or what can be packed (a GGUF file, a Hugging Face folder): then the next three count.
+  std::string model;
+  UnitEncoding units = UnitEncoding::kQ8;
+  bool one_unit_per_block = false;
+  std::vector<LoraSource> adapters;  // merged while packing
+  StoreOptions store;                // pack, socket and region paths are filled in
   // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
   std::optional<uint64_t> kv_tokens;
   uint32_t threads = 0;
@@ -29,26 +35,41 @@ struct LocalModelOptions {
   bool overlap = true;
 };
 
+// A pack, made here if the model is none. What is made has no name once Open() has returned: a
+// process that is killed later leaves nothing behind.
+class PackedModel {
+ public:
+  static absl::StatusOr<PackedModel> Open(const LocalModelOptions& options);
+
+  // For this process, as long as the object lives.
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  UniqueFd fd_;  // of a pack made here
+};
+
 class LocalModel {
  public:
-  // Temporary files are private and lose their names as soon as store and client are up: a process
-  // that is killed later leaves nothing behind.
+  // Temporary files are private and lose their names as soon as store and client are up. The second
+  // form opens a pack that may be opened several times; of options.model and what goes with it
+  // nothing is used.
   static absl::StatusOr<std::unique_ptr<LocalModel>> Open(const LocalModelOptions& options);
+  static absl::StatusOr<std::unique_ptr<LocalModel>> Open(const LocalModelOptions& options,
+                                                          const PackedModel& packed);
   ~LocalModel();
 
   const Model& model() const { return *model_; }
   const store::v1::Manifest& manifest() const { return client_->manifest(); }
   const Store& store() const { return *store_; }
   WeightClient& client() { return *client_; }
+  const WeightClient& client() const { return *client_; }
   Decoder& decoder() { return *decoder_; }
 
  private:
   LocalModel() = default;
-  void RemoveFolders();
-  absl::Status PackIfNeeded(const LocalModelOptions& options, std::string& pack_path);
 
-  std::string folder_;      // temporary
-  std::string shm_folder_;  // temporary, on tmpfs
+  std::optional<PackedModel> packed_;  // of the first form of Open()
   std::unique_ptr<Store> store_;
   std::unique_ptr<WeightClient> client_;
   std::unique_ptr<const Model> model_;

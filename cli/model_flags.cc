@@ -29,9 +29,7 @@ absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
 }
 
 void ModelFlags::Register(CLI::App& command) {
-  command.add_option("MODEL", model, "a GGUF file (packed on the fly) or a pack")->required();
-  command.add_option("--units", units, "unit encoding for a GGUF file: f32, f16, q8, q4")
-      ->capture_default_str();
+  RegisterWithoutPoint(command);
   command.add_option("--mode", mode, "dense, dip or dip_ca")->capture_default_str();
   command.add_option("--density", density, "share of MLP weights used, (0, 1]")
       ->capture_default_str();
@@ -39,6 +37,19 @@ void ModelFlags::Register(CLI::App& command) {
       .add_option(
           "--gamma", gamma,
           "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca")
+      ->capture_default_str();
+  command
+      .add_option("--cache-fraction", cache_fraction,
+                  "share of each layer's units of each kind that the cache holds, [0, 1]")
+      ->capture_default_str();
+}
+
+void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
+  command
+      .add_option("MODEL", model,
+                  "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
+      ->required();
+  command.add_option("--units", units, "unit encoding for what is packed here: f32, f16, q8, q4")
       ->capture_default_str();
   command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
       ->capture_default_str();
@@ -48,10 +59,6 @@ void ModelFlags::Register(CLI::App& command) {
                   "published rule")
       ->capture_default_str();
   command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
-      ->capture_default_str();
-  command
-      .add_option("--cache-fraction", cache_fraction,
-                  "share of each layer's units of each kind that the cache holds, [0, 1]")
       ->capture_default_str();
   command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
       ->capture_default_str();

@@ -34,8 +34,10 @@ struct ModelFlags {
   uint32_t threads = 0;
   std::vector<std::string> lora;  // FILE=SCALE
 
-  // Adds MODEL and the flags to a subcommand.
+  // Adds MODEL and the flags to a subcommand; RegisterWithoutPoint() leaves out mode, density,
+  // gamma and cache fraction, for a command that takes lists of them.
   void Register(CLI::App& command);
+  void RegisterWithoutPoint(CLI::App& command);
 
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
   // Null mode dense gives no step. Errors name the flag and its range.

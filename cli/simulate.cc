@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
+#include <filesystem>
 #include <optional>
 
 #include "absl/strings/match.h"
@@ -15,8 +15,11 @@
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
+#include "cli/byte_rate.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
+#include "cli/report_folder.h"
+#include "cli/simulate_report.h"
 #include "proto/store/v1/pack_format.h"
 #include "simulator/cache_replay.h"
 #include "simulator/memory_model.h"
@@ -60,30 +63,8 @@ struct Flags {
   uint64_t kv_tokens = 2048;
   bool overlap = false;
   bool json = false;
-  std::string csv;
+  std::string csv, report;  // paths
 };
-
-struct Row {
-  uint64_t dram_bytes = 0;
-  double flash_bytes_per_second = 0;
-  std::string policy;  // "dense" or of the replay
-  double hit_rate = 0;
-  double flash_bytes_per_token = 0;
-  double tokens_per_second = 0;
-  double times_dense = 1;
-};
-
-absl::StatusOr<double> BytesPerSecond(const char* flag, absl::string_view text) {
-  absl::string_view bytes = text;
-  if (!absl::ConsumeSuffix(&bytes, "/s")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": '", text, "' is not a rate; write for example 1GB/s"));
-  }
-  const absl::StatusOr<uint64_t> rate = ParseBytes({bytes.data(), bytes.size()});
-  if (!rate.ok()) return Annotate(rate.status(), flag);
-  if (*rate == 0) return absl::InvalidArgumentError(absl::StrCat(flag, " must be above 0"));
-  return static_cast<double>(*rate);
-}
 
 absl::StatusOr<uint64_t> DramBytes(absl::string_view text, uint64_t whole) {
   absl::string_view number = text;
@@ -126,7 +107,7 @@ absl::StatusOr<ModelBytes> ModelOfPack(const Flags& flags) {
 
 absl::StatusOr<DeviceSpeeds> Device(const Flags& flags) {
   DeviceSpeeds device = {.overlapped = flags.overlap};
-  ASSIGN_OR_RETURN(device.dram_bytes_per_second, BytesPerSecond("--dram-speed", flags.dram_speed));
+  ASSIGN_OR_RETURN(device.dram_bytes_per_second, ParseByteRate("--dram-speed", flags.dram_speed));
   const auto latency = ParseDuration(flags.latency);
   if (!latency.ok()) return Annotate(latency.status(), "--latency");
   device.flash_latency_seconds = std::chrono::duration<double>(*latency).count();
@@ -154,8 +135,8 @@ absl::StatusOr<Replays> ReplayAll(const MaskTrace& trace, const ModelBytes& mode
   return replays;
 }
 
-Row PrunedRow(const Replays& replays, uint64_t tokens, const ModelBytes& model, uint64_t dram_bytes,
-              const DeviceSpeeds& device, const std::string& policy) {
+SimulatedRow PrunedRow(const Replays& replays, uint64_t tokens, const ModelBytes& model,
+                       uint64_t dram_bytes, const DeviceSpeeds& device, const std::string& policy) {
   double seconds = 0, hits = 0, misses = 0, missed_bytes = 0;
   for (size_t i = 0; i < replays.size(); ++i) {
     const uint64_t unit_bytes = model.unit_bytes[i % kUnitKinds];
@@ -175,7 +156,7 @@ Row PrunedRow(const Replays& replays, uint64_t tokens, const ModelBytes& model, 
           .tokens_per_second = 1 / (StaticSeconds(model, dram_bytes, device) + seconds / count)};
 }
 
-Row DenseRow(const ModelBytes& model, uint64_t dram_bytes, const DeviceSpeeds& device) {
+SimulatedRow DenseRow(const ModelBytes& model, uint64_t dram_bytes, const DeviceSpeeds& device) {
   const double share = CachedShare(model, dram_bytes);
   return {.dram_bytes = dram_bytes,
           .flash_bytes_per_second = device.flash_bytes_per_second,
@@ -185,7 +166,7 @@ Row DenseRow(const ModelBytes& model, uint64_t dram_bytes, const DeviceSpeeds& d
           .tokens_per_second = 1 / DenseSeconds(model, dram_bytes, device)};
 }
 
-Json RowJson(const Row& row) {
+Json RowJson(const SimulatedRow& row) {
   return {{"dram_bytes", row.dram_bytes},
           {"flash_bytes_per_second", row.flash_bytes_per_second},
           {"policy", row.policy},
@@ -195,35 +176,24 @@ Json RowJson(const Row& row) {
           {"times_dense", row.times_dense}};
 }
 
-void PrintTable(const ModelBytes& model, const std::vector<Row>& rows) {
-  std::printf("static %s, key/value cache %s, MLP %s\n", FormatBytes(model.static_bytes).c_str(),
-              FormatBytes(model.kv_bytes).c_str(), FormatBytes(model.mlp()).c_str());
-  std::printf("%-12s %-10s %-8s %9s %14s %10s %8s\n", "DRAM", "flash", "policy", "hit rate",
-              "flash/token", "tokens/s", "x dense");
-  for (const Row& row : rows) {
-    std::printf(
-        "%-12s %-10s %-8s %7.1f %% %14s %10.3f %8.2f\n", FormatBytes(row.dram_bytes).c_str(),
-        absl::StrFormat("%.3g GB/s", row.flash_bytes_per_second / 1e9).c_str(), row.policy.c_str(),
-        100 * row.hit_rate, FormatBytes(static_cast<uint64_t>(row.flash_bytes_per_token)).c_str(),
-        row.tokens_per_second, row.times_dense);
-  }
+std::string SizesText(const ModelBytes& model) {
+  return absl::StrFormat("static %s, key/value cache %s, MLP %s", FormatBytes(model.static_bytes),
+                         FormatBytes(model.kv_bytes), FormatBytes(model.mlp()));
 }
 
-absl::Status WriteCsv(const std::string& path, const std::vector<Row>& rows) {
-  std::string text =
-      "dram_bytes,flash_bytes_per_second,policy,hit_rate,flash_bytes_per_token,tokens_per_second,"
-      "times_dense\n";
-  for (const Row& row : rows) {
-    absl::StrAppendFormat(&text, "%d,%.0f,%s,%.6f,%.0f,%.6f,%.6f\n", row.dram_bytes,
-                          row.flash_bytes_per_second, row.policy, row.hit_rate,
-                          row.flash_bytes_per_token, row.tokens_per_second, row.times_dense);
-  }
-  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
-  RETURN_IF_ERROR(WriteAt(file.fd(), 0, text.data(), text.size()));
-  return file.Commit();
+absl::Status WriteReport(const Flags& flags, const std::string& command, const ModelBytes& model,
+                         std::span<const SimulatedRow> rows) {
+  ReportPage page = SimulatedPage(rows);
+  page.title = absl::StrCat("Modelled speed of ", flags.shape,
+                            std::filesystem::path(flags.pack).filename().string());
+  page.about = absl::StrCat(SizesText(model), ". DRAM ", flags.dram_speed,
+                            flags.overlap ? ", read while flash is" : ", read after flash",
+                            "; nothing else costs anything.");
+  page.command = command;
+  return WriteReportFolder(flags.report, page);
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const Flags& flags, const std::string& command) {
   if (flags.shape.empty() == flags.pack.empty()) {
     return absl::InvalidArgumentError("give either --shape NAME or --pack FILE");
   }
@@ -239,7 +209,8 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(DeviceSpeeds device, Device(flags));
   std::vector<double> flash_speeds;
   for (const absl::string_view text : absl::StrSplit(flags.flash, ',')) {
-    ASSIGN_OR_RETURN(flash_speeds.emplace_back(), BytesPerSecond("--flash", text));
+    ASSIGN_OR_RETURN(flash_speeds.emplace_back(),
+                     ParseByteRate("--flash", {text.data(), text.size()}));
   }
   std::vector<uint64_t> drams;
   for (const absl::string_view text : absl::StrSplit(flags.dram, ',')) {
@@ -248,11 +219,11 @@ absl::Status Run(const Flags& flags) {
   std::vector<std::string> policies;
   if (trace.has_value()) policies = absl::StrSplit(flags.policies, ',');
 
-  std::vector<Row> rows;
+  std::vector<SimulatedRow> rows;
   Progress progress("simulating", "replays");
   size_t done = 0;
   for (const uint64_t dram : drams) {
-    const auto add = [&](Row row, const Row& dense) {
+    const auto add = [&](SimulatedRow row, const SimulatedRow& dense) {
       row.times_dense = row.tokens_per_second / dense.tokens_per_second;
       rows.push_back(std::move(row));
     };
@@ -263,7 +234,7 @@ absl::Status Run(const Flags& flags) {
     }
     for (const double flash : flash_speeds) {
       device.flash_bytes_per_second = flash;
-      const Row dense = DenseRow(model, dram, device);
+      const SimulatedRow dense = DenseRow(model, dram, device);
       add(dense, dense);
       for (size_t p = 0; p < policies.size(); ++p) {
         add(PrunedRow(replays[p], trace->tokens(), model, dram, device, policies[p]), dense);
@@ -271,16 +242,17 @@ absl::Status Run(const Flags& flags) {
     }
   }
   if (done > 0) progress.Finish();
-  if (!flags.csv.empty()) RETURN_IF_ERROR(WriteCsv(flags.csv, rows));
+  if (!flags.csv.empty()) RETURN_IF_ERROR(WriteTextFile(flags.csv, SimulatedCsv(rows)));
+  if (!flags.report.empty()) RETURN_IF_ERROR(WriteReport(flags, command, model, rows));
   if (!flags.json) {
-    PrintTable(model, rows);
+    std::printf("%s\n%s", SizesText(model).c_str(), SimulatedTable(rows).c_str());
     return absl::OkStatus();
   }
   Json out = {{"static_bytes", model.static_bytes},
               {"kv_bytes", model.kv_bytes},
               {"mlp_bytes", model.mlp()},
               {"rows", Json::array()}};
-  for (const Row& row : rows) out["rows"].push_back(RowJson(row));
+  for (const SimulatedRow& row : rows) out["rows"].push_back(RowJson(row));
   std::printf("%s\n", out.dump(2).c_str());
   return absl::OkStatus();
 }
@@ -312,8 +284,14 @@ void AddSimulateCommand(CLI::App& app, CommandRun& run) {
   command->add_flag("--overlap", flags->overlap, "flash is read while DRAM is");
   command->add_flag("--json", flags->json, "JSON on standard output");
   command->add_option("--csv", flags->csv, "also write the rows to this file");
+  command
+      ->add_option("--report", flags->report,
+                   "write index.html, results.csv and plots into this folder")
+      ->check(NotEmpty());
   command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+  command->callback([flags, command, &run] {
+    run = [flags, text = CommandText(*command)] { return Run(*flags, text); };
+  });
 }
 
 }  // namespace tidegate

@@ -404,6 +404,10 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
                        .precision = precision,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
+  if (on_gate_ != nullptr) {
+    const size_t n = size_t{tokens} * model_->config.intermediate_size;
+    on_gate_(layer, {gate_.data(), n}, {up_.data(), n});
+  }
   ActivateGate(tokens, accounts.times);
   if (layer + 1 < model_->config.layer_count) {
     ASSIGN_OR_RETURN(WeightLease next, AcquireAll(layer + 1, UnitKind::kInput));

@@ -71,6 +71,11 @@ class Mlp {
                                     std::span<const uint32_t> positions)>;
   void set_on_mask(OnMask on_mask) { on_mask_ = std::move(on_mask); }
 
+  // Called by the dense passes with W_gate x and W_up x, [tokens, intermediate_size] each, before
+  // they become hidden units; may change them. Set before the first pass.
+  using OnGate = std::function<void(uint32_t layer, std::span<float> gate, std::span<float> up)>;
+  void set_on_gate(OnGate on_gate) { on_gate_ = std::move(on_gate); }
+
   // Drops streams that were begun ahead. Call when a pass is abandoned.
   void Reset() { ahead_.reset(); }
 
@@ -134,6 +139,7 @@ class Mlp {
   const bool overlap_;
   MaskSelector selector_;
   OnMask on_mask_;
+  OnGate on_gate_;
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -56,6 +57,13 @@ void Ask(const std::string& model, const Json& golden, const std::string& units,
                                       absl::StrCat(greedy)};
   if (golden.contains("n_ctx")) {
     command.insert(command.end(), {"--context", absl::StrCat(golden.at("n_ctx").get<int>())});
+  }
+  if (golden.contains("lora")) {
+    const Json& lora = golden.at("lora");
+    command.insert(command.end(),
+                   {"--lora", absl::StrCat(std::filesystem::path(model).parent_path().string(), "/",
+                                           lora.at("file").get<std::string>(), "=",
+                                           lora.at("scale").get<double>())});
   }
   const RunResult run = RunProgram(command);
   ASSERT_EQ(run.exit_code, 0) << run.err;
@@ -200,10 +208,10 @@ std::string CaseName(const testing::TestParamInfo<const char*>& info) {
 INSTANTIATE_TEST_SUITE_P(Llama, ArchitectureOracle,
                          testing::Values("llama", "llama-f16", "llama-bf16", "llama-q8_0",
                                          "llama-q4_0", "llama-tied-llama3", "llama-linear",
-                                         "llama-yarn", "mistral-window", "llama-q4_1", "llama-q5_0",
-                                         "llama-q5_1", "llama-q2_k", "llama-q3_k_m", "llama-q4_k_m",
-                                         "llama-q5_k_m", "llama-q6_k", "llama-iq4_nl",
-                                         "llama-iq4_xs"),
+                                         "llama-lora", "llama-yarn", "mistral-window", "llama-q4_1",
+                                         "llama-q5_0", "llama-q5_1", "llama-q2_k", "llama-q3_k_m",
+                                         "llama-q4_k_m", "llama-q5_k_m", "llama-q6_k",
+                                         "llama-iq4_nl", "llama-iq4_xs"),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Qwen, ArchitectureOracle, testing::Values("qwen2", "qwen3"), CaseName);
 INSTANTIATE_TEST_SUITE_P(Phi, ArchitectureOracle,

@@ -1,0 +1,23 @@
+#include "cli/byte_rate.h"
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+
+namespace tidegate {
+
+absl::StatusOr<double> ParseByteRate(std::string_view flag, std::string_view text) {
+  const std::string name(flag);
+  if (!text.ends_with("/s")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": '", std::string(text), "' is not a rate; write for example 1GB/s"));
+  }
+  const absl::StatusOr<uint64_t> rate = ParseBytes(text.substr(0, text.size() - 2));
+  if (!rate.ok()) return Annotate(rate.status(), name);
+  if (*rate == 0) return absl::InvalidArgumentError(absl::StrCat(name, " must be above 0"));
+  return static_cast<double>(*rate);
+}
+
+}  // namespace tidegate

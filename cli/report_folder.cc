@@ -1,0 +1,83 @@
+#include "cli/report_folder.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "weightstore/pack/atomic_file.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kStyle =
+    "body{font-family:sans-serif;margin:2em;max-width:75em;color:#222;background:#fff}"
+    "table{border-collapse:collapse}td,th{padding:.25em .7em;text-align:right;"
+    "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
+    "pre{background:#f4f4f4;padding:.8em;overflow-x:auto}figure{margin:1em 0}";
+
+std::string Html(const ReportPage& page) {
+  const std::string title = EscapeXml(page.title);
+  std::string out = absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<title>", title,
+      "</title>\n<style>", kStyle, "</style></head><body>\n<h1>", title, "</h1>\n<p>",
+      EscapeXml(page.about), "</p>\n<pre>", EscapeXml(page.command), "</pre>\n");
+  for (const auto& [name, plot] : page.plots) {
+    absl::StrAppend(&out, "<figure>", RenderSvg(plot), "</figure>\n");
+  }
+  const auto add_row = [&](const std::vector<std::string>& cells, const char* tag) {
+    out.append("<tr>");
+    for (const std::string& cell : cells) {
+      absl::StrAppend(&out, "<", tag, ">", EscapeXml(cell), "</", tag, ">");
+    }
+    out.append("</tr>\n");
+  };
+  out.append("<table>\n");
+  add_row(page.columns, "th");
+  for (const std::vector<std::string>& row : page.rows) add_row(row, "td");
+  out.append("</table>\n");
+  if (!page.conclusions.empty()) {
+    absl::StrAppend(&out, "<pre>", EscapeXml(page.conclusions), "</pre>\n");
+  }
+  return out + "</body></html>\n";
+}
+
+}  // namespace
+
+absl::Status WriteTextFile(const std::string& path, const std::string& text) {
+  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  RETURN_IF_ERROR(WriteAt(file.fd(), 0, text.data(), text.size()));
+  return file.Commit();
+}
+
+absl::Status WriteReportFolder(const std::string& folder, const ReportPage& page) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot make the folder ", folder, ": ", error.message()));
+  }
+  const auto write = [&](const std::string& name, const std::string& text) {
+    return WriteTextFile((std::filesystem::path(folder) / name).string(), text);
+  };
+  for (const auto& [name, plot] : page.plots) {
+    RETURN_IF_ERROR(write(name + ".svg", RenderSvg(plot)));
+  }
+  RETURN_IF_ERROR(write("results.csv", page.csv));
+  return write("index.html", Html(page));
+}
+
+std::string CommandText(const CLI::App& command) {
+  std::string text = absl::StrCat("tidegate ", command.get_name());
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->count() == 0) continue;
+    if (!option->get_positional()) absl::StrAppend(&text, " ", option->get_name());
+    if (option->get_expected_min() > 0) {
+      absl::StrAppend(&text, " ", absl::StrJoin(option->results(), ","));
+    }
+  }
+  return text;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,33 @@
+// Line and scatter plots as SVG text, for reports that need nothing but a browser. Pure.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tidegate {
+
+struct PlotSeries {
+  std::string name;                                    // in the legend
+  std::vector<std::pair<double, double>> points = {};  // x, y; joined in this order
+  bool line = true;                                    // false: points only
+};
+
+struct Plot {
+  std::string title, x_label, y_label;
+  std::vector<PlotSeries> series = {};
+  bool log_x = false, log_y = false;  // points that are not positive are left out
+};
+
+// One <svg> element, 720 by 420 pixels, with a legend on its right. Points that are not finite are
+// left out. Texts are escaped.
+std::string RenderSvg(const Plot& plot);
+
+// & < > " as entities.
+std::string EscapeXml(const std::string& text);
+
+// About `count` round numbers that span [low, high]: 1, 2 or 5 times a power of ten apart.
+// REQUIRES: low < high.
+std::vector<double> RoundTicks(double low, double high, int count);
+
+}  // namespace tidegate
