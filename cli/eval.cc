@@ -245,6 +245,11 @@ absl::Status Run(const Flags& flags) {
   }
   std::optional<Recording> recording;
   if (record_file.has_value()) {
+    if (local->model().config.expert_count > 0) {
+      return absl::InvalidArgumentError(
+          "--record: masks of mixtures of experts cannot be recorded: tokens use different "
+          "experts");
+    }
     recording.emplace(flags.record, *std::move(record_file), local->model().config,
                       local->decoder());
   }

@@ -75,7 +75,8 @@ void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyE
   }
 }
 
-void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at) {
+void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at,
+                         uint32_t first_unit) {
   // The comparison is false for NaN: it must not reach an ordering.
   const auto score = [](float value) {
     constexpr float kLargest = std::numeric_limits<float>::max();
@@ -86,7 +87,7 @@ void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t
   if (unit_at.empty()) {
     for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[p]);
   } else {
-    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[unit_at[p]]);
+    for (size_t p = 0; p < values.size(); ++p) scores_[p] = score(values[unit_at[p] - first_unit]);
   }
 }
 
@@ -99,10 +100,10 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
   CHECK(params.kept >= 1 && params.kept <= count);
   positions_.resize(params.kept);
   if (params.kept == count) {
-    for (uint32_t p = 0; p < count; ++p) positions_[p] = p;
+    for (uint32_t p = 0; p < count; ++p) positions_[p] = params.first_unit + p;
     return positions_;
   }
-  Score(values, unit_at);
+  Score(values, unit_at, params.first_unit);
   if (params.gamma < 1) Penalise(params, residency, units_per_block);
   const float threshold = Threshold(params.kept);
   const auto above = static_cast<size_t>(std::count_if(
@@ -112,7 +113,7 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
   size_t n = 0;
   for (uint32_t p = 0; p < count; ++p) {
     const bool tie = scores_[p] == threshold && ties > 0;
-    positions_[n] = p;
+    positions_[n] = params.first_unit + p;
     n += scores_[p] > threshold || tie;
     ties -= tie;
   }

@@ -31,6 +31,7 @@ struct MaskParams {
   uint32_t kept = 0;         // units to select, [1, count]
   double gamma = 1;          // score factor of blocks that are not resident; 1: no look at them
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
+  uint32_t first_unit = 0;   // of the values and positions: an expert's are a part of a layer's
 };
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
@@ -45,7 +46,8 @@ class MaskSelector {
  public:
   // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at
   // gamma 1. unit_at [count] or empty, see UnitOrder. NaN scores count as the largest.
-  // Returns positions in increasing order, valid until the next call.
+  // Returns positions in increasing order, valid until the next call. All three arguments are the
+  // part from first_unit on, except what unit_at holds and what is returned.
   std::span<const uint32_t> Select(std::span<const float> values, const MaskParams& params,
                                    std::span<const uint32_t> unit_at,
                                    std::span<const ResidencyEntry> residency,
@@ -53,7 +55,7 @@ class MaskSelector {
 
  private:
   // scores_ by position: |values|, finite.
-  void Score(std::span<const float> values, std::span<const uint32_t> unit_at);
+  void Score(std::span<const float> values, std::span<const uint32_t> unit_at, uint32_t first_unit);
   // The k-th largest of scores_ (k from 1).
   float Threshold(size_t k);
   void Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,

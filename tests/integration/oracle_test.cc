@@ -204,6 +204,8 @@ INSTANTIATE_TEST_SUITE_P(Qwen, ArchitectureOracle, testing::Values("qwen2", "qwe
 INSTANTIATE_TEST_SUITE_P(Phi, ArchitectureOracle,
                          testing::Values("phi3", "phi3-longrope-short", "phi3-longrope-long"),
                          CaseName);
+INSTANTIATE_TEST_SUITE_P(Experts, ArchitectureOracle,
+                         testing::Values("mixtral", "qwen2moe", "qwen3moe"), CaseName);
 INSTANTIATE_TEST_SUITE_P(Gemma, ArchitectureOracle, testing::Values("gemma", "gemma2", "gemma3"),
                          CaseName);
 

@@ -77,7 +77,9 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
     const char* what;
   };
   static constexpr Row kRows[] = {
-      {"expert_count", "mixture-of-experts models are not supported"},
+      {"leading_dense_block_count", "layers with and without experts are not supported"},
+      {"expert_group_count", "groups of experts are not supported"},
+      {"expert_weights_scale", "scaled expert weights are not supported"},
       {"use_parallel_residual", "attention and MLP side by side are not supported"},
       {"attention.q_lora_rank", "latent attention (MLA) is not supported"},
       {"attention.kv_lora_rank", "latent attention (MLA) is not supported"},
@@ -278,6 +280,46 @@ absl::Status FillAttention(const Keys& keys, const Architecture& architecture,
   return absl::OkStatus();
 }
 
+// Keeps the width of one expert as the intermediate size. A shared expert that is wider counts as
+// several: their sum is the same.
+absl::Status FillExperts(const Keys& keys, const Architecture& architecture, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t count, keys.Uint("expert_count", 0, 4096, 0));
+  if (count == 0) return absl::OkStatus();
+  if (!architecture.experts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", keys.Full("expert_count"), " is ", count, ": ",
+                     std::string(architecture.name), " models have no experts here"));
+  }
+  ASSIGN_OR_RETURN(const uint32_t gating, keys.Uint("expert_gating_func", 0, UINT32_MAX, 1));
+  if (gating > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ", keys.Full("expert_gating_func"),
+                                                   " is ", gating,
+                                                   ": only 1 (softmax) is supported"));
+  }
+  ASSIGN_OR_RETURN(const uint32_t used, keys.Uint("expert_used_count", 1, count));
+  const uint32_t plain = hp.intermediate_size();
+  ASSIGN_OR_RETURN(const uint32_t width,
+                   keys.Uint("expert_feed_forward_length", 1, kMaxUnits, plain));
+  hp.set_intermediate_size(width);
+  hp.set_expert_count(count);
+  hp.set_experts_used(used);
+  bool normalised = architecture.normalised_experts;
+  if (keys.Has("expert_weights_norm")) {
+    ASSIGN_OR_RETURN(normalised, keys.source().GetBool(keys.Full("expert_weights_norm")));
+  }
+  hp.set_normalise_expert_weights(normalised);
+  if (!architecture.shared_expert) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const uint32_t shared,
+                   keys.Uint("expert_shared_feed_forward_length", 1, kMaxUnits, plain));
+  if (shared % width != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(keys.Full("expert_shared_feed_forward_length"), " (", shared,
+                     ") is not a multiple of the width of an expert (", width, ")"));
+  }
+  hp.set_shared_experts(shared / width);
+  return absl::OkStatus();
+}
+
 absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
   ASSIGN_OR_RETURN(const uint32_t layers, keys.Uint("block_count", 1, kMaxLayers));
   ASSIGN_OR_RETURN(const uint32_t hidden, keys.Uint("embedding_length", 1, kMaxUnits));
@@ -317,6 +359,7 @@ absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) 
   RETURN_IF_ERROR(RejectUnknownArithmetic(keys));
   HyperParameters hp;
   RETURN_IF_ERROR(FillSizes(keys, hp));
+  RETURN_IF_ERROR(FillExperts(keys, *architecture, hp));
   ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", true, -1));
   hp.set_rms_epsilon(epsilon);
   RETURN_IF_ERROR(FillHeads(keys, hp));

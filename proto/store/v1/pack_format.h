@@ -90,6 +90,9 @@ struct PackGeometry {
   uint64_t BlockIndex(uint32_t layer, UnitKind k, uint32_t block) const;
 };
 
+// MLPs of a layer: 1, or its experts, the shared ones last.
+uint32_t ExpertSlots(const store::v1::HyperParameters& hp);
+
 // Checks the manifest's numbers against each other and against the limits above.
 absl::StatusOr<PackGeometry> GeometryFromManifest(const store::v1::Manifest& manifest);
 

@@ -214,7 +214,26 @@ std::vector<Refusal> Refusals() {
        "llama.rope.freq_base_swa is set"},
       {"NoArchitecture", [](B& g) { g.Remove("general.architecture"); },
        "general.architecture is missing"},
-      {"Experts", [](B& g) { g.SetUint32("llama.expert_count", 4); }, "llama.expert_count is 4"},
+      {"ExpertsWithoutUse", [](B& g) { g.SetUint32("llama.expert_count", 4); },
+       "llama.expert_used_count is missing"},
+      {"MoreExpertsUsedThanThereAre",
+       [](B& g) {
+         g.SetUint32("llama.expert_count", 4);
+         g.SetUint32("llama.expert_used_count", 5);
+       },
+       "llama.expert_used_count is 5, outside [1, 4]"},
+      {"ExpertsWithoutTensors",
+       [](B& g) {
+         g.SetUint32("llama.expert_count", 4);
+         g.SetUint32("llama.expert_used_count", 2);
+       },
+       "tensor blk.0.ffn_gate_inp.weight is missing"},
+      {"SigmoidGates",
+       [](B& g) {
+         g.SetUint32("llama.expert_count", 4);
+         g.SetUint32("llama.expert_gating_func", 2);
+       },
+       "expert_gating_func is 2"},
       {"NegativeSoftCap", [](B& g) { g.SetFloat("llama.final_logit_softcapping", -30); },
        "impossible value -30"},
       {"LogitScale", [](B& g) { g.SetFloat("llama.logit_scale", 8); }, "llama.logit_scale"},
@@ -411,6 +430,13 @@ TEST_F(PlanTest, ArchitecturesHaveTheirFacts) {
   EXPECT_EQ(std::vector<uint32_t>(gemma3.windows().begin(), gemma3.windows().end()),
             (std::vector<uint32_t>{16, 16, 16, 16, 16, 0}));
   EXPECT_EQ(gemma3.windowed_rope_base(), 10000);
+  const Hp experts = facts("qwen2moe");
+  EXPECT_EQ(experts.intermediate_size(), 64u);
+  EXPECT_EQ(experts.expert_count(), 6u);
+  EXPECT_EQ(experts.experts_used(), 2u);
+  EXPECT_EQ(experts.shared_experts(), 2u);
+  EXPECT_FALSE(experts.normalise_expert_weights());
+  EXPECT_TRUE(facts("qwen3moe").normalise_expert_weights());
 }
 
 TEST_F(PlanTest, WindowsGoByTheFilesPattern) {
@@ -456,7 +482,6 @@ TEST_F(PlanTest, FusedMatricesAreTakenApart) {
 TEST(GoldenRefusalTest, NamesTheReason) {
   TG_REQUIRE_SHARED("data/golden/arch");
   const std::pair<const char*, const char*> kRows[] = {
-      {"mixtral", "llama.expert_count"},
       {"llama-q4_k_m", "Q4_K"},
   };
   for (const auto& [name, message] : kRows) {
