@@ -181,8 +181,9 @@ void Print(const Flags& flags, const Score& score, const LocalModel& local, cons
   }
   std::printf("perplexity        %.4f (%.6f nats per token over %llu tokens)\n", std::exp(nll), nll,
               static_cast<unsigned long long>(score.tokens));
-  std::printf("units per layer   %u of %u input, %u of %u hidden\n", kept_input, c.hidden_size,
-              kept_hidden, c.intermediate_size);
+  std::printf("units per %s  %u of %u input, %u of %u hidden\n",
+              c.expert_count > 0 ? "expert" : "layer ", kept_input, c.hidden_size, kept_hidden,
+              c.intermediate_size);
   std::printf("hit rate          %.1f %% of selected units (input %.1f %%, hidden %.1f %%)\n",
               100 * hit_rate, 100 * Rate(a.hit_units[0], a.miss_units[0]),
               100 * Rate(a.hit_units[1], a.miss_units[1]));
@@ -245,6 +246,11 @@ absl::Status Run(const Flags& flags) {
   }
   std::optional<Recording> recording;
   if (record_file.has_value()) {
+    if (local->model().config.expert_count > 0) {
+      return absl::InvalidArgumentError(
+          "--record: masks of mixtures of experts cannot be recorded: tokens use different "
+          "experts");
+    }
     recording.emplace(flags.record, *std::move(record_file), local->model().config,
                       local->decoder());
   }
