@@ -341,6 +341,16 @@ absl::Status FillExperts(const Keys& keys, const Architecture& architecture, Hyp
   return absl::OkStatus();
 }
 
+// Bounds what a plan keeps of every expert. The largest models known have 24,000.
+absl::Status CheckExpertsInAll(const Keys& keys, const HyperParameters& hp) {
+  constexpr uint64_t kMax = 1 << 16;
+  const uint64_t total = uint64_t{hp.layer_count()} * ExpertSlots(hp);
+  if (total <= kMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "metadata key ", keys.Full("expert_count"), " is ", hp.expert_count(), ": that makes ", total,
+      " experts in all layers, at most ", kMax, " are supported"));
+}
+
 absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
   ASSIGN_OR_RETURN(const uint32_t layers, keys.Uint("block_count", 1, kMaxLayers));
   ASSIGN_OR_RETURN(const uint32_t hidden, keys.Uint("embedding_length", 1, kMaxUnits));
@@ -381,6 +391,7 @@ absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) 
   HyperParameters hp;
   RETURN_IF_ERROR(FillSizes(keys, hp));
   RETURN_IF_ERROR(FillExperts(keys, *architecture, hp));
+  RETURN_IF_ERROR(CheckExpertsInAll(keys, hp));
   ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", true, -1));
   hp.set_rms_epsilon(epsilon);
   RETURN_IF_ERROR(FillHeads(keys, hp));

@@ -157,6 +157,12 @@ std::vector<Refusal> Refusals() {
        "llama.expert_used_count is 5, outside [1, 4]"},
       {"TooMany", [](B& g) { g.SetUint32("llama.expert_count", 5000); },
        "llama.expert_count is 5000, outside [0, 4096]"},
+      {"TooManyInAll",
+       [](B& g) {
+         g.SetUint32("llama.expert_count", 4096);
+         g.SetUint32("llama.block_count", 17);
+       },
+       "llama.expert_count is 4096: that makes 69632 experts in all layers, at most 65536"},
       {"SigmoidGates", [](B& g) { g.SetUint32("llama.expert_gating_func", 2); },
        "expert_gating_func is 2: only 1 (softmax) is supported"},
       {"ScaledWeights", [](B& g) { g.SetFloat("llama.expert_weights_scale", 2.5f); },
