@@ -295,6 +295,11 @@ class Run {
     ASSIGN_OR_RETURN(const std::optional<PruneStep> step, one.Step(config));
     std::optional<Recording> recording;
     if (record.has_value()) {
+      if (config.expert_count > 0) {
+        return absl::InvalidArgumentError(
+            "--record: masks of mixtures of experts cannot be recorded: tokens use different "
+            "experts");
+      }
       recording.emplace(flags_.record, *std::move(record), config, local->decoder());
     }
     const uint64_t tokens = task.chunks * task.chunk;

@@ -128,38 +128,52 @@ absl::Status FindThresholds(LocalModel& local, const EvalTask& task, PeerMask& m
   return absl::OkStatus();
 }
 
-void CountUnits(const LocalModel& local, const PassAccounts& accounts, const PruneStep* step,
-                EvalResult& result) {
+constexpr double kWeightShares[] = {2.0 / 3, 1.0 / 3};  // of an MLP, by kind of unit
+
+// Shares of the weights that a token uses and misses, from the units.
+void SumShares(const LocalModel& local, EvalResult& result) {
   const ModelConfig& config = local.model().config;
   const double counts[] = {double(config.hidden_size), double(config.intermediate_size)};
-  const double kept[] = {step == nullptr ? counts[0] : step->kept_input,
-                         step == nullptr ? counts[1] : step->kept_hidden};
-  const auto tokens = static_cast<double>(result.tokens);
-  constexpr double kWeights[] = {2.0 / 3, 1.0 / 3};  // of the MLP, by kind
-  result.density = 0;
+  const double all = double{config.layer_count} * config.expert_slots();
+  result.density = result.flash_share = 0;
   for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
-    result.kept_units[kind] = kept[kind];
-    result.hit_units[kind] = static_cast<double>(accounts.hit_units[kind]) / tokens;
-    result.missed_units[kind] = static_cast<double>(accounts.miss_units[kind]) / tokens;
-    result.density += kWeights[kind] * kept[kind] / counts[kind];
-    result.flash_share +=
-        kWeights[kind] * result.missed_units[kind] / (counts[kind] * config.layer_count);
+    result.density += kWeightShares[kind] * result.kept_units[kind] / counts[kind];
+    result.flash_share += kWeightShares[kind] * result.missed_units[kind] / (counts[kind] * all);
   }
-  result.flash_bytes = static_cast<double>(accounts.flash_bytes) / tokens;
 }
 
-// A peer's pass reads everything; what it would read with a fixed share of units in memory is
-// known.
-void CountMasked(const LocalModel& local, const PeerMask& mask, EvalResult& result) {
-  const double cached = result.point.cache_fraction;
-  const double layers = local.model().config.layer_count;
-  result.density = mask.density();
-  result.kept_units[1] = mask.kept_per_token();
+// Of masks: what the store counted.
+void CountUnits(const LocalModel& local, const PassAccounts& accounts, const PruneStep& step,
+                EvalResult& result) {
+  const auto tokens = static_cast<double>(result.tokens);
+  result.kept_units[0] = step.kept_input;
+  result.kept_units[1] = step.kept_hidden;
   for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
-    result.hit_units[kind] = cached * layers * result.kept_units[kind];
-    result.missed_units[kind] = (1 - cached) * layers * result.kept_units[kind];
+    result.hit_units[kind] = static_cast<double>(accounts.hit_units[kind]) / tokens;
+    result.missed_units[kind] = static_cast<double>(accounts.miss_units[kind]) / tokens;
   }
-  result.flash_share = (1 - cached) * result.density;
+  result.flash_bytes = static_cast<double>(accounts.flash_bytes) / tokens;
+  SumShares(local, result);
+}
+
+// A dense or a peer's pass reads whole matrices for many tokens at once; what a token alone would
+// read, with a fixed share of the units in memory, is known.
+void CountFixed(const LocalModel& local, const PeerMask* mask, EvalResult& result) {
+  const ModelConfig& config = local.model().config;
+  const double cached = result.point.cache_fraction;
+  const double mlps = double{config.layer_count} *
+                      (config.expert_count == 0 ? 1 : config.experts_used + config.shared_experts);
+  result.kept_units[0] = config.hidden_size;
+  result.kept_units[1] = mask == nullptr ? config.intermediate_size : mask->kept_per_token();
+  for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
+    result.hit_units[kind] = cached * mlps * result.kept_units[kind];
+    result.missed_units[kind] = (1 - cached) * mlps * result.kept_units[kind];
+  }
+  SumShares(local, result);
+  if (mask != nullptr) {
+    result.flash_share *= mask->density() / result.density;  // gate and up also leave W_up out
+    result.density = mask->density();
+  }
   result.flash_bytes =
       result.flash_share * static_cast<double>(local.store().info().streamed_model_bytes);
 }
@@ -199,9 +213,10 @@ absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, con
   Scorer scorer(local, task, step);
   ASSIGN_OR_RETURN(const double nll, scorer.ScoreText(on_tokens));
   result.nll = nll / static_cast<double>(result.tokens);
-  CountUnits(local, scorer.accounts(), step, result);
-  if (mask.has_value()) {
-    CountMasked(local, *mask, result);
+  if (step != nullptr) {
+    CountUnits(local, scorer.accounts(), *step, result);
+  } else {
+    CountFixed(local, mask ? &*mask : nullptr, result);
   }
   if (task.questions.empty()) return result;
   size_t right = 0, right_per_byte = 0;
@@ -221,22 +236,27 @@ void ModelSpeed(const LocalModel& local, const EvalTask& task, const DeviceSpeed
                 EvalResult& result) {
   const ModelConfig& config = local.model().config;
   const PackGeometry& geometry = local.client().geometry();
-  const ModelBytes model = {
-      .shape = {config.layer_count, {config.hidden_size, config.intermediate_size}},
-      .unit_bytes = {geometry.kinds[0].unit_bytes, geometry.kinds[1].unit_bytes},
-      .static_bytes = local.store().info().static_bytes,
-      .kv_bytes = task.chunk * KvCache::BytesPerToken(config, task.half_kv)};
-  const auto mlp = static_cast<double>(model.mlp());
-  const uint64_t first = model.static_bytes + model.kv_bytes;
-  result.memory_bytes = first + static_cast<uint64_t>(result.point.cache_fraction * mlp);
-  const double missed = result.flash_share * mlp;
-  const double used = result.density * mlp;
-  const double seconds = StaticSeconds(model, result.memory_bytes, device) +
-                         std::max(0.0, used - missed) / device.dram_bytes_per_second +
-                         missed / device.flash_bytes_per_second;
-  const double streaming = DenseSeconds(model, result.memory_bytes, device);
-  result.modelled_tokens_per_second = 1 / seconds;
-  result.times_streaming = streaming / seconds;
+  double mlp = 0;
+  for (const KindGeometry& kind : geometry.kinds) {
+    mlp += double{kind.unit_count} * kind.unit_bytes * config.layer_count;
+  }
+  // Of the weights in question, a mixture uses those of a few experts.
+  const double in_use =
+      config.expert_count == 0
+          ? 1
+          : double(config.experts_used + config.shared_experts) / config.expert_slots();
+  const double cached = result.point.cache_fraction;
+  const auto first = static_cast<double>(local.store().info().static_bytes +
+                                         task.chunk * KvCache::BytesPerToken(config, task.half_kv));
+  const auto seconds = [&](double used, double missed) {
+    return (first + std::max(0.0, used - missed)) / device.dram_bytes_per_second +
+           missed / device.flash_bytes_per_second;
+  };
+  const double pruned = seconds(result.density * in_use * mlp, result.flash_share * mlp);
+  const double streaming = seconds(in_use * mlp, (1 - cached) * in_use * mlp);
+  result.memory_bytes = static_cast<uint64_t>(first + cached * mlp);
+  result.modelled_tokens_per_second = 1 / pruned;
+  result.times_streaming = streaming / pruned;
 }
 
 std::vector<size_t> ParetoFront(std::span<const EvalResult> results) {

@@ -44,8 +44,8 @@ struct EvalTask {
 struct EvalResult {
   EvalPoint point;
   uint64_t tokens = 0;
-  double nll = 0;                            // nats per token
-  double density = 1;                        // used: share of the MLP weights
+  double nll = 0;      // nats per token
+  double density = 1;  // used: share of the MLP weights, in mixtures of the experts in use
   double kept_units[kUnitKinds] = {0, 0};    // per layer and token
   double hit_units[kUnitKinds] = {0, 0};     // per token, all layers
   double missed_units[kUnitKinds] = {0, 0};  // the same

@@ -46,6 +46,14 @@ std::string WindowsText(const HyperParameters& hp) {
   return layers.empty() ? "none" : absl::StrCat(window, " on layers ", layers);
 }
 
+void DescribeExperts(const HyperParameters& hp, Json& out) {
+  if (hp.expert_count() == 0) return;
+  out["experts"] = hp.expert_count();
+  out["experts_used"] = hp.experts_used();
+  out["expert_weights"] = hp.normalise_expert_weights() ? "sum up to 1" : "of all experts";
+  out["shared_experts"] = hp.shared_experts();
+}
+
 // What is not a size: where architectures differ.
 void DescribeArithmetic(const HyperParameters& hp, Json& out) {
   const bool halves = hp.rope_pairs() == HyperParameters::ROPE_PAIRS_HALVES;
@@ -75,6 +83,7 @@ Json DescribeHyperParameters(const HyperParameters& hp) {
               {"rope_base", hp.rope_base()},
               {"rope_dims", hp.rope_dims()}};
   DescribeArithmetic(hp, out);
+  DescribeExperts(hp, out);
   return out;
 }
 

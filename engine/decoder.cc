@@ -21,6 +21,7 @@ Decoder::Decoder(const Model* model, WeightClient* client, ThreadPool* pool, uin
       pool_(pool),
       tokens_max_(tokens_max),
       mlp_(model, client, pool, overlap),
+      experts_(model, &mlp_, pool),
       matmul_(pool),
       prompt_attention_(&model->config, kernels_, pool) {
   Reserve(1);
@@ -180,11 +181,16 @@ void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass
 
 absl::Status Decoder::AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
                              PassAccounts& accounts) {
-  if (pass.prefill) {
-    return mlp_.DenseTokens(layer, normed_.data(), tokens, pass.precision, y, accounts);
+  const float* x = normed_.data();
+  if (model_->config.expert_count > 0) {
+    return pass.prefill ? experts_.Tokens(layer, x, tokens, pass.precision, y, accounts)
+                        : experts_.Step(layer, x, pass.step, pass.precision, y, accounts);
   }
-  if (pass.step == nullptr) return mlp_.Dense(layer, normed_.data(), pass.precision, y, accounts);
-  return mlp_.Pruned(layer, normed_.data(), *pass.step, pass.precision, y, accounts);
+  if (pass.prefill) {
+    return mlp_.DenseTokens(layer, x, tokens, pass.precision, y, accounts);
+  }
+  if (pass.step == nullptr) return mlp_.Dense(layer, x, pass.precision, y, accounts);
+  return mlp_.Pruned(layer, x, *pass.step, pass.precision, y, accounts);
 }
 
 absl::Status Decoder::RunMlp(uint32_t layer, uint32_t tokens, const Pass& pass,

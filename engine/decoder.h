@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/expert_mlp.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kv_cache.h"
 #include "engine/matmul.h"
@@ -103,6 +104,7 @@ class Decoder {
   ThreadPool* const pool_;
   const uint32_t tokens_max_;
   Mlp mlp_;
+  ExpertMlp experts_;  // over mlp_, where the model is a mixture
   Matmul matmul_;
   PromptAttention prompt_attention_;
   Rotations rotations_, windowed_rotations_;  // of the tokens of a pass

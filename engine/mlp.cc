@@ -38,14 +38,15 @@ void Mlp::Part::Clear() {
 
 Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap)
     : model_(model), client_(client), pool_(pool), overlap_(overlap), matmul_(pool) {
-  all_positions_[0].resize(model->config.hidden_size);
-  all_positions_[1].resize(model->config.intermediate_size);
+  const size_t slots = model->config.expert_slots();
+  all_positions_[0].resize(slots * model->config.hidden_size);
+  all_positions_[1].resize(slots * model->config.intermediate_size);
   for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
 }
 
 absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
                                          std::span<const uint32_t> positions, LeaseMode mode,
-                                         std::span<const float> values) {
+                                         std::span<const float> values, uint32_t expert) {
   const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
   wanted_.clear();
   for (const uint32_t position : positions) {
@@ -54,15 +55,15 @@ absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
     ++wanted_.back().units;
   }
   if (!values.empty()) {
-    ScoreBlocks(values, model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at, positions,
-                units_per_block, wanted_);
+    ScoreBlocks(values, UnitAt(layer, kind, expert), positions, units_per_block,
+                expert * UnitsOf(kind), wanted_);
   }
   return client_->Acquire(layer, kind, wanted_, mode);
 }
 
-absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind) {
+absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind, uint32_t expert) {
   if (client_->Complete(layer, kind)) return WeightLease();
-  return Acquire(layer, kind, all_positions_[static_cast<uint32_t>(kind)], LeaseMode::kStream);
+  return Acquire(layer, kind, AllOf(kind, expert), LeaseMode::kStream);
 }
 
 void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
@@ -71,7 +72,7 @@ void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
   for (uint32_t i = block_begin_[block]; i < block_begin_[block + 1]; ++i) {
     const uint32_t position = sweep.positions[i];
     const uint8_t* unit = bytes + position % geometry.units_per_block * geometry.unit_bytes;
-    batch_.units.push_back(sweep.order->Unit(position));
+    batch_.units.push_back(sweep.order->Unit(position) - sweep.first_unit);
     batch_.columns[0].push_back(unit);
     if (geometry.columns_per_unit == 2) batch_.columns[1].push_back(unit + geometry.unit_bytes / 2);
   }
@@ -162,7 +163,7 @@ void Mlp::AddBatchOne(const Sweep& sweep) {
 void Mlp::AddBatchTokens(const Sweep& sweep) {
   const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
   matmul_.Pack(sweep.precision, {.data = sweep.x,
-                                 .stride = geometry.unit_count,
+                                 .stride = sweep.units,
                                  .index = batch_.units.data(),
                                  .depth = batch_.units.size(),
                                  .tokens = sweep.tokens});
@@ -273,9 +274,7 @@ void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions
   const uint32_t last_slot = geometry.block_count - 1;
   const uint32_t units_per_block = geometry.units_per_block;
   batch_.units.resize(positions.size());
-  for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-    batch_.columns[c].resize(positions.size());
-  }
+  for (auto& columns : batch_.columns) columns.resize(positions.size());
   for (size_t i = 0; i < positions.size(); ++i) {
     const uint32_t position = positions[i];
     const uint32_t block = units_per_block == 1 ? position : position / units_per_block;
@@ -283,7 +282,7 @@ void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions
     const uint32_t slot = residency[block].load(std::memory_order_relaxed) - 1;
     const uint8_t* unit = slots + size_t{std::min(slot, last_slot)} * geometry.block_bytes +
                           size_t{in_block} * geometry.unit_bytes;
-    batch_.units[i] = sweep.order->Unit(position);
+    batch_.units[i] = sweep.order->Unit(position) - sweep.first_unit;
     batch_.columns[0][i] = unit;
     if (geometry.columns_per_unit == 2) batch_.columns[1][i] = unit + geometry.unit_bytes / 2;
   }
@@ -358,7 +357,7 @@ void Mlp::ClearGate(uint32_t tokens) {
   }
 }
 
-void Mlp::ActivateGate(uint32_t tokens, StageTimes& times) {
+void Mlp::ActivateGate(uint32_t tokens, const float* weights, StageTimes& times) {
   const StageTimer timer(times, Stage::kUnits);
   const size_t n = size_t{tokens} * model_->config.intermediate_size;
   const Kernels& kernels = BestKernels(Precision::kExact);
@@ -367,57 +366,74 @@ void Mlp::ActivateGate(uint32_t tokens, StageTimes& times) {
   pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
     activate(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
   });
+  if (weights == nullptr) return;
+  const size_t width = model_->config.intermediate_size;
+  for (size_t i = 0; i < n; ++i) gate_[i] *= weights[i / width];
 }
 
 absl::Status Mlp::Dense(uint32_t layer, const float* x, Precision precision, float* y,
-                        PassAccounts& accounts) {
-  return RunDense(layer, x, 1, /*many=*/false, precision, y, accounts);
+                        PassAccounts& accounts, const MlpExpert& expert) {
+  return RunDense(layer, x, 1, /*many=*/false, precision, y, accounts, expert);
 }
 
 absl::Status Mlp::DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
-                              float* y, PassAccounts& accounts) {
-  return RunDense(layer, x, tokens, /*many=*/true, precision, y, accounts);
+                              float* y, PassAccounts& accounts, const MlpExpert& expert) {
+  return RunDense(layer, x, tokens, /*many=*/true, precision, y, accounts, expert);
+}
+
+absl::Status Mlp::StreamAhead(uint32_t layer, const MlpExpert& expert) {
+  Ahead ahead = {layer, expert.next.value_or(0), {}};
+  if (!expert.next.has_value()) {
+    // Which experts the next layer takes is not known yet.
+    if (model_->config.expert_count > 0 || ++ahead.layer >= model_->config.layer_count) {
+      return absl::OkStatus();
+    }
+  }
+  ASSIGN_OR_RETURN(ahead.lease, AcquireAll(ahead.layer, UnitKind::kInput, ahead.expert));
+  ahead_.emplace(std::move(ahead));
+  return absl::OkStatus();
 }
 
 absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
-                           Precision precision, float* y, PassAccounts& accounts) {
+                           Precision precision, float* y, PassAccounts& accounts,
+                           const MlpExpert& expert) {
   const StageTimer timer(accounts.times, Stage::kLeases);
+  const ModelConfig& config = model_->config;
   WeightLease input;
-  if (ahead_.has_value() && ahead_->layer == layer) {
+  if (ahead_.has_value() && ahead_->layer == layer && ahead_->expert == expert.index) {
     input = std::move(ahead_->lease);
   } else {
     ahead_.reset();
-    ASSIGN_OR_RETURN(input, AcquireAll(layer, UnitKind::kInput));
+    ASSIGN_OR_RETURN(input, AcquireAll(layer, UnitKind::kInput, expert.index));
   }
   ahead_.reset();
   // The hidden units load while the input units are computed, and the next layer's after them.
-  ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden));
+  ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden, expert.index));
   ClearGate(tokens);
   RETURN_IF_ERROR(Run(input,
                       {.layer = layer,
                        .kind = UnitKind::kInput,
                        .order = &model_->unit_orders[0][layer],
-                       .positions = all_positions_[0],
+                       .positions = AllOf(UnitKind::kInput, expert.index),
+                       .first_unit = expert.index * config.hidden_size,
+                       .units = config.hidden_size,
                        .x = x,
                        .tokens = tokens,
                        .many = many,
                        .precision = precision,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
-  if (on_gate_ != nullptr) {
-    const size_t n = size_t{tokens} * model_->config.intermediate_size;
-    on_gate_(layer, {gate_.data(), n}, {up_.data(), n});
-  }
-  ActivateGate(tokens, accounts.times);
-  if (layer + 1 < model_->config.layer_count) {
-    ASSIGN_OR_RETURN(WeightLease next, AcquireAll(layer + 1, UnitKind::kInput));
-    ahead_.emplace(Ahead{layer + 1, std::move(next)});
-  }
+  const size_t n = size_t{tokens} * model_->config.intermediate_size;
+  if (on_gate_ != nullptr) on_gate_(layer, {gate_.data(), n}, {up_.data(), n});
+  ActivateGate(tokens, expert.weights, accounts.times);
+  RETURN_IF_ERROR(StreamAhead(layer, expert));
   return Run(hidden,
              {.layer = layer,
               .kind = UnitKind::kHidden,
               .order = &model_->unit_orders[1][layer],
-              .positions = all_positions_[1],
+              .positions = AllOf(UnitKind::kHidden, expert.index),
+              .first_unit = expert.index * config.intermediate_size,
+              .units = config.intermediate_size,
               .x = gate_.data(),
               .tokens = tokens,
               .many = many,
@@ -426,22 +442,25 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
              accounts);
 }
 
-std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t kept,
+std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t expert, uint32_t kept,
                                       std::span<const float> values, const PruneStep& step,
                                       StageTimes& times) {
   const StageTimer timer(times, Stage::kMasks);
+  const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
+  const uint32_t first = expert * UnitsOf(kind);
   return selector_.Select(values,
                           {.kept = kept,
                            .gamma = step.gamma,
                            .fixed_top_n = step.fixed_top_n,
-                           .protected_share = step.protected_share},
-                          model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at,
-                          client_->Residency(layer, kind),
-                          client_->geometry().kind(kind).units_per_block);
+                           .protected_share = step.protected_share,
+                           .first_unit = first},
+                          UnitAt(layer, kind, expert),
+                          client_->Residency(layer, kind).subspan(first / units_per_block),
+                          units_per_block);
 }
 
 absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
-                         float* y, PassAccounts& accounts) {
+                         float* y, PassAccounts& accounts, const MlpExpert& expert) {
   const StageTimer timer(accounts.times, Stage::kLeases);
   const ModelConfig& config = model_->config;
   const bool in_order = step.gamma >= 1;
@@ -449,11 +468,12 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
                          float* y1) -> absl::Status {
     const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
     const std::span<const uint32_t> positions =
-        Select(layer, kind, kept, values, step, accounts.times);
+        Select(layer, kind, expert.index, kept, values, step, accounts.times);
     if (on_mask_ != nullptr) on_mask_(layer, kind, order, positions);
     WeightLease lease;
     if (!client_->Complete(layer, kind)) {
-      ASSIGN_OR_RETURN(lease, Acquire(layer, kind, positions, LeaseMode::kSelect, values));
+      ASSIGN_OR_RETURN(lease,
+                       Acquire(layer, kind, positions, LeaseMode::kSelect, values, expert.index));
     }
     return Run(lease,
                {.layer = layer,
@@ -461,6 +481,8 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
                 .mode = LeaseMode::kSelect,
                 .order = &order,
                 .positions = positions,
+                .first_unit = expert.index * UnitsOf(kind),
+                .units = UnitsOf(kind),
                 .x = values.data(),
                 .precision = precision,
                 .y = {y0, y1},
@@ -470,7 +492,7 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
   ClearGate(1);
   RETURN_IF_ERROR(
       sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(), up_.data()));
-  ActivateGate(1, accounts.times);
+  ActivateGate(1, expert.weights, accounts.times);
   return sweep(UnitKind::kHidden, step.kept_hidden, {gate_.data(), config.intermediate_size}, y,
                nullptr);
 }

@@ -46,6 +46,13 @@ struct PruneStep {
   double protected_share = 0;
 };
 
+// One of the MLPs of a layer that is a mixture of experts, and what it counts for each token.
+struct MlpExpert {
+  uint32_t index = 0;
+  const float* weights = nullptr;  // [tokens], factors on y; null: 1
+  std::optional<uint32_t> next;    // expert of this layer that a dense pass takes after this one
+};
+
 class Mlp {
  public:
   // Pointers are not owned and must outlive the object. overlap: false waits for all units of a
@@ -54,19 +61,20 @@ class Mlp {
 
   // y += MLP(x), every unit. x, y [H].
   absl::Status Dense(uint32_t layer, const float* x, Precision precision, float* y,
-                     PassAccounts& accounts);
+                     PassAccounts& accounts, const MlpExpert& expert = {});
 
   // y[t] += MLP(x[t]) for t in [0, tokens), every unit: the form for prompts. x, y [tokens, H]. The
   // result for one token does not depend on the others, bitwise, but differs from Dense() by
   // rounding.
   absl::Status DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
-                           float* y, PassAccounts& accounts);
+                           float* y, PassAccounts& accounts, const MlpExpert& expert = {});
 
   // y += pruned MLP(x). x, y [H].
   absl::Status Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
-                      float* y, PassAccounts& accounts);
+                      float* y, PassAccounts& accounts, const MlpExpert& expert = {});
 
-  // Called with every mask of Pruned(); units by position. Set before the first pass.
+  // Called with every mask of Pruned(); units by position, of one expert. Set before the first
+  // pass.
   using OnMask = std::function<void(uint32_t layer, UnitKind kind, const UnitOrder& order,
                                     std::span<const uint32_t> positions)>;
   void set_on_mask(OnMask on_mask) { on_mask_ = std::move(on_mask); }
@@ -93,7 +101,9 @@ class Mlp {
     LeaseMode mode = LeaseMode::kStream;
     const UnitOrder* order = nullptr;
     std::span<const uint32_t> positions;  // selected, increasing
-    const float* x = nullptr;             // [tokens, unit_count]
+    uint32_t first_unit = 0;              // of the expert
+    uint32_t units = 0;                   // that it has
+    const float* x = nullptr;             // [tokens, units]
     uint32_t tokens = 1;
     bool many = false;  // of DenseTokens()
     Precision precision = Precision::kExact;
@@ -101,15 +111,32 @@ class Mlp {
     bool in_order = true;
   };
 
-  // values: scores by unit of a mask's units, or empty.
+  // values: scores by unit of the expert of a mask's units, or empty.
   absl::StatusOr<WeightLease> Acquire(uint32_t layer, UnitKind kind,
                                       std::span<const uint32_t> positions, LeaseMode mode,
-                                      std::span<const float> values = {});
+                                      std::span<const float> values = {}, uint32_t expert = 0);
   // Without a lease in it where none is needed.
-  absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind);
+  absl::StatusOr<WeightLease> AcquireAll(uint32_t layer, UnitKind kind, uint32_t expert);
+  absl::Status StreamAhead(uint32_t layer, const MlpExpert& expert);
   absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
-                        Precision precision, float* y, PassAccounts& accounts);
-  std::span<const uint32_t> Select(uint32_t layer, UnitKind kind, uint32_t kept,
+                        Precision precision, float* y, PassAccounts& accounts,
+                        const MlpExpert& expert);
+  // Of one expert.
+  uint32_t UnitsOf(UnitKind kind) const {
+    return kind == UnitKind::kInput ? model_->config.hidden_size : model_->config.intermediate_size;
+  }
+  // The expert's part of the layer's order; empty where that is the model's.
+  std::span<const uint32_t> UnitAt(uint32_t layer, UnitKind kind, uint32_t expert) const {
+    const std::span<const uint32_t> unit_at =
+        model_->unit_orders[static_cast<uint32_t>(kind)][layer].unit_at;
+    return unit_at.empty() ? unit_at : unit_at.subspan(expert * UnitsOf(kind), UnitsOf(kind));
+  }
+  // All positions of an expert.
+  std::span<const uint32_t> AllOf(UnitKind kind, uint32_t expert) const {
+    return std::span(all_positions_[static_cast<uint32_t>(kind)])
+        .subspan(expert * UnitsOf(kind), UnitsOf(kind));
+  }
+  std::span<const uint32_t> Select(uint32_t layer, UnitKind kind, uint32_t expert, uint32_t kept,
                                    std::span<const float> values, const PruneStep& step,
                                    StageTimes& times);
   absl::Status Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts);
@@ -130,7 +157,7 @@ class Mlp {
   void DealParts(const Sweep& sweep);
   void FinishParts(const Sweep& sweep, StageTimes& times);
   void AddBatchTokens(const Sweep& sweep);
-  void ActivateGate(uint32_t tokens, StageTimes& times);
+  void ActivateGate(uint32_t tokens, const float* weights, StageTimes& times);
   void ClearGate(uint32_t tokens);
 
   const Model* const model_;
@@ -166,9 +193,10 @@ class Mlp {
   };
   std::vector<Copy> copies_;
   std::vector<std::byte> copied_;
-  // A dense pass streams the next layer's input units while it computes this one.
+  // A dense pass streams the input units of what comes next while it computes this: of the next
+  // layer or, in mixtures, of the next expert of this layer.
   struct Ahead {
-    uint32_t layer;
+    uint32_t layer, expert;
     WeightLease lease;
   };
   std::optional<Ahead> ahead_;

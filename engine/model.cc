@@ -95,6 +95,10 @@ ModelConfig ConfigFrom(const HyperParameters& hp) {
                              : 1.0f / std::sqrt(static_cast<float>(hp.head_size())),
       .attention_cap = hp.attention_cap(),
       .logit_cap = hp.logit_cap(),
+      .expert_count = hp.expert_count(),
+      .experts_used = hp.experts_used(),
+      .normalise_expert_weights = hp.normalise_expert_weights(),
+      .shared_experts = hp.shared_experts(),
       .windows = Windows(hp)};
 }
 
@@ -110,6 +114,10 @@ absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig
   ASSIGN_OR_RETURN(w.output,
                    statics.Matrix(prefix + "attn_output.weight", c.hidden_size, c.query_size()));
   ASSIGN_OR_RETURN(w.mlp_norm, statics.Vector(prefix + "ffn_norm.weight", c.hidden_size));
+  if (c.expert_count > 0) {
+    ASSIGN_OR_RETURN(w.router,
+                     statics.Matrix(prefix + "ffn_gate_inp.weight", c.expert_count, c.hidden_size));
+  }
   const struct {
     const char* name;
     uint64_t size;
@@ -123,6 +131,7 @@ absl::StatusOr<LayerWeights> LoadLayer(const Statics& statics, const ModelConfig
       {"attn_k_norm.weight", c.head_size, &w.key_norm},
       {"post_attention_norm.weight", c.hidden_size, &w.post_attention_norm},
       {"post_ffw_norm.weight", c.hidden_size, &w.post_mlp_norm},
+      {"ffn_gate_inp_shexp.weight", c.hidden_size, &w.shared_gate},
   };
   for (const auto& [name, size, vector] : optional) {
     ASSIGN_OR_RETURN(*vector, statics.OptionalVector(prefix + name, size));

@@ -20,7 +20,7 @@ enum class Activation { kSilu, kGeluTanh };
 struct ModelConfig {
   uint32_t layer_count = 0;
   uint32_t hidden_size = 0;        // H
-  uint32_t intermediate_size = 0;  // I
+  uint32_t intermediate_size = 0;  // I, of one expert where there are several
   uint32_t query_heads = 0;
   uint32_t kv_heads = 0;
   uint32_t head_size = 0;
@@ -34,11 +34,17 @@ struct ModelConfig {
   float attention_scale = 1;  // factor on query . key
   float attention_cap = 0;    // soft cap of attention scores; 0: none
   float logit_cap = 0;        // soft cap of the logits; 0: none
+  // Mixtures: experts that the router chooses among (0: one plain MLP), how many each token uses,
+  // whether their weights are scaled to sum up to 1, and experts behind them that all tokens use.
+  uint32_t expert_count = 0, experts_used = 0;
+  bool normalise_expert_weights = false;
+  uint32_t shared_experts = 0;
   // Positions that a token sees in each layer, itself included; 0: all of them.
   std::vector<uint32_t> windows;
 
   uint32_t query_size() const { return query_heads * head_size; }
   uint32_t kv_size() const { return kv_heads * head_size; }
+  uint32_t expert_slots() const { return expert_count == 0 ? 1 : expert_count + shared_experts; }
 };
 
 // Null pointers: the model has no such vector.
@@ -52,6 +58,8 @@ struct LayerWeights {
   const float* output_bias = nullptr;                      // [H]
   const float *query_norm = nullptr, *key_norm = nullptr;  // [head_size], before the rotation
   const float* mlp_norm = nullptr;                         // [H]
+  MatrixView router;                                       // [expert_count, H]
+  const float* shared_gate = nullptr;                      // [H]
   // [H], of what a block gives, before it joins the residual stream.
   const float *post_attention_norm = nullptr, *post_mlp_norm = nullptr;
 };

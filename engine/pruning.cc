@@ -90,23 +90,26 @@ void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyE
   }
 }
 
-void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at) {
+void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t> unit_at,
+                         uint32_t first_unit) {
   scores_.resize(values.size());
   if (unit_at.empty()) {
     for (size_t p = 0; p < values.size(); ++p) scores_[p] = Magnitude(values[p]);
   } else {
-    for (size_t p = 0; p < values.size(); ++p) scores_[p] = Magnitude(values[unit_at[p]]);
+    for (size_t p = 0; p < values.size(); ++p)
+      scores_[p] = Magnitude(values[unit_at[p] - first_unit]);
   }
 }
 
 void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
-                 std::span<const uint32_t> positions, uint32_t units_per_block,
+                 std::span<const uint32_t> positions, uint32_t units_per_block, uint32_t first_unit,
                  std::span<WantedBlock> wanted) {
   const auto energy = [&](size_t& i, uint32_t block) {
     double sum = 0;
     for (; i < positions.size() && positions[i] / units_per_block == block; ++i) {
+      const uint32_t position = positions[i] - first_unit;
       const double value =
-          Magnitude(values[unit_at.empty() ? positions[i] : unit_at[positions[i]]]);
+          Magnitude(values[unit_at.empty() ? position : unit_at[position] - first_unit]);
       sum += value * value;
     }
     return sum;
@@ -130,10 +133,10 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
   CHECK(params.kept >= 1 && params.kept <= count);
   positions_.resize(params.kept);
   if (params.kept == count) {
-    for (uint32_t p = 0; p < count; ++p) positions_[p] = p;
+    for (uint32_t p = 0; p < count; ++p) positions_[p] = params.first_unit + p;
     return positions_;
   }
-  Score(values, unit_at);
+  Score(values, unit_at, params.first_unit);
   if (params.gamma < 1) Penalise(params, residency, units_per_block);
   const float threshold = Threshold(params.kept);
   const auto above = static_cast<size_t>(std::count_if(
@@ -143,7 +146,7 @@ std::span<const uint32_t> MaskSelector::Select(std::span<const float> values,
   size_t n = 0;
   for (uint32_t p = 0; p < count; ++p) {
     const bool tie = scores_[p] == threshold && ties > 0;
-    positions_[n] = p;
+    positions_[n] = params.first_unit + p;
     n += scores_[p] > threshold || tie;
     ties -= tie;
   }

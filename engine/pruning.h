@@ -34,12 +34,14 @@ struct MaskParams {
   // Share of `kept`, [0, 1]: a block whose own score is among that many largest scores is exempt as
   // a whole. Without it a selection that fits into the cache never leaves it (lock-on).
   double protected_share = 0;
+  uint32_t first_unit = 0;  // of the values and positions: an expert's are a part of a layer's
 };
 
 // Scores the blocks that a mask wants (WantedBlock::score) by the units that it selects from them.
 // positions: increasing, as Select() returns them. wanted: the blocks of the positions, in order.
+// unit_at, first_unit: as for Select().
 void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
-                 std::span<const uint32_t> positions, uint32_t units_per_block,
+                 std::span<const uint32_t> positions, uint32_t units_per_block, uint32_t first_unit,
                  std::span<WantedBlock> wanted);
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
@@ -54,7 +56,8 @@ class MaskSelector {
  public:
   // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at
   // gamma 1. unit_at [count] or empty, see UnitOrder. NaN scores count as the largest.
-  // Returns positions in increasing order, valid until the next call.
+  // Returns positions in increasing order, valid until the next call. All three arguments are the
+  // part from first_unit on, except what unit_at holds and what is returned.
   std::span<const uint32_t> Select(std::span<const float> values, const MaskParams& params,
                                    std::span<const uint32_t> unit_at,
                                    std::span<const ResidencyEntry> residency,
@@ -62,7 +65,7 @@ class MaskSelector {
 
  private:
   // scores_ by position: |values|, finite.
-  void Score(std::span<const float> values, std::span<const uint32_t> unit_at);
+  void Score(std::span<const float> values, std::span<const uint32_t> unit_at, uint32_t first_unit);
   // The k-th largest of scores_ (k from 1).
   float Threshold(size_t k);
   void Penalise(const MaskParams& params, std::span<const ResidencyEntry> residency,

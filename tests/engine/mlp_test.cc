@@ -2,85 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <random>
-
-#include "proto/store/v1/mask_trace.h"
 #include "tests/engine/local_engine.h"
+#include "tests/engine/plain_mlp.h"
 
 namespace tidegate {
 namespace {
-
-// Units of one layer, decoded from the pack file without the store.
-struct PlainMlp {
-  std::vector<std::vector<float>> gate, up;  // [H][I]
-  std::vector<std::vector<float>> down;      // [I][H]
-};
-
-PlainMlp LoadPlain(const std::string& path, uint32_t layer) {
-  const auto fd = UniqueFd::Open(path, O_RDONLY);
-  const auto pack = ReadPackIndex(fd->get(), path);
-  const auto encoding = static_cast<UnitEncoding>(pack->manifest.unit_encoding());
-  PlainMlp mlp;
-  for (const UnitKind k : {UnitKind::kInput, UnitKind::kHidden}) {
-    const KindGeometry& kind = pack->geometry.kind(k);
-    std::vector<uint8_t> block(kind.block_bytes);
-    for (uint32_t unit = 0; unit < kind.unit_count; ++unit) {
-      const uint64_t offset = pack->header.blocks_offset +
-                              pack->geometry.BlockOffset(layer, k, unit / kind.units_per_block);
-      CHECK(ReadAt(fd->get(), offset, block.data(), block.size()).ok());
-      const uint8_t* at = block.data() + unit % kind.units_per_block * kind.unit_bytes;
-      for (uint32_t c = 0; c < kind.columns_per_unit; ++c) {
-        std::vector<float> column(kind.column_elements);
-        DecodeColumn(encoding, at + c * kind.unit_bytes / kind.columns_per_unit,
-                     kind.column_elements, column.data());
-        (k == UnitKind::kHidden ? mlp.down : c == 0 ? mlp.gate : mlp.up).push_back(column);
-      }
-    }
-  }
-  return mlp;
-}
-
-std::vector<bool> TopK(const std::vector<double>& values, uint32_t kept) {
-  std::vector<size_t> order(values.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return std::fabs(values[a]) > std::fabs(values[b]); });
-  std::vector<bool> mask(values.size(), false);
-  for (uint32_t i = 0; i < kept; ++i) mask[order[i]] = true;
-  return mask;
-}
-
-// method.md, line by line, in double.
-std::vector<double> PlainPruned(const PlainMlp& mlp, const std::vector<float>& x,
-                                uint32_t kept_input, uint32_t kept_hidden) {
-  const size_t intermediate = mlp.down.size();
-  const std::vector<bool> inputs = TopK({x.begin(), x.end()}, kept_input);
-  std::vector<double> h(intermediate, 0);
-  for (size_t j = 0; j < intermediate; ++j) {
-    double gate = 0, up = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
-      if (!inputs[i]) continue;
-      gate += static_cast<double>(x[i]) * mlp.gate[i][j];
-      up += static_cast<double>(x[i]) * mlp.up[i][j];
-    }
-    h[j] = gate / (1 + std::exp(-gate)) * up;
-  }
-  const std::vector<bool> hidden = TopK(h, kept_hidden);
-  std::vector<double> y(x.size(), 0);
-  for (size_t j = 0; j < intermediate; ++j) {
-    for (size_t i = 0; i < y.size() && hidden[j]; ++i) y[i] += h[j] * mlp.down[j][i];
-  }
-  return y;
-}
-
-std::vector<float> RandomInput(size_t n, uint32_t seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(rng);
-  return x;
-}
 
 TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
   for (const UnitEncoding units :
@@ -159,27 +85,6 @@ TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
   }
 }
 
-// A trace of masks that has every unit used a different number of times.
-void WriteTrace(const std::string& path) {
-  const auto fd = UniqueFd::Open(path, O_RDWR | O_CREAT, 0600);
-  CHECK(fd.ok());
-  MaskTraceWriter writer(fd->get(), {.layer_count = 2, .unit_count = {64, 96}});
-  std::mt19937 rng(9);
-  for (uint32_t token = 0; token < 20; ++token) {
-    for (uint32_t layer = 0; layer < 2; ++layer) {
-      for (const auto& [kind, units] :
-           {std::pair{UnitKind::kInput, 64u}, {UnitKind::kHidden, 96u}}) {
-        std::vector<uint32_t> selected;
-        for (uint32_t u = 0; u < units; ++u) {
-          if (rng() % 96 < u * 37 % 96) selected.push_back(u);
-        }
-        writer.Add(kind, selected);
-      }
-    }
-  }
-  CHECK(writer.Finish().ok());
-}
-
 // The exactness gate at its source: no bit depends on cache, policy, overlap or threads at gamma 1,
 // and density 1 is dense, however the units are placed.
 class Exactness : public testing::TestWithParam<bool> {};
@@ -189,7 +94,7 @@ TEST_P(Exactness, NoBitDependsOnTheCacheAtGammaOne) {
   PackOptions pack = {.units = UnitEncoding::kQ4};
   if (GetParam()) {
     pack.trace_path = dir.File("trace");
-    WriteTrace(pack.trace_path);
+    WriteTrace(pack.trace_path, 64, 96);
   }
   const std::vector<float> x = RandomInput(64, 21);
   std::vector<float> dense, pruned;
@@ -260,7 +165,7 @@ TEST(MlpTest, NoBitDependsOnTheNumberOfThreads) {
 // What a placed pack computes is what the model computes.
 TEST(MlpTest, PlacementDoesNotChangeTheModel) {
   TempDir dir;
-  WriteTrace(dir.File("trace"));
+  WriteTrace(dir.File("trace"), 64, 96);
   const std::vector<float> x = RandomInput(64, 31);
   std::vector<float> y[2];
   for (const bool placed : {false, true}) {

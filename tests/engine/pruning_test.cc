@@ -116,26 +116,44 @@ TEST(ScoreBlocksTest, SharesOfTheBlockThatCountsMost) {
   const uint32_t positions[] = {0, 1, 3, 4};
   std::vector<WantedBlock> wanted = {{0, 2}, {1, 1}, {2, 1}};
   // Blocks of two: 5 (3 and -4), 0 and 10.
-  ScoreBlocks(values, {}, positions, 2, wanted);
+  ScoreBlocks(values, {}, positions, 2, 0, wanted);
   EXPECT_EQ(wanted[0].score, 32768);
   EXPECT_EQ(wanted[1].score, 0);
   EXPECT_EQ(wanted[2].score, kScoreMax);
   // Position p holds unit 5 - p: 2.5 and 10, 1, -4.
   const uint32_t unit_at[] = {5, 4, 3, 2, 1, 0};
-  ScoreBlocks(values, unit_at, positions, 2, wanted);
+  ScoreBlocks(values, unit_at, positions, 2, 0, wanted);
   EXPECT_EQ(wanted[0].score, kScoreMax);
   EXPECT_EQ(wanted[1].score, std::lround(1 / std::sqrt(106.25) * kScoreMax));
   EXPECT_EQ(wanted[2].score, std::lround(4 / std::sqrt(106.25) * kScoreMax));
+}
+
+// Experts: values and residency are those of the part, units and positions those of the layer.
+TEST(MaskSelectorTest, APartOfALayersUnitsIsAWholeOfItsOwn) {
+  MaskSelector selector;
+  const float values[] = {1, 2, 3, 4};  // of units 8 to 11
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .first_unit = 8}), ElementsAre(10, 11));
+  EXPECT_THAT(Select(selector, values, {.kept = 4, .first_unit = 8}), ElementsAre(8, 9, 10, 11));
+  const std::vector<uint32_t> unit_at = {11, 8, 10, 9};
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .first_unit = 8}, {}, 1, unit_at),
+              ElementsAre(8, 10));
+  EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0, .first_unit = 8}, {1}, 2, unit_at),
+              ElementsAre(10, 11));
+
+  std::vector<WantedBlock> wanted = {{4, 1}, {5, 1}};  // blocks of two
+  ScoreBlocks(values, unit_at, std::vector<uint32_t>{8, 11}, 2, 8, wanted);
+  EXPECT_EQ(wanted[0].score, kScoreMax);
+  EXPECT_EQ(wanted[1].score, kScoreMax / 2 + 1);
 }
 
 TEST(ScoreBlocksTest, NothingAndEverythingHaveScores) {
   const uint32_t positions[] = {0, 1};
   std::vector<WantedBlock> wanted = {{0, 1}, {1, 1}};
   const float zeros[] = {0, 0};
-  ScoreBlocks(zeros, {}, positions, 1, wanted);
+  ScoreBlocks(zeros, {}, positions, 1, 0, wanted);
   EXPECT_EQ(wanted[0].score, 0);
   const float odd[] = {std::numeric_limits<float>::quiet_NaN(), 1};
-  ScoreBlocks(odd, {}, positions, 1, wanted);
+  ScoreBlocks(odd, {}, positions, 1, 0, wanted);
   EXPECT_EQ(wanted[0].score, kScoreMax);
   EXPECT_EQ(wanted[1].score, 0);
 }

@@ -95,17 +95,19 @@ TEST_F(BadInput, ModelFiles) {
 }
 
 TEST_F(BadInput, UnsupportedModelsAreNamed) {
-  TG_REQUIRE_SHARED("data/golden/arch/qwen2moe.gguf");
   const std::string quantised = File("iq2_xxs.gguf");
   GgufBuilder gguf = LlamaGguf({.hidden = 256});
   gguf.AddRawTensor("blk.0.ffn_up.weight", 16, {256, 96}, std::string(96 * 66, 'x'));
   gguf.WriteTo(quantised);
-  const std::string other = SharedPath("data/golden/arch/qwen2moe.gguf");
+  const std::string other = File("rwkv6.gguf");
+  gguf = LlamaGguf({});
+  gguf.SetString("general.architecture", "rwkv6");
+  gguf.WriteTo(other);
   for (const char* command : {"pack", "logits"}) {
     std::vector<std::string> rest = {"-o", File("out.tgpack")};
     if (std::string(command) == "logits") rest = {"--tokens", "1"};
     ExpectError("tidegate", {command, quantised, rest[0], rest[1]}, "IQ2_XXS is not supported");
-    ExpectError("tidegate", {command, other, rest[0], rest[1]}, "'qwen2moe' is not supported");
+    ExpectError("tidegate", {command, other, rest[0], rest[1]}, "'rwkv6' is not supported");
   }
   EXPECT_FALSE(FileExists(File("out.tgpack")));
 }

@@ -35,7 +35,7 @@ struct Answer {
 };
 
 void Ask(const std::string& model, const Json& golden, const std::string& units, Answer& answer,
-         const std::string& precision = "exact") {
+         const std::string& precision = "exact", const std::vector<std::string>& flags = {}) {
   const auto prompt = golden.at("prompt_ids").get<std::vector<uint32_t>>();
   const size_t greedy = golden.at("greedy").size();
   std::vector<std::string> positions;
@@ -65,6 +65,7 @@ void Ask(const std::string& model, const Json& golden, const std::string& units,
                                            lora.at("file").get<std::string>(), "=",
                                            lora.at("scale").get<double>())});
   }
+  command.insert(command.end(), flags.begin(), flags.end());
   const RunResult run = RunProgram(command);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const Json out = Json::parse(run.out);
@@ -199,6 +200,29 @@ TEST_P(ArchitectureOracle, FastPromptsAreClose) {
   Report(GetParam(), "fast", deviation);
 }
 
+// What the cache holds and what is streamed does not show, nor that masks have taken every unit.
+class ExpertsOracle : public ArchitectureOracle {};
+
+TEST_P(ExpertsOracle, SmallCachesAndFullMasksChangeNothing) {
+  TG_REQUIRE_SHARED("data/golden/arch/llama.json");
+  const Json golden = this->golden();
+  Answer resident;
+  ASSERT_NO_FATAL_FAILURE(
+      Ask(model(golden), golden, "f16", resident, "exact", {"--cache-fraction", "1"}));
+  const std::vector<std::vector<std::string>> others = {
+      {"--cache-fraction", "0"},
+      {"--cache-fraction", "0.3"},
+      {"--cache-fraction", "0.3", "--mode", "dip", "--density", "1"},
+      {"--cache-fraction", "1", "--mode", "dip_ca", "--density", "1", "--gamma", "1"}};
+  for (const std::vector<std::string>& flags : others) {
+    SCOPED_TRACE(absl::StrJoin(flags, " "));
+    Answer answer;
+    ASSERT_NO_FATAL_FAILURE(Ask(model(golden), golden, "f16", answer, "exact", flags));
+    EXPECT_EQ(answer.positions, resident.positions) << "bit by bit";
+    EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>());
+  }
+}
+
 std::string CaseName(const testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');
@@ -216,6 +240,10 @@ INSTANTIATE_TEST_SUITE_P(Llama, ArchitectureOracle,
 INSTANTIATE_TEST_SUITE_P(Qwen, ArchitectureOracle, testing::Values("qwen2", "qwen3"), CaseName);
 INSTANTIATE_TEST_SUITE_P(Phi, ArchitectureOracle,
                          testing::Values("phi3", "phi3-longrope-short", "phi3-longrope-long"),
+                         CaseName);
+INSTANTIATE_TEST_SUITE_P(Experts, ArchitectureOracle,
+                         testing::Values("mixtral", "qwen2moe", "qwen3moe"), CaseName);
+INSTANTIATE_TEST_SUITE_P(Experts, ExpertsOracle, testing::Values("mixtral", "qwen2moe", "qwen3moe"),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Gemma, ArchitectureOracle, testing::Values("gemma", "gemma2", "gemma3"),
                          CaseName);

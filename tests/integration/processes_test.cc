@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "tests/support/daemons.h"
 #include "tests/support/error_details.h"
@@ -27,7 +28,8 @@ class Processes : public testing::Test {
     delete dir_;
     dir_ = nullptr;
   }
-  static std::string Pack() { return dir_->File("demo.tgpack"); }
+  static std::string File(const std::string& name) { return dir_->File(name); }
+  static std::string Pack() { return File("demo.tgpack"); }
 
   // Whether nothing of any request is left in the engine and in the store.
   static bool Idle(const Daemons& daemons) {
@@ -77,6 +79,45 @@ TEST_F(Processes, ABudgetBelowTheModelStreamsAStory) {
   EXPECT_EQ(story.finished->finish_reason(), v1::FINISH_REASON_MAX_TOKENS);
   EXPECT_GT(story.finished->flash().decode_bytes(), 0u);
   EXPECT_GT(story.finished->flash().hit_units(), 0u);
+  EXPECT_TRUE(Idle(daemons));
+}
+
+// Experts come and go in a cache that holds a part of them; the tokens are the reference's.
+TEST_F(Processes, AMixtureOfExpertsInASmallBudgetAnswersAsTheReference) {
+  TG_REQUIRE_SHARED("data/golden/arch/qwen2moe.json");
+  const std::string pack = File("experts.tgpack");
+  const RunResult packed =
+      RunProgram({BinaryPath("tidegate"), "pack", SharedPath("data/golden/arch/qwen2moe.gguf"),
+                  "-o", pack, "--units", "f16"});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  const auto golden =
+      nlohmann::json::parse(ReadFileOrDie(SharedPath("data/golden/arch/qwen2moe.json")));
+  const auto wanted = golden.at("greedy").get<std::vector<uint32_t>>();
+  v1::GenerateRequest request = StoryRequest(static_cast<uint32_t>(wanted.size()));
+  for (const uint32_t id : golden.at("prompt_ids").get<std::vector<uint32_t>>()) {
+    request.mutable_token_ids()->add_ids(id);
+  }
+  Daemons daemons(pack);
+  ASSERT_NO_FATAL_FAILURE(daemons.Start({"--memory-budget", "1MiB"}));
+  const auto stats = daemons.Stats();
+  ASSERT_TRUE(stats.has_value());
+  EXPECT_LT(stats->info().memory().slot_bytes(), stats->info().memory().streamed_model_bytes());
+  const auto answer = [&](v1::DecodeMode mode, float density) {
+    request.mutable_pruning()->set_mode(mode);
+    request.mutable_pruning()->set_density(density);
+    StreamResult result = daemons.Generate(request);
+    EXPECT_TRUE(result.status.ok()) << result.status.error_message();
+    return result;
+  };
+  const StreamResult dense = answer(v1::DECODE_MODE_DENSE, 1);
+  ASSERT_TRUE(dense.finished.has_value());
+  EXPECT_EQ(dense.ids, wanted);
+  EXPECT_GT(dense.finished->flash().decode_bytes(), 0u);
+  EXPECT_EQ(answer(v1::DECODE_MODE_DIP, 1).ids, wanted) << "every unit, by masks";
+  request.mutable_pruning()->set_reproducible(false);
+  const StreamResult pruned = answer(v1::DECODE_MODE_DIP_CA, 0.5f);
+  EXPECT_EQ(pruned.ids.size(), wanted.size());
+  EXPECT_LT(pruned.finished->flash().decode_bytes(), dense.finished->flash().decode_bytes());
   EXPECT_TRUE(Idle(daemons));
 }
 

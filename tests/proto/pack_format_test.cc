@@ -93,6 +93,59 @@ TEST(PackGeometryTest, OffsetsFollowFromTheManifest) {
   EXPECT_STREQ(UnitKindName(UnitKind::kHidden), "hidden");
 }
 
+// Three experts and a shared one in blocks of 16 and 32 units.
+Manifest ManifestOfExperts() {
+  Manifest manifest = GoodManifest();
+  auto& hp = *manifest.mutable_hyper_parameters();
+  hp.set_expert_count(3);
+  hp.set_experts_used(2);
+  hp.set_shared_experts(1);
+  manifest.mutable_input_units()->set_unit_count(4 * 64);
+  manifest.mutable_input_units()->set_units_per_block(16);
+  manifest.mutable_hidden_units()->set_unit_count(4 * 96);
+  manifest.mutable_hidden_units()->set_units_per_block(32);
+  return manifest;
+}
+
+TEST(PackGeometryTest, ExpertsArePartsOfALayersUnits) {
+  const Manifest manifest = ManifestOfExperts();
+  EXPECT_EQ(ExpertSlots(manifest.hyper_parameters()), 4u);
+  EXPECT_EQ(ExpertSlots(GoodManifest().hyper_parameters()), 1u);
+  const auto geometry = GeometryFromManifest(manifest);
+  ASSERT_TRUE(geometry.ok()) << geometry.status();
+  EXPECT_EQ(geometry->kinds[0].block_count, 16u);
+  EXPECT_EQ(geometry->kinds[1].block_count, 12u);
+}
+
+TEST(PackGeometryTest, ImpossibleExpertsAreRefused) {
+  const auto refusal = [](const std::function<void(Manifest&)>& damage) {
+    Manifest manifest = ManifestOfExperts();
+    damage(manifest);
+    const auto status = GeometryFromManifest(manifest).status();
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+    return std::string(status.message());
+  };
+  const auto hp = [](Manifest& m) { return m.mutable_hyper_parameters(); };
+  for (const auto& damage : std::vector<std::function<void(Manifest&)>>{
+           [&](Manifest& m) { hp(m)->set_experts_used(0); },
+           [&](Manifest& m) { hp(m)->set_experts_used(4); },
+           [&](Manifest& m) { hp(m)->set_expert_count(0); },
+           [&](Manifest& m) { hp(m)->set_expert_count(kMaxExperts + 1); },
+           [&](Manifest& m) { hp(m)->set_shared_experts(UINT32_MAX); }}) {
+    EXPECT_THAT(refusal(damage), testing::HasSubstr("hyper-parameters are out of range"));
+  }
+  EXPECT_THAT(refusal([&](Manifest& m) { hp(m)->set_expert_count(2); }),
+              testing::HasSubstr("do not fit the hyper-parameters"));
+  EXPECT_THAT(refusal([](Manifest& m) { m.mutable_input_units()->set_units_per_block(18); }),
+              testing::HasSubstr("a block holds units of two experts"));
+  EXPECT_THAT(refusal([](Manifest& m) {
+                auto& positions = *m.mutable_layers(1)->mutable_hidden()->mutable_positions();
+                for (uint32_t u = 0; u < 4 * 96; ++u) positions.Add(u);
+                std::swap(positions[95], positions[96]);
+              }),
+              testing::HasSubstr("a permutation mixes experts"));
+}
+
 struct BadManifest {
   const char* name;
   std::function<void(Manifest&)> damage;

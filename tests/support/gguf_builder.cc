@@ -106,6 +106,22 @@ void AddWeights(GgufBuilder& gguf, const TestModel& model) {
     gguf.AddTensor(name, model.matrices, {columns, rows},
                    Normal(random, rows * columns, 0, deviation));
   };
+  // Of one MLP, or of all experts: together in a tensor, or apart.
+  const auto mlp_matrix = [&](const std::string& name, uint64_t rows, uint64_t columns) {
+    if (model.experts == 0) return matrix(name + ".weight", rows, columns);
+    const uint64_t size = rows * columns;
+    const float deviation = 1 / std::sqrt(static_cast<float>(columns));
+    const std::vector<float> all = Normal(random, model.experts * size, 0, deviation);
+    if (!model.experts_apart) {
+      gguf.AddTensor(name + "_exps.weight", model.matrices, {columns, rows, model.experts}, all);
+      return;
+    }
+    for (uint64_t e = 0; e < model.experts; ++e) {
+      const auto first = all.begin() + static_cast<ptrdiff_t>(e * size);
+      gguf.AddTensor(name + "." + std::to_string(e) + ".weight", model.matrices, {columns, rows},
+                     {first, first + static_cast<ptrdiff_t>(size)});
+    }
+  };
   const auto norm = [&](const std::string& name) {
     gguf.AddTensor(name, model.norms, {model.hidden}, Normal(random, model.hidden, 1, 0.1f));
   };
@@ -119,9 +135,10 @@ void AddWeights(GgufBuilder& gguf, const TestModel& model) {
     matrix(prefix + "attn_v.weight", kv, model.hidden);
     matrix(prefix + "attn_output.weight", model.hidden, model.hidden);
     norm(prefix + "ffn_norm.weight");
-    matrix(prefix + "ffn_gate.weight", model.intermediate, model.hidden);
-    matrix(prefix + "ffn_up.weight", model.intermediate, model.hidden);
-    matrix(prefix + "ffn_down.weight", model.hidden, model.intermediate);
+    if (model.experts > 0) matrix(prefix + "ffn_gate_inp.weight", model.experts, model.hidden);
+    mlp_matrix(prefix + "ffn_gate", model.intermediate, model.hidden);
+    mlp_matrix(prefix + "ffn_up", model.intermediate, model.hidden);
+    mlp_matrix(prefix + "ffn_down", model.hidden, model.intermediate);
   }
   norm("output_norm.weight");
   if (!model.tied) matrix("output.weight", model.vocab, model.hidden);
@@ -251,6 +268,10 @@ GgufBuilder LlamaGguf(const TestModel& model) {
   if (model.window != 0) gguf.SetUint32("llama.attention.sliding_window", model.window);
   if (model.attention_cap != 0) {
     gguf.SetFloat("llama.attn_logit_softcapping", model.attention_cap);
+  }
+  if (model.experts != 0) {
+    gguf.SetUint32("llama.expert_count", model.experts);
+    gguf.SetUint32("llama.expert_used_count", model.experts_used);
   }
   AddTokenizer(gguf, model.vocab);
   AddWeights(gguf, model);

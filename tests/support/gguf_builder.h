@@ -80,6 +80,9 @@ struct TestModel {
   bool rope_freqs = false;  // factors as Llama 3 has
   uint32_t window = 0;      // 0: none
   float attention_cap = 0;  // 0: none
+  uint32_t experts = 0;     // 0: plain MLPs
+  uint32_t experts_used = 0;
+  bool experts_apart = false;  // a tensor for each expert's matrix
   uint32_t seed = 1;
 };
 GgufBuilder LlamaGguf(const TestModel& model);

@@ -1,5 +1,5 @@
 // Turns a model that has been opened from GGUF into a Hugging Face folder, for tests: the way back
-// of what hf_folder.h does, written on its own. Plain llama models only.
+// of what hf_folder.h does, written on its own. llama models only, mixtures with experts apart.
 #pragma once
 
 #include <filesystem>
@@ -30,12 +30,21 @@ inline std::string HfName(const std::string& gguf) {
       {"attn_v.weight", "self_attn.v_proj.weight"},
       {"attn_output.weight", "self_attn.o_proj.weight"},
       {"ffn_norm.weight", "post_attention_layernorm.weight"},
+      {"ffn_gate_inp.weight", "block_sparse_moe.gate.weight"},
       {"ffn_gate.weight", "mlp.gate_proj.weight"},
       {"ffn_up.weight", "mlp.up_proj.weight"},
       {"ffn_down.weight", "mlp.down_proj.weight"}};
   if (gguf.rfind("blk.", 0) != 0) return kNames.at(gguf);
   const size_t dot = gguf.find('.', 4);
-  return "model.layers." + gguf.substr(4, dot - 3) + kNames.at(gguf.substr(dot + 1));
+  const std::string layer = "model.layers." + gguf.substr(4, dot - 3), name = gguf.substr(dot + 1);
+  for (const auto& [from, to] :
+       {std::pair("ffn_gate.", "w1"), {"ffn_up.", "w3"}, {"ffn_down.", "w2"}}) {
+    if (name.rfind(from, 0) != 0 || kNames.count(name) != 0) continue;
+    const size_t end = name.rfind(".weight"), number = std::string(from).size();
+    return layer + "block_sparse_moe.experts." + name.substr(number, end - number) + "." + to +
+           ".weight";
+  }
+  return layer + kNames.at(name);
 }
 
 // Rows of each head from "pairs side by side" to "two halves".
@@ -66,6 +75,11 @@ inline nlohmann::json HfConfigOf(const GgufFile& model) {
                            {"rms_norm_eps", number("attention.layer_norm_rms_epsilon")},
                            {"hidden_act", "silu"},
                            {"tie_word_embeddings", model.FindTensor("output.weight") == nullptr}};
+  if (model.Has("llama.expert_count")) {
+    config["model_type"] = "mixtral";
+    config["num_local_experts"] = whole("expert_count");
+    config["num_experts_per_tok"] = whole("expert_used_count");
+  }
   if (model.Has("llama.rope.freq_base")) config["rope_theta"] = number("rope.freq_base");
   return config;
 }

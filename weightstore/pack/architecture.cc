@@ -9,14 +9,21 @@ namespace tidegate {
 namespace {
 
 using Hp = Architecture::Hp;
+using Experts = Architecture::Experts;
 
 constexpr Architecture kArchitectures[] = {
-    // Llama, Mistral, TinyLlama, SmolLM and others. GGUF stores rows of q and k so that pairs are
-    // neighbours.
-    {.name = "llama", .rope_pairs = Hp::ROPE_PAIRS_ADJACENT},
+    // Llama, Mistral, Mixtral, TinyLlama, SmolLM and others. GGUF stores rows of q and k so that
+    // pairs are neighbours.
+    {.name = "llama", .rope_pairs = Hp::ROPE_PAIRS_ADJACENT, .experts = Experts::kMay},
     {.name = "phi3", .fused = true},
     {.name = "qwen2", .qkv_bias = true},
     {.name = "qwen3", .head_norms = true},
+    {.name = "qwen2moe",
+     .qkv_bias = true,
+     .experts = Experts::kMust,
+     .normalised_experts = false,
+     .shared_expert = true},
+    {.name = "qwen3moe", .head_norms = true, .experts = Experts::kMust},
     {.name = "gemma", .activation = Hp::ACTIVATION_GELU_TANH, .scaled_embedding = true},
     {.name = "gemma2",
      .activation = Hp::ACTIVATION_GELU_TANH,

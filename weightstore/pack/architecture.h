@@ -19,12 +19,17 @@ struct Architecture {
   std::string_view name;  // GGUF general.architecture, and the prefix of its keys
   Hp::RopePairs rope_pairs = Hp::ROPE_PAIRS_HALVES;
   Hp::Activation activation = Hp::ACTIVATION_SILU;
-  bool fused = false;             // q, k and v may be rows of attn_qkv; gate and up those of ffn_up
-  bool qkv_bias = false;          // q, k and v must have biases; elsewhere they may
-  bool head_norms = false;        // RMS norm of each query and key head, before it is rotated
-  bool post_norms = false;        // RMS norm of what attention and MLP give
-  bool scaled_embedding = false;  // by sqrt(hidden_size)
-  uint32_t window = 0;            // where the file names none
+  bool fused = false;       // q, k and v may be rows of attn_qkv; gate and up those of ffn_up
+  bool qkv_bias = false;    // q, k and v must have biases; elsewhere they may
+  bool head_norms = false;  // RMS norm of each query and key head, before it is rotated
+  bool post_norms = false;  // RMS norm of what attention and MLP give
+  // Mixtures of experts: expert_count says whether it is one, where it may.
+  enum class Experts : uint8_t { kNone, kMay, kMust };
+  Experts experts = Experts::kNone;
+  bool normalised_experts = true;  // the weights of those chosen are scaled to sum up to 1
+  bool shared_expert = false;      // beside the experts one MLP that every token uses, with a gate
+  bool scaled_embedding = false;   // by sqrt(hidden_size)
+  uint32_t window = 0;             // where the file names none
   // With a window, every n-th layer sees everything all the same; 0: none does.
   uint32_t full_layer_every = 0;
   float windowed_rope_base = 0;  // of layers with a window; 0: as the others

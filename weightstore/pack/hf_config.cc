@@ -14,9 +14,15 @@ namespace {
 constexpr HfFamily kFamilies[] = {
     {.model_type = "llama", .architecture = "llama", .paired_heads = true},
     {.model_type = "mistral", .architecture = "llama", .paired_heads = true},
+    {.model_type = "mixtral",
+     .architecture = "llama",
+     .paired_heads = true,
+     .experts = "num_local_experts"},
     {.model_type = "phi3", .architecture = "phi3"},
     {.model_type = "qwen2", .architecture = "qwen2"},
     {.model_type = "qwen3", .architecture = "qwen3"},
+    {.model_type = "qwen2_moe", .architecture = "qwen2moe", .experts = "num_experts"},
+    {.model_type = "qwen3_moe", .architecture = "qwen3moe", .experts = "num_experts"},
     {.model_type = "gemma", .architecture = "gemma", .norms_plus_one = true, .tied = true},
     {.model_type = "gemma2",
      .architecture = "gemma2",
@@ -65,6 +71,7 @@ class Translation {
     RETURN_IF_ERROR(FindFamily());
     RETURN_IF_ERROR(RejectUnknownArithmetic());
     for (const KeyRow& row : kKeys) RETURN_IF_ERROR(CopyKey(row));
+    RETURN_IF_ERROR(FillExperts());
     RETURN_IF_ERROR(FillHeads());
     RETURN_IF_ERROR(FillWindow());
     RETURN_IF_ERROR(FillRope());
@@ -108,9 +115,10 @@ class Translation {
       return Unsupported("the model is quantised (\"quantization_config\"); use the original one");
     }
     for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts"}) {
-      if (json_.Has(key)) {
-        return Unsupported(
-            absl::StrCat("\"", key, "\" is set: mixture-of-experts models are not supported"));
+      if (json_.Has(key) && key != out_.family->experts) {
+        return Unsupported(absl::StrCat("\"", key,
+                                        "\" is set: ", std::string(out_.family->model_type),
+                                        " models with such experts are not supported"));
       }
     }
     const bool gelu = out_.family->architecture.starts_with("gemma");
@@ -133,6 +141,34 @@ class Translation {
       Set(row.to, value);
     }
     return absl::OkStatus();
+  }
+
+  absl::Status FillExperts() {
+    const HfFamily& family = *out_.family;
+    if (family.experts.empty()) return absl::OkStatus();
+    const std::string count(family.experts);
+    const bool widths = family.architecture != "llama";  // beside the plain MLP's
+    const KeyRow rows[] = {{count.c_str(), "expert_count", true, true},
+                           {"num_experts_per_tok", "expert_used_count", true, true},
+                           {"moe_intermediate_size", "expert_feed_forward_length", true, widths},
+                           {"shared_expert_intermediate_size", "expert_shared_feed_forward_length",
+                            true, family.architecture == "qwen2moe"}};
+    for (const KeyRow& row : rows) RETURN_IF_ERROR(CopyKey(row));
+    if (widths) {
+      bool normalised = false;
+      if (json_.Has("norm_topk_prob")) {
+        ASSIGN_OR_RETURN(normalised, json_.Bool("norm_topk_prob"));
+      }
+      Set("expert_weights_norm", normalised);
+    }
+    if (json_.Has("decoder_sparse_step")) {
+      ASSIGN_OR_RETURN(const uint64_t step, json_.Uint("decoder_sparse_step"));
+      if (step != 1)
+        return Unsupported("\"decoder_sparse_step\": layers without experts are not supported");
+    }
+    const nlohmann::json* plain = json_.Find("mlp_only_layers");
+    if (plain == nullptr || plain->empty()) return absl::OkStatus();
+    return Unsupported("\"mlp_only_layers\": layers without experts are not supported");
   }
 
   absl::Status FillHeads() {
@@ -310,20 +346,49 @@ constexpr std::pair<std::string_view, const char*> kLayerNames[] = {
     {"mlp.up_proj.", "ffn_up."},
     {"mlp.gate_up_proj.", "ffn_up."},
     {"mlp.down_proj.", "ffn_down."},
+    {"mlp.gate.", "ffn_gate_inp."},
+    {"block_sparse_moe.gate.", "ffn_gate_inp."},
+    {"mlp.shared_expert.gate_proj.", "ffn_gate_shexp."},
+    {"mlp.shared_expert.up_proj.", "ffn_up_shexp."},
+    {"mlp.shared_expert.down_proj.", "ffn_down_shexp."},
+    {"mlp.shared_expert_gate.", "ffn_gate_inp_shexp."},
 };
+
+// The digits at the start of a name, where a dot follows them; "" if there are none, or too many.
+std::string_view LeadingNumber(std::string_view name) {
+  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  return digits <= 4 && digits < name.size() && name[digits] == '.' ? name.substr(0, digits) : "";
+}
+
+// "7.w1.weight" of an expert -> "ffn_gate.7.weight"; "" if it is none of the table.
+std::string ExpertTensorName(std::string_view name) {
+  constexpr std::pair<std::string_view, const char*> kNames[] = {
+      {"w1", "ffn_gate"},        {"w3", "ffn_up"},      {"w2", "ffn_down"},
+      {"gate_proj", "ffn_gate"}, {"up_proj", "ffn_up"}, {"down_proj", "ffn_down"}};
+  const std::string_view number = LeadingNumber(name);
+  if (number.empty()) return "";
+  const std::string_view rest = name.substr(number.size() + 1);
+  for (const auto& [from, to] : kNames) {
+    if (rest.starts_with(from) && rest.substr(from.size()) == ".weight") {
+      return absl::StrCat(to, ".", std::string(number), ".weight");
+    }
+  }
+  return "";
+}
 
 // "12.self_attn.q_proj.weight" -> "blk.12.attn_q.weight"; "" if it is none of the table.
 std::string LayerTensorName(const HfFamily& family, std::string_view name) {
-  const size_t dot = name.find('.');
-  if (dot == std::string_view::npos || dot == 0 || dot > 4) return "";
-  const std::string_view number = name.substr(0, dot);
-  if (!std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; })) {
-    return "";
-  }
-  const std::string_view rest = name.substr(dot + 1);
+  const std::string_view number = LeadingNumber(name);
+  if (number.empty()) return "";
+  const std::string_view rest = name.substr(number.size() + 1);
   const std::string prefix = absl::StrCat("blk.", std::string(number), ".");
   if (rest == "post_attention_layernorm.weight") {
     return prefix + (family.sandwich_norms ? "post_attention_norm.weight" : "ffn_norm.weight");
+  }
+  for (const std::string_view experts : {"block_sparse_moe.experts.", "mlp.experts."}) {
+    if (!rest.starts_with(experts)) continue;
+    const std::string matrix = ExpertTensorName(rest.substr(experts.size()));
+    return matrix.empty() ? "" : prefix + matrix;
   }
   for (const auto& [from, to] : kLayerNames) {
     if (!rest.starts_with(from)) continue;

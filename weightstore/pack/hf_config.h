@@ -24,6 +24,7 @@ struct HfFamily {
   bool norms_plus_one = false;    // GGUF's norms are these plus one
   bool sandwich_norms = false;    // norms before and after each block
   bool tied = false;              // tie_word_embeddings where the file does not say
+  std::string_view experts = {};  // key of the number of experts; empty: plain MLPs
 };
 
 struct HfConfig {

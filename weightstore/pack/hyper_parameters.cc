@@ -77,7 +77,8 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
     const char* what;
   };
   static constexpr Row kRows[] = {
-      {"expert_count", "mixture-of-experts models are not supported"},
+      {"leading_dense_block_count", "layers with and without experts are not supported"},
+      {"expert_group_count", "groups of experts are not supported"},
       {"use_parallel_residual", "attention and MLP side by side are not supported"},
       {"attention.q_lora_rank", "latent attention (MLA) is not supported"},
       {"attention.kv_lora_rank", "latent attention (MLA) is not supported"},
@@ -273,6 +274,83 @@ absl::Status FillAttention(const Keys& keys, const Architecture& architecture,
   return absl::OkStatus();
 }
 
+// A model without experts that are chosen among.
+absl::Status CheckNoExperts(const Keys& keys, const Architecture& architecture) {
+  if (architecture.experts == Architecture::Experts::kMust) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "metadata key ", keys.Full("expert_count"),
+        " is missing or 0: ", std::string(architecture.name), " models are mixtures of experts"));
+  }
+  ASSIGN_OR_RETURN(const uint32_t used, keys.Uint("expert_used_count", 0, UINT32_MAX, 0));
+  if (used == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("metadata key ", keys.Full("expert_used_count"),
+                                                 " is ", used, ", but there are no experts (",
+                                                 keys.Full("expert_count"), " is missing or 0)"));
+}
+
+// How the weights of the chosen experts come about.
+absl::Status FillRouting(const Keys& keys, const Architecture& architecture, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t gating, keys.Uint("expert_gating_func", 0, UINT32_MAX, 1));
+  if (gating > 1) {  // 0: the file does not say
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ", keys.Full("expert_gating_func"),
+                                                   " is ", gating,
+                                                   ": only 1 (softmax) is supported"));
+  }
+  ASSIGN_OR_RETURN(const float scale, keys.Number("expert_weights_scale", true, 1));
+  if (scale != 0 && scale != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ",
+                                                   keys.Full("expert_weights_scale"), " is ", scale,
+                                                   ": scaled expert weights are not supported"));
+  }
+  bool normalised = architecture.normalised_experts;
+  if (keys.Has("expert_weights_norm")) {
+    ASSIGN_OR_RETURN(normalised, keys.source().GetBool(keys.Full("expert_weights_norm")));
+  }
+  hp.set_normalise_expert_weights(normalised);
+  return absl::OkStatus();
+}
+
+// Keeps the width of one expert as the intermediate size. A shared expert that is wider counts as
+// several: their sum is the same.
+absl::Status FillExperts(const Keys& keys, const Architecture& architecture, HyperParameters& hp) {
+  ASSIGN_OR_RETURN(const uint32_t count, keys.Uint("expert_count", 0, kMaxExperts, 0));
+  if (count == 0) return CheckNoExperts(keys, architecture);
+  if (architecture.experts == Architecture::Experts::kNone) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata key ", keys.Full("expert_count"), " is ", count, ": ",
+                     std::string(architecture.name), " models with experts are not supported"));
+  }
+  RETURN_IF_ERROR(FillRouting(keys, architecture, hp));
+  ASSIGN_OR_RETURN(const uint32_t used, keys.Uint("expert_used_count", 1, count));
+  const uint32_t plain = hp.intermediate_size();
+  const bool always = architecture.experts == Architecture::Experts::kMust;
+  ASSIGN_OR_RETURN(const uint32_t width, keys.Uint("expert_feed_forward_length", 1, kMaxUnits,
+                                                   always ? std::max(plain / used, 1u) : plain));
+  hp.set_intermediate_size(width);
+  hp.set_expert_count(count);
+  hp.set_experts_used(used);
+  if (!architecture.shared_expert) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const uint32_t shared,
+                   keys.Uint("expert_shared_feed_forward_length", 1, kMaxUnits, plain));
+  if (shared % width != 0 || shared / width > kMaxExperts) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "metadata key ", keys.Full("expert_shared_feed_forward_length"), " is ", shared,
+        ": only 1 to ", kMaxExperts, " times the width of an expert (", width, ") is supported"));
+  }
+  hp.set_shared_experts(shared / width);
+  return absl::OkStatus();
+}
+
+// Bounds what a plan keeps of every expert. The largest models known have 24,000.
+absl::Status CheckExpertsInAll(const Keys& keys, const HyperParameters& hp) {
+  constexpr uint64_t kMax = 1 << 16;
+  const uint64_t total = uint64_t{hp.layer_count()} * ExpertSlots(hp);
+  if (total <= kMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "metadata key ", keys.Full("expert_count"), " is ", hp.expert_count(), ": that makes ", total,
+      " experts in all layers, at most ", kMax, " are supported"));
+}
+
 absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
   ASSIGN_OR_RETURN(const uint32_t layers, keys.Uint("block_count", 1, kMaxLayers));
   ASSIGN_OR_RETURN(const uint32_t hidden, keys.Uint("embedding_length", 1, kMaxUnits));
@@ -312,6 +390,8 @@ absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) 
   RETURN_IF_ERROR(RejectUnknownArithmetic(keys));
   HyperParameters hp;
   RETURN_IF_ERROR(FillSizes(keys, hp));
+  RETURN_IF_ERROR(FillExperts(keys, *architecture, hp));
+  RETURN_IF_ERROR(CheckExpertsInAll(keys, hp));
   ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", true, -1));
   hp.set_rms_epsilon(epsilon);
   RETURN_IF_ERROR(FillHeads(keys, hp));

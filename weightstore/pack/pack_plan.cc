@@ -30,6 +30,7 @@ struct Expected {
   // Of a part of a fused tensor: which one, all its rows, and those before this part.
   std::string fused = {};
   uint64_t fused_rows = 0, first_row = 0;
+  uint64_t experts = 1;  // matrices of `rows` in one tensor; the fused one is taken as a single one
 };
 
 // The matrices that make queries, keys and values.
@@ -75,6 +76,12 @@ std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture
       list.push_back({prefix + "post_ffw_norm.weight", 1, hidden, true});
     }
     list.push_back({prefix + "ffn_norm.weight", 1, hidden, true});
+    if (hp.expert_count() > 0) {
+      list.push_back({prefix + "ffn_gate_inp.weight", hp.expert_count(), hidden});
+    }
+    if (hp.shared_experts() > 0) {
+      list.push_back({prefix + "ffn_gate_inp_shexp.weight", 1, hidden, true});
+    }
   }
   list.push_back({"output_norm.weight", 1, hidden, true});
   list.push_back({"output.weight", hp.vocab_size(), hidden, false, true});
@@ -96,6 +103,7 @@ absl::StatusOr<const GgufTensor*> WholeTensor(const GgufFile& source, const Expe
   }
   std::vector<uint64_t> dims = {expected.columns};
   if (!expected.vector) dims.push_back(expected.rows);
+  if (expected.experts > 1) dims.push_back(expected.experts);
   std::vector<uint64_t> actual = tensor->dims;
   while (actual.size() > dims.size() && actual.back() == 1) actual.pop_back();
   if (actual != dims) {
@@ -112,7 +120,8 @@ absl::StatusOr<const GgufTensor*> WholeTensor(const GgufFile& source, const Expe
 absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Expected& expected,
                                                 PackPlan& plan) {
   if (expected.fused.empty()) return WholeTensor(source, expected);
-  const Expected whole = {expected.fused, expected.fused_rows, expected.columns};
+  Expected whole = {expected.fused, expected.fused_rows, expected.columns};
+  whole.experts = expected.experts;
   ASSIGN_OR_RETURN(const GgufTensor* tensor, WholeTensor(source, whole));
   plan.slices.push_back(SliceRows(*tensor, expected.first_row, expected.rows));
   return &plan.slices.back();
@@ -141,29 +150,103 @@ absl::Status PlanStatics(const GgufFile& source, const Architecture& architectur
   return absl::OkStatus();
 }
 
-absl::Status PlanLayers(const GgufFile& source, const Architecture& architecture, PackPlan& plan) {
+// Rows [first, first + rows) of the tensor `name`, which holds `experts` matrices of `all_rows`.
+absl::StatusOr<const GgufTensor*> PartOf(const GgufFile& source, const std::string& name,
+                                         uint64_t columns, uint64_t all_rows, uint64_t experts,
+                                         uint64_t first, uint64_t rows, PackPlan& plan) {
+  Expected part = {name, rows, columns};
+  part.fused = name;
+  part.fused_rows = all_rows;
+  part.first_row = first;
+  part.experts = experts;
+  return CheckedTensor(source, part, plan);
+}
+
+absl::Status PlanPlainLayer(const GgufFile& source, const Architecture& architecture,
+                            const std::string& prefix, PackPlan& plan) {
   const HyperParameters& hp = plan.manifest.hyper_parameters();
   const uint64_t hidden = hp.hidden_size(), intermediate = hp.intermediate_size();
+  Expected gate = {prefix + "ffn_gate.weight", intermediate, hidden};
+  Expected up = {prefix + "ffn_up.weight", intermediate, hidden};
+  if (architecture.fused && source.FindTensor(gate.name) == nullptr) {
+    for (Expected* half : {&gate, &up}) {
+      half->fused = up.name;
+      half->fused_rows = 2 * intermediate;
+    }
+    up.first_row = intermediate;
+  }
+  const Expected down = {prefix + "ffn_down.weight", hidden, intermediate};
+  LayerMatrices matrices;
+  ASSIGN_OR_RETURN(matrices.gate, CheckedTensor(source, gate, plan));
+  ASSIGN_OR_RETURN(matrices.up, CheckedTensor(source, up, plan));
+  ASSIGN_OR_RETURN(matrices.down, CheckedTensor(source, down, plan));
+  plan.layers.push_back(matrices);
+  return absl::OkStatus();
+}
+
+// Matrix `name` of expert e: a part of the tensor that holds those of all experts or, in old files
+// and Hugging Face folders, a tensor of its own.
+absl::StatusOr<const GgufTensor*> ExpertMatrix(const GgufFile& source, const std::string& name,
+                                               uint64_t e, uint64_t rows, uint64_t columns,
+                                               PackPlan& plan) {
+  const uint64_t experts = plan.manifest.hyper_parameters().expert_count();
+  const std::string together = absl::StrCat(name, "_exps.weight");
+  const auto alone = [&](uint64_t i) { return absl::StrCat(name, ".", i, ".weight"); };
+  if (source.FindTensor(together) == nullptr && source.FindTensor(alone(0)) != nullptr) {
+    return CheckedTensor(source, {alone(e), rows, columns}, plan);
+  }
+  return PartOf(source, together, columns, rows, experts, e * rows, rows, plan);
+}
+
+absl::Status PlanExperts(const GgufFile& source, const std::string& prefix, PackPlan& plan) {
+  const HyperParameters& hp = plan.manifest.hyper_parameters();
+  const uint64_t hidden = hp.hidden_size(), width = hp.intermediate_size();
+  const uint64_t shared = hp.shared_experts();
+  for (uint64_t e = 0; e < hp.expert_count(); ++e) {
+    LayerMatrices expert;
+    ASSIGN_OR_RETURN(expert.gate,
+                     ExpertMatrix(source, prefix + "ffn_gate", e, width, hidden, plan));
+    ASSIGN_OR_RETURN(expert.up, ExpertMatrix(source, prefix + "ffn_up", e, width, hidden, plan));
+    ASSIGN_OR_RETURN(expert.down,
+                     ExpertMatrix(source, prefix + "ffn_down", e, hidden, width, plan));
+    plan.layers.push_back(expert);
+  }
+  const auto slice_of = [&](const char* name, uint64_t e) {
+    return PartOf(source, prefix + name, hidden, shared * width, 1, e * width, width, plan);
+  };
+  for (uint64_t e = 0; e < shared; ++e) {
+    LayerMatrices slice;
+    ASSIGN_OR_RETURN(slice.gate, slice_of("ffn_gate_shexp.weight", e));
+    ASSIGN_OR_RETURN(slice.up, slice_of("ffn_up_shexp.weight", e));
+    if (e == 0) {
+      ASSIGN_OR_RETURN(
+          slice.down,
+          CheckedTensor(source, {prefix + "ffn_down_shexp.weight", hidden, shared * width}, plan));
+    }
+    plan.layers.push_back(slice);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanLayers(const GgufFile& source, const Architecture& architecture, PackPlan& plan) {
+  const HyperParameters& hp = plan.manifest.hyper_parameters();
   for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
     const std::string prefix = absl::StrCat("blk.", layer, ".");
-    Expected gate = {prefix + "ffn_gate.weight", intermediate, hidden};
-    Expected up = {prefix + "ffn_up.weight", intermediate, hidden};
-    if (architecture.fused && source.FindTensor(gate.name) == nullptr) {
-      for (Expected* half : {&gate, &up}) {
-        half->fused = up.name;
-        half->fused_rows = 2 * intermediate;
-      }
-      up.first_row = intermediate;
-    }
-    const Expected down = {prefix + "ffn_down.weight", hidden, intermediate};
-    LayerMatrices matrices;
-    ASSIGN_OR_RETURN(matrices.gate, CheckedTensor(source, gate, plan));
-    ASSIGN_OR_RETURN(matrices.up, CheckedTensor(source, up, plan));
-    ASSIGN_OR_RETURN(matrices.down, CheckedTensor(source, down, plan));
-    plan.layers.push_back(matrices);
+    RETURN_IF_ERROR(hp.expert_count() > 0 ? PlanExperts(source, prefix, plan)
+                                          : PlanPlainLayer(source, architecture, prefix, plan));
     plan.manifest.add_layers();
   }
   return absl::OkStatus();
+}
+
+// Calls use(matrix) with every MLP matrix.
+template <typename Use>
+void ForEachMatrix(const PackPlan& plan, const Use& use) {
+  for (const LayerMatrices& layer : plan.layers) {
+    for (const GgufTensor* matrix : {layer.gate, layer.up, layer.down}) {
+      if (matrix != nullptr) use(*matrix);
+    }
+  }
 }
 
 // A tensor that nobody reads would change the model's answers silently.
@@ -171,9 +254,7 @@ absl::Status RejectOtherTensors(const GgufFile& source, const Architecture& arch
                                 const PackPlan& plan) {
   std::set<std::string_view> known;  // by name: a slice has that of the whole
   for (const GgufTensor* tensor : plan.statics) known.insert(tensor->name);
-  for (const LayerMatrices& layer : plan.layers) {
-    known.insert({layer.gate->name, layer.up->name, layer.down->name});
-  }
+  ForEachMatrix(plan, [&](const GgufTensor& matrix) { known.insert(matrix.name); });
   for (const GgufTensor& tensor : source.tensors()) {
     // Tables of rotation frequencies in very old files: derived from the metadata, never weights.
     if (known.count(tensor.name) != 0 || absl::EndsWith(tensor.name, ".attn_rot_embd.weight"))
@@ -204,27 +285,39 @@ uint64_t UsualUnitsPerBlock(UnitKind kind, uint64_t unit_bytes, uint32_t units) 
   return std::clamp<uint64_t>(units / kLeastBlocks, 1, kSharingMax);
 }
 
+// `units`: of one expert. A block holds units of one expert only.
 absl::StatusOr<UnitLayout> PlanUnits(const PackOptions& options, UnitKind kind,
                                      uint64_t block_bytes, uint32_t units, uint32_t columns,
-                                     uint32_t elements) {
+                                     uint32_t elements, uint32_t experts) {
   const uint64_t unit_bytes = columns * ColumnBytes(options.units, elements);
   if (RoundUp(unit_bytes, kPageBytes) > kMaxBlockBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("one unit takes ", FormatBytes(unit_bytes), ", a block at most ",
                      FormatBytes(kMaxBlockBytes), "; use narrower units"));
   }
+  if (uint64_t{experts} * units > kMaxUnits) {
+    return absl::InvalidArgumentError(absl::StrCat(experts, " experts of ", units,
+                                                   " units each in a layer, at most ", kMaxUnits,
+                                                   " units are supported"));
+  }
   const uint64_t shared = UsualUnitsPerBlock(kind, unit_bytes, units);
   const uint64_t usual = options.one_unit_per_block ? RoundUp(unit_bytes, kPageBytes)
                                                     : RoundUp(shared * unit_bytes, kSectorBytes);
-  const uint64_t block = block_bytes == 0 ? usual : block_bytes;
-  const uint64_t fitting = options.one_unit_per_block ? 1 : block / unit_bytes;
+  uint64_t block = block_bytes == 0 ? usual : block_bytes;
+  uint64_t fitting = options.one_unit_per_block ? 1 : block / unit_bytes;
+  fitting = std::min<uint64_t>({fitting, units, kMaxUnitsPerBlock});
+  if (experts > 1) {
+    while (units % fitting != 0) --fitting;
+    if (block_bytes == 0 && !options.one_unit_per_block) {
+      block = RoundUp(fitting * unit_bytes, kSectorBytes);
+    }
+  }
   UnitLayout layout;
-  layout.set_unit_count(units);
+  layout.set_unit_count(experts * units);
   layout.set_columns_per_unit(columns);
   layout.set_column_elements(elements);
   layout.set_unit_bytes(static_cast<uint32_t>(unit_bytes));
-  layout.set_units_per_block(
-      static_cast<uint32_t>(std::min<uint64_t>({fitting, units, kMaxUnitsPerBlock})));
+  layout.set_units_per_block(static_cast<uint32_t>(fitting));
   layout.set_block_bytes(static_cast<uint32_t>(block));
   return layout;
 }
@@ -256,10 +349,13 @@ absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
       CheckBlockBytes("--block-bytes", input_block, 2 * ColumnBytes(options.units, intermediate)));
   RETURN_IF_ERROR(CheckBlockBytes(hidden_flag, hidden_block, ColumnBytes(options.units, hidden)));
   plan.manifest.set_unit_encoding(static_cast<uint32_t>(options.units));
-  ASSIGN_OR_RETURN(*plan.manifest.mutable_input_units(),
-                   PlanUnits(options, UnitKind::kInput, input_block, hidden, 2, intermediate));
-  ASSIGN_OR_RETURN(*plan.manifest.mutable_hidden_units(),
-                   PlanUnits(options, UnitKind::kHidden, hidden_block, intermediate, 1, hidden));
+  const uint32_t experts = ExpertSlots(hp);
+  ASSIGN_OR_RETURN(
+      *plan.manifest.mutable_input_units(),
+      PlanUnits(options, UnitKind::kInput, input_block, hidden, 2, intermediate, experts));
+  ASSIGN_OR_RETURN(
+      *plan.manifest.mutable_hidden_units(),
+      PlanUnits(options, UnitKind::kHidden, hidden_block, intermediate, 1, hidden, experts));
   ASSIGN_OR_RETURN(plan.geometry, GeometryFromManifest(plan.manifest));
   return absl::OkStatus();
 }
@@ -294,9 +390,7 @@ std::string MatrixTypes(const PackPlan& plan) {
     if (tensor->rows() > 1) bytes[GgmlTypeName(tensor->type)] += tensor->bytes;
   };
   for (const GgufTensor* tensor : plan.statics) add(tensor);
-  for (const LayerMatrices& layer : plan.layers) {
-    for (const GgufTensor* tensor : {layer.gate, layer.up, layer.down}) add(tensor);
-  }
+  ForEachMatrix(plan, [&](const GgufTensor& matrix) { add(&matrix); });
   std::vector<std::pair<uint64_t, std::string>> order;
   for (const auto& [type, size] : bytes) order.emplace_back(size, type);
   std::sort(order.rbegin(), order.rend());
@@ -340,8 +434,12 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
   return absl::OkStatus();
 }
 
-bool IsRowQuantised(const GgufTensor* tensor) {
-  return GgmlBlockElements(static_cast<GgmlType>(tensor->type)) > 1;
+bool AnyRowQuantised(const PackPlan& plan) {
+  bool any = false;
+  ForEachMatrix(plan, [&](const GgufTensor& matrix) {
+    any |= GgmlBlockElements(static_cast<GgmlType>(matrix.type)) > 1;
+  });
+  return any;
 }
 
 }  // namespace
@@ -365,11 +463,7 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
   RETURN_IF_ERROR(RejectOtherTensors(source, *architecture, plan));
   RETURN_IF_ERROR(FillDescription(source, *architecture, merged, plan));
   RETURN_IF_ERROR(PlanGeometry(options, plan));
-  plan.requantised =
-      IsGrouped(options.units) &&
-      std::any_of(plan.layers.begin(), plan.layers.end(), [](const auto& layer) {
-        return IsRowQuantised(layer.gate) || IsRowQuantised(layer.up) || IsRowQuantised(layer.down);
-      });
+  plan.requantised = IsGrouped(options.units) && AnyRowQuantised(plan);
   return plan;
 }
 

@@ -18,7 +18,9 @@
 
 namespace tidegate {
 
-// The MLP matrices of one layer. gate, up: [I, H]; down: [H, I] (rows, columns).
+// The matrices of one MLP. gate, up: [I, H]; down: [H, I] (rows, columns). Of several shared
+// experts, which are one wide MLP in the source, the first has all columns of down, the others
+// null.
 struct LayerMatrices {
   const GgufTensor* gate = nullptr;
   const GgufTensor* up = nullptr;
@@ -31,7 +33,7 @@ struct PackPlan {
   PackGeometry geometry;
   std::vector<const GgufTensor*> statics;  // in the order of manifest.static_tensors
   std::deque<GgufTensor> slices;           // of fused tensors; the pointers may point here
-  std::vector<LayerMatrices> layers;
+  std::vector<LayerMatrices> layers;       // by layer, then expert
   uint64_t static_bytes = 0;
   bool requantised = false;  // see PackReport
 };

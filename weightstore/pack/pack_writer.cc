@@ -34,7 +34,7 @@ absl::StatusOr<PackUuid> RandomUuid() {
   return uuid;
 }
 
-// Gives every unit its position: the one most often selected first.
+// Gives every unit its position: the one most often selected first. Experts stay apart.
 absl::Status PlaceUnits(const std::string& trace_path, PackPlan& plan) {
   if (trace_path.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const UnitUses trace, CountUnitUses(trace_path, ShapeOf(plan.geometry)));
@@ -44,8 +44,12 @@ absl::Status PlaceUnits(const std::string& trace_path, PackPlan& plan) {
       const std::vector<uint32_t>& uses = trace.uses[static_cast<uint32_t>(kind)][layer];
       std::vector<uint32_t> unit_at(uses.size());
       std::iota(unit_at.begin(), unit_at.end(), 0u);
-      std::stable_sort(unit_at.begin(), unit_at.end(),
-                       [&](uint32_t a, uint32_t b) { return uses[a] > uses[b]; });
+      const size_t part = unit_at.size() / ExpertSlots(plan.manifest.hyper_parameters());
+      for (auto first = unit_at.begin(); first != unit_at.end();
+           first += static_cast<ptrdiff_t>(part)) {
+        std::stable_sort(first, first + static_cast<ptrdiff_t>(part),
+                         [&](uint32_t a, uint32_t b) { return uses[a] > uses[b]; });
+      }
       placed.mutable_positions()->Resize(static_cast<int>(unit_at.size()), 0);
       for (uint32_t p = 0; p < unit_at.size(); ++p) {
         placed.set_positions(static_cast<int>(unit_at[p]), p);
@@ -167,29 +171,64 @@ class Writer {
                               float* out) { return ReadMergedRows(matrix, first, count, out); },
                        options_.units, options_.memory_bytes);
     for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
-      const LayerMatrices& from = plan_.layers[layer];
+      const size_t slots = plan_.layers.size() / plan_.geometry.layer_count;
+      std::vector<std::vector<const GgufTensor*>> input, hidden;
+      for (const LayerMatrices& from : std::span(plan_.layers).subspan(layer * slots, slots)) {
+        input.push_back({from.gate, from.up});
+        if (from.down != nullptr) hidden.push_back({from.down});
+      }
       store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
-      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, {from.gate, from.up},
-                               *units.mutable_input(), std::span(sums_).first(2)));
-      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, {from.down},
-                               *units.mutable_hidden(), std::span(sums_).last(1)));
+      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, input, *units.mutable_input(),
+                               std::span(sums_).first(2)));
+      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, hidden, *units.mutable_hidden(),
+                               std::span(sums_).last(1)));
     }
     return absl::OkStatus();
   }
 
+  // `parts`: for each expert the matrices of this kind, whose columns are its units.
   absl::Status PackKind(LayerPacker& packer, uint32_t layer, UnitKind kind,
-                        const std::vector<const GgufTensor*>& matrices, store::v1::KindUnits& units,
-                        std::span<ErrorSums> sums) {
+                        const std::vector<std::vector<const GgufTensor*>>& parts,
+                        store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+    std::vector<ErrorSums> layer_sums(sums.size());
+    uint32_t first_unit = 0;
+    for (const auto& matrices : parts) {
+      RETURN_IF_ERROR(PackPart(packer, layer, kind, matrices, first_unit, units, layer_sums));
+      first_unit += static_cast<uint32_t>(matrices[0]->columns());
+    }
+    for (size_t m = 0; m < sums.size(); ++m) {
+      units.add_relative_rms_errors(static_cast<float>(layer_sums[m].RelativeRms()));
+      sums[m].difference += layer_sums[m].difference;
+      sums[m].source += layer_sums[m].source;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PackPart(LayerPacker& packer, uint32_t layer, UnitKind kind,
+                        const std::vector<const GgufTensor*>& matrices, uint32_t first_unit,
+                        store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+    KindGeometry geometry = plan_.geometry.kind(kind);
+    const uint32_t first_block = first_unit / geometry.units_per_block;
+    geometry.unit_count = static_cast<uint32_t>(matrices[0]->columns());
+    geometry.block_count =
+        (geometry.unit_count + geometry.units_per_block - 1) / geometry.units_per_block;
     const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
                           std::span<const uint64_t> checksums) -> absl::Status {
       const uint64_t offset =
-          header_.blocks_offset + plan_.geometry.BlockOffset(layer, kind, first);
+          header_.blocks_offset + plan_.geometry.BlockOffset(layer, kind, first_block + first);
       RETURN_IF_ERROR(WriteAt(fd_, offset, bytes.data(), bytes.size()));
       checksums_.insert(checksums_.end(), checksums.begin(), checksums.end());
       Advance(bytes.size());
       return absl::OkStatus();
     };
-    return packer.PackUnits(matrices, plan_.geometry.kind(kind), sink, units, sums);
+    store::v1::KindUnits part;
+    for (uint32_t u = 0; !units.positions().empty() && u < geometry.unit_count; ++u) {
+      part.add_positions(units.positions(static_cast<int>(first_unit + u)) - first_unit);
+    }
+    RETURN_IF_ERROR(packer.PackUnits(matrices, geometry, sink, part, sums));
+    units.mutable_norms()->MergeFrom(part.norms());
+    units.mutable_second_norms()->MergeFrom(part.second_norms());
+    return absl::OkStatus();
   }
 
   // Checksum table, manifest and, last, the header.

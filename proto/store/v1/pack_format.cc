@@ -54,18 +54,29 @@ absl::StatusOr<KindGeometry> KindFromLayout(const store::v1::UnitLayout& layout,
   return kind;
 }
 
-absl::Status CheckLayer(const store::v1::KindUnits& units, const KindGeometry& kind) {
+// `slots`: experts, whose units stay apart.
+absl::Status CheckLayer(const store::v1::KindUnits& units, const KindGeometry& kind,
+                        uint32_t slots) {
   if (units.positions().empty()) return absl::OkStatus();
   if (static_cast<uint32_t>(units.positions_size()) != kind.unit_count) {
     return Damaged("a permutation has the wrong length");
   }
   std::vector<bool> seen(kind.unit_count);
-  for (uint32_t position : units.positions()) {
+  const uint32_t per_slot = kind.unit_count / slots;
+  for (uint32_t unit = 0; unit < kind.unit_count; ++unit) {
+    const uint32_t position = units.positions(static_cast<int>(unit));
     if (position >= kind.unit_count || seen[position])
       return Damaged("a permutation repeats a unit");
+    if (position / per_slot != unit / per_slot) return Damaged("a permutation mixes experts");
     seen[position] = true;
   }
   return absl::OkStatus();
+}
+
+bool SaneExperts(const store::v1::HyperParameters& hp) {
+  if (hp.expert_count() == 0) return hp.experts_used() == 0 && hp.shared_experts() == 0;
+  return hp.expert_count() <= kMaxExperts && hp.shared_experts() <= kMaxExperts &&
+         hp.experts_used() >= 1 && hp.experts_used() <= hp.expert_count();
 }
 
 bool IsFactor(float value) { return std::isfinite(value) && value >= 0; }
@@ -97,8 +108,9 @@ absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
       hp.context_length() >= 1 && hp.rope_dims() <= hp.head_size() && hp.rope_dims() % 2 == 0 &&
       std::isfinite(hp.rms_epsilon()) && hp.rms_epsilon() >= 0 && std::isfinite(hp.rope_base()) &&
       hp.rope_base() > 0;
-  return sane && SaneArithmetic(hp) ? absl::OkStatus()
-                                    : Damaged("hyper-parameters are out of range");
+  return sane && SaneArithmetic(hp) && SaneExperts(hp)
+             ? absl::OkStatus()
+             : Damaged("hyper-parameters are out of range");
 }
 
 absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_bytes) {
@@ -115,6 +127,10 @@ absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_b
 }
 
 }  // namespace
+
+uint32_t ExpertSlots(const store::v1::HyperParameters& hp) {
+  return hp.expert_count() == 0 ? 1 : hp.expert_count() + hp.shared_experts();
+}
 
 const char* UnitKindName(UnitKind kind) { return kind == UnitKind::kInput ? "input" : "hidden"; }
 
@@ -144,18 +160,24 @@ absl::StatusOr<PackGeometry> GeometryFromManifest(const store::v1::Manifest& man
   ASSIGN_OR_RETURN(geometry.kinds[0], KindFromLayout(manifest.input_units(), encoding, "input"));
   ASSIGN_OR_RETURN(geometry.kinds[1], KindFromLayout(manifest.hidden_units(), encoding, "hidden"));
   const auto& hp = manifest.hyper_parameters();
-  if (geometry.kinds[0].unit_count != hp.hidden_size() ||
+  const uint64_t slots = ExpertSlots(hp);
+  if (geometry.kinds[0].unit_count != slots * hp.hidden_size() ||
       geometry.kinds[0].column_elements != hp.intermediate_size() ||
       geometry.kinds[0].columns_per_unit != 2 ||
-      geometry.kinds[1].unit_count != hp.intermediate_size() ||
+      geometry.kinds[1].unit_count != slots * hp.intermediate_size() ||
       geometry.kinds[1].column_elements != hp.hidden_size() ||
       geometry.kinds[1].columns_per_unit != 1 ||
       static_cast<uint32_t>(manifest.layers_size()) != hp.layer_count()) {
     return Damaged("unit layouts do not fit the hyper-parameters");
   }
+  for (const KindGeometry& kind : geometry.kinds) {
+    if (slots > 1 && kind.unit_count / slots % kind.units_per_block != 0) {
+      return Damaged("a block holds units of two experts");
+    }
+  }
   for (const store::v1::LayerUnits& layer : manifest.layers()) {
-    RETURN_IF_ERROR(CheckLayer(layer.input(), geometry.kinds[0]));
-    RETURN_IF_ERROR(CheckLayer(layer.hidden(), geometry.kinds[1]));
+    RETURN_IF_ERROR(CheckLayer(layer.input(), geometry.kinds[0], static_cast<uint32_t>(slots)));
+    RETURN_IF_ERROR(CheckLayer(layer.hidden(), geometry.kinds[1], static_cast<uint32_t>(slots)));
   }
   return geometry;
 }

@@ -35,6 +35,7 @@ inline constexpr uint64_t kStaticAlign = 64;  // bytes, offset of each static te
 // Limits that a reader accepts; they bound every allocation made from a file's numbers.
 inline constexpr uint32_t kMaxLayers = 1024;
 inline constexpr uint32_t kMaxUnits = 1u << 20;  // per layer and kind
+inline constexpr uint32_t kMaxExperts = 4096;    // per layer; as many shared ones
 inline constexpr uint32_t kMaxUnitsPerBlock = 0xffff;
 inline constexpr uint32_t kMaxBlockBytes = 8u << 20;
 inline constexpr uint64_t kMaxManifestBytes = 512ull << 20;
@@ -90,6 +91,9 @@ struct PackGeometry {
   uint64_t BlockOffset(uint32_t layer, UnitKind k, uint32_t block) const;
   uint64_t BlockIndex(uint32_t layer, UnitKind k, uint32_t block) const;
 };
+
+// MLPs of a layer: 1, or its experts, the shared ones last.
+uint32_t ExpertSlots(const store::v1::HyperParameters& hp);
 
 // Checks the manifest's numbers against each other and against the limits above.
 absl::StatusOr<PackGeometry> GeometryFromManifest(const store::v1::Manifest& manifest);

@@ -132,6 +132,59 @@ TEST(HfConfigTest, GemmaSaysItsScaleAndTies) {
   EXPECT_EQ(Value<double>(*config, "gemma2.final_logit_softcapping"), 30);
 }
 
+// Qwen1.5-MoE, but for what the tests do not look at.
+Json QwenMoe() {
+  Json json = Llama();
+  json["model_type"] = "qwen2_moe";
+  json["num_experts"] = 60;
+  json["num_experts_per_tok"] = 4;
+  json["moe_intermediate_size"] = 1408;
+  json["shared_expert_intermediate_size"] = 5632;
+  json["norm_topk_prob"] = false;
+  json["decoder_sparse_step"] = 1;
+  json["mlp_only_layers"] = Json::array();
+  return json;
+}
+
+TEST(HfConfigTest, MixturesOfExperts) {
+  const auto qwen = Translate(QwenMoe());
+  ASSERT_TRUE(qwen.ok()) << qwen.status();
+  EXPECT_EQ(Value<uint64_t>(*qwen, "qwen2moe.expert_count"), 60u);
+  EXPECT_EQ(Value<uint64_t>(*qwen, "qwen2moe.expert_used_count"), 4u);
+  EXPECT_EQ(Value<uint64_t>(*qwen, "qwen2moe.expert_feed_forward_length"), 1408u);
+  EXPECT_EQ(Value<uint64_t>(*qwen, "qwen2moe.expert_shared_feed_forward_length"), 5632u);
+  EXPECT_FALSE(Value<bool>(*qwen, "qwen2moe.expert_weights_norm"));
+  Json json = QwenMoe();
+  json["model_type"] = "qwen3_moe";
+  json["norm_topk_prob"] = true;
+  const auto qwen3 = Translate(json);
+  ASSERT_TRUE(qwen3.ok()) << qwen3.status();
+  EXPECT_TRUE(Value<bool>(*qwen3, "qwen3moe.expert_weights_norm"));
+  json = Llama();
+  json["model_type"] = "mixtral";
+  json["num_local_experts"] = 8;
+  json["num_experts_per_tok"] = 2;
+  const auto mixtral = Translate(json);
+  ASSERT_TRUE(mixtral.ok()) << mixtral.status();
+  EXPECT_EQ(Value<uint64_t>(*mixtral, "llama.expert_count"), 8u);
+  EXPECT_EQ(mixtral->metadata.count("llama.expert_weights_norm"), 0u);
+}
+
+TEST(HfConfigTest, MixturesThatAreNotSupportedAreNamed) {
+  const auto refused = [](const char* key, const Json& value) {
+    Json json = QwenMoe();
+    json[key] = value;
+    return std::string(Translate(json).status().message());
+  };
+  EXPECT_THAT(refused("num_experts", nullptr), HasSubstr("\"num_experts\" is missing"));
+  EXPECT_THAT(refused("num_experts_per_tok", nullptr), HasSubstr("\"num_experts_per_tok\" is"));
+  EXPECT_THAT(refused("moe_intermediate_size", "x"), HasSubstr("\"moe_intermediate_size\" is not"));
+  EXPECT_THAT(refused("shared_expert_intermediate_size", nullptr), HasSubstr("is missing"));
+  EXPECT_THAT(refused("n_routed_experts", 4), HasSubstr("qwen2_moe models with such experts"));
+  EXPECT_THAT(refused("decoder_sparse_step", 2), HasSubstr("layers without experts"));
+  EXPECT_THAT(refused("mlp_only_layers", {0}), HasSubstr("layers without experts"));
+}
+
 TEST(HfConfigTest, NamesOfTensors) {
   const HfFamily llama = {.model_type = "llama", .architecture = "llama"};
   const HfFamily gemma = {.model_type = "gemma2", .architecture = "gemma2", .sandwich_norms = true};
@@ -143,8 +196,22 @@ TEST(HfConfigTest, NamesOfTensors) {
   EXPECT_EQ(GgufTensorName(llama, norm), "blk.3.ffn_norm.weight");
   EXPECT_EQ(GgufTensorName(gemma, norm), "blk.3.post_attention_norm.weight");
   EXPECT_EQ(GgufTensorName(llama, "model.layers.3.self_attn.rotary_emb.inv_freq"), "");
-  for (const char* other : {"model.layers.x.mlp.up_proj.weight", "model.layers.", "model.layers.3",
-                            "model.layers.3.mlp.router.weight", "vision.weight"}) {
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.block_sparse_moe.gate.weight"),
+            "blk.3.ffn_gate_inp.weight");
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.block_sparse_moe.experts.7.w2.weight"),
+            "blk.3.ffn_down.7.weight");
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.mlp.gate.weight"), "blk.3.ffn_gate_inp.weight");
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.mlp.experts.127.up_proj.weight"),
+            "blk.3.ffn_up.127.weight");
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.mlp.shared_expert.down_proj.weight"),
+            "blk.3.ffn_down_shexp.weight");
+  EXPECT_EQ(GgufTensorName(llama, "model.layers.3.mlp.shared_expert_gate.weight"),
+            "blk.3.ffn_gate_inp_shexp.weight");
+  for (const char* other :
+       {"model.layers.3.mlp.experts.x.up_proj.weight", "model.layers.3.mlp.experts.7.up_proj.bias",
+        "model.layers.3.mlp.experts.7", "model.layers.3.mlp.experts.",
+        "model.layers.x.mlp.up_proj.weight", "model.layers.", "model.layers.3",
+        "model.layers.3.mlp.router.weight", "vision.weight"}) {
     EXPECT_EQ(GgufTensorName(llama, other), other);
   }
 }
@@ -164,7 +231,7 @@ TEST(HfConfigTest, WhatIsNotSupportedIsNamed) {
   EXPECT_THAT(refused("head_dim", 7), HasSubstr("heads of 7 elements"));
   EXPECT_THAT(refused("hidden_act", "relu"), HasSubstr("'relu' is not supported"));
   EXPECT_THAT(refused("quantization_config", Json::object()), HasSubstr("use the original one"));
-  EXPECT_THAT(refused("num_local_experts", 8), HasSubstr("mixture-of-experts"));
+  EXPECT_THAT(refused("num_local_experts", 8), HasSubstr("llama models with such experts"));
   EXPECT_THAT(refused("rope_scaling", {{"type", "dynamic"}, {"factor", 2}}),
               HasSubstr("RoPE scaling 'dynamic' is not supported"));
   EXPECT_THAT(refused("sliding_window", -1), HasSubstr("\"sliding_window\" is not"));

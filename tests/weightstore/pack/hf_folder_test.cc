@@ -76,6 +76,12 @@ TEST_F(HfFolderTest, ShardedTiedAndHalfPrecision) {
   ExpectSameModel();
 }
 
+TEST_F(HfFolderTest, MixturesOfExperts) {
+  Convert({.experts = 3, .experts_used = 2, .experts_apart = true}, {.files = 2});
+  ASSERT_NE(gguf_->FindTensor("blk.1.ffn_up.2.weight"), nullptr);
+  ExpectSameModel();
+}
+
 // The static section copies undecoded rows.
 TEST_F(HfFolderTest, UndecodedRowsAreInGgufsOrderToo) {
   const auto folder = GgufFile::Open(Folder());
