@@ -68,7 +68,8 @@ absl::StatusOr<ChoiceQuestion> Encode(const QuestionText& text, const Tokenizer&
   if (common == 0) {
     return absl::InvalidArgumentError("\"context\" is empty, and the model has no BOS token");
   }
-  ChoiceQuestion question = {.answer = text.answer};
+  ChoiceQuestion question;
+  question.answer = text.answer;
   question.context.assign(context.begin(), context.begin() + static_cast<ptrdiff_t>(common));
   for (size_t i = 0; i < whole.size(); ++i) {
     question.choices.emplace_back(whole[i].begin() + static_cast<ptrdiff_t>(common),

@@ -134,7 +134,7 @@ constexpr double kWeightShares[] = {2.0 / 3, 1.0 / 3};  // of an MLP, by kind of
 void SumShares(const LocalModel& local, EvalResult& result) {
   const ModelConfig& config = local.model().config;
   const double counts[] = {double(config.hidden_size), double(config.intermediate_size)};
-  const double all = double{config.layer_count} * config.expert_slots();
+  const double all = double(config.layer_count) * config.expert_slots();
   result.density = result.flash_share = 0;
   for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
     result.density += kWeightShares[kind] * result.kept_units[kind] / counts[kind];
@@ -161,7 +161,7 @@ void CountUnits(const LocalModel& local, const PassAccounts& accounts, const Pru
 void CountFixed(const LocalModel& local, const PeerMask* mask, EvalResult& result) {
   const ModelConfig& config = local.model().config;
   const double cached = result.point.cache_fraction;
-  const double mlps = double{config.layer_count} *
+  const double mlps = double(config.layer_count) *
                       (config.expert_count == 0 ? 1 : config.experts_used + config.shared_experts);
   result.kept_units[0] = config.hidden_size;
   result.kept_units[1] = mask == nullptr ? config.intermediate_size : mask->kept_per_token();
@@ -238,7 +238,7 @@ void ModelSpeed(const LocalModel& local, const EvalTask& task, const DeviceSpeed
   const PackGeometry& geometry = local.client().geometry();
   double mlp = 0;
   for (const KindGeometry& kind : geometry.kinds) {
-    mlp += double{kind.unit_count} * kind.unit_bytes * config.layer_count;
+    mlp += double(kind.unit_count) * kind.unit_bytes * config.layer_count;
   }
   // Of the weights in question, a mixture uses those of a few experts.
   const double in_use =
