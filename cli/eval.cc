@@ -1,20 +1,16 @@
 // `tidegate eval`: perplexity of a text, and what serving it would read from flash.
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <optional>
-#include <sstream>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
-#include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
+#include "cli/text_score.h"
 #include "cli/token_ids.h"
 #include "proto/store/v1/mask_trace.h"
 #include "weightstore/pack/atomic_file.h"
@@ -83,70 +79,6 @@ class Recording {
   MaskTraceWriter writer_;
   std::vector<uint32_t> units_;
 };
-
-// Sums over the scored tokens.
-struct Score {
-  double nll = 0;
-  uint64_t tokens = 0;
-  PassAccounts accounts;
-};
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  std::stringstream content;
-  content << in.rdbuf();
-  return content.str();
-}
-
-absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text));
-  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(flags.model.model));
-  std::vector<TokenId> tokens;
-  for (absl::string_view document : absl::StrSplit(text, "<|endoftext|>")) {
-    document = absl::StripAsciiWhitespace(document);
-    if (document.empty()) continue;
-    if (tokenizer->bos_id() >= 0) tokens.push_back(tokenizer->bos_id());
-    const std::vector<TokenId> ids =
-        tokenizer->Encode(std::string_view(document.data(), document.size()), false);
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
-    if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
-  }
-  return tokens;
-}
-
-// -log softmax(logits)[target].
-double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
-  double top = logits[0];
-  for (const float logit : logits) top = std::max<double>(top, logit);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - top);
-  return top + std::log(sum) - logits[static_cast<size_t>(target)];
-}
-
-absl::Status ScoreChunk(LocalModel& local, std::span<const TokenId> inputs,
-                        std::span<const TokenId> targets, const PruneStep* step, bool half,
-                        Precision precision, Score& score) {
-  KvCache kv(local.model().config, static_cast<uint32_t>(inputs.size()), half);
-  if (step == nullptr) {
-    const auto add = [&](uint32_t position, std::span<float> logits) {
-      score.nll += NegativeLogLikelihood(logits, targets[position]);
-    };
-    for (size_t at = 0; at < inputs.size(); at = kv.size()) {
-      const size_t piece = local.decoder().PieceTokens(inputs.size() - at);
-      RETURN_IF_ERROR(local.decoder().Prefill(kv, inputs.subspan(at, piece), precision, {},
-                                              score.accounts, add));
-    }
-  } else {
-    std::vector<float> logits(local.model().config.vocab_size);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      RETURN_IF_ERROR(local.decoder().Step(kv, inputs[i], step, precision, logits, score.accounts));
-      score.nll += NegativeLogLikelihood(logits, targets[i]);
-    }
-  }
-  score.tokens += inputs.size();
-  return absl::OkStatus();
-}
 
 double Rate(uint64_t hits, uint64_t misses) {
   return hits + misses == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(hits + misses);
@@ -224,7 +156,7 @@ absl::Status Run(const Flags& flags) {
   if (flags.text.empty()) {
     ASSIGN_OR_RETURN(tokens, ReadTokenIds(flags.ids));
   } else {
-    ASSIGN_OR_RETURN(tokens, TokensOfText(flags));
+    ASSIGN_OR_RETURN(tokens, TokensOfText(flags.text, flags.model.model));
   }
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.one_unit_per_block = true;

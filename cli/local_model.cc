@@ -44,7 +44,10 @@ absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
   return absl::OkStatus();
 }
 
-bool IsGguf(const std::string& path) {
+// A GGUF file or a Hugging Face folder: not packed yet.
+bool IsSource(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return true;
   char magic[4] = {};
   const auto fd = UniqueFd::Open(path, O_RDONLY);
   return fd.ok() && ReadAt(fd->get(), 0, magic, sizeof(magic)).ok() &&
@@ -55,7 +58,7 @@ bool IsGguf(const std::string& path) {
 
 absl::Status LocalModel::PackIfNeeded(const LocalModelOptions& options, std::string& pack_path) {
   pack_path = options.model;
-  if (!IsGguf(options.model)) {
+  if (!IsSource(options.model)) {
     if (!options.adapters.empty()) {
       return absl::InvalidArgumentError("adapters are merged while packing: give the GGUF file");
     }

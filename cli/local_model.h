@@ -17,8 +17,8 @@
 namespace tidegate {
 
 struct LocalModelOptions {
-  std::string model;                       // a GGUF file, packed on the fly, or a pack
-  UnitEncoding units = UnitEncoding::kQ8;  // for a GGUF file
+  std::string model;  // a GGUF file or Hugging Face folder, packed on the fly, or a pack
+  UnitEncoding units = UnitEncoding::kQ8;  // for a GGUF file, as the next two
   bool one_unit_per_block = false;         // for a GGUF file
   std::vector<LoraSource> adapters;        // for a GGUF file; merged while packing
   StoreOptions store;                      // pack, socket and region paths are filled in

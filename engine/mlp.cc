@@ -392,6 +392,7 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
   ahead_.reset();
   // The hidden units load while the input units are computed, and the next layer's after them.
   ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden));
+  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kInput, x, tokens);
   ClearGate(tokens);
   RETURN_IF_ERROR(Run(input,
                       {.layer = layer,
@@ -405,6 +406,7 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
                        .y = {gate_.data(), up_.data()}},
                       accounts));
   ActivateGate(tokens, accounts.times);
+  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kHidden, gate_.data(), tokens);
   if (layer + 1 < model_->config.layer_count) {
     ASSIGN_OR_RETURN(WeightLease next, AcquireAll(layer + 1, UnitKind::kInput));
     ahead_.emplace(Ahead{layer + 1, std::move(next)});

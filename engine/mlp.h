@@ -71,6 +71,12 @@ class Mlp {
                                     std::span<const uint32_t> positions)>;
   void set_on_mask(OnMask on_mask) { on_mask_ = std::move(on_mask); }
 
+  // Called with what dense passes multiply the units of a kind with, x [tokens, unit_count]: the
+  // normed hidden state, then h. Set before the first pass.
+  using OnInputs =
+      std::function<void(uint32_t layer, UnitKind kind, const float* x, uint32_t tokens)>;
+  void set_on_inputs(OnInputs on_inputs) { on_inputs_ = std::move(on_inputs); }
+
   // Drops streams that were begun ahead. Call when a pass is abandoned.
   void Reset() { ahead_.reset(); }
 
@@ -134,6 +140,7 @@ class Mlp {
   const bool overlap_;
   MaskSelector selector_;
   OnMask on_mask_;
+  OnInputs on_inputs_;
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind

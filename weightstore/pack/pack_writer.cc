@@ -57,6 +57,17 @@ absl::Status PlaceUnits(const std::string& trace_path, PackPlan& plan) {
   return absl::OkStatus();
 }
 
+absl::Status CheckMoments(std::span<const LayerMoments> moments, const PackGeometry& geometry) {
+  if (moments.empty()) return absl::OkStatus();
+  bool fits = moments.size() == geometry.layer_count;
+  for (const LayerMoments& layer : moments) {
+    fits = fits && layer.input.inputs() == geometry.kind(UnitKind::kInput).unit_count &&
+           layer.hidden.inputs() == geometry.kind(UnitKind::kHidden).unit_count;
+  }
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError("the moments of the calibration are of another model's shape");
+}
+
 // One run: the file being written and what has been learnt so far.
 class Writer {
  public:
@@ -168,18 +179,21 @@ class Writer {
                        options_.units, options_.memory_bytes);
     for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
       const LayerMatrices& from = plan_.layers[layer];
+      const LayerMoments* moments = options_.moments.empty() ? nullptr : &options_.moments[layer];
       store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
       RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, {from.gate, from.up},
-                               *units.mutable_input(), std::span(sums_).first(2)));
+                               *units.mutable_input(), std::span(sums_).first(2),
+                               moments != nullptr ? &moments->input : nullptr));
       RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, {from.down},
-                               *units.mutable_hidden(), std::span(sums_).last(1)));
+                               *units.mutable_hidden(), std::span(sums_).last(1),
+                               moments != nullptr ? &moments->hidden : nullptr));
     }
     return absl::OkStatus();
   }
 
   absl::Status PackKind(LayerPacker& packer, uint32_t layer, UnitKind kind,
                         const std::vector<const GgufTensor*>& matrices, store::v1::KindUnits& units,
-                        std::span<ErrorSums> sums) {
+                        std::span<ErrorSums> sums, const InputMoments* moments) {
     const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
                           std::span<const uint64_t> checksums) -> absl::Status {
       const uint64_t offset =
@@ -189,7 +203,7 @@ class Writer {
       Advance(bytes.size());
       return absl::OkStatus();
     };
-    return packer.PackUnits(matrices, plan_.geometry.kind(kind), sink, units, sums);
+    return packer.PackUnits(matrices, plan_.geometry.kind(kind), sink, units, sums, moments);
   }
 
   // Checksum table, manifest and, last, the header.
@@ -246,6 +260,7 @@ absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& 
   ASSIGN_OR_RETURN(const LoraSet adapters, LoraSet::Open(source, options.adapters));
   auto plan = PlanPack(source, options, &adapters);
   if (!plan.ok()) return Annotate(plan.status(), source.path());
+  RETURN_IF_ERROR(CheckMoments(options.moments, plan->geometry));
   RETURN_IF_ERROR(PlaceUnits(options.trace_path, *plan));
   std::vector<std::string> inputs = {source.path(), options.trace_path};
   for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
