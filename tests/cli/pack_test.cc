@@ -86,6 +86,27 @@ TEST_F(PackCommandTest, FollowsItsFlags) {
   EXPECT_EQ(ReadManifest("p").unit_encoding(), 3u);
 }
 
+TEST_F(PackCommandTest, CalibratesOnAText) {
+  const auto pack = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.begin(), {DemoModelPath(), "-o", dir_.File(name), "--units", "q4"});
+    const absl::Status packed = RunPackCommand(more, &out_);
+    EXPECT_TRUE(packed.ok()) << packed;
+    return ReadManifest(name);
+  };
+  const auto plain = pack("plain", {});
+  EXPECT_THAT(out_, HasSubstr("rounding     gate 0.081"));
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("perplexity")));
+  const std::vector<std::string> calibrate = {"--calibrate", ModelPath("tinystories-heldout.txt"),
+                                              "--calibrate-tokens", "2049"};
+  const auto first = pack("first", calibrate);
+  EXPECT_THAT(out_, HasSubstr("calibrated   perplexity "));
+  EXPECT_THAT(out_, HasSubstr("(256 tokens held out, 1792 learnt from)"));
+  EXPECT_GT(first.layers(0).input().relative_rms_errors(0),
+            plain.layers(0).input().relative_rms_errors(0));
+  EXPECT_EQ(first.layers(5).SerializeAsString(),
+            pack("again", calibrate).layers(5).SerializeAsString());
+}
+
 TEST_F(PackCommandTest, WarnsWhenQuantisedWeightsAreRoundedAgain) {
   LlamaGguf({.matrices = GgmlType::kQ4_0}).WriteTo(dir_.File("q4.gguf"));
   ASSERT_TRUE(RunPackCommand({dir_.File("q4.gguf")}, &out_).ok());
@@ -109,6 +130,14 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
       {{dir_.File("m.gguf"), "--block-bytes", "1000"}, "not a multiple of 512"},
       {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is one of the files to read"},
       {{dir_.File("m.gguf"), "-o", dir_.File("no/p")}, "cannot write into folder"},
+      {{dir_.File("m.gguf"), "--calibrate", "t"}, "--calibrate is for --units q4"},
+      {{dir_.File("m.gguf"), "--units", "q4", "--calibrate", dir_.File("none")}, "cannot read"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
+        dir_.File("p")},
+       "text.gguf: a calibration needs at least 2049 tokens"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
+        dir_.File("text.gguf")},
+       "is one of the files to read"},
   };
   for (const Row& row : kRows) {
     const absl::Status status = RunPackCommand(row.arguments, &out_);
