@@ -85,6 +85,16 @@ std::string StaticTypes(const store::v1::Manifest& manifest) {
   });
 }
 
+void PrintRounding(const PackReport& report) {
+  const auto& error = report.relative_rms_error;
+  if (error[0] == 0 && error[1] == 0 && error[2] == 0) {
+    std::printf("  %-12s none: lossless\n", "rounding");
+  } else {
+    std::printf("  %-12s gate %.3g, up %.3g, down %.3g (relative RMS of the weights)\n", "rounding",
+                error[0], error[1], error[2]);
+  }
+}
+
 absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
@@ -99,9 +109,7 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
               index.geometry.layer_count, std::string(UnitEncodingName(encoding)).c_str());
   PrintPadding("input units", index.geometry.kinds[0]);
   PrintPadding("hidden units", index.geometry.kinds[1]);
-  std::printf("  %-12s gate %.3g, up %.3g, down %.3g (relative RMS)\n", "rounding",
-              report.relative_rms_error[0], report.relative_rms_error[1],
-              report.relative_rms_error[2]);
+  PrintRounding(report);
   if (report.requantised) {
     std::printf(
         "warning: the MLP weights of the source (%s) were rounded along rows and are now rounded "

@@ -51,7 +51,7 @@ TEST_F(PackCommandTest, WritesBesideTheModelAndSummarises) {
   EXPECT_THAT(out_, HasSubstr("m.tgpack: test-llama"));
   EXPECT_THAT(out_,
               HasSubstr("64 per layer, 224 bytes each, 2 per block of 512 B, 12.5 % padding"));
-  EXPECT_THAT(out_, HasSubstr("rounding"));
+  EXPECT_THAT(out_, HasSubstr("rounding     gate 0.00"));
   EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
 }
 
@@ -81,6 +81,10 @@ TEST_F(PackCommandTest, FollowsItsFlags) {
   EXPECT_EQ(manifest.unit_encoding(), 2u);
   EXPECT_EQ(manifest.input_units().block_bytes(), 16384u);
   EXPECT_EQ(manifest.input_units().units_per_block(), 42u);
+  EXPECT_THAT(out_, HasSubstr("(relative RMS of the weights)"));
+  ASSERT_TRUE(
+      RunPackCommand({DemoModelPath(), "-o", dir_.File("p"), "--units", "f16"}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("rounding     none: lossless"));
   // Again over the old one.
   EXPECT_TRUE(RunPackCommand({dir_.File("m.gguf"), "-o", dir_.File("p")}, &out_).ok());
   EXPECT_EQ(ReadManifest("p").unit_encoding(), 3u);
