@@ -48,7 +48,7 @@ struct Calibration {
 
 // Packs the model into a temporary file with 8-bit units and runs it over the text. Takes, besides
 // that file, at most 1 GiB for moments, the model's static weights and activations. The same text
-// gives the same moments on every machine.
+// gives the same moments, whatever the number of threads.
 absl::StatusOr<Calibration> Calibrate(const CalibrationOptions& options);
 
 // The held-out chunks with the units of a pack.
