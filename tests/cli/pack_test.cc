@@ -6,7 +6,9 @@
 #include "cli/commands.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
+#include "weightstore/pack/gguf_file.h"
 
 namespace tidegate {
 namespace {
@@ -109,6 +111,25 @@ TEST_F(PackCommandTest, CalibratesOnAText) {
             plain.layers(0).input().relative_rms_errors(0));
   EXPECT_EQ(first.layers(5).SerializeAsString(),
             pack("again", calibrate).layers(5).SerializeAsString());
+}
+
+TEST_F(PackCommandTest, CalibratesAFolder) {
+  const auto model = GgufFile::Open(dir_.File("m.gguf"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  WriteHfFolder(*model, dir_.File("hf"));
+  WriteFileOrDie(dir_.File("hf/tokenizer.json"), R"({
+      "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+      "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<unk>": 3}, "merges": ["a b"],
+                "unk_token": "<unk>"}})");
+  std::string text;
+  while (text.size() < 6000) text += "abba"[text.size() * text.size() % 7 % 4];
+  WriteFileOrDie(dir_.File("t.txt"), text);
+  const absl::Status packed = RunPackCommand({dir_.File("hf"), "--units", "q4", "--calibrate",
+                                              dir_.File("t.txt"), "--calibrate-tokens", "2049"},
+                                             &out_);
+  ASSERT_TRUE(packed.ok()) << packed;
+  EXPECT_THAT(out_, HasSubstr("hf.tgpack: "));
+  EXPECT_THAT(out_, HasSubstr("1792 learnt from"));
 }
 
 TEST_F(PackCommandTest, WarnsWhenQuantisedWeightsAreRoundedAgain) {
