@@ -2,15 +2,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
-#include <sstream>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "cli/byte_rate.h"
@@ -21,6 +17,7 @@
 #include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
 #include "cli/report_folder.h"
+#include "cli/text_score.h"
 #include "cli/token_ids.h"
 #include "engine/peer_masks.h"
 #include "proto/store/v1/mask_trace.h"
@@ -110,30 +107,6 @@ class Recording {
   MaskTraceWriter writer_;
   std::vector<uint32_t> units_;
 };
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  std::stringstream content;
-  content << in.rdbuf();
-  return content.str();
-}
-
-absl::StatusOr<std::vector<TokenId>> TokensOfText(const Flags& flags) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text));
-  ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(flags.model.model));
-  std::vector<TokenId> tokens;
-  for (absl::string_view document : absl::StrSplit(text, "<|endoftext|>")) {
-    document = absl::StripAsciiWhitespace(document);
-    if (document.empty()) continue;
-    if (tokenizer->bos_id() >= 0) tokens.push_back(tokenizer->bos_id());
-    const std::vector<TokenId> ids =
-        tokenizer->Encode(std::string_view(document.data(), document.size()), false);
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
-    if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
-  }
-  return tokens;
-}
 
 absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
   if (flags.chunk == 0) return absl::InvalidArgumentError("--chunk must be at least 1");
@@ -234,7 +207,7 @@ absl::StatusOr<Material> ReadMaterial(const Flags& flags) {
   if (flags.text.empty()) {
     ASSIGN_OR_RETURN(material.tokens, ReadTokenIds(flags.ids));
   } else {
-    ASSIGN_OR_RETURN(material.tokens, TokensOfText(flags));
+    ASSIGN_OR_RETURN(material.tokens, TokensOfText(flags.text, flags.model.model));
   }
   if (flags.choices.empty()) return material;
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(flags.model.model));

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/status_macros.h"
+#include "cli/text_score.h"
 #include "engine/peer_masks.h"
 
 namespace tidegate {
@@ -12,63 +13,20 @@ namespace {
 
 using OnTokens = std::function<absl::Status(uint64_t)>;
 
-// -log softmax(logits)[target].
-double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
-  double top = logits[0];
-  for (const float logit : logits) top = std::max<double>(top, logit);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - top);
-  return top + std::log(sum) - logits[static_cast<size_t>(target)];
-}
-
 // One decoder, one way to prune.
 class Scorer {
  public:
   Scorer(LocalModel& local, const EvalTask& task, const PruneStep* step)
       : local_(local), task_(task), step_(step) {}
 
-  // Appends `inputs` to the sequence; the sum over those with a target of -log p(target). targets:
-  // of the last inputs, may be fewer.
-  absl::StatusOr<double> Score(KvCache& kv, std::span<const TokenId> inputs,
-                               std::span<const TokenId> targets) {
-    const size_t begin = kv.size();
-    const size_t silent = inputs.size() - targets.size();
-    double nll = 0;
-    if (step_ == nullptr) {
-      const auto add = [&](uint32_t position, std::span<float> logits) {
-        const size_t i = position - begin;
-        if (i >= silent) nll += NegativeLogLikelihood(logits, targets[i - silent]);
-      };
-      while (kv.size() - begin < inputs.size()) {
-        const size_t at = kv.size() - begin;
-        const size_t piece = local_.decoder().PieceTokens(inputs.size() - at);
-        RETURN_IF_ERROR(local_.decoder().Prefill(kv, inputs.subspan(at, piece), task_.precision, {},
-                                                 accounts_, add));
-      }
-      return nll;
-    }
-    logits_.resize(local_.model().config.vocab_size);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const bool scored = i >= silent;
-      RETURN_IF_ERROR(local_.decoder().Step(kv, inputs[i], step_, task_.precision,
-                                            scored ? std::span<float>(logits_) : std::span<float>(),
-                                            accounts_));
-      if (scored) nll += NegativeLogLikelihood(logits_, targets[i - silent]);
-    }
-    return nll;
-  }
-
-  absl::StatusOr<double> ScoreText(const OnTokens& on_tokens) {
-    double nll = 0;
+  absl::Status ScoreText(const OnTokens& on_tokens) {
     for (uint64_t c = 0; c < task_.chunks; ++c) {
       KvCache kv(local_.model().config, task_.chunk, task_.half_kv);
-      ASSIGN_OR_RETURN(const double part,
-                       Score(kv, task_.tokens.subspan(c * task_.chunk, task_.chunk),
-                             task_.tokens.subspan(c * task_.chunk + 1, task_.chunk)));
-      nll += part;
+      const auto all = task_.tokens.subspan(c * task_.chunk, size_t{task_.chunk} + 1);
+      RETURN_IF_ERROR(Add(kv, all.first(task_.chunk), all.last(task_.chunk), text_));
       RETURN_IF_ERROR(on_tokens((c + 1) * task_.chunk));
     }
-    return nll;
+    return absl::OkStatus();
   }
 
   // Whether the likeliest choice is the right one: by its sum, and by its sum per byte.
@@ -78,7 +36,8 @@ class Scorer {
     KvCache kv(local_.model().config, static_cast<uint32_t>(question.context.size() + longest),
                task_.half_kv);
     const std::span<const TokenId> context(question.context);
-    RETURN_IF_ERROR(Score(kv, context.first(context.size() - 1), {}).status());
+    Score silent;
+    RETURN_IF_ERROR(Add(kv, context.first(context.size() - 1), {}, silent));
     const uint32_t begin = kv.size();
     size_t best = 0, best_per_byte = 0;
     std::vector<double> sums, per_byte;
@@ -87,23 +46,28 @@ class Scorer {
       std::vector<TokenId> inputs = {context.back()};
       inputs.insert(inputs.end(), choice.begin(), choice.end() - 1);
       kv.set_size(begin);
-      ASSIGN_OR_RETURN(const double nll, Score(kv, inputs, choice));
-      sums.push_back(nll);
-      per_byte.push_back(nll / static_cast<double>(question.choice_bytes[i]));
+      Score score;
+      RETURN_IF_ERROR(Add(kv, inputs, choice, score));
+      sums.push_back(score.nll);
+      per_byte.push_back(score.nll / static_cast<double>(question.choice_bytes[i]));
       if (sums[i] < sums[best]) best = i;
       if (per_byte[i] < per_byte[best_per_byte]) best_per_byte = i;
     }
     return std::pair(best == question.answer, best_per_byte == question.answer);
   }
 
-  const PassAccounts& accounts() const { return accounts_; }
+  const Score& text() const { return text_; }
 
  private:
+  absl::Status Add(KvCache& kv, std::span<const TokenId> inputs, std::span<const TokenId> targets,
+                   Score& score) {
+    return ScoreTokens(local_, kv, inputs, targets, step_, task_.precision, score);
+  }
+
   LocalModel& local_;
   const EvalTask& task_;
   const PruneStep* const step_;
-  PassAccounts accounts_;
-  std::vector<float> logits_;
+  Score text_;
 };
 
 // While it lives, the decoder's dense passes go through a mask.
@@ -120,10 +84,12 @@ class GateHook {
 };
 
 absl::Status FindThresholds(LocalModel& local, const EvalTask& task, PeerMask& mask) {
-  const GateHook hook(local.decoder(), [&](uint32_t layer, std::span<float> gate,
-                                           std::span<float>) { mask.Observe(layer, gate); });
+  const size_t units = local.model().config.intermediate_size;
+  const GateHook hook(local.decoder(), [&](uint32_t layer, uint32_t tokens, float* gate, float*) {
+    mask.Observe(layer, {gate, tokens * units});
+  });
   RETURN_IF_ERROR(
-      Scorer(local, task, nullptr).ScoreText([](uint64_t) { return absl::OkStatus(); }).status());
+      Scorer(local, task, nullptr).ScoreText([](uint64_t) { return absl::OkStatus(); }));
   mask.SetThresholds();
   return absl::OkStatus();
 }
@@ -206,15 +172,17 @@ absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, con
     RETURN_IF_ERROR(PeerMask::CheckDensity(*peer, point.density));
     mask.emplace(*peer, point.density, local.model().config);
     if (mask->needs_thresholds()) RETURN_IF_ERROR(FindThresholds(local, task, *mask));
-    hook.emplace(local.decoder(), [&](uint32_t layer, std::span<float> gate, std::span<float> up) {
-      mask->Apply(layer, gate, up);
-    });
+    const size_t units = local.model().config.intermediate_size;
+    hook.emplace(local.decoder(),
+                 [&mask, units](uint32_t layer, uint32_t tokens, float* gate, float* up) {
+                   mask->Apply(layer, {gate, tokens * units}, {up, tokens * units});
+                 });
   }
   Scorer scorer(local, task, step);
-  ASSIGN_OR_RETURN(const double nll, scorer.ScoreText(on_tokens));
-  result.nll = nll / static_cast<double>(result.tokens);
+  RETURN_IF_ERROR(scorer.ScoreText(on_tokens));
+  result.nll = scorer.text().nll / static_cast<double>(result.tokens);
   if (step != nullptr) {
-    CountUnits(local, scorer.accounts(), *step, result);
+    CountUnits(local, scorer.text().accounts, *step, result);
   } else {
     CountFixed(local, mask ? &*mask : nullptr, result);
   }

@@ -8,13 +8,13 @@
 namespace tidegate {
 
 struct PlotSeries {
-  std::string name;                                    // in the legend
+  std::string name = {};                               // in the legend
   std::vector<std::pair<double, double>> points = {};  // x, y; joined in this order
   bool line = true;                                    // false: points only
 };
 
 struct Plot {
-  std::string title, x_label, y_label;
+  std::string title = {}, x_label = {}, y_label = {};
   std::vector<PlotSeries> series = {};
   bool log_x = false, log_y = false;  // points that are not positive are left out
 };

@@ -56,6 +56,7 @@ class Decoder {
   // See Mlp.
   void set_on_mask(Mlp::OnMask on_mask) { mlp_.set_on_mask(std::move(on_mask)); }
   void set_on_gate(Mlp::OnGate on_gate) { mlp_.set_on_gate(std::move(on_gate)); }
+  void set_on_inputs(Mlp::OnInputs on_inputs) { mlp_.set_on_inputs(std::move(on_inputs)); }
 
  private:
   // How the tokens of a pass are computed: all at once, or one with or without pruning.

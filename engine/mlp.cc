@@ -400,15 +400,15 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
   const StageTimer timer(accounts.times, Stage::kLeases);
   const ModelConfig& config = model_->config;
   WeightLease input;
-  if (ahead_.has_value() && ahead_->layer == layer && ahead_->expert == expert.index) {
-    input = std::move(ahead_->lease);
-  } else {
-    ahead_.reset();
+  const bool ahead = ahead_ && ahead_->layer == layer && ahead_->expert == expert.index;
+  if (ahead) input = std::move(ahead_->lease);
+  ahead_.reset();
+  if (!ahead) {
     ASSIGN_OR_RETURN(input, AcquireAll(layer, UnitKind::kInput, expert.index));
   }
-  ahead_.reset();
   // The hidden units load while the input units are computed, and the next layer's after them.
   ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden, expert.index));
+  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kInput, x, tokens);
   ClearGate(tokens);
   RETURN_IF_ERROR(Run(input,
                       {.layer = layer,
@@ -423,9 +423,9 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
                        .precision = precision,
                        .y = {gate_.data(), up_.data()}},
                       accounts));
-  const size_t n = size_t{tokens} * model_->config.intermediate_size;
-  if (on_gate_ != nullptr) on_gate_(layer, {gate_.data(), n}, {up_.data(), n});
+  if (on_gate_ != nullptr) on_gate_(layer, tokens, gate_.data(), up_.data());
   ActivateGate(tokens, expert.weights, accounts.times);
+  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kHidden, gate_.data(), tokens);
   RETURN_IF_ERROR(StreamAhead(layer, expert));
   return Run(hidden,
              {.layer = layer,

@@ -81,8 +81,14 @@ class Mlp {
 
   // Called by the dense passes with W_gate x and W_up x, [tokens, intermediate_size] each, before
   // they become hidden units; may change them. Set before the first pass.
-  using OnGate = std::function<void(uint32_t layer, std::span<float> gate, std::span<float> up)>;
+  using OnGate = std::function<void(uint32_t layer, uint32_t tokens, float* gate, float* up)>;
   void set_on_gate(OnGate on_gate) { on_gate_ = std::move(on_gate); }
+
+  // Called with what dense passes multiply the units of a kind with, x [tokens, unit_count]: the
+  // normed hidden state, then h. Set before the first pass.
+  using OnInputs =
+      std::function<void(uint32_t layer, UnitKind kind, const float* x, uint32_t tokens)>;
+  void set_on_inputs(OnInputs on_inputs) { on_inputs_ = std::move(on_inputs); }
 
   // Drops streams that were begun ahead. Call when a pass is abandoned.
   void Reset() { ahead_.reset(); }
@@ -167,6 +173,7 @@ class Mlp {
   MaskSelector selector_;
   OnMask on_mask_;
   OnGate on_gate_;
+  OnInputs on_inputs_;
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind

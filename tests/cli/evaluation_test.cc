@@ -37,7 +37,10 @@ class EvaluateTest : public ::testing::Test {
   void SetUp() override {
     LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
     for (TokenId i = 0; i < 65; ++i) tokens_.push_back(1 + i * 37 % 300);
-    task_ = {.tokens = tokens_, .chunk = 16, .chunks = 4, .precision = Precision::kExact};
+    task_.tokens = tokens_;
+    task_.chunk = 16;
+    task_.chunks = 4;
+    task_.precision = Precision::kExact;
   }
   EvalResult Run(const EvalPoint& point) {
     ModelFlags flags;
@@ -110,7 +113,9 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   ASSERT_TRUE((*local)->decoder().Prefill(kv, context, Precision::kExact, logits, accounts).ok());
   const auto best =
       static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  ChoiceQuestion question = {.context = context, .answer = 2};
+  ChoiceQuestion question;
+  question.context = context;
+  question.answer = 2;
   for (const TokenId choice : {best + 1, best + 2, best, best + 3}) {
     question.choices.push_back({choice % 320});
     question.choice_bytes.push_back(1);

@@ -6,7 +6,9 @@
 #include "cli/commands.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
+#include "weightstore/pack/gguf_file.h"
 
 namespace tidegate {
 namespace {
@@ -51,7 +53,7 @@ TEST_F(PackCommandTest, WritesBesideTheModelAndSummarises) {
   EXPECT_THAT(out_, HasSubstr("m.tgpack: test-llama"));
   EXPECT_THAT(out_,
               HasSubstr("64 per layer, 224 bytes each, 2 per block of 512 B, 12.5 % padding"));
-  EXPECT_THAT(out_, HasSubstr("rounding"));
+  EXPECT_THAT(out_, HasSubstr("rounding     gate 0.00"));
   EXPECT_THAT(out_, ::testing::Not(HasSubstr("warning")));
 }
 
@@ -81,9 +83,53 @@ TEST_F(PackCommandTest, FollowsItsFlags) {
   EXPECT_EQ(manifest.unit_encoding(), 2u);
   EXPECT_EQ(manifest.input_units().block_bytes(), 16384u);
   EXPECT_EQ(manifest.input_units().units_per_block(), 42u);
+  EXPECT_THAT(out_, HasSubstr("(relative RMS of the weights)"));
+  ASSERT_TRUE(
+      RunPackCommand({DemoModelPath(), "-o", dir_.File("p"), "--units", "f16"}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("rounding     none: lossless"));
   // Again over the old one.
   EXPECT_TRUE(RunPackCommand({dir_.File("m.gguf"), "-o", dir_.File("p")}, &out_).ok());
   EXPECT_EQ(ReadManifest("p").unit_encoding(), 3u);
+}
+
+TEST_F(PackCommandTest, CalibratesOnAText) {
+  const auto pack = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.begin(), {DemoModelPath(), "-o", dir_.File(name), "--units", "q4"});
+    const absl::Status packed = RunPackCommand(more, &out_);
+    EXPECT_TRUE(packed.ok()) << packed;
+    return ReadManifest(name);
+  };
+  const auto plain = pack("plain", {});
+  EXPECT_THAT(out_, HasSubstr("rounding     gate 0.081"));
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("perplexity")));
+  const std::vector<std::string> calibrate = {"--calibrate", ModelPath("tinystories-heldout.txt"),
+                                              "--calibrate-tokens", "2049"};
+  const auto first = pack("first", calibrate);
+  EXPECT_THAT(out_, HasSubstr("calibrated   perplexity "));
+  EXPECT_THAT(out_, HasSubstr("(256 tokens held out, 1792 learnt from)"));
+  EXPECT_GT(first.layers(0).input().relative_rms_errors(0),
+            plain.layers(0).input().relative_rms_errors(0));
+  EXPECT_EQ(first.layers(5).SerializeAsString(),
+            pack("again", calibrate).layers(5).SerializeAsString());
+}
+
+TEST_F(PackCommandTest, CalibratesAFolder) {
+  const auto model = GgufFile::Open(dir_.File("m.gguf"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  WriteHfFolder(*model, dir_.File("hf"));
+  WriteFileOrDie(dir_.File("hf/tokenizer.json"), R"({
+      "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+      "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<unk>": 3}, "merges": ["a b"],
+                "unk_token": "<unk>"}})");
+  std::string text;
+  while (text.size() < 6000) text += "abba"[text.size() * text.size() % 7 % 4];
+  WriteFileOrDie(dir_.File("t.txt"), text);
+  const absl::Status packed = RunPackCommand({dir_.File("hf"), "--units", "q4", "--calibrate",
+                                              dir_.File("t.txt"), "--calibrate-tokens", "2049"},
+                                             &out_);
+  ASSERT_TRUE(packed.ok()) << packed;
+  EXPECT_THAT(out_, HasSubstr("hf.tgpack: "));
+  EXPECT_THAT(out_, HasSubstr("1792 learnt from"));
 }
 
 TEST_F(PackCommandTest, WarnsWhenQuantisedWeightsAreRoundedAgain) {
@@ -109,6 +155,14 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
       {{dir_.File("m.gguf"), "--block-bytes", "1000"}, "not a multiple of 512"},
       {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is one of the files to read"},
       {{dir_.File("m.gguf"), "-o", dir_.File("no/p")}, "cannot write into folder"},
+      {{dir_.File("m.gguf"), "--calibrate", "t"}, "--calibrate is for --units q4"},
+      {{dir_.File("m.gguf"), "--units", "q4", "--calibrate", dir_.File("none")}, "cannot read"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
+        dir_.File("p")},
+       "text.gguf: a calibration needs at least 2049 tokens"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
+        dir_.File("text.gguf")},
+       "is one of the files to read"},
   };
   for (const Row& row : kRows) {
     const absl::Status status = RunPackCommand(row.arguments, &out_);

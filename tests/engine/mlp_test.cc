@@ -58,6 +58,35 @@ TEST(MlpTest, SeveralTokensEqualEachAloneBitwiseAndOneTokenClosely) {
 }
 
 // Batches of a prompt are as large as staging allows; what they hold must not show.
+TEST(MlpTest, DensePassesShowWhatTheyMultiplyWith) {
+  LocalStore store({.model = {}, .pack = {.units = UnitEncoding::kF32}, .store = {}});
+  LocalDecoder local(store);
+  Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+  constexpr uint32_t kTokens = 3;
+  std::vector<float> seen[kUnitKinds];
+  mlp.set_on_inputs([&](uint32_t layer, UnitKind kind, const float* values, uint32_t tokens) {
+    EXPECT_EQ(layer, 1u);
+    const size_t width = kind == UnitKind::kInput ? 64 : 96;
+    seen[static_cast<uint32_t>(kind)].assign(values, values + tokens * width);
+  });
+  const std::vector<float> x = RandomInput(kTokens * 64, 3);
+  std::vector<float> y(kTokens * 64, 0.0f);
+  PassAccounts accounts;
+  ASSERT_TRUE(mlp.DenseTokens(1, x.data(), kTokens, Precision::kExact, y.data(), accounts).ok());
+  EXPECT_EQ(seen[0], x);
+  ASSERT_EQ(seen[1].size(), kTokens * 96u);
+  const PlainMlp plain = LoadPlain(store.pack_path(), 1);
+  for (uint32_t t = 0; t < kTokens; ++t) {  // What they show makes y.
+    for (size_t i = 0; i < 64; ++i) {
+      double sum = 0;
+      for (size_t j = 0; j < 96; ++j) {
+        sum += static_cast<double>(seen[1][t * 96 + j]) * plain.down[j][i];
+      }
+      ASSERT_NEAR(y[t * 64 + i], sum, 1e-4);
+    }
+  }
+}
+
 TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
   const uint32_t tokens = 7;
   const std::vector<float> x = RandomInput(tokens * 64, 22);

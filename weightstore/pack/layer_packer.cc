@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "weightstore/pack/error_feedback.h"
 #include "weightstore/pack/parallel_for.h"
 
 namespace tidegate {
@@ -116,6 +117,7 @@ struct LayerPacker::Pass {
   std::span<const Move> moves;      // the same, for the transposition
   float* columns;                   // [units.size(), column_elements]
   std::span<uint8_t> blocks;        // whole ones
+  const InputMoments* moments;      // null: every column is rounded for itself
 };
 
 LayerPacker::LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes)
@@ -146,9 +148,9 @@ absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pa
   });
 }
 
-absl::Status LayerPacker::EncodeColumns(const GgufTensor& matrix, const KindGeometry& kind,
-                                        const Pass& pass, uint32_t column_in_unit,
-                                        ColumnRecord& record) {
+absl::Status LayerPacker::EncodeColumns(Step step, const GgufTensor& matrix,
+                                        const KindGeometry& kind, const Pass& pass,
+                                        uint32_t column_in_unit, ColumnRecord& record) {
   const uint64_t elements = kind.column_elements;
   const uint64_t offset_in_unit = column_in_unit * ColumnBytes(encoding_, elements);
   const uint64_t chunks = (pass.units.size() + kEncodeChunk - 1) / kEncodeChunk;
@@ -159,7 +161,8 @@ absl::Status LayerPacker::EncodeColumns(const GgufTensor& matrix, const KindGeom
       const float* values = pass.columns + c * elements;
       uint8_t* stored = pass.blocks.data() + c / kind.units_per_block * kind.block_bytes +
                         c % kind.units_per_block * kind.unit_bytes + offset_in_unit;
-      EncodeColumn(encoding_, values, elements, stored);
+      if (step != Step::kCompare) EncodeColumn(encoding_, values, elements, stored);
+      if (step == Step::kEncode) continue;
       DecodeColumn(encoding_, stored, elements, decoded.data());
       const ColumnSums sums = CompareColumn(values, decoded.data(), elements);
       const uint32_t unit = pass.units[c];
@@ -178,15 +181,28 @@ absl::Status LayerPacker::RunPass(const std::vector<const GgufTensor*>& matrices
                                   std::vector<ColumnRecord>& records) {
   std::fill(pass.blocks.begin(), pass.blocks.end(), 0);  // Padding is zero.
   for (uint32_t m = 0; m < matrices.size(); ++m) {
+    const auto encode = [&](Step step) {
+      return EncodeColumns(step, *matrices[m], kind, pass, m, records[m]);
+    };
     RETURN_IF_ERROR(GatherColumns(*matrices[m], pass));
-    RETURN_IF_ERROR(EncodeColumns(*matrices[m], kind, pass, m, records[m]));
+    if (pass.moments == nullptr) {
+      RETURN_IF_ERROR(encode(Step::kEncodeAndCompare));
+      continue;
+    }
+    RETURN_IF_ERROR(AdjustForRounding(encoding_, *pass.moments, pass.units, kind.column_elements,
+                                      threads_, pass.columns));
+    RETURN_IF_ERROR(encode(Step::kEncode));
+    RETURN_IF_ERROR(GatherColumns(*matrices[m], pass));  // The source again, to compare with.
+    RETURN_IF_ERROR(encode(Step::kCompare));
   }
   return absl::OkStatus();
 }
 
 absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matrices,
                                     const KindGeometry& kind, const BlockSink& sink,
-                                    store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+                                    store::v1::KindUnits& units, std::span<ErrorSums> sums,
+                                    const InputMoments* moments) {
+  if (!IsGrouped(encoding_)) moments = nullptr;
   const uint32_t pass_blocks = PassBlocks(kind);
   const uint64_t pass_columns =
       std::min<uint64_t>(uint64_t{pass_blocks} * kind.units_per_block, kind.unit_count);
@@ -206,7 +222,7 @@ absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matric
     const auto pass_units = std::span(order).subspan(first_column, columns);
     const std::vector<Move> moves = MovesOf(pass_units);
     const Pass pass = {
-        pass_units, moves, scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}};
+        pass_units, moves, scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}, moments};
     RETURN_IF_ERROR(RunPass(matrices, kind, pass, records));
     checksums.resize(count);
     for (uint32_t b = 0; b < count; ++b) {

@@ -4,8 +4,9 @@
 // Sources are row-major and a unit needs columns, so a *pass* covers the columns of some blocks: it
 // reads every row of the matrix once, keeps the floats of those columns, encodes them, and writes
 // the finished blocks. The number of blocks in a pass follows from the memory allowed; ordinary
-// models need one pass. Results do not depend on the number of threads or passes. Owned by one
-// thread; uses helpers inside.
+// models need one pass. Results do not depend on the number of threads, nor, without moments, on
+// that of passes; with moments, columns of one pass correct one another (error_feedback.h). Owned
+// by one thread; uses helpers inside.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include "proto/store/v1/pack_format.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/input_moments.h"
 
 namespace tidegate {
 
@@ -50,11 +52,12 @@ class LayerPacker {
 
   // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Reads
   // positions of `units`, which must be a permutation; fills its norms and errors, adds to sums[i]
-  // for matrices[i]. Errors: DATA_LOSS (weights that are not finite), INVALID_ARGUMENT (values too
-  // large for the encoding).
+  // for matrices[i]. `moments` of the units' inputs, if not null, steer the rounding of grouped
+  // encodings; the matrices are then read twice. Errors: DATA_LOSS (weights that are not finite),
+  // INVALID_ARGUMENT (values too large for the encoding).
   absl::Status PackUnits(const std::vector<const GgufTensor*>& matrices, const KindGeometry& kind,
                          const BlockSink& sink, store::v1::KindUnits& units,
-                         std::span<ErrorSums> sums);
+                         std::span<ErrorSums> sums, const InputMoments* moments = nullptr);
 
   // Blocks that one pass covers.
   uint32_t PassBlocks(const KindGeometry& kind) const;
@@ -65,8 +68,10 @@ class LayerPacker {
   absl::Status RunPass(const std::vector<const GgufTensor*>& matrices, const KindGeometry& kind,
                        const Pass& pass, std::vector<ColumnRecord>& records);
   absl::Status GatherColumns(const GgufTensor& matrix, const Pass& pass);
-  absl::Status EncodeColumns(const GgufTensor& matrix, const KindGeometry& kind, const Pass& pass,
-                             uint32_t column_in_unit, ColumnRecord& record);
+  enum class Step { kEncode, kCompare, kEncodeAndCompare };
+  // Encodes the pass's columns into its blocks; compares what is stored there with the columns.
+  absl::Status EncodeColumns(Step step, const GgufTensor& matrix, const KindGeometry& kind,
+                             const Pass& pass, uint32_t column_in_unit, ColumnRecord& record);
 
   const RowReader reader_;
   const UnitEncoding encoding_;

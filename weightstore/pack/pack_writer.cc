@@ -61,6 +61,17 @@ absl::Status PlaceUnits(const std::string& trace_path, PackPlan& plan) {
   return absl::OkStatus();
 }
 
+absl::Status CheckMoments(std::span<const LayerMoments> moments, const PackGeometry& geometry) {
+  if (moments.empty()) return absl::OkStatus();
+  bool fits = moments.size() == geometry.layer_count;
+  for (const LayerMoments& layer : moments) {
+    fits = fits && layer.input.inputs() == geometry.kind(UnitKind::kInput).unit_count &&
+           layer.hidden.inputs() == geometry.kind(UnitKind::kHidden).unit_count;
+  }
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError("the moments of the calibration are of another model's shape");
+}
+
 // One run: the file being written and what has been learnt so far.
 class Writer {
  public:
@@ -177,11 +188,14 @@ class Writer {
         input.push_back({from.gate, from.up});
         if (from.down != nullptr) hidden.push_back({from.down});
       }
+      const LayerMoments* moments = options_.moments.empty() ? nullptr : &options_.moments[layer];
       store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
       RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, input, *units.mutable_input(),
-                               std::span(sums_).first(2)));
+                               std::span(sums_).first(2),
+                               moments != nullptr ? &moments->input : nullptr));
       RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, hidden, *units.mutable_hidden(),
-                               std::span(sums_).last(1)));
+                               std::span(sums_).last(1),
+                               moments != nullptr ? &moments->hidden : nullptr));
     }
     return absl::OkStatus();
   }
@@ -189,11 +203,13 @@ class Writer {
   // `parts`: for each expert the matrices of this kind, whose columns are its units.
   absl::Status PackKind(LayerPacker& packer, uint32_t layer, UnitKind kind,
                         const std::vector<std::vector<const GgufTensor*>>& parts,
-                        store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+                        store::v1::KindUnits& units, std::span<ErrorSums> sums,
+                        const InputMoments* moments) {
     std::vector<ErrorSums> layer_sums(sums.size());
     uint32_t first_unit = 0;
     for (const auto& matrices : parts) {
-      RETURN_IF_ERROR(PackPart(packer, layer, kind, matrices, first_unit, units, layer_sums));
+      RETURN_IF_ERROR(
+          PackPart(packer, layer, kind, matrices, first_unit, units, layer_sums, moments));
       first_unit += static_cast<uint32_t>(matrices[0]->columns());
     }
     for (size_t m = 0; m < sums.size(); ++m) {
@@ -206,7 +222,8 @@ class Writer {
 
   absl::Status PackPart(LayerPacker& packer, uint32_t layer, UnitKind kind,
                         const std::vector<const GgufTensor*>& matrices, uint32_t first_unit,
-                        store::v1::KindUnits& units, std::span<ErrorSums> sums) {
+                        store::v1::KindUnits& units, std::span<ErrorSums> sums,
+                        const InputMoments* moments) {
     KindGeometry geometry = plan_.geometry.kind(kind);
     const uint32_t first_block = first_unit / geometry.units_per_block;
     geometry.unit_count = static_cast<uint32_t>(matrices[0]->columns());
@@ -225,7 +242,7 @@ class Writer {
     for (uint32_t u = 0; !units.positions().empty() && u < geometry.unit_count; ++u) {
       part.add_positions(units.positions(static_cast<int>(first_unit + u)) - first_unit);
     }
-    RETURN_IF_ERROR(packer.PackUnits(matrices, geometry, sink, part, sums));
+    RETURN_IF_ERROR(packer.PackUnits(matrices, geometry, sink, part, sums, moments));
     units.mutable_norms()->MergeFrom(part.norms());
     units.mutable_second_norms()->MergeFrom(part.second_norms());
     return absl::OkStatus();
@@ -285,6 +302,7 @@ absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& 
   ASSIGN_OR_RETURN(const LoraSet adapters, LoraSet::Open(source, options.adapters));
   auto plan = PlanPack(source, options, &adapters);
   if (!plan.ok()) return Annotate(plan.status(), source.path());
+  RETURN_IF_ERROR(CheckMoments(options.moments, plan->geometry));
   RETURN_IF_ERROR(PlaceUnits(options.trace_path, *plan));
   std::vector<std::string> inputs = {source.path(), options.trace_path};
   for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);

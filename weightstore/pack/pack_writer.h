@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "proto/store/v1/pack_format.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/input_moments.h"
 
 namespace tidegate {
 
@@ -33,6 +35,9 @@ struct PackOptions {
   std::string trace_path = {};
   uint64_t memory_bytes = 512ull << 20;   // working memory for transposing
   std::vector<LoraSource> adapters = {};  // matrices that an adapter touches are stored as F32
+  // By layer, of a calibration text: grouped encodings are rounded with error feedback. Not owned;
+  // empty: every column is rounded for itself.
+  std::span<const LayerMoments> moments = {};
 };
 
 // Called now and then with bytes done and in all.

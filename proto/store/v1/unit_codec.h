@@ -39,7 +39,9 @@ constexpr bool IsGrouped(UnitEncoding encoding) {
 size_t ColumnScaleBytes(UnitEncoding encoding, size_t elements);
 size_t ColumnBytes(UnitEncoding encoding, size_t elements);
 
-// values [elements] -> out [ColumnBytes]; padding is zeroed.
+// values [elements] -> out [ColumnBytes]; padding is zeroed. Codes are the nearest ones. The scale
+// of a kQ8 group is its largest magnitude / 127; that of a kQ4 group is searched for the smallest
+// sum of squared differences, never larger than with the extreme element as code -8.
 // REQUIRES: elements % kQuantGroup == 0 when IsGrouped(encoding).
 void EncodeColumn(UnitEncoding encoding, const float* values, size_t elements, uint8_t* out);
 

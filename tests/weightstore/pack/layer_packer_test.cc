@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <random>
 #include <set>
 
 #include "tests/support/gguf_builder.h"
@@ -105,6 +107,68 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
       }
     }
   }
+}
+
+// What is reported is about the source, not about the columns that feedback made of it.
+TEST(LayerPackerTest, MomentsSteerTheRounding) {
+  constexpr uint32_t kColumns = 16, kRows = 64;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(kRows * kColumns), x(kColumns * 40);
+  for (float& v : values) v = normal(random);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = i % kColumns == 0 ? normal(random) : x[i - 1] * 0.9f;
+  TempDir dir;
+  GgufBuilder gguf;
+  gguf.AddTensor("m", GgmlType::kF32, {kColumns, kRows}, values);
+  gguf.WriteTo(dir.File("m.gguf"));
+  const auto source = GgufFile::Open(dir.File("m.gguf"));
+  const auto unit_bytes = static_cast<uint32_t>(ColumnBytes(UnitEncoding::kQ4, kRows));
+  const KindGeometry kind = {.unit_count = kColumns,
+                             .unit_bytes = unit_bytes,
+                             .units_per_block = 1,
+                             .block_bytes = 512,
+                             .block_count = kColumns,
+                             .columns_per_unit = 1,
+                             .column_elements = kRows};
+  InputMoments moments(kColumns, kColumns);
+  moments.Add(x.data(), 40);
+  double rms[2], output_error[2];
+  for (const bool steered : {false, true}) {
+    LayerPacker packer(RowsOf(*source), UnitEncoding::kQ4, 1 << 20);
+    std::vector<float> stored(kRows * kColumns);  // column by column
+    store::v1::KindUnits units;
+    ErrorSums sums[1];
+    const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
+                          std::span<const uint64_t> checksums) {
+      for (uint32_t b = 0; b < checksums.size(); ++b) {
+        DecodeColumn(UnitEncoding::kQ4, &bytes[b * 512], kRows, &stored[(first + b) * kRows]);
+      }
+      return absl::OkStatus();
+    };
+    ASSERT_TRUE(packer
+                    .PackUnits({source->FindTensor("m")}, kind, sink, units, sums,
+                               steered ? &moments : nullptr)
+                    .ok());
+    double difference = 0, total = 0, output = 0;
+    for (uint32_t r = 0; r < kRows; ++r) {
+      for (uint32_t t = 0; t < 40; ++t) {
+        double y = 0;
+        for (uint32_t c = 0; c < kColumns; ++c) {
+          y += (stored[c * kRows + r] - values[r * kColumns + c]) * x[t * kColumns + c];
+        }
+        output += y * y;
+      }
+      for (uint32_t c = 0; c < kColumns; ++c) {
+        difference += std::pow(stored[c * kRows + r] - values[r * kColumns + c], 2.0);
+        total += std::pow(values[r * kColumns + c], 2.0);
+      }
+    }
+    EXPECT_NEAR(sums[0].RelativeRms(), std::sqrt(difference / total), 1e-9);
+    rms[steered] = sums[0].RelativeRms();
+    output_error[steered] = output;
+  }
+  EXPECT_GT(rms[1], rms[0]);
+  EXPECT_LT(output_error[1], 0.1 * output_error[0]);
 }
 
 TEST(LayerPackerTest, AFailingSinkEndsTheRun) {

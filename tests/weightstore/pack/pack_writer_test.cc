@@ -89,8 +89,8 @@ double ElementBound(UnitEncoding encoding, double extreme) {
       return extreme * std::ldexp(1, -11) + std::ldexp(1, -25);
     case UnitEncoding::kQ8:  // Half a step of extreme / 127, and the rounding of the scale to f16.
       return extreme / 127 * 0.5 + extreme * std::ldexp(1, -10);
-    case UnitEncoding::kQ4:  // A whole step: the end without a code of its own is clamped.
-      return extreme / 8 * 1.01;
+    case UnitEncoding::kQ4:  // Scales are searched from 0.7 of a step up, and 7 is the last code.
+      return extreme * (1 - 0.7 * 7 / 8) * 1.01;
   }
   return 0;
 }
@@ -231,6 +231,24 @@ class WriterTest : public ::testing::Test {
 
   TempDir dir_;
 };
+
+TEST_F(WriterTest, MomentsMustBeOfTheModel) {
+  const GgufFile source = Source();
+  const LayerMoments fitting = {InputMoments(64, 64), InputMoments(96, 64)};
+  const LayerMoments other = {InputMoments(64, 64), InputMoments(64, 64)};
+  for (const std::vector<LayerMoments>& moments :
+       {std::vector{fitting}, std::vector{fitting, other}}) {
+    const auto report = WritePack(source, dir_.File("p"), {.moments = moments}, nullptr);
+    EXPECT_THAT(std::string(report.status().message()), HasSubstr("another model's shape"));
+  }
+  // Moments of no tokens steer nothing.
+  const std::vector<LayerMoments> silent = {fitting, fitting};
+  const PackOptions steered = {.units = UnitEncoding::kQ4, .moments = silent};
+  ASSERT_TRUE(WritePack(source, dir_.File("a"), steered, nullptr).ok());
+  ASSERT_TRUE(WritePack(source, dir_.File("b"), {.units = UnitEncoding::kQ4}, nullptr).ok());
+  EXPECT_EQ(OpenOrDie(dir_.File("a")).index.block_checksums,
+            OpenOrDie(dir_.File("b")).index.block_checksums);
+}
 
 TEST_F(WriterTest, ReportAndProgressAddUp) {
   const GgufFile source = Source();

@@ -1,0 +1,36 @@
+// Texts as tokens, and how well a model foretells them: what `tidegate eval` measures and `tidegate
+// pack --calibrate` reports. Stateless.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cli/local_model.h"
+
+namespace tidegate {
+
+// Sums over the scored tokens.
+struct Score {
+  double nll = 0;       // nats
+  uint64_t tokens = 0;  // with a target
+  PassAccounts accounts;
+
+  double Perplexity() const;  // 1 of no tokens
+};
+
+// The documents of a text file, separated by <|endoftext|>, each between BOS and EOS where the
+// tokenizer of `model` has them. Errors name the file.
+absl::StatusOr<std::vector<TokenId>> TokensOfText(const std::string& path,
+                                                  const std::string& model);
+
+// Appends `inputs` to a sequence and adds -log p of the targets: of what follows the last inputs,
+// may be fewer. step null: dense. REQUIRES: room in the cache, ids of the model's vocabulary.
+absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId> inputs,
+                         std::span<const TokenId> targets, const PruneStep* step,
+                         Precision precision, Score& score);
+
+}  // namespace tidegate
