@@ -181,8 +181,7 @@ absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) 
   };
   if (points.size() != 1) return refuse("masks of one point at a time: give no lists");
   if (points[0].method != "dip" && points[0].method != "dip_ca") {
-    return refuse(
-        absl::StrCat("mode ", points[0].method, " has no masks of units; use --mode dip").c_str());
+    return refuse(absl::StrCat("mode ", points[0].method, " has no masks; use --mode dip").c_str());
   }
   if (points[0].density >= 1) {
     return refuse("at density 1 masks hold every unit; use for example --density 0.5");

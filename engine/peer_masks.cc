@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "engine/pruning.h"
 
 namespace tidegate {
 namespace {
@@ -103,7 +102,8 @@ void PeerMask::ApplyToken(uint32_t layer, std::span<const float> gate, std::span
     }
     return;
   }
-  const uint32_t keep = KeptUnits(keep_, intermediate_size_);
+  const auto keep = static_cast<uint32_t>(
+      std::clamp(std::round(keep_ * intermediate_size_), 1.0, double(intermediate_size_)));
   kept_ += keep;
   sorted_ = scores_;
   std::nth_element(sorted_.begin(), sorted_.begin() + (keep - 1), sorted_.end(), std::greater<>());

@@ -137,9 +137,11 @@ def write_folder(gguf, folder, shards):
             data = minus_one(data)
         tensors[hf_name(name, arch)] = ({F32: "F32", F16: "F16"}[kind], shape, data)
     (folder / "config.json").write_text(json.dumps(config))
-    vocabulary = meta["tokenizer.ggml.tokens"]
+    vocabulary = meta["tokenizer.ggml.tokens"][:-1]
+    vocabulary.append(vocabulary[-1] + vocabulary[-2])  # so that there is something to merge
     (folder / "tokenizer.json").write_text(json.dumps({
-        "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(vocabulary)}, "merges": []},
+        "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(vocabulary)},
+                  "merges": [[vocabulary[-2], vocabulary[-3]]]},
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "decoder": {"type": "ByteLevel"},
         "added_tokens": []}))
     names = list(tensors)

@@ -124,7 +124,9 @@ class Writer {
     for (size_t i = 0; i < plan_.statics.size(); ++i) {
       store::v1::StaticTensor& entry = *plan_.manifest.mutable_static_tensors(static_cast<int>(i));
       const GgufTensor& tensor = *plan_.statics[i];
-      const bool copy = tensor.type == entry.type() && !adapters_.Touches(tensor.name);
+      // Rows come in GGUF's order either way; what changes inside of a row needs floats.
+      const bool same = tensor.plus == 0 && (tensor.head_rows == 0 || tensor.dims.size() > 1);
+      const bool copy = same && tensor.type == entry.type() && !adapters_.Touches(tensor.name);
       RETURN_IF_ERROR(copy ? CopyTensor(tensor, entry) : WidenTensor(tensor, entry));
     }
     return absl::OkStatus();
