@@ -77,8 +77,8 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
         ErrorSums sums[1];
         const absl::Status status = packer.PackUnits(
             {source->FindTensor("m")}, kind,
-            [&](uint32_t first, std::span<const uint8_t> bytes,
-                std::span<const uint64_t> checksums) {
+            [&, reversed = reversed](uint32_t first, std::span<const uint8_t> bytes,
+                                     std::span<const uint64_t> checksums) {
               EXPECT_EQ(first, next);
               EXPECT_EQ(bytes.size(), checksums.size() * kind.block_bytes);
               next += static_cast<uint32_t>(checksums.size());
