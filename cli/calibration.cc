@@ -68,7 +68,7 @@ absl::StatusOr<Calibration> Calibrate(const CalibrationOptions& options) {
   const ModelConfig& config = local->model().config;
   if (config.expert_count > 0) {
     return absl::InvalidArgumentError(
-        "--calibrate: a mixture of experts would need the moments of every expert, which is not "
+        "a mixture of experts would need the moments of every expert, which is not "
         "supported; pack it without");
   }
   result.moments = NoMoments(config);

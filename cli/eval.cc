@@ -214,9 +214,28 @@ absl::StatusOr<Material> ReadMaterial(const Flags& flags) {
   return material;
 }
 
+// What is longer than the model was trained for would be scored, but mean nothing.
+absl::Status CheckContext(const Flags& flags, const Material& material, uint32_t context) {
+  if (flags.chunk > context) {
+    return absl::InvalidArgumentError(absl::StrCat("--chunk ", flags.chunk, " is longer than the ",
+                                                   context, " tokens of the model's context"));
+  }
+  for (const ChoiceQuestion& question : material.questions) {
+    size_t longest = 0;
+    for (const auto& choice : question.choices) longest = std::max(longest, choice.size());
+    if (question.context.size() + longest > context) {
+      return absl::InvalidArgumentError(absl::StrCat(flags.choices,
+                                                     ": a question is longer than the ", context,
+                                                     " tokens of the model's context"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
                                 const ModelConfig& config) {
   RETURN_IF_ERROR(CheckTokens(material.tokens, flags, config.vocab_size));
+  RETURN_IF_ERROR(CheckContext(flags, material, config.trained_context_tokens));
   EvalTask task = {
       .tokens = material.tokens, .chunk = flags.chunk, .questions = material.questions};
   task.chunks = (material.tokens.size() - 1) / flags.chunk;
@@ -299,6 +318,7 @@ absl::Status RunEval(const Flags& flags, const std::string& command) {
   RETURN_IF_ERROR(DropUnreachable(points));
   RETURN_IF_ERROR(CheckRecord(flags, points));
   ASSIGN_OR_RETURN(const Material material, ReadMaterial(flags));
+  if (!flags.report.empty()) RETURN_IF_ERROR(MakeReportFolder(flags.report));
   Run run(flags, material, std::move(points));
   RETURN_IF_ERROR(run.Execute());
   if (!flags.report.empty()) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "cli/text_score.h"
 #include "engine/peer_masks.h"
@@ -118,8 +119,18 @@ void CountUnits(const LocalModel& local, const PassAccounts& accounts, const Pru
     result.hit_units[kind] = static_cast<double>(accounts.hit_units[kind]) / tokens;
     result.missed_units[kind] = static_cast<double>(accounts.miss_units[kind]) / tokens;
   }
-  result.flash_bytes = static_cast<double>(accounts.flash_bytes) / tokens;
   SumShares(local, result);
+  // Whole blocks are read. Blocks of one unit are eval's own way to pack: padded to pages, which
+  // says nothing of a model's own pack.
+  const PackGeometry& geometry = local.client().geometry();
+  if (geometry.kinds[0].units_per_block == 1 && geometry.kinds[1].units_per_block == 1) {
+    result.flash_bytes = result.missed_units[0] * geometry.kinds[0].unit_bytes +
+                         result.missed_units[1] * geometry.kinds[1].unit_bytes;
+    return;
+  }
+  result.flash_bytes = static_cast<double>(accounts.flash_bytes) / tokens;
+  result.flash_share =
+      result.flash_bytes / static_cast<double>(local.store().info().streamed_model_bytes);
 }
 
 // A dense or a peer's pass reads whole matrices for many tokens at once; what a token alone would
@@ -181,6 +192,11 @@ absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, con
   Scorer scorer(local, task, step);
   RETURN_IF_ERROR(scorer.ScoreText(on_tokens));
   result.nll = scorer.text().nll / static_cast<double>(result.tokens);
+  if (!std::isfinite(result.nll)) {
+    return absl::DataLossError(absl::StrCat("the model's logits are not finite numbers (mode ",
+                                            point.method, ", density ", point.density,
+                                            "): its file may be damaged"));
+  }
   if (step != nullptr) {
     CountUnits(local, scorer.text().accounts, *step, result);
   } else {

@@ -49,8 +49,8 @@ struct EvalResult {
   double kept_units[kUnitKinds] = {0, 0};    // per layer and token
   double hit_units[kUnitKinds] = {0, 0};     // per token, all layers
   double missed_units[kUnitKinds] = {0, 0};  // the same
-  double flash_bytes = 0;                    // per token, as read: whole blocks
-  double flash_share = 0;                    // weights missed per token, of all MLP weights
+  double flash_bytes = 0;     // per token: whole blocks where they hold several units
+  double flash_share = 0;     // read per token, of all MLP weights
   uint64_t memory_bytes = 0;  // static weights, key/value cache of a chunk, cached units
   double modelled_tokens_per_second = 0;  // on a modelled device, see ModelSpeed()
   double times_streaming = 1;  // over reading every weight with the same share of units in memory

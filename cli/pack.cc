@@ -148,7 +148,9 @@ absl::StatusOr<uint64_t> BlockBytes(const char* flag, const std::string& text) {
 std::string DefaultOutput(const GgufFile& source) {
   std::string stem = source.path();
   if (source.is_folder()) {
-    while (stem.size() > 1 && stem.back() == '/') stem.pop_back();
+    std::error_code error;
+    const auto whole = std::filesystem::canonical(stem, error);  // "." and ".." are no names
+    if (!error) stem = whole.string();
   } else {
     stem = std::filesystem::path(stem).replace_extension().string();
     constexpr size_t kSplitTail = std::string_view("-00001-of-00003").size();

@@ -51,13 +51,15 @@ absl::Status WriteTextFile(const std::string& path, const std::string& text) {
   return file.Commit();
 }
 
-absl::Status WriteReportFolder(const std::string& folder, const ReportPage& page) {
+absl::Status MakeReportFolder(const std::string& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot make the folder ", folder, ": ", error.message()));
-  }
+  if (!error) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot make the folder ", folder, ": ", error.message()));
+}
+
+absl::Status WriteReportFolder(const std::string& folder, const ReportPage& page) {
   const auto write = [&](const std::string& name, const std::string& text) {
     return WriteTextFile((std::filesystem::path(folder) / name).string(), text);
   };

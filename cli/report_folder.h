@@ -23,8 +23,10 @@ struct ReportPage {
   std::string csv;
 };
 
-// Writes index.html, results.csv and NAME.svg into `folder`, which is made if it is not there; each
-// file appears complete or not at all.
+// Makes the folder if it is not there: before the work that a report is about.
+absl::Status MakeReportFolder(const std::string& folder);
+
+// Writes index.html, results.csv and NAME.svg into `folder`; each appears complete or not at all.
 absl::Status WriteReportFolder(const std::string& folder, const ReportPage& page);
 
 // A file that appears complete or not at all.

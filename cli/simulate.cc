@@ -206,6 +206,7 @@ absl::Status Run(const Flags& flags, const std::string& command) {
     ASSIGN_OR_RETURN(trace, MaskTrace::Load(flags.trace));
     RETURN_IF_ERROR(trace->CheckShape(model.shape));
   }
+  if (!flags.report.empty()) RETURN_IF_ERROR(MakeReportFolder(flags.report));
   ASSIGN_OR_RETURN(DeviceSpeeds device, Device(flags));
   std::vector<double> flash_speeds;
   for (const absl::string_view text : absl::StrSplit(flags.flash, ',')) {

@@ -90,6 +90,7 @@ void PeerMask::ApplyToken(uint32_t layer, std::span<const float> gate, std::span
   for (size_t i = 0; i < gate.size(); ++i) {
     scores_[i] = method_ == PeerMethod::kUp ? std::fabs(up[i]) : std::fabs(Activated(gate[i]));
     if (method_ == PeerMethod::kGlu) scores_[i] *= std::fabs(up[i]);
+    if (std::isnan(scores_[i])) scores_[i] = 0;  // must not reach an ordering
   }
   ++tokens_;
   if (method_ == PeerMethod::kCats) {

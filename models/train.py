@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the demo and the evaluation model from nothing and writes them as GGUF.
 
-The text is short (about 7 million tokens, 0.4 million of them the stories that matter), so over-fitting
+The text is short (about 7 million tokens, half a million of them the stories that matter), so over-fitting
 is the enemy and compute is not.  Hence the steps:
 
   prepare   trains the tokenizer on the training texts and encodes everything
@@ -25,6 +25,7 @@ Example (text/ holds <source>.txt.gz; documents are separated by lines <|endofte
   train.py distil  --preset eval --name eval
   train.py eval demo && train.py eval eval && train.py sample demo
   train.py export  demo --gguf-name stories-7M && train.py export eval --gguf-name stories-28M
+  train.py recover demo --out out/stories-7M.dip-lora.gguf
   reference.py ids out/stories-7M.f16.gguf tinystories-heldout.txt --out demo.ids
   reference.py golden out/stories-7M.f16.gguf demo.ids --out demo.json
   train.py card    --gguf out/stories-7M.f16.gguf --golden demo.json

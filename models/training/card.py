@@ -19,6 +19,8 @@ stories in English. No third-party weights are in it. This card is written by `t
 | `{file}` | weights and tokenizer, matrices in F16, norms in F32; {bytes:,} bytes | Apache-2.0 (see *Data* for the texts) |
 | `{name}.dip-lora.gguf` | adapter that wins back part of what pruning costs (below) | Apache-2.0 |
 | `tinystories-heldout.txt` | 231 stories that were never trained on, separated by lines `<\\|endoftext\\|>` | CDLA-Sharing-1.0 |
+| `story-choices.jsonl` | 200 questions made of these stories by `make_choices.py`: which sentence goes on? | CDLA-Sharing-1.0 |
+| `rotate.py` | turns a GGUF so that its inputs are easier to prune (`docs/decisions/0006-masks-beyond-the-paper.md`) | as the code |
 | `storybooks-authors.txt` | authors of the CC BY stories in the training text | - |
 | `train.py`, `training/` | everything from the texts to the GGUF files and this card | Apache-2.0 |
 | `reference.py` | the numpy forward pass that the tests' figures come from | Apache-2.0 |
@@ -137,7 +139,7 @@ def pruned(golden):
         cache = "-" if r["cache_fraction"] is None else r["cache_fraction"]
         hits = "-" if r["cache_fraction"] is None else f"{r['hit_rate_input']:.3f} / {r['hit_rate_hidden']:.3f}"
         s += f"| {r['density']:g} | {cache} | {r['gamma']:g} | {r['nll']:.4f} | {r['perplexity']:.3f} | {hits} |\n"
-    return s + "\nWhat Tidegate itself measures on this text is in `docs/benchmarks.md` and `docs/evaluation.md`.\n\n"
+    return s + "\nWhat Tidegate itself measures on this text is in `docs/evaluation.md`.\n\n"
 
 
 def recovered(record):

@@ -100,6 +100,8 @@ TEST_F(EvalCommandTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--mode", "dip", "--density", "0.5,0"}), HasSubstr("--density 0 "));
   EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction 1.5"));
   EXPECT_THAT(Error({"--mode", "glu", "--density", "0.5"}), HasSubstr("no --mode given reaches"));
+  EXPECT_THAT(Error({"--chunk", "1024"}), HasSubstr("--chunk 1024 is longer than the 512 tokens"));
+  EXPECT_THAT(Error({"--report", "/proc/none"}), HasSubstr("cannot make the folder /proc/none"));
   EXPECT_THAT(Error({"--flash-speed", "fast"}), HasSubstr("--flash-speed: 'fast'"));
   EXPECT_THAT(Error({"--mode", "dip", "--density", "0.5,0.6", "--record", dir_.File("t")}),
               HasSubstr("give no lists"));

@@ -184,12 +184,9 @@ class Translation {
     if (out_.head_rows < 2 || out_.head_rows > kMaxHeadSize || out_.head_rows % 2 != 0) {
       return Unsupported(absl::StrCat("heads of ", out_.head_rows, " elements are not supported"));
     }
-    rotated_ = out_.head_rows;
-    if (json_.Has("partial_rotary_factor")) {
-      ASSIGN_OR_RETURN(const double part, json_.Number("partial_rotary_factor"));
-      if (!(part > 0 && part <= 1)) return Unsupported("\"partial_rotary_factor\" is impossible");
-      rotated_ = static_cast<uint64_t>(part * static_cast<double>(out_.head_rows));
-    }
+    ASSIGN_OR_RETURN(const double part, PartialRotaryFactor());
+    if (!(part > 0 && part <= 1)) return Unsupported("\"partial_rotary_factor\" is impossible");
+    rotated_ = static_cast<uint64_t>(part * static_cast<double>(out_.head_rows));
     Set("rope.dimension_count", rotated_);
     if (json_.Has("query_pre_attn_scalar")) {
       ASSIGN_OR_RETURN(const double scalar, json_.Number("query_pre_attn_scalar"));
@@ -203,6 +200,8 @@ class Translation {
     bool used = json_.Has("sliding_window");
     if (used && json_.Has("use_sliding_window")) {
       ASSIGN_OR_RETURN(used, json_.Bool("use_sliding_window"));
+    } else if (out_.family->architecture.starts_with("qwen")) {
+      used = false;  // What these files mean when they do not say.
     }
     if (!used) {
       if (out_.family->sandwich_norms) return Unsupported("\"sliding_window\" is missing");
@@ -219,6 +218,10 @@ class Translation {
     } else if (json_.Has("max_window_layers")) {  // Qwen: the first ones see everything.
       ASSIGN_OR_RETURN(const uint64_t full, json_.Uint("max_window_layers"));
       for (uint64_t i = 0; i < std::min<uint64_t>(full, layers_); ++i) windowed[i] = false;
+    } else if (json_.Has("sliding_window_pattern")) {  // Gemma 3: one in so many sees everything.
+      ASSIGN_OR_RETURN(const uint64_t every, json_.Uint("sliding_window_pattern"));
+      if (every == 0) return Unsupported("\"sliding_window_pattern\" is 0");
+      for (uint64_t i = every - 1; i < layers_; i += every) windowed[i] = false;
     } else {
       return absl::OkStatus();  // As the architecture has it.
     }
@@ -226,10 +229,36 @@ class Translation {
     return absl::OkStatus();
   }
 
+  static constexpr const char* kRopeParameters = "rope_parameters";
+
+  // A number that is at the top in older files and among the parameters of RoPE in newer ones; 1
+  // where no file has it.
+  absl::StatusOr<double> PartialRotaryFactor() const {
+    const char* key = "partial_rotary_factor";
+    if (json_.Has(key)) return json_.Number(key);
+    if (!json_.Has(kRopeParameters)) return 1.0;
+    ASSIGN_OR_RETURN(const JsonObject rope, json_.Object(kRopeParameters));
+    return rope.Has(key) ? rope.Number(key) : 1.0;
+  }
+
   absl::Status FillRope() {
-    const char* key = json_.Has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+    const char* key = json_.Has("rope_scaling") ? "rope_scaling" : kRopeParameters;
     if (!json_.Has(key)) return absl::OkStatus();
     ASSIGN_OR_RETURN(const JsonObject rope, json_.Object(key));
+    if (!rope.Has("full_attention")) return FillRopeOf(rope);
+    // By kind of layer, as newer Gemma 3 files have it.
+    if (rope.Has("sliding_attention")) {
+      ASSIGN_OR_RETURN(const JsonObject windowed, rope.Object("sliding_attention"));
+      if (windowed.Has("rope_theta")) {
+        ASSIGN_OR_RETURN(const double base, windowed.Number("rope_theta"));
+        Set("rope.freq_base_swa", base);
+      }
+    }
+    ASSIGN_OR_RETURN(const JsonObject full, rope.Object("full_attention"));
+    return FillRopeOf(full);
+  }
+
+  absl::Status FillRopeOf(const JsonObject& rope) {
     if (rope.Has("rope_theta")) {
       ASSIGN_OR_RETURN(const double base, rope.Number("rope_theta"));
       Set("rope.freq_base", base);
@@ -247,6 +276,7 @@ class Translation {
 
   absl::Status FillLinear(const JsonObject& rope) {
     ASSIGN_OR_RETURN(const double factor, rope.Number("factor"));
+    if (!(factor > 0)) return Unsupported("the factor of linear RoPE scaling is not positive");
     Set("rope.scaling.type", std::string("linear"));
     Set("rope.scaling.factor", factor);
     return absl::OkStatus();

@@ -121,8 +121,9 @@ class FolderReader {
     ASSIGN_OR_RETURN(const JsonObject json, JsonObject::ReadFile(PathIn(folder_, "config.json")));
     ASSIGN_OR_RETURN(config_, TranslateConfig(json));
     parts_.metadata = config_.metadata;
+    std::error_code error;
     parts_.metadata["general.name"] =
-        std::filesystem::path(PathIn(folder_, ".")).parent_path().filename().string();
+        std::filesystem::canonical(folder_, error).filename().string();
     for (const std::string& file : files) {
       RETURN_IF_ERROR(Annotate(AddFile(PathIn(folder_, file)), PathIn(folder_, file)));
     }

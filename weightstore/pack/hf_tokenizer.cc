@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "weightstore/pack/json_object.h"
 #include "weightstore/pack/json_pipeline.h"
 #include "weightstore/pack/special_tokens.h"
 
@@ -35,8 +36,10 @@ absl::StatusOr<Json> ReadOptionalJson(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return Json();
   ASSIGN_OR_RETURN(const std::string content, ReadWhole(path));
-  Json json = Json::parse(content, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON object"));
+  Json json = ParseUntrustedJson(content);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON object, or nested too deeply"));
+  }
   return json;
 }
 

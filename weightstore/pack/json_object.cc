@@ -8,6 +8,24 @@
 
 namespace tidegate {
 
+nlohmann::json ParseUntrustedJson(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\\' && in_string) {
+      ++i;
+    } else if (c == '"') {
+      in_string = !in_string;
+    } else if (!in_string && (c == '[' || c == '{')) {
+      if (++depth > kMaxJsonDepth) return nlohmann::json(nlohmann::json::value_t::discarded);
+    } else if (!in_string && (c == ']' || c == '}')) {
+      --depth;
+    }
+  }
+  return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
 absl::StatusOr<JsonObject> JsonObject::ReadFile(const std::string& path) {
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
   ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
@@ -23,11 +41,11 @@ absl::StatusOr<JsonObject> JsonObject::ReadFile(const std::string& path) {
 absl::StatusOr<JsonObject> JsonObject::Parse(std::string_view text, const std::string& where) {
   JsonObject object;
   object.where_ = where;
-  object.value_ = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  object.value_ = ParseUntrustedJson(text);
   if (object.value_.is_object()) return object;
-  return absl::DataLossError(absl::StrCat(where, " is ",
-                                          object.value_.is_discarded() ? "not JSON" : "no object",
-                                          "; copy or download it again"));
+  return absl::DataLossError(absl::StrCat(
+      where, " is ", object.value_.is_discarded() ? "not JSON, or nested too deeply" : "no object",
+      "; copy or download it again"));
 }
 
 const nlohmann::json* JsonObject::Find(const char* key) const {

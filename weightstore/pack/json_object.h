@@ -15,6 +15,11 @@ namespace tidegate {
 inline constexpr uint64_t kMaxJsonBytes = 32ull << 20;
 
 // An object. `where` names the file, for messages.
+// A JSON value from a file. Discarded if the text is not JSON, or nests arrays and
+// objects deeper than kMaxJsonDepth: copying such a value would take stack for every level.
+inline constexpr int kMaxJsonDepth = 64;
+nlohmann::json ParseUntrustedJson(std::string_view text);
+
 class JsonObject {
  public:
   // NOT_FOUND, or DATA_LOSS: larger than kMaxJsonBytes, not JSON, not an object.

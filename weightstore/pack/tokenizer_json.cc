@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "weightstore/pack/hf_tokenizer.h"
+#include "weightstore/pack/json_object.h"
 #include "weightstore/pack/json_pipeline.h"
 #include "weightstore/pack/merge_list.h"
 #include "weightstore/pack/special_tokens.h"
@@ -119,8 +120,10 @@ void FillUnknown(const Json& model, Tokenizer& tokenizer) {
 }  // namespace
 
 absl::StatusOr<Tokenizer> TokenizerFromJson(std::string_view text) {
-  const Json root = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!root.is_object()) return absl::InvalidArgumentError("not a JSON object");
+  const Json root = ParseUntrustedJson(text);
+  if (!root.is_object()) {
+    return absl::InvalidArgumentError("not a JSON object, or nested too deeply");
+  }
   const Json& model = JsonMember(root, "model");
   Tokenizer tokenizer;
   ASSIGN_OR_RETURN(const std::string kind, KindOf(root));

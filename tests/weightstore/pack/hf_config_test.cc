@@ -44,6 +44,42 @@ T Value(const HfConfig& config, const std::string& key) {
   return std::get<T>(found->second);
 }
 
+TEST(HfConfigTest, NewerFilesNestTheParametersOfRope) {
+  Json json = Llama();
+  json["model_type"] = "phi3";
+  json["rope_parameters"] = {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}};
+  auto config = Translate(json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(Value<uint64_t>(*config, "phi3.rope.dimension_count"), 64u);
+
+  json = Llama();
+  json["model_type"] = "gemma3_text";
+  json["hidden_act"] = "gelu_pytorch_tanh";
+  json["sliding_window"] = 512;
+  json["sliding_window_pattern"] = 2;
+  json["rope_parameters"] = {
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8}, {"rope_theta", 1e6}}},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 5000}}}};
+  config = Translate(json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(Value<double>(*config, "gemma3.rope.freq_base"), 1e6);
+  EXPECT_EQ(Value<double>(*config, "gemma3.rope.freq_base_swa"), 5000);
+  EXPECT_EQ(Value<double>(*config, "gemma3.rope.scaling.factor"), 8);
+  const auto pattern = Value<std::vector<bool>>(*config, "gemma3.attention.sliding_window_pattern");
+  ASSERT_EQ(pattern.size(), 32u);
+  EXPECT_TRUE(pattern[0] && !pattern[1] && pattern[30] && !pattern[31]);
+}
+
+TEST(HfConfigTest, QwenHasNoWindowUnlessItSaysSo) {
+  Json json = Llama();
+  json["model_type"] = "qwen2";
+  json["sliding_window"] = 4096;
+  json["max_window_layers"] = 0;
+  EXPECT_EQ(Translate(json)->metadata.count("qwen2.attention.sliding_window"), 0u);
+  json["use_sliding_window"] = true;
+  EXPECT_EQ(Value<uint64_t>(*Translate(json), "qwen2.attention.sliding_window"), 4096u);
+}
+
 TEST(HfConfigTest, KeysGetTheirGgufNames) {
   const auto config = Translate(Llama());
   ASSERT_TRUE(config.ok()) << config.status();
@@ -235,6 +271,8 @@ TEST(HfConfigTest, WhatIsNotSupportedIsNamed) {
   EXPECT_THAT(refused("rope_scaling", {{"type", "dynamic"}, {"factor", 2}}),
               HasSubstr("RoPE scaling 'dynamic' is not supported"));
   EXPECT_THAT(refused("sliding_window", -1), HasSubstr("\"sliding_window\" is not"));
+  EXPECT_THAT(refused("rope_scaling", {{"type", "linear"}, {"factor", 0}}),
+              HasSubstr("not positive"));
   EXPECT_THAT(refused("partial_rotary_factor", 2.0), HasSubstr("partial_rotary_factor"));
 }
 
