@@ -176,12 +176,12 @@ absl::Status DropUnreachable(std::vector<EvalPoint>& points) {
 
 absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) {
   if (flags.record.empty()) return absl::OkStatus();
-  const auto refuse = [](const char* why) {
+  const auto refuse = [](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat("--record: ", why));
   };
   if (points.size() != 1) return refuse("masks of one point at a time: give no lists");
   if (points[0].method != "dip" && points[0].method != "dip_ca") {
-    return refuse(absl::StrCat("mode ", points[0].method, " has no masks; use --mode dip").c_str());
+    return refuse(absl::StrCat("mode ", points[0].method, " has no masks; use --mode dip"));
   }
   if (points[0].density >= 1) {
     return refuse("at density 1 masks hold every unit; use for example --density 0.5");
@@ -221,9 +221,7 @@ absl::Status CheckContext(const Flags& flags, const Material& material, uint32_t
                                                    context, " tokens of the model's context"));
   }
   for (const ChoiceQuestion& question : material.questions) {
-    size_t longest = 0;
-    for (const auto& choice : question.choices) longest = std::max(longest, choice.size());
-    if (question.context.size() + longest > context) {
+    if (question.tokens() > context) {
       return absl::InvalidArgumentError(absl::StrCat(flags.choices,
                                                      ": a question is longer than the ", context,
                                                      " tokens of the model's context"));
@@ -293,7 +291,7 @@ class Run {
       }
       recording.emplace(flags_.record, *std::move(record), config, local->decoder());
     }
-    const uint64_t tokens = task.chunks * task.chunk;
+    const uint64_t tokens = task.all_tokens();
     const auto on_tokens = [&](uint64_t done) {
       progress_.Update(results_.size() * tokens + done, points_.size() * tokens);
       return recording.has_value() ? recording->status() : absl::OkStatus();

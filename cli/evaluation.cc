@@ -32,10 +32,7 @@ class Scorer {
 
   // Whether the likeliest choice is the right one: by its sum, and by its sum per byte.
   absl::StatusOr<std::pair<bool, bool>> Answer(const ChoiceQuestion& question) {
-    size_t longest = 0;
-    for (const auto& choice : question.choices) longest = std::max(longest, choice.size());
-    KvCache kv(local_.model().config, static_cast<uint32_t>(question.context.size() + longest),
-               task_.half_kv);
+    KvCache kv(local_.model().config, question.tokens(), task_.half_kv);
     const std::span<const TokenId> context(question.context);
     Score silent;
     RETURN_IF_ERROR(Add(kv, context.first(context.size() - 1), {}, silent));
@@ -95,6 +92,11 @@ absl::Status FindThresholds(LocalModel& local, const EvalTask& task, PeerMask& m
   return absl::OkStatus();
 }
 
+// Experts that a token uses; 1 where there is one plain MLP.
+uint32_t ExpertsInUse(const ModelConfig& config) {
+  return config.expert_count == 0 ? 1 : config.experts_used + config.shared_experts;
+}
+
 constexpr double kWeightShares[] = {2.0 / 3, 1.0 / 3};  // of an MLP, by kind of unit
 
 // Shares of the weights that a token uses and misses, from the units.
@@ -138,8 +140,7 @@ void CountUnits(const LocalModel& local, const PassAccounts& accounts, const Pru
 void CountFixed(const LocalModel& local, const PeerMask* mask, EvalResult& result) {
   const ModelConfig& config = local.model().config;
   const double cached = result.point.cache_fraction;
-  const double mlps = double(config.layer_count) *
-                      (config.expert_count == 0 ? 1 : config.experts_used + config.shared_experts);
+  const double mlps = double(config.layer_count) * ExpertsInUse(config);
   result.kept_units[0] = config.hidden_size;
   result.kept_units[1] = mask == nullptr ? config.intermediate_size : mask->kept_per_token();
   for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
@@ -156,6 +157,18 @@ void CountFixed(const LocalModel& local, const PeerMask* mask, EvalResult& resul
 }
 
 }  // namespace
+
+uint32_t ChoiceQuestion::tokens() const {
+  size_t longest = 0;
+  for (const auto& choice : choices) longest = std::max(longest, choice.size());
+  return static_cast<uint32_t>(context.size() + longest);
+}
+
+uint64_t EvalTask::all_tokens() const {
+  uint64_t sum = chunks * chunk;
+  for (const ChoiceQuestion& question : questions) sum += question.tokens();
+  return sum;
+}
 
 double EvalResult::perplexity() const { return std::exp(nll); }
 
@@ -204,11 +217,13 @@ absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, con
   }
   if (task.questions.empty()) return result;
   size_t right = 0, right_per_byte = 0;
+  uint64_t done = result.tokens;
   for (const ChoiceQuestion& question : task.questions) {
     ASSIGN_OR_RETURN(const auto answer, scorer.Answer(question));
     right += answer.first;
     right_per_byte += answer.second;
-    RETURN_IF_ERROR(on_tokens(result.tokens));
+    done += question.tokens();
+    RETURN_IF_ERROR(on_tokens(done));
   }
   const auto questions = static_cast<double>(task.questions.size());
   result.accuracy = static_cast<double>(right) / questions;
@@ -225,10 +240,7 @@ void ModelSpeed(const LocalModel& local, const EvalTask& task, const DeviceSpeed
     mlp += double(kind.unit_count) * kind.unit_bytes * config.layer_count;
   }
   // Of the weights in question, a mixture uses those of a few experts.
-  const double in_use =
-      config.expert_count == 0
-          ? 1
-          : double(config.experts_used + config.shared_experts) / config.expert_slots();
+  const double in_use = double(ExpertsInUse(config)) / config.expert_slots();
   const double cached = result.point.cache_fraction;
   const auto first = static_cast<double>(local.store().info().static_bytes +
                                          task.chunk * KvCache::BytesPerToken(config, task.half_kv));

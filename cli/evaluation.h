@@ -30,6 +30,8 @@ struct ChoiceQuestion {
   std::vector<std::vector<TokenId>> choices;
   std::vector<size_t> choice_bytes;  // length of the text of each
   size_t answer = 0;                 // index of the right one
+
+  uint32_t tokens() const;  // with the longest choice
 };
 
 struct EvalTask {
@@ -39,6 +41,8 @@ struct EvalTask {
   std::span<const ChoiceQuestion> questions;
   bool half_kv = false;
   Precision precision = Precision::kFast;
+
+  uint64_t all_tokens() const;  // of chunks and questions: what a run counts up to
 };
 
 struct EvalResult {

@@ -64,7 +64,7 @@ class EvaluateTest : public ::testing::Test {
                              return absl::OkStatus();
                            });
     EXPECT_TRUE(result.ok()) << result.status();
-    EXPECT_EQ(done, 64u);
+    EXPECT_EQ(done, 64 + (task_.questions.size() * 9));
     ModelSpeed(**local, task_, {}, *result);
     return *std::move(result);
   }
