@@ -8,13 +8,16 @@ namespace {
 // Polls before a worker sleeps: some 20 us, longer than the gaps between the loops of one layer.
 constexpr int kSpins = 1500;
 
+constexpr uint64_t kClosed = uint64_t{1} << 31;
+constexpr uint64_t kMembers = kClosed - 1;
+
+uint64_t Open(uint32_t epoch) { return uint64_t{epoch} << 32; }
+
 }  // namespace
 
-ThreadPool::ThreadPool(uint32_t thread_count) {
+ThreadPool::ThreadPool(uint32_t thread_count) : state_(kClosed) {
   if (thread_count == 0) thread_count = std::max(1u, std::thread::hardware_concurrency());
-  for (uint32_t i = 1; i < thread_count; ++i) {
-    workers_.emplace_back([this, i] { Work(i); });
-  }
+  for (uint32_t i = 1; i < thread_count; ++i) workers_.emplace_back([this] { Work(); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -24,19 +27,21 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Start(size_t count, size_t granule, bool shared, Entry entry, const void* body) {
+void ThreadPool::Run(size_t count, size_t piece, Entry entry, const void* body) {
   count_ = count;
-  granule_ = granule;
-  shared_ = shared;
+  piece_ = piece;
   next_.store(0, std::memory_order_relaxed);
   entry_ = entry;
   body_ = body;
-  remaining_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+  state_.store(Open(epoch), std::memory_order_release);
   // seq_cst: a worker either sees the new epoch before it sleeps, or we see it in sleeping_.
-  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  epoch_.store(epoch, std::memory_order_seq_cst);
   if (sleeping_.load(std::memory_order_seq_cst) > 0) FutexWakeAll(&epoch_);
-  Run(0);
-  for (int spins = 0; remaining_.load(std::memory_order_acquire) > 0; ++spins) {
+  RunPieces();
+  // Nobody joins from here on; who is in still has a piece.
+  state_.fetch_or(kClosed, std::memory_order_relaxed);
+  for (int spins = 0; (state_.load(std::memory_order_acquire) & kMembers) > 0; ++spins) {
     if (spins < kSpins) {
       CpuRelax();
     } else {
@@ -45,31 +50,24 @@ void ThreadPool::Start(size_t count, size_t granule, bool shared, Entry entry, c
   }
 }
 
-void ThreadPool::Run(uint32_t index) {
-  if (shared_) {
-    RunPieces();
-  } else {
-    RunShare(index);
-  }
-}
-
 void ThreadPool::RunPieces() {
   while (true) {
-    const size_t begin = next_.fetch_add(granule_, std::memory_order_relaxed);
+    const size_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
     if (begin >= count_) return;
-    entry_(body_, begin, std::min(count_, begin + granule_));
+    entry_(body_, begin, std::min(count_, begin + piece_));
   }
 }
 
-void ThreadPool::RunShare(uint32_t index) {
-  const size_t parts = workers_.size() + 1;
-  const size_t granules = (count_ + granule_ - 1) / granule_;
-  const size_t begin = std::min(count_, granules * index / parts * granule_);
-  const size_t end = std::min(count_, granules * (index + 1) / parts * granule_);
-  if (begin < end) entry_(body_, begin, end);
+bool ThreadPool::Join(uint32_t epoch) {
+  uint64_t state = state_.load(std::memory_order_relaxed);
+  while (state >> 32 == epoch && (state & kClosed) == 0) {
+    // Acquire: pairs with the release that opened the loop.
+    if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
 }
 
-void ThreadPool::Work(uint32_t index) {
+void ThreadPool::Work() {
   uint32_t seen = 0;
   while (true) {
     uint32_t epoch = epoch_.load(std::memory_order_acquire);
@@ -87,8 +85,9 @@ void ThreadPool::Work(uint32_t index) {
     }
     seen = epoch;
     if (stopping_) return;
-    Run(index);
-    remaining_.fetch_sub(1, std::memory_order_release);
+    if (!Join(epoch)) continue;
+    RunPieces();
+    state_.fetch_sub(1, std::memory_order_release);
   }
 }
 

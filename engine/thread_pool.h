@@ -1,6 +1,9 @@
-// A few threads that run one loop at a time and meet at its end: output ranges of a matrix, heads
-// of an attention. Workers spin briefly between loops, because the next one usually follows at
-// once. Owned and called by one thread.
+// A few threads that run one loop at a time: output ranges of a matrix, heads of an attention. A loop
+// is cut into pieces, and whoever is free takes the next one. Workers join a loop when the system
+// gives them a core, and the caller waits only for those that joined: cores are shared with the
+// weight store, and a thread that has lost its own must not keep the others waiting. Workers spin
+// briefly between loops, because the next one usually follows at once. Owned and called by one
+// thread.
 #pragma once
 
 #include <algorithm>
@@ -22,25 +25,22 @@ class ThreadPool {
 
   // Calls body(begin, end) on disjoint ranges that cover [0, count); ranges begin at multiples of
   // `granule`. Work of fewer than kInlineBytes touched bytes runs on the caller: two threads meet
-  // in some microseconds, in which one core adds up that much.
+  // in some microseconds, in which one core adds up that much. One range for each thread: shorter
+  // ones read memory worse (docs/benchmarks.md).
   template <typename Body>
   void For(size_t count, size_t granule, size_t touched_bytes, const Body& body) {
-    if (workers_.empty() || touched_bytes < kInlineBytes || count <= granule) {
-      body(size_t{0}, count);
-      return;
-    }
-    Start(count, granule, /*shared=*/false, &Invoke<Body>, &body);
+    const size_t granules = (count + granule - 1) / granule;
+    ForPieces(count, (granules + workers_.size()) / thread_count() * granule, touched_bytes, body);
   }
 
-  // The same in ranges of `piece`, each taken by the thread that is free first: for loops of
-  // milliseconds, in which a thread that has lost its core must not keep the others waiting.
+  // The same in ranges of `piece`.
   template <typename Body>
   void ForPieces(size_t count, size_t piece, size_t touched_bytes, const Body& body) {
     if (workers_.empty() || touched_bytes < kInlineBytes || count <= piece) {
       body(size_t{0}, count);
       return;
     }
-    Start(count, piece, /*shared=*/true, &Invoke<Body>, &body);
+    Run(count, piece, &Invoke<Body>, &body);
   }
 
  private:
@@ -52,22 +52,21 @@ class ThreadPool {
     (*static_cast<const Body*>(body))(begin, end);
   }
 
-  void Start(size_t count, size_t granule, bool shared, Entry entry, const void* body);
-  void Work(uint32_t index);
-  void Run(uint32_t index);
-  void RunShare(uint32_t index);
+  void Run(size_t count, size_t piece, Entry entry, const void* body);
+  void Work();
   void RunPieces();
+  bool Join(uint32_t epoch);
 
-  // The current loop; written before epoch_ moves, read after.
-  size_t count_ = 0, granule_ = 1;
-  bool shared_ = false;  // granules are taken from next_, not in equal shares
+  // The current loop; written while no worker can join, read by those that have.
+  size_t count_ = 0, piece_ = 1;
   std::atomic<size_t> next_ = 0;
   Entry entry_ = nullptr;
   const void* body_ = nullptr;
 
+  // Who may take pieces: epoch of the loop << 32 | kClosed | number of workers in it.
+  std::atomic<uint64_t> state_;
   std::atomic<uint32_t> epoch_ = 0;      // futex word: one more per loop
   std::atomic<uint32_t> sleeping_ = 0;   // workers in futex wait
-  std::atomic<uint32_t> remaining_ = 0;  // workers still in the loop
   std::atomic<bool> stopping_ = false;
   std::vector<std::thread> workers_;
 };

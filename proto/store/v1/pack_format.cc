@@ -5,8 +5,12 @@
 #include <cstring>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // AVX2 and AVX-512 where the CPU has them
+#else
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#endif
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
