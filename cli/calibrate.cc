@@ -207,6 +207,11 @@ absl::Status RunCalibrate(const Flags& flags) {
   ASSIGN_OR_RETURN(const CalibrationTasks tasks, TasksOf(flags, tokens));
   ASSIGN_OR_RETURN(PointMeter meter, PointMeter::Create(options));
   RETURN_IF_ERROR(meter.CheckTasks(tasks));
+  if (meter.dense().flash_bytes <= 0) {
+    return absl::InvalidArgumentError(
+        "this memory holds every weight: nothing is read while decoding, and there is nothing to "
+        "trade accuracy for; calibrate for less memory");
+  }
   PointSearch search = {.densities = flags.densities,
                         .gammas = flags.gammas,
                         .protected_shares = flags.protected_shares,

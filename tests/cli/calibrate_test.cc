@@ -116,6 +116,30 @@ TEST_F(CalibrateTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "60000"}), HasSubstr("are too few"));
 }
 
+TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
+  const std::string pack = dir_.File("demo.tgpack");
+  ASSERT_TRUE(Run(AddPackCommand, {"pack", DemoModelPath(), "-o", pack}).ok());
+  std::vector<std::string> arguments = {"calibrate", pack,
+                                        "--text",    text_,
+                                        "-o",        profile_,
+                                        "--threads", "1",
+                                        "--uniform", "--chunk",
+                                        "32",        "--search-tokens",
+                                        "32",        "--final-tokens",
+                                        "32",        "--gamma",
+                                        "0.2",       "--density",
+                                        "0.7",       "--memory-budget",
+                                        "8MiB",      "--max-perplexity-increase",
+                                        "9"};
+  ASSERT_TRUE(Run(AddCalibrateCommand, arguments).ok()) << err_;
+  const auto profile = ReadProfile(profile_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->ladder_size(), 2);
+  EXPECT_GT(profile->conditions().cache_share(), 0.05);
+  EXPECT_LT(profile->conditions().cache_share(), 0.95);
+  EXPECT_THAT(Error({"--cache-fraction", "1"}), HasSubstr("this memory holds every weight"));
+}
+
 TEST_F(CalibrateTest, DoesNotReplaceWhatItReads) {
   const absl::Status status =
       Run(AddCalibrateCommand,
