@@ -115,8 +115,8 @@ void SumShares(const LocalModel& local, EvalResult& result) {
 void CountUnits(const LocalModel& local, const PassAccounts& accounts, const PruneStep& step,
                 EvalResult& result) {
   const auto tokens = static_cast<double>(result.tokens);
-  result.kept_units[0] = step.kept_input;
-  result.kept_units[1] = step.kept_hidden;
+  const auto kept = step.MeanKept();
+  std::copy(kept.begin(), kept.end(), result.kept_units);
   for (uint32_t kind = 0; kind < kUnitKinds; ++kind) {
     result.hit_units[kind] = static_cast<double>(accounts.hit_units[kind]) / tokens;
     result.missed_units[kind] = static_cast<double>(accounts.miss_units[kind]) / tokens;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
+#include "proto/store/v1/profile.h"
 #include "weightstore/pack/pack_plan.h"
 
 namespace tidegate {
@@ -215,6 +216,32 @@ Json DescribePacking(const GgufFile& file) {
           {"requantised", plan->requantised}};
 }
 
+// What `tidegate calibrate` measured.
+Json DescribeProfile(const store::v1::Manifest& manifest) {
+  const store::v1::Profile& profile = manifest.profile();
+  absl::Status status = CheckProfile(profile);
+  if (status.ok()) status = CheckProfileModel(profile, manifest);
+  if (!status.ok()) return {{"usable", false}, {"why_not", std::string(status.message())}};
+  const store::v1::ProfileConditions& conditions = profile.conditions();
+  Json ladder = Json::array();
+  for (const store::v1::OperatingPoint& point : profile.ladder()) {
+    ladder.push_back({{"density", point.density()},
+                      {"gamma", point.gamma()},
+                      {"protected_share", point.protected_share()},
+                      {"by_layer", point.layer_densities_size() > 0},
+                      {"perplexity_increase_fraction", point.perplexity_increase()},
+                      {"flash_fraction", point.flash_share()},
+                      {"flash_bytes", static_cast<uint64_t>(point.flash_bytes_per_token())}});
+  }
+  return {{"text", conditions.text()},
+          {"tokens", conditions.final_tokens()},
+          {"units", conditions.unit_encoding()},
+          {"policy", conditions.policy()},
+          {"cache_fraction", conditions.cache_share()},
+          {"perplexity", conditions.perplexity()},
+          {"ladder", ladder}};
+}
+
 std::string ScalarText(const std::string& key, const Json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
@@ -299,22 +326,24 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
   streamed["relative_rms_error"] = {{"gate", DescribeError(manifest, true, 0)},
                                     {"up", DescribeError(manifest, true, 1)},
                                     {"down", DescribeError(manifest, false, 0)}};
-  return {{"file", path},
-          {"format", absl::StrCat("Tidegate pack version ", index.header.version)},
-          {"file_bytes", index.header.file_bytes},
-          {"uuid", UuidText(index.header.uuid)},
-          {"model_name", manifest.model_name()},
-          {"architecture", manifest.architecture()},
-          {"hyper_parameters", DescribeHyperParameters(manifest.hyper_parameters())},
-          {"static", statics},
-          {"streamed", streamed},
-          {"tokenizer", DescribeTokenizer(manifest.tokenizer())},
-          {"chat_template", !manifest.chat_template().empty()},
-          {"source",
-           {{"file_name", manifest.source().file_name()},
-            {"file_bytes", manifest.source().file_bytes()},
-            {"matrix_types", manifest.source().matrix_types()},
-            {"packed_by", manifest.source().packed_by()}}}};
+  Json out = {{"file", path},
+              {"format", absl::StrCat("Tidegate pack version ", index.header.version)},
+              {"file_bytes", index.header.file_bytes},
+              {"uuid", UuidText(index.header.uuid)},
+              {"model_name", manifest.model_name()},
+              {"architecture", manifest.architecture()},
+              {"hyper_parameters", DescribeHyperParameters(manifest.hyper_parameters())},
+              {"static", statics},
+              {"streamed", streamed},
+              {"tokenizer", DescribeTokenizer(manifest.tokenizer())},
+              {"chat_template", !manifest.chat_template().empty()},
+              {"source",
+               {{"file_name", manifest.source().file_name()},
+                {"file_bytes", manifest.source().file_bytes()},
+                {"matrix_types", manifest.source().matrix_types()},
+                {"packed_by", manifest.source().packed_by()}}}};
+  if (manifest.has_profile()) out["profile"] = DescribeProfile(manifest);
+  return out;
 }
 
 Json DescribeVerification(const VerifyReport& report) {

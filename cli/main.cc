@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
   tidegate::AddEvalCommand(app, run);
+  tidegate::AddCalibrateCommand(app, run);
   tidegate::AddSimulateCommand(app, run);
   tidegate::AddBenchCommand(app, run);
   tidegate::AddHealthCommand(app, run);

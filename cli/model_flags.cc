@@ -45,18 +45,22 @@ void ModelFlags::Register(CLI::App& command) {
 }
 
 void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
-  command
-      .add_option("MODEL", model,
-                  "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
-      ->required();
-  command.add_option("--units", units, "unit encoding for what is packed here: f32, f16, q8, q4")
-      ->capture_default_str();
+  RegisterWithoutPruning(command);
   command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
       ->capture_default_str();
   command
       .add_option("--protected-share", protected_share,
                   "part of a mask, its largest scores, that gamma spares, [0, 1]; 0 is the "
                   "published rule")
+      ->capture_default_str();
+}
+
+void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
+  command
+      .add_option("MODEL", model,
+                  "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
+      ->required();
+  command.add_option("--units", units, "unit encoding for what is packed here: f32, f16, q8, q4")
       ->capture_default_str();
   command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
       ->capture_default_str();

@@ -38,6 +38,8 @@ struct ModelFlags {
   // gamma and cache fraction, for a command that takes lists of them.
   void Register(CLI::App& command);
   void RegisterWithoutPoint(CLI::App& command);
+  // Leaves out everything about masks too.
+  void RegisterWithoutPruning(CLI::App& command);
 
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
   // Null mode dense gives no step. Errors name the flag and its range.

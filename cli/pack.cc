@@ -15,6 +15,7 @@
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "proto/store/v1/profile.h"
 #include "weightstore/pack/atomic_file.h"
 #include "weightstore/pack/pack_plan.h"
 #include "weightstore/pack/pack_writer.h"
@@ -32,6 +33,7 @@ constexpr const char* kExamples =
     "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
     "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
     "  tidegate pack model.gguf --lora adapter.gguf=0.5    merges half of an adapter\n"
+    "  tidegate pack model.gguf --profile profile.json      what `tidegate calibrate` measured\n"
     "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
     "used\n\n"
     "Attention, embeddings and norms keep the type that they have in the model; --units is "
@@ -60,6 +62,7 @@ struct Flags {
   std::string calibrate;
   uint64_t calibrate_tokens = 16385;
   std::vector<std::string> lora;
+  std::string profile;
 };
 
 void PrintPadding(const char* name, const KindGeometry& kind) {
@@ -110,6 +113,10 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   PrintPadding("input units", index.geometry.kinds[0]);
   PrintPadding("hidden units", index.geometry.kinds[1]);
   PrintRounding(report);
+  if (index.manifest.has_profile()) {
+    std::printf("  %-12s a ladder of %d points\n", "profile",
+                index.manifest.profile().ladder_size());
+  }
   if (report.requantised) {
     std::printf(
         "warning: the MLP weights of the source (%s) were rounded along rows and are now rounded "
@@ -166,6 +173,9 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
   ASSIGN_OR_RETURN(options.hidden_block_bytes,
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
+  if (!flags.profile.empty()) {
+    ASSIGN_OR_RETURN(options.profile, ReadProfile(flags.profile));
+  }
   for (const std::string& text : flags.lora) {
     ASSIGN_OR_RETURN(LoraSource adapter, ParseLora(text));
     options.adapters.push_back(std::move(adapter));
@@ -248,6 +258,11 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--lora", flags->lora,
                       "LoRA adapter (GGUF) to merge, FILE or FILE=SCALE; may be repeated; matrices "
                       "that it changes and that stay in memory become F32");
+  command
+      ->add_option("--profile", flags->profile,
+                   "Profile of `tidegate calibrate`: goes into the pack, for tidegate-engine "
+                   "--max-perplexity-increase and --target-tokens-per-second")
+      ->check(NotEmpty());
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
 }

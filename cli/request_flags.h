@@ -69,6 +69,9 @@ void AddPruningFlags(CLI::App& command, Request& request) {
                   [&](float v) { pruning.set_gamma(v); });
   AddField<uint32_t>(command, "--fixed-top-n", "Largest scores that gamma leaves alone",
                      [&](uint32_t v) { pruning.set_fixed_top_n(v); });
+  AddField<float>(command, "--protected-share",
+                  "Part of a mask, its largest scores, that gamma leaves alone",
+                  [&](float v) { pruning.set_protected_share(v); });
   command.add_flag_callback(
       "--reproducible", [&] { pruning.set_reproducible(true); },
       "Ignore the cache, so that a seed always gives the same text");

@@ -79,6 +79,13 @@ void StreamPrinter::PrintAccounts(const v1::Finished& finished) {
       "%s from flash per token, hit rate %.1f %%, density %.2f, waited %s for flash\n",
       FormatBytes(static_cast<uint64_t>(flash.bytes_per_token())), 100 * flash.hit_rate(),
       flash.density(), FormatSeconds(flash.stall_seconds()));
+  const v1::PruningAccounts& pruning = finished.pruning();
+  if (!pruning.has_predicted_perplexity_increase()) return;
+  err_ << absl::StreamFormat(
+      "steered: points %d to %d of the server's ladder, density %.2f, gamma %.2f, perplexity "
+      "foretold %+.1f %%\n",
+      pruning.most_accurate_position(), pruning.fastest_position(), pruning.density(),
+      pruning.gamma(), 100 * pruning.predicted_perplexity_increase());
 }
 
 void StreamPrinter::PrintPartialAccounts() {

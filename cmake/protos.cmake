@@ -30,7 +30,7 @@ function(tidegate_protos target)
   endif()
 endfunction()
 
-tidegate_protos(tg_store_protos FILES store/v1/manifest.proto store/v1/control.proto
+tidegate_protos(tg_store_protos FILES store/v1/manifest.proto store/v1/profile.proto store/v1/control.proto
                                 sentencepiece/model.proto)
 tidegate_protos(tg_rpc_protos FILES google/rpc/status.proto google/rpc/error_details.proto)
 tidegate_protos(tg_grpc_protos GRPC

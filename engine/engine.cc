@@ -13,6 +13,8 @@
 #include "engine/attached_model.h"
 #include "engine/request_check.h"
 #include "engine/sequence.h"
+#include "engine/steering.h"
+#include "proto/store/v1/profile.h"
 
 namespace tidegate {
 namespace {
@@ -29,8 +31,12 @@ absl::Status NoStore() {
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const EngineOptions& options, EngineObserver* observer)
-      : options_(options), observer_(observer), pool_(options.threads) {}
+  EngineImpl(const EngineOptions& options, std::optional<store::v1::Profile> profile,
+             EngineObserver* observer)
+      : options_(options),
+        profile_(std::move(profile)),
+        observer_(observer),
+        pool_(options.threads) {}
   ~EngineImpl() override;
 
   absl::Status Start();
@@ -61,6 +67,7 @@ class EngineImpl final : public Engine {
   // All of these run on the decode thread.
   void Loop();
   bool EnsureAttached();
+  absl::Status Attach();
   void Publish();
   void Detach();
   void EndCancelled();
@@ -69,16 +76,20 @@ class EngineImpl final : public Engine {
   static void EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status);
   void Admit();
   void StepAll();
+  bool RoundCounts() const;
   void Step(Running& running);
   void UpdateGauges();
   void WaitForWork(std::chrono::milliseconds timeout);
   uint64_t KvTokensReserved() const;
 
   const EngineOptions options_;
+  const std::optional<store::v1::Profile> profile_;  // of options_; checked
   EngineObserver* const observer_;
   ThreadPool pool_;
   std::unique_ptr<AttachedModel> attached_;
-  std::vector<Running> running_;  // after attached_: sequences use its decoder
+  std::optional<Steering> steering_;
+  absl::Status steering_error_;   // of the last attach
+  std::vector<Running> running_;  // after attached_ and steering_: sequences use them
   std::chrono::milliseconds back_off_ = kBackOffMin;
   Clock::time_point next_attach_;
   std::string last_attach_error_;
@@ -103,6 +114,7 @@ class EngineImpl final : public Engine {
 absl::Status EngineImpl::Start() {
   const Clock::time_point deadline = Clock::now() + options_.attach_timeout;
   while (!EnsureAttached()) {
+    if (!steering_error_.ok()) return steering_error_;  // waiting would not help
     if (options_.attach_timeout.count() == 0) break;
     if (Clock::now() >= deadline) return absl::UnavailableError(last_attach_error_);
     std::this_thread::sleep_for(kBackOffMin);
@@ -209,16 +221,14 @@ bool EngineImpl::EnsureAttached() {
     Detach();
   }
   if (Clock::now() < next_attach_) return false;
-  auto attached = AttachModel(options_, &pool_);
-  if (!attached.ok()) {
-    const std::string error(attached.status().message());
+  if (const absl::Status status = Attach(); !status.ok()) {
+    const std::string error(status.message());
     if (error != last_attach_error_) LogWarning("not attached yet: ", error);
     last_attach_error_ = error;
     next_attach_ = Clock::now() + back_off_;
     back_off_ = std::min(back_off_ * 2, kBackOffMax);
     return false;
   }
-  attached_ = *std::move(attached);
   back_off_ = kBackOffMin;
   last_attach_error_.clear();
   Publish();
@@ -227,8 +237,21 @@ bool EngineImpl::EnsureAttached() {
   return true;
 }
 
+absl::Status EngineImpl::Attach() {
+  ASSIGN_OR_RETURN(attached_, AttachModel(options_, &pool_));
+  auto steering = SteeringFor(options_, profile_, *attached_->client, attached_->model->config);
+  steering_error_ = steering.status();
+  if (steering.ok()) {
+    steering_ = *std::move(steering);
+  } else {
+    attached_.reset();
+  }
+  return steering_error_;
+}
+
 void EngineImpl::Publish() {
   MutexLock lock(mutex_);
+  stats_.steering = steering_ ? steering_->stats() : SteeringStats();
   if (tokenizer_ != nullptr) ++stats_.reattached;
   tokenizer_ = attached_->tokenizer;
   info_ = attached_->info;
@@ -243,6 +266,7 @@ void EngineImpl::Detach() {
     stats_.attached = false;
   }
   EndAll(FinishReason::kError, absl::UnavailableError("the weight store went away; retry shortly"));
+  steering_.reset();
   attached_.reset();
 }
 
@@ -340,10 +364,11 @@ void EngineImpl::Admit() {
     Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
     running_.push_back(
-        {next.id, std::make_unique<Sequence>(
-                      std::move(next.request), std::move(next.sink), next.submitted,
-                      *attached_->model, attached_->decoder.get(), attached_->tokenizer, needed,
-                      attached_->context_tokens, options_.kv_half, options_.precision, observer_)});
+        {next.id,
+         std::make_unique<Sequence>(
+             std::move(next.request), std::move(next.sink), next.submitted, *attached_->model,
+             attached_->decoder.get(), attached_->tokenizer, needed, attached_->context_tokens,
+             options_.kv_half, options_.precision, steering_ ? &*steering_ : nullptr, observer_)});
     any = true;
   }
   if (any) UpdateGauges();
@@ -368,11 +393,26 @@ void EngineImpl::Step(Running& running) {
   if (!more) running.sequence.reset();
 }
 
+// Whether the next round is one token of every stream, of which one at least is steered.
+bool EngineImpl::RoundCounts() const {
+  const auto prefilling = [](const Running& r) { return r.sequence->prefilling(); };
+  const auto steered = [](const Running& r) { return r.sequence->steered(); };
+  return std::none_of(running_.begin(), running_.end(), prefilling) &&
+         std::any_of(running_.begin(), running_.end(), steered);
+}
+
 // One piece of work for every running request, in turn.
 void EngineImpl::StepAll() {
+  const bool counts = RoundCounts();
+  const Clock::time_point begin = Clock::now();
   for (Running& running : running_) {
     if (cancel_pending_) break;  // Handled before the next step, whosever it is.
     Step(running);
+  }
+  if (counts && !cancel_pending_) {
+    steering_->OnRound(std::chrono::duration<double>(Clock::now() - begin).count());
+    MutexLock lock(mutex_);
+    stats_.steering = steering_->stats();
   }
   if (std::erase_if(running_, [](const Running& r) { return r.sequence == nullptr; }) > 0) {
     UpdateGauges();
@@ -427,7 +467,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   if (options.max_running == 0 || options.prefill_chunk_tokens == 0) {
     return absl::InvalidArgumentError("max_running and prefill_chunk_tokens must be at least 1");
   }
-  auto engine = std::make_unique<EngineImpl>(options, observer);
+  std::optional<store::v1::Profile> profile;
+  if (!options.steering.profile.empty()) {
+    ASSIGN_OR_RETURN(profile, ReadProfile(options.steering.profile));
+  }
+  auto engine = std::make_unique<EngineImpl>(options, std::move(profile), observer);
   RETURN_IF_ERROR(engine->Start());
   return engine;
 }

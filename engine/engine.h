@@ -49,6 +49,11 @@ struct PruningParams {
   // Masks ignore the cache (gamma = 1), sums run in a fixed order and everything is computed in
   // f32: the same request gives the same tokens whatever the cache holds.
   bool reproducible = false;
+  // The request named none of density, gamma, fixed_top_n and protected share: where the engine
+  // steers (SteeringOptions), kDipCa takes them from the ladder's present point.
+  bool steered = false;
+
+  bool FollowsLadder() const { return steered && mode == DecodeMode::kDipCa && !reproducible; }
 };
 
 // What the server allows and assumes.
@@ -56,6 +61,28 @@ struct PruningBounds {
   PruningParams defaults;
   float density_min = 0.1f, density_max = 1.0f;
   float gamma_min = 0.0f, gamma_max = 1.0f;
+};
+
+// How requests are pruned that leave it to the server: by a point of the profile's ladder
+// (proto/store/v1/profile.proto) instead of PruningBounds::defaults. Needs a profile.
+struct SteeringOptions {
+  std::string profile = {};             // file; empty: the pack's own
+  double target_tokens_per_second = 0;  // of each stream; 0: none
+  // Alone: the fastest point within it. With a target: no point beyond it is used.
+  std::optional<double> max_perplexity_increase = {};  // a share, 0.05 is 5 %
+
+  bool wanted() const { return target_tokens_per_second > 0 || max_perplexity_increase; }
+};
+
+// What steering does now.
+struct SteeringStats {
+  uint32_t points = 0;    // of the ladder that may be used; 0: nothing is steered
+  uint32_t position = 0;  // 0: the most accurate
+  double density = 0, gamma = 0;
+  double predicted_perplexity_increase = 0;  // a share
+  double target_tokens_per_second = 0;       // 0: none
+  double tokens_per_second = 0;              // of each stream, of the last window; 0: not yet known
+  uint64_t moves = 0;                        // since the engine attached
 };
 
 struct StopParams {
@@ -103,6 +130,13 @@ struct GenerationAccounts {
   uint64_t hit_units = 0;  // while decoding
   uint64_t miss_units = 0;
   double density = 0;  // used, mean over decoded tokens
+  double gamma = 1;    // the same; 1 where masks do not look at the cache
+  // Of a steered stream: the positions used, and what the profile foretells for the mix of them.
+  struct Ladder {
+    uint32_t most_accurate = 0, fastest = 0;
+    double predicted_perplexity_increase = 0;  // a share
+  };
+  std::optional<Ladder> ladder;
   uint64_t seed = 0;
 };
 
@@ -137,6 +171,7 @@ struct EngineStats {
   uint64_t kv_tokens_capacity = 0;
   double stall_seconds_prefill = 0;
   double stall_seconds_decode = 0;
+  SteeringStats steering;
 };
 
 // Receives one call per event for histograms; called from the decode thread, must not block.
@@ -179,6 +214,7 @@ struct EngineOptions {
   uint32_t threads = 0;  // 0: one per core
   bool overlap = true;   // add resident columns while missing ones are in flight
   PruningBounds pruning;
+  SteeringOptions steering;
   std::chrono::milliseconds attach_timeout{0};  // Create() waits this long for the store; 0: it
                                                 // returns at once and attaches in the background
 };

@@ -408,7 +408,7 @@ absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool
   }
   // The hidden units load while the input units are computed, and the next layer's after them.
   ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden, expert.index));
-  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kInput, x, tokens);
+  x = Seen(layer, x, tokens);
   ClearGate(tokens);
   RETURN_IF_ERROR(Run(input,
                       {.layer = layer,
@@ -464,11 +464,11 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
   const StageTimer timer(accounts.times, Stage::kLeases);
   const ModelConfig& config = model_->config;
   const bool in_order = step.gamma >= 1;
-  const auto sweep = [&](UnitKind kind, uint32_t kept, std::span<const float> values, float* y0,
+  const auto sweep = [&](UnitKind kind, uint32_t units, std::span<const float> values, float* y0,
                          float* y1) -> absl::Status {
     const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
     const std::span<const uint32_t> positions =
-        Select(layer, kind, expert.index, kept, values, step, accounts.times);
+        Select(layer, kind, expert.index, units, values, step, accounts.times);
     if (on_mask_ != nullptr) on_mask_(layer, kind, order, positions);
     WeightLease lease;
     if (!client_->Complete(layer, kind)) {
@@ -490,11 +490,11 @@ absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, 
                accounts);
   };
   ClearGate(1);
-  RETURN_IF_ERROR(
-      sweep(UnitKind::kInput, step.kept_input, {x, config.hidden_size}, gate_.data(), up_.data()));
+  RETURN_IF_ERROR(sweep(UnitKind::kInput, step.Kept(layer).input, {x, config.hidden_size},
+                        gate_.data(), up_.data()));
   ActivateGate(1, expert.weights, accounts.times);
-  return sweep(UnitKind::kHidden, step.kept_hidden, {gate_.data(), config.intermediate_size}, y,
-               nullptr);
+  return sweep(UnitKind::kHidden, step.Kept(layer).hidden, {gate_.data(), config.intermediate_size},
+               y, nullptr);
 }
 
 }  // namespace tidegate

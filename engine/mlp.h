@@ -38,14 +38,6 @@ struct PassAccounts {
   StageTimes times;
 };
 
-struct PruneStep {
-  uint32_t kept_input = 0;  // units
-  uint32_t kept_hidden = 0;
-  double gamma = 1;
-  uint32_t fixed_top_n = 0;
-  double protected_share = 0;
-};
-
 // One of the MLPs of a layer that is a mixture of experts, and what it counts for each token.
 struct MlpExpert {
   uint32_t index = 0;
@@ -85,9 +77,9 @@ class Mlp {
   void set_on_gate(OnGate on_gate) { on_gate_ = std::move(on_gate); }
 
   // Called with what dense passes multiply the units of a kind with, x [tokens, unit_count]: the
-  // normed hidden state, then h. Set before the first pass.
-  using OnInputs =
-      std::function<void(uint32_t layer, UnitKind kind, const float* x, uint32_t tokens)>;
+  // normed hidden state, then h. May change what this MLP sees of them: zeros leave units out. Set
+  // before the first pass.
+  using OnInputs = std::function<void(uint32_t layer, UnitKind kind, float* x, uint32_t tokens)>;
   void set_on_inputs(OnInputs on_inputs) { on_inputs_ = std::move(on_inputs); }
 
   // Drops streams that were begun ahead. Call when a pass is abandoned.
@@ -127,6 +119,13 @@ class Mlp {
   absl::Status RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
                         Precision precision, float* y, PassAccounts& accounts,
                         const MlpExpert& expert);
+  // What the MLP sees of x [tokens, H]: x, or a copy that on_inputs_ may have changed.
+  const float* Seen(uint32_t layer, const float* x, uint32_t tokens) {
+    if (on_inputs_ == nullptr) return x;
+    seen_.assign(x, x + size_t{tokens} * model_->config.hidden_size);
+    on_inputs_(layer, UnitKind::kInput, seen_.data(), tokens);
+    return seen_.data();
+  }
   // Of one expert.
   uint32_t UnitsOf(UnitKind kind) const {
     return kind == UnitKind::kInput ? model_->config.hidden_size : model_->config.intermediate_size;
@@ -176,6 +175,7 @@ class Mlp {
   OnInputs on_inputs_;
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
+  std::vector<float> seen_;                 // [tokens, H], what on_inputs_ made of x
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
   std::vector<WantedBlock> wanted_;
   std::vector<uint32_t>

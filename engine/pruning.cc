@@ -19,6 +19,11 @@ float Magnitude(float value) {
   return magnitude <= kLargest ? magnitude : kLargest;
 }
 
+// Gamma 0 means that every resident unit goes before every other one, and not that the others are
+// all alike: of them too the largest are taken. Small beside any ratio of scores that means
+// something, large enough that what it leaves of them can be told apart.
+constexpr double kLeastGamma = 1e-30;
+
 }  // namespace
 
 DensitySplit SplitDensity(double density) {
@@ -33,8 +38,24 @@ uint32_t KeptUnits(double keep, uint32_t count) {
   return std::clamp(static_cast<uint32_t>(std::floor(keep * count)), 1u, count);
 }
 
+KeptCounts KeptAt(double density, uint32_t inputs, uint32_t hidden) {
+  const DensitySplit split = SplitDensity(density);
+  return {KeptUnits(split.keep_input, inputs), KeptUnits(split.keep_hidden, hidden)};
+}
+
 double WarmUpGamma(double gamma, uint32_t generated_index) {
   return 1 - (1 - gamma) * (1 - std::pow(gamma, generated_index / 4.0));
+}
+
+std::array<double, kUnitKinds> PruneStep::MeanKept() const {
+  if (layers.empty()) return {double(kept_input), double(kept_hidden)};
+  std::array<double, kUnitKinds> sums = {0, 0};
+  for (const KeptCounts& kept : layers) {
+    sums[0] += kept.input;
+    sums[1] += kept.hidden;
+  }
+  const auto count = static_cast<double>(layers.size());
+  return {sums[0] / count, sums[1] / count};
 }
 
 // Scores are finite and not negative, so that their bits order as they do. A histogram of the
@@ -68,7 +89,7 @@ void MaskSelector::Penalise(const MaskParams& params, std::span<const ResidencyE
   const auto protected_n = static_cast<size_t>(params.protected_share * params.kept);
   float exempt = largest(params.fixed_top_n);
   const float exempt_block = protected_n <= params.fixed_top_n ? exempt : largest(protected_n);
-  const auto gamma = static_cast<float>(params.gamma);
+  const auto gamma = static_cast<float>(std::max(params.gamma, kLeastGamma));
   if (units_per_block == 1) {
     exempt = std::min(exempt, exempt_block);
     // Without branches on residency or scores: they are as good as random.

@@ -2,6 +2,7 @@
 // Source: Federici et al., arXiv 2412.01380 and its public evaluation code.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -23,18 +24,45 @@ DensitySplit SplitDensity(double density);
 // Number of units kept: floor(keep * count), at least 1.
 uint32_t KeptUnits(double keep, uint32_t count);
 
+// Units of each kind that a token keeps of one MLP.
+struct KeptCounts {
+  uint32_t input = 0;
+  uint32_t hidden = 0;
+};
+// Of an MLP with that many units, for a mean density.
+KeptCounts KeptAt(double density, uint32_t inputs, uint32_t hidden);
+
 // Warm-up of gamma at generated token t (0 is the first): 1 - (1 - gamma) (1 - gamma^(t/4)).
 double WarmUpGamma(double gamma, uint32_t generated_index);
 
 // What a mask may look at besides the scores.
 struct MaskParams {
-  uint32_t kept = 0;         // units to select, [1, count]
-  double gamma = 1;          // score factor of blocks that are not resident; 1: no look at them
+  uint32_t kept = 0;  // units to select, [1, count]
+  // Score factor of blocks that are not resident. 1: no look at them; 0: they come behind all
+  // others, the largest first.
+  double gamma = 1;
   uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
   // Share of `kept`, [0, 1]: a block whose own score is among that many largest scores is exempt as
   // a whole. Without it a selection that fits into the cache never leaves it (lock-on).
   double protected_share = 0;
   uint32_t first_unit = 0;  // of the values and positions: an expert's are a part of a layer's
+};
+
+// How one token prunes the MLPs of all layers.
+struct PruneStep {
+  uint32_t kept_input = 0;  // units
+  uint32_t kept_hidden = 0;
+  double gamma = 1;
+  uint32_t fixed_top_n = 0;
+  double protected_share = 0;
+  // By layer, instead of the two above; empty: the same everywhere. Not owned.
+  std::span<const KeptCounts> layers = {};
+
+  KeptCounts Kept(uint32_t layer) const {
+    return layers.empty() ? KeptCounts{kept_input, kept_hidden} : layers[layer];
+  }
+  // Mean over the layers, by UnitKind.
+  std::array<double, kUnitKinds> MeanKept() const;
 };
 
 // Scores the blocks that a mask wants (WantedBlock::score) by the units that it selects from them.

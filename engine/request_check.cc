@@ -20,6 +20,9 @@ absl::Status CheckPruning(const PruningParams& p, const PruningBounds& bounds) {
       !(p.gamma >= bounds.gamma_min && p.gamma <= bounds.gamma_max)) {
     return OutOfBounds("gamma", p.gamma, bounds.gamma_min, bounds.gamma_max);
   }
+  if (!(p.protected_share >= 0 && p.protected_share <= 1)) {
+    return OutOfBounds("protected share", p.protected_share, 0, 1);
+  }
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 #include "engine/sequence.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/status_macros.h"
 
@@ -17,7 +18,7 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> si
                    Clock::time_point submitted, const Model& model, Decoder* decoder,
                    std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
                    uint32_t context_tokens, bool half_kv, Precision precision,
-                   EngineObserver* observer)
+                   const Steering* steering, EngineObserver* observer)
     : request_(std::move(request)),
       precision_(request_.pruning.reproducible ? Precision::kExact : precision),
       sink_(std::move(sink)),
@@ -27,6 +28,7 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> si
       decoder_(decoder),
       tokenizer_(std::move(tokenizer)),
       observer_(observer),
+      steering_(request_.pruning.FollowsLadder() ? steering : nullptr),
       kv_(model.config, capacity_tokens, half_kv, context_tokens),
       sampler_(request_.sampling, request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
@@ -71,7 +73,14 @@ absl::Status Sequence::Prefill() {
   return absl::OkStatus();
 }
 
+std::optional<PruneStep> Sequence::SteeredStep() const {
+  const LadderPoint& point = steering_->point();
+  if (point.dense()) return std::nullopt;
+  return point.Step(request_.pruning.warm_up ? WarmUpGamma(point.gamma, steps_) : point.gamma);
+}
+
 std::optional<PruneStep> Sequence::NextStep() const {
+  if (steered()) return SteeredStep();
   const PruningParams& p = request_.pruning;
   if (p.mode == DecodeMode::kDense) return std::nullopt;
   double gamma = 1;
@@ -96,11 +105,13 @@ absl::Status Sequence::Step() {
 }
 
 void Sequence::CountStep(const PassAccounts& before, const std::optional<PruneStep>& step) {
-  const double input = step ? static_cast<double>(step->kept_input) / config_.hidden_size : 1.0;
-  const double hidden =
-      step ? static_cast<double>(step->kept_hidden) / config_.intermediate_size : 1.0;
-  density_sum_ += (2 * input + hidden) / 3;
-  accounts_.density = density_sum_ / steps_;
+  double input = 1, hidden = 1;
+  if (step) {
+    const auto kept = step->MeanKept();
+    input = kept[0] / config_.hidden_size;
+    hidden = kept[1] / config_.intermediate_size;
+  }
+  CountPruning((2 * input + hidden) / 3, step ? step->gamma : 1);
   accounts_.decode_flash_bytes = decode_.flash_bytes;
   accounts_.flash_reads = prefill_.flash_reads + decode_.flash_reads;
   accounts_.hit_units = decode_.hit_units[0] + decode_.hit_units[1];
@@ -109,6 +120,22 @@ void Sequence::CountStep(const PassAccounts& before, const std::optional<PruneSt
   if (observer_ != nullptr) {
     observer_->OnDecodedToken(decode_.flash_bytes - before.flash_bytes, input, hidden);
   }
+}
+
+void Sequence::CountPruning(double density, double gamma) {
+  density_sum_ += density;
+  gamma_sum_ += gamma;
+  accounts_.density = density_sum_ / steps_;
+  accounts_.gamma = gamma_sum_ / steps_;
+  if (!steered()) return;
+  // Perplexity is the exponential of a mean over tokens.
+  log_increase_sum_ += std::log1p(steering_->point().perplexity_increase);
+  const auto position = static_cast<uint32_t>(steering_->position());
+  if (!accounts_.ladder) accounts_.ladder = {.most_accurate = position, .fastest = position};
+  GenerationAccounts::Ladder& ladder = *accounts_.ladder;
+  ladder.most_accurate = std::min(ladder.most_accurate, position);
+  ladder.fastest = std::max(ladder.fastest, position);
+  ladder.predicted_perplexity_increase = std::expm1(log_increase_sum_ / steps_);
 }
 
 bool Sequence::TakeToken() {

@@ -14,6 +14,8 @@ Examples:
   tidegate-engine                                  # the store on this machine, gRPC on port 50051
   tidegate-engine --listen 127.0.0.1:0 --port-file /run/tidegate/port
   tidegate-engine --mode dip_ca --density 0.6 --density-min 0.4 --max-running 8
+  tidegate-engine --max-perplexity-increase 0.02   # as fast as 2 % allow, by the pack's profile
+  tidegate-engine --target-tokens-per-second 10 --profile profile.json
 )";
 
 void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
@@ -132,6 +134,44 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
       ->envname("TIDEGATE_FIXED_TOP_N");
 }
 
+void AddSteeringFlags(CLI::App& app, SteeringOptions& steering) {
+  app.add_option("--target-tokens-per-second", steering.target_tokens_per_second,
+                 "Moves requests that set neither density nor gamma along the profile's points, "
+                 "so that each stream is about this fast; 0: does not")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str()
+      ->envname("TIDEGATE_TARGET_TOKENS_PER_SECOND");
+  app.add_option("--max-perplexity-increase", steering.max_perplexity_increase,
+                 "Perplexity that these requests may lose by the profile, a share (0.05 is 5 %): "
+                 "alone it chooses the fastest point within it, with a target it is the limit")
+      ->check(CLI::Range(0.0, 1e6))
+      ->envname("TIDEGATE_MAX_PERPLEXITY_INCREASE");
+  app.add_option("--profile", steering.profile,
+                 "Profile of `tidegate calibrate` to choose from instead of the pack's own")
+      ->type_name("FILE")
+      ->envname("TIDEGATE_PROFILE");
+}
+
+absl::Status CheckSteering(const EngineOptions& engine) {
+  const SteeringOptions& s = engine.steering;
+  // The range checks of the flags let NaN through.
+  if (!(s.target_tokens_per_second >= 0) || !(s.max_perplexity_increase.value_or(0) >= 0)) {
+    return absl::InvalidArgumentError(
+        "--target-tokens-per-second and --max-perplexity-increase must be numbers of 0 or more");
+  }
+  if (!engine.steering.wanted()) {
+    if (engine.steering.profile.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "--profile does nothing by itself; add --target-tokens-per-second or "
+        "--max-perplexity-increase");
+  }
+  if (engine.pruning.defaults.mode == DecodeMode::kDipCa) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--mode ", std::string(DecodeModeName(engine.pruning.defaults.mode)),
+                   " has no points to choose from; --target-tokens-per-second and "
+                   "--max-perplexity-increase need --mode dip_ca"));
+}
+
 absl::Status CheckBounds(const char* name, float value, float low, float high) {
   if (low <= high && value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(name, " ", value, " is not inside ", name, "-min ",
@@ -148,6 +188,7 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   AddNetworkFlags(app, config);
   AddEngineFlags(app, config.engine);
   AddPruningFlags(app, config.engine.pruning);
+  AddSteeringFlags(app, config.engine.steering);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
   if (config.metrics_listen == "off") config.metrics_listen.clear();
   return exit_code;
@@ -162,6 +203,7 @@ absl::Status ValidateServerConfig(const ServerConfig& config) {
       CheckBounds("--density", pruning.defaults.density, pruning.density_min, pruning.density_max);
   status.Update(
       CheckBounds("--gamma", pruning.defaults.gamma, pruning.gamma_min, pruning.gamma_max));
+  status.Update(CheckSteering(config.engine));
   if (config.listen.find(':') == std::string::npos) {
     status.Update(absl::InvalidArgumentError(
         absl::StrCat("--listen ", config.listen, ": use HOST:PORT or unix:PATH")));

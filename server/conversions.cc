@@ -31,6 +31,16 @@ void FillTimings(const GenerationAccounts& accounts, v1::Timings& timings) {
   }
 }
 
+void FillPruning(const GenerationAccounts& accounts, v1::PruningAccounts& pruning) {
+  pruning.set_density(accounts.density);
+  pruning.set_gamma(accounts.gamma);
+  if (!accounts.ladder) return;
+  const GenerationAccounts::Ladder& ladder = *accounts.ladder;
+  pruning.set_predicted_perplexity_increase(ladder.predicted_perplexity_increase);
+  pruning.set_most_accurate_position(ladder.most_accurate);
+  pruning.set_fastest_position(ladder.fastest);
+}
+
 }  // namespace
 
 std::optional<DecodeMode> FromProto(v1::DecodeMode mode) {
@@ -95,6 +105,7 @@ v1::Finished ToProto(const GenerationResult& result) {
   usage.set_total_tokens(accounts.prompt_tokens + accounts.generated_tokens);
   FillTimings(accounts, *finished.mutable_timings());
   FillFlash(accounts, *finished.mutable_flash());
+  FillPruning(accounts, *finished.mutable_pruning());
   return finished;
 }
 
@@ -105,6 +116,7 @@ v1::PruningBounds ToProto(const PruningBounds& bounds) {
   defaults.set_density(bounds.defaults.density);
   defaults.set_gamma(bounds.defaults.gamma);
   defaults.set_fixed_top_n(bounds.defaults.fixed_top_n);
+  defaults.set_protected_share(bounds.defaults.protected_share);
   defaults.set_warm_up(bounds.defaults.warm_up);
   defaults.set_reproducible(bounds.defaults.reproducible);
   proto.set_density_min(bounds.density_min);
@@ -139,7 +151,7 @@ v1::Model ToProto(const ModelInfo& info, const std::vector<std::string>& aliases
 }
 
 v1::Started MakeStarted(const std::string& request_id, const std::string& model,
-                        const GenerationRequest& request) {
+                        const GenerationRequest& request, const SteeringStats& steering) {
   const PruningParams& pruning = request.pruning;
   const bool cache_aware = pruning.mode == DecodeMode::kDipCa && !pruning.reproducible;
   v1::Started started;
@@ -149,6 +161,10 @@ v1::Started MakeStarted(const std::string& request_id, const std::string& model,
   started.set_mode(ToProto(pruning.mode));
   started.set_density(pruning.mode == DecodeMode::kDense ? 1.0f : pruning.density);
   started.set_gamma(cache_aware ? pruning.gamma : 1.0f);
+  if (steering.points > 0 && pruning.FollowsLadder()) {
+    started.set_density(static_cast<float>(steering.density));
+    started.set_gamma(static_cast<float>(steering.gamma));
+  }
   return started;
 }
 

@@ -21,8 +21,9 @@ v1::PruningBounds ToProto(const PruningBounds& bounds);
 v1::Model ToProto(const ModelInfo& info, const std::vector<std::string>& aliases,
                   uint32_t context_tokens, const PruningBounds& bounds);
 
-// The first event; density and gamma as they take effect in the request's mode.
+// The first event; density and gamma as they take effect in the request's mode, or by what the
+// engine steers.
 v1::Started MakeStarted(const std::string& request_id, const std::string& model,
-                        const GenerationRequest& request);
+                        const GenerationRequest& request, const SteeringStats& steering);
 
 }  // namespace tidegate

@@ -106,7 +106,7 @@ absl::Status GenerateStream::Submit(const Request& request,
     ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
     ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
-    started_ = MakeStarted(request_id_, info.name, parsed);
+    started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
     ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
     return absl::OkStatus();
   }();

@@ -89,6 +89,7 @@ class EngineCollector : public prometheus::Collectable {
     AddState(page);
     AddLoad(page);
     AddTotals(page);
+    AddPruning(page);
     AddModel(page);
     return std::move(page).Take();
   }
@@ -98,6 +99,7 @@ class EngineCollector : public prometheus::Collectable {
     if (engine_ == nullptr) return;
     stats_ = engine_->stats();
     ready_ = engine_->ready();
+    defaults_ = engine_->pruning_bounds().defaults;
     if (absl::StatusOr<ModelInfo> info = engine_->model_info(); info.ok()) {
       model_info_ = *std::move(info);
     }
@@ -140,6 +142,36 @@ class EngineCollector : public prometheus::Collectable {
                    {{{"phase", "decode"}}, stats_.stall_seconds_decode}});
   }
 
+  // Of requests that leave pruning to the server.
+  void AddPruning(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const SteeringStats& s = stats_.steering;
+    const bool steered = s.points > 0;
+    const bool dense = defaults_.mode == DecodeMode::kDense;
+    const bool cache_aware = defaults_.mode == DecodeMode::kDipCa;
+    page.Gauge("tidegate_pruning_density_ratio",
+               "Share of the MLP that requests use which leave it to the server.",
+               steered ? s.density
+               : dense ? 1
+                       : defaults_.density);
+    page.Gauge("tidegate_pruning_gamma_ratio",
+               "Gamma of requests that leave it to the server; 1 ignores the cache.",
+               steered       ? s.gamma
+               : cache_aware ? defaults_.gamma
+                             : 1);
+    page.Gauge("tidegate_ladder_points",
+               "Points of the profile that steering may use; 0: nothing is steered.", s.points);
+    page.Gauge("tidegate_ladder_position", "Present point, 0 the most accurate.", s.position);
+    page.Counter("tidegate_ladder_moves_total", "Moves from point to point since the last attach.",
+                 static_cast<double>(s.moves));
+    page.Gauge("tidegate_predicted_perplexity_increase_ratio",
+               "What the present point costs by the profile; 0.05 is 5 %.",
+               s.predicted_perplexity_increase);
+    page.Gauge("tidegate_target_tokens_per_second", "Wanted of each stream; 0: none.",
+               s.target_tokens_per_second);
+    page.Gauge("tidegate_steered_tokens_per_second",
+               "Rate of each stream that steering measured last; 0: not yet.", s.tokens_per_second);
+  }
+
   void AddModel(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const ModelInfo info = model_info_.value_or(ModelInfo());
     page.Gauges("tidegate_model_bytes",
@@ -159,6 +191,7 @@ class EngineCollector : public prometheus::Collectable {
   const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // As of the last scrape; kept when the engine is gone, so that counters do not fall to 0.
   mutable EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  mutable PruningParams defaults_ ABSL_GUARDED_BY(mutex_);
   mutable bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   mutable std::optional<ModelInfo> model_info_ ABSL_GUARDED_BY(mutex_);
 };

@@ -165,6 +165,12 @@ void TakePruning(const v1::Pruning& proto, const PruningBounds& bounds, PruningP
     TakeUint("pruning.fixed_top_n", proto.fixed_top_n(), 0, kMaxFixedTopN, params.fixed_top_n,
              violations);
   }
+  if (proto.has_protected_share()) {
+    TakeFloat("pruning.protected_share", proto.protected_share(), {0, 1}, params.protected_share,
+              violations);
+  }
+  params.steered = !proto.has_density() && !proto.has_gamma() && !proto.has_fixed_top_n() &&
+                   !proto.has_protected_share();
   if (proto.has_warm_up()) params.warm_up = proto.warm_up();
   if (proto.has_reproducible()) params.reproducible = proto.reproducible();
 }

@@ -61,9 +61,13 @@ class GenerateTest : public ServerFixture {
       result.accounts.hit_units = 3;
       result.accounts.miss_units = 1;
       result.accounts.density = 0.5;
+      result.accounts.gamma = 0.25;
+      result.accounts.ladder = ladder_;
       engine_->End(id, result);
     };
   }
+
+  std::optional<GenerationAccounts::Ladder> ladder_;
 };
 
 TEST_F(GenerateTest, StreamsTextAndThenTheAccounts) {
@@ -74,6 +78,14 @@ TEST_F(GenerateTest, StreamsTextAndThenTheAccounts) {
   EXPECT_THAT(outcome.err, HasSubstr("ended by max tokens"));
   EXPECT_THAT(outcome.err,
               HasSubstr("1.0 KiB from flash per token, hit rate 75.0 %, density 0.50"));
+}
+
+TEST_F(GenerateTest, SteeredStreamsSayWhatTheyCost) {
+  EXPECT_THAT(Generate({"a"}, Story()).err, testing::Not(HasSubstr("steered")));
+  ladder_ = {.most_accurate = 1, .fastest = 3, .predicted_perplexity_increase = 0.0234};
+  EXPECT_THAT(Generate({"a"}, Story()).err,
+              HasSubstr("steered: points 1 to 3 of the server's ladder, density 0.50, gamma 0.25, "
+                        "perplexity foretold +2.3 %"));
 }
 
 TEST_F(GenerateTest, QuietPrintsTheTextAlone) {
@@ -113,6 +125,8 @@ TEST_F(GenerateTest, FlagsReachTheEngine) {
                                     "0.5",
                                     "--gamma",
                                     "0",
+                                    "--protected-share",
+                                    "0.5",
                                     "--reproducible",
                                     "--ignore-eos",
                                     "--max-duration",
@@ -129,6 +143,7 @@ TEST_F(GenerateTest, FlagsReachTheEngine) {
   EXPECT_TRUE(request.stop.ignore_eos);
   EXPECT_EQ(request.pruning.mode, DecodeMode::kDense);
   EXPECT_EQ(request.pruning.gamma, 0);
+  EXPECT_EQ(request.pruning.protected_share, 0.5f);
   EXPECT_TRUE(request.pruning.reproducible);
   EXPECT_TRUE(request.time_limit.has_value());
 }

@@ -65,6 +65,9 @@ TEST(MaskSelectorTest, GammaPrefersResidentUnits) {
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.19}, {3, 4}), ElementsAre(3, 4));
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.25}, {3, 4}), ElementsAre(0, 3));
   EXPECT_THAT(Select(selector, values, {.kept = 3, .gamma = 0}, {4}), ElementsAre(0, 1, 4));
+  // Where residents do not suffice, the largest of the others follow and not the first.
+  const float rising[] = {1, 3, 8, 9};
+  EXPECT_THAT(Select(selector, rising, {.kept = 3, .gamma = 0}, {0}), ElementsAre(0, 2, 3));
 }
 
 TEST(MaskSelectorTest, FixedTopNIsSparedTheFactor) {
@@ -192,7 +195,7 @@ TEST(MaskSelectorTest, ABlockThatIsNotResidentIsTakenAsAWhole) {
 TEST(MaskSelectorTest, TheLargestFloatsShareAFiniteScore) {
   MaskSelector selector;
   const float top = std::numeric_limits<float>::max();
-  const float values[] = {top, top, 1, 2, -top, 3};
+  const float values[] = {top, top, 1e9f, 2e9f, -top, 3};
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0}, {1}, 2), ElementsAre(2, 3));
   EXPECT_THAT(Select(selector, values, {.kept = 2, .gamma = 0.5}, {1}, 2), ElementsAre(0, 1));
 }

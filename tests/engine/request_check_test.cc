@@ -67,6 +67,9 @@ INSTANTIATE_TEST_SUITE_P(
              },
              absl::StatusCode::kOk, ""},
         Case{"GammaLow", [](R& r) { r.pruning.gamma = 0; }, kBad, "[0.125, 1]"},
+        Case{"ShareHigh", [](R& r) { r.pruning.protected_share = 1.5f; }, kBad,
+             "protected share 1.5 is outside [0, 1]"},
+        Case{"ShareNan", [](R& r) { r.pruning.protected_share = NAN; }, kBad, "protected share"},
         Case{"DipIgnoresGamma",
              [](R& r) {
                r.pruning.mode = DecodeMode::kDip;

@@ -102,6 +102,27 @@ TEST(ServerConfig, MistakesEndTheProgram) {
   EXPECT_EQ(Parse({"--help"}, config), 0);
 }
 
+TEST(ServerConfig, SteeringNeedsAMeasureAndMasksToSteer) {
+  const struct {
+    std::vector<const char*> arguments;
+    const char* message;
+  } cases[] = {{{"--max-perplexity-increase", "0"}, ""},
+               {{"--target-tokens-per-second", "5", "--profile", "p.json"}, ""},
+               {{"--target-tokens-per-second", "nan"}, "must be numbers of 0 or more"},
+               {{"--max-perplexity-increase", "nan"}, "must be numbers of 0 or more"},
+               {{"--profile", "p.json"}, "--profile does nothing by itself"},
+               {{"--mode", "dense", "--target-tokens-per-second", "5"},
+                "--mode dense has no points to choose from"}};
+  for (const auto& c : cases) {
+    ServerConfig config;
+    ASSERT_EQ(Parse(c.arguments, config), std::nullopt);
+    EXPECT_THAT(std::string(ValidateServerConfig(config).message()), testing::HasSubstr(c.message));
+    EXPECT_EQ(ValidateServerConfig(config).ok(), c.message[0] == '\0') << c.arguments[0];
+  }
+  ServerConfig config;
+  EXPECT_TRUE(Parse({"--max-perplexity-increase", "-1"}, config).has_value());
+}
+
 TEST(ServerConfig, DefaultsMustBeInsideTheBounds) {
   ServerConfig config;
   config.engine.pruning.density_min = 0.8f;

@@ -49,18 +49,47 @@ TEST(Conversions, AccountsAddUp) {
   EXPECT_DOUBLE_EQ(finished.flash().hit_rate(), 0.75);
 }
 
+TEST(Conversions, OnlySteeredStreamsHaveALadder) {
+  GenerationResult result;
+  result.accounts.density = 0.5;
+  result.accounts.gamma = 0.25;
+  EXPECT_EQ(ToProto(result).pruning().density(), 0.5);
+  EXPECT_EQ(ToProto(result).pruning().gamma(), 0.25);
+  EXPECT_FALSE(ToProto(result).pruning().has_predicted_perplexity_increase());
+  EXPECT_FALSE(ToProto(result).pruning().has_fastest_position());
+  result.accounts.ladder = {
+      .most_accurate = 0, .fastest = 3, .predicted_perplexity_increase = 0.02};
+  const v1::PruningAccounts pruning = ToProto(result).pruning();
+  EXPECT_EQ(pruning.predicted_perplexity_increase(), 0.02);
+  EXPECT_TRUE(pruning.has_most_accurate_position());
+  EXPECT_EQ(pruning.fastest_position(), 3u);
+}
+
 TEST(Conversions, StartedShowsWhatTakesEffect) {
   GenerationRequest request;
   request.pruning.mode = DecodeMode::kDipCa;
   request.pruning.density = 0.5f;
   request.pruning.gamma = 0.25f;
-  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request).gamma(), 0.25f);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, {}).gamma(), 0.25f);
   request.pruning.reproducible = true;
-  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request).gamma(), 1);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, {}).gamma(), 1);
   request.pruning.reproducible = false;
   request.pruning.mode = DecodeMode::kDense;
-  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request).gamma(), 1);
-  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request).density(), 1);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, {}).gamma(), 1);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, {}).density(), 1);
+}
+
+TEST(Conversions, StartedShowsTheLadderOfASteeredRequest) {
+  const SteeringStats steering = {.points = 3, .density = 0.625, .gamma = 0.5};
+  GenerationRequest request;
+  request.pruning.density = 0.75f;
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, steering).density(), 0.75f);
+  request.pruning.steered = true;
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, {}).density(), 0.75f);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, steering).density(), 0.625f);
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, steering).gamma(), 0.5f);
+  request.pruning.reproducible = true;
+  EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, steering).gamma(), 1);
 }
 
 }  // namespace

@@ -63,6 +63,31 @@ class EngineMetricsTest : public testing::Test {
   std::unique_ptr<EngineMetrics> metrics_;
 };
 
+TEST_F(EngineMetricsTest, ShowsWhatRequestsGetThatLeavePruningToTheServer) {
+  FakeEngine engine;
+  metrics_->AttachEngine(&engine);
+  EXPECT_NEAR(Value(R"(pruning_density_ratio{model="demo"})"), 0.75, 1e-6);
+  EXPECT_NEAR(Value(R"(pruning_gamma_ratio{model="demo"})"), 0.2, 1e-6);
+  EXPECT_EQ(Value(R"(ladder_points{model="demo"})"), 0);
+  engine.stats_.steering = {.points = 5,
+                            .position = 3,
+                            .density = 0.6,
+                            .gamma = 0.5,
+                            .predicted_perplexity_increase = 0.04,
+                            .target_tokens_per_second = 9,
+                            .tokens_per_second = 9.5,
+                            .moves = 7};
+  EXPECT_EQ(Value(R"(pruning_density_ratio{model="demo"})"), 0.6);
+  EXPECT_EQ(Value(R"(pruning_gamma_ratio{model="demo"})"), 0.5);
+  EXPECT_EQ(Value(R"(ladder_points{model="demo"})"), 5);
+  EXPECT_EQ(Value(R"(ladder_position{model="demo"})"), 3);
+  EXPECT_EQ(Value(R"(ladder_moves_total{model="demo"})"), 7);
+  EXPECT_EQ(Value(R"(predicted_perplexity_increase_ratio{model="demo"})"), 0.04);
+  EXPECT_EQ(Value(R"(target_tokens_per_second{model="demo"})"), 9);
+  EXPECT_EQ(Value(R"(steered_tokens_per_second{model="demo"})"), 9.5);
+  metrics_->AttachEngine(nullptr);
+}
+
 TEST_F(EngineMetricsTest, EverySeriesExistsBeforeTheFirstEvent) {
   EXPECT_EQ(Requests("Generate", "OK", "max_tokens"), 0);
   EXPECT_EQ(Requests("Generate", "RESOURCE_EXHAUSTED", "none"), 0);

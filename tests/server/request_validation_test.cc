@@ -90,6 +90,7 @@ TEST_F(RequestValidation, TakesEveryField) {
   pruning.set_density(0.5f);
   pruning.set_gamma(0.1f);
   pruning.set_fixed_top_n(8);
+  pruning.set_protected_share(0.25f);
   pruning.set_warm_up(false);
   pruning.set_reproducible(true);
 
@@ -116,8 +117,32 @@ TEST_F(RequestValidation, TakesEveryField) {
   EXPECT_EQ(parsed->pruning.density, 0.5f);
   EXPECT_EQ(parsed->pruning.gamma, 0.1f);
   EXPECT_EQ(parsed->pruning.fixed_top_n, 8u);
+  EXPECT_EQ(parsed->pruning.protected_share, 0.25f);
   EXPECT_FALSE(parsed->pruning.warm_up);
   EXPECT_TRUE(parsed->pruning.reproducible);
+}
+
+// What the server may steer is left to it as a whole.
+TEST_F(RequestValidation, OneOfTheSteeredFieldsTakesThemAll) {
+  const std::function<void(v1::Pruning&)> sets[] = {
+      [](v1::Pruning& p) { p.set_density(0.5f); }, [](v1::Pruning& p) { p.set_gamma(0.5f); },
+      [](v1::Pruning& p) { p.set_fixed_top_n(0); },
+      [](v1::Pruning& p) { p.set_protected_share(0.75f); }};
+  v1::GenerateRequest request;
+  request.set_text("x");
+  EXPECT_TRUE(Parse(request)->pruning.FollowsLadder());
+  request.mutable_pruning()->set_warm_up(false);
+  EXPECT_TRUE(Parse(request)->pruning.FollowsLadder());
+  for (const auto& set : sets) {
+    v1::GenerateRequest own = request;
+    set(*own.mutable_pruning());
+    EXPECT_FALSE(Parse(own)->pruning.FollowsLadder()) << own.ShortDebugString();
+  }
+  request.mutable_pruning()->set_reproducible(true);
+  EXPECT_FALSE(Parse(request)->pruning.FollowsLadder());
+  request.mutable_pruning()->set_reproducible(false);
+  request.mutable_pruning()->set_mode(v1::DECODE_MODE_DIP);
+  EXPECT_FALSE(Parse(request)->pruning.FollowsLadder());
 }
 
 struct BadCase {
@@ -214,6 +239,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "0 is outside [0.1, 1]"},
         BadCase{"TopN", [](Request& r) { r.mutable_pruning()->set_fixed_top_n(2000000); },
                 "pruning.fixed_top_n", "[0, 1048576]"},
+        BadCase{"Share", [](Request& r) { r.mutable_pruning()->set_protected_share(1.5f); },
+                "pruning.protected_share", "1.5 is outside [0, 1]"},
         BadCase{"NoTime", [](Request& r) { r.mutable_max_duration(); }, "max_duration",
                 "outside (0 s, 86400 s]"},
         BadCase{"NegativeTime", [](Request& r) { r.mutable_max_duration()->set_seconds(-1); },

@@ -12,6 +12,7 @@
 #include "base/build_info_values.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/profile.h"
 #include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
 
@@ -463,6 +464,10 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
   RETURN_IF_ERROR(RejectOtherTensors(source, *architecture, plan));
   RETURN_IF_ERROR(FillDescription(source, *architecture, merged, plan));
   RETURN_IF_ERROR(PlanGeometry(options, plan));
+  if (options.profile.has_value()) {
+    RETURN_IF_ERROR(CheckProfileModel(*options.profile, plan.manifest));
+    *plan.manifest.mutable_profile() = *options.profile;
+  }
   plan.requantised = IsGrouped(options.units) && AnyRowQuantised(plan);
   return plan;
 }

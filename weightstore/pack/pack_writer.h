@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,6 +39,8 @@ struct PackOptions {
   // By layer, of a calibration text: grouped encodings are rounded with error feedback. Not owned;
   // empty: every column is rounded for itself.
   std::span<const LayerMoments> moments = {};
+  // What `tidegate calibrate` measured on this model (proto/store/v1/profile.h), checked by itself.
+  std::optional<store::v1::Profile> profile = {};
 };
 
 // Called now and then with bytes done and in all.

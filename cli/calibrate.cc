@@ -1,0 +1,311 @@
+// `tidegate calibrate`: finds the operating points of a model for a given memory and writes them
+// into a profile.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/progress.h"
+#include "base/status_macros.h"
+#include "base/units.h"
+#include "cli/commands.h"
+#include "cli/layer_sensitivity.h"
+#include "cli/model_flags.h"
+#include "cli/point_meter.h"
+#include "cli/report_folder.h"
+#include "cli/text_score.h"
+#include "proto/store/v1/profile.h"
+#include "weightstore/pack/atomic_file.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  tidegate calibrate model.tgpack --text t.txt --memory-budget 4GiB -o profile.json\n"
+    "  tidegate calibrate models/stories-7M.f16.gguf --text models/tinystories-heldout.txt \\\n"
+    "    --cache-fraction 0.5 --max-perplexity-increase 0.1 -o profile.json\n"
+    "  tidegate pack models/stories-7M.f16.gguf --profile profile.json\n"
+    "  tidegate-engine --max-perplexity-increase 0.02\n\n"
+    "Measures densities, gammas and protected shares with the store and the engine that serve, the "
+    "memory that\n"
+    "they will have and every token pruned as if it were generated, and keeps those points that no "
+    "other beats\n"
+    "in both perplexity and bytes read per token. Candidates are compared on the start of the "
+    "text; the numbers\n"
+    "written are those of the tokens behind it, which had no say. The text should be like what "
+    "will be served,\n"
+    "documents separated by <|endoftext|>. It also measures what pruning each layer alone costs "
+    "and tries the\n"
+    "densities by layer that follow; where they are not better, every layer has the same. The same "
+    "text gives the\n"
+    "same profile but for the last digits. A pack is measured as it is, a GGUF file or folder as "
+    "`tidegate pack`\n"
+    "would write it.\n";
+
+struct Flags {
+  ModelFlags model;
+  std::string text, out;      // paths
+  std::string memory_budget;  // bytes; empty: not given
+  std::optional<double> cache_fraction;
+  double max_increase = 0.1;
+  std::vector<double> densities = {0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.3, 0.2};
+  std::vector<double> gammas = {0.2, 0.5};
+  std::vector<double> protected_shares = {0.75, 0.5};
+  uint32_t points = 8;
+  uint32_t chunk = 256;
+  uint64_t search_tokens = 2048, final_tokens = 4096;
+  bool no_layers = false;
+};
+
+absl::Status CheckList(const char* flag, const std::vector<double>& values, double least) {
+  for (const double value : values) {
+    if (value >= least && value <= 1) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " ", value, " is outside [", least, ", 1]"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFlags(const Flags& flags) {
+  if (flags.memory_budget.empty() == !flags.cache_fraction.has_value()) {
+    return absl::InvalidArgumentError(
+        "give the memory to calibrate for: --memory-budget 4GiB as for tidegate-store, or "
+        "--cache-fraction 0.5 of the streamed weights");
+  }
+  if (flags.cache_fraction) {
+    RETURN_IF_ERROR(CheckList("--cache-fraction", {*flags.cache_fraction}, 0));
+  }
+  if (!(flags.max_increase > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-perplexity-increase ", flags.max_increase,
+                                                   ": a share above 0, for example 0.05"));
+  }
+  RETURN_IF_ERROR(CheckList("--density", flags.densities, 0.01));
+  RETURN_IF_ERROR(CheckList("--gamma", flags.gammas, 0));
+  RETURN_IF_ERROR(CheckList("--protected-share", flags.protected_shares, 0));
+  const std::string inputs[] = {flags.model.model, flags.text};
+  return RefuseToReplace(inputs, flags.out);
+}
+
+absl::StatusOr<LocalModelOptions> OptionsOf(const Flags& flags) {
+  ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
+  options.store.cache_fraction = flags.cache_fraction;
+  if (flags.memory_budget.empty()) return options;
+  const auto bytes = ParseBytes(flags.memory_budget);
+  if (!bytes.ok()) return Annotate(bytes.status(), "--memory-budget");
+  options.store.memory_budget_bytes = *bytes;
+  options.store.staging_bytes = 0;  // chosen from the budget, as the daemon does
+  return options;
+}
+
+absl::StatusOr<CalibrationTasks> TasksOf(const Flags& flags, const std::vector<TokenId>& tokens) {
+  const auto split = SplitTokens(tokens, flags.chunk, flags.search_tokens, flags.final_tokens);
+  if (!split.ok()) return Annotate(split.status(), flags.text);
+  CalibrationTasks tasks = *split;
+  ASSIGN_OR_RETURN(tasks.search.half_kv, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(tasks.search.precision, flags.model.ParsedPrecision());
+  tasks.final.half_kv = tasks.search.half_kv;
+  tasks.final.precision = tasks.search.precision;
+  return tasks;
+}
+
+absl::StatusOr<std::vector<LayerCost>> LayerCosts(PointMeter& meter, const EvalTask& task) {
+  ASSIGN_OR_RETURN(const auto local, meter.Open());
+  const uint64_t all = LayerTokens(local->model().config, task);
+  Progress progress("layers", "tokens");
+  return MeasureLayers(*local, task, [&](uint64_t done) {
+    progress.Update(done, all);
+    return absl::OkStatus();
+  });
+}
+
+// What is measured, without digits that change from run to run.
+double Rounded(double value) { return std::round(value * 1e5) / 1e5; }
+
+void FillPoint(const MeasuredPoint& from, store::v1::OperatingPoint& to) {
+  to.set_density(from.candidate.density);
+  to.set_gamma(from.candidate.gamma);
+  to.set_protected_share(from.candidate.protected_share);
+  for (const double d : from.candidate.layer_densities) to.add_layer_densities(Rounded(d));
+  to.set_perplexity_increase(Rounded(from.perplexity_increase));
+  to.set_flash_bytes_per_token(std::round(from.flash_bytes));
+  to.set_flash_share(Rounded(from.flash_share));
+  to.set_hit_rate(Rounded(from.hit_rate));
+}
+
+void PrintLadder(const store::v1::Profile& profile) {
+  std::printf("%5s  %7s  %5s  %9s  %8s  %10s  %8s  %13s  %6s\n", "point", "density", "gamma",
+              "protected", "by layer", "perplexity", "hit rate", "flash/token", "share");
+  for (int i = 0; i < profile.ladder_size(); ++i) {
+    const store::v1::OperatingPoint& p = profile.ladder(i);
+    const bool dense = p.density() >= 1;
+    std::printf("%5d  %7.3g  %5s  %9s  %8s  %+8.2f %%  %6.1f %%  %13s  %6.4f\n", i, p.density(),
+                dense ? "-" : absl::StrFormat("%.3g", p.gamma()).c_str(),
+                dense ? "-" : absl::StrFormat("%.3g", p.protected_share()).c_str(),
+                p.layer_densities_size() > 0 ? "yes" : "no", 100 * p.perplexity_increase(),
+                100 * p.hit_rate(), FormatBytes(uint64_t(p.flash_bytes_per_token())).c_str(),
+                p.flash_share());
+  }
+}
+
+// What became of densities by layer.
+void PrintTrials(std::span<const LayerTrial> trials) {
+  if (trials.empty()) return;
+  std::printf("\ndensities by layer, on the tokens of the search:\n");
+  for (const LayerTrial& trial : trials) {
+    const MeasuredPoint &a = trial.uniform, &b = trial.by_layer;
+    std::string densities;
+    for (const double density : b.candidate.layer_densities) {
+      absl::StrAppendFormat(&densities, " %.2f", density);
+    }
+    std::printf("  density %.3g gamma %.3g: %+.2f %% at %.4f, by layer %+.2f %% at %.4f (%s)\n",
+                a.candidate.density, a.candidate.gamma, 100 * a.perplexity_increase, a.flash_share,
+                100 * b.perplexity_increase, b.flash_share, densities.substr(1).c_str());
+  }
+}
+
+store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter,
+                             const CalibrationTasks& tasks, std::span<const MeasuredPoint> ladder) {
+  store::v1::Profile profile = meter.ProfileHead();
+  store::v1::ProfileConditions& conditions = *profile.mutable_conditions();
+  conditions.set_text(std::filesystem::path(flags.text).filename().string());
+  conditions.set_search_tokens(tasks.search.all_tokens());
+  conditions.set_final_tokens(tasks.final.all_tokens());
+  conditions.set_policy(flags.model.policy);
+  for (const MeasuredPoint& point : ladder) FillPoint(point, *profile.add_ladder());
+  return profile;
+}
+
+// The points of the search, measured on tokens that had no say, and lossless streaming.
+absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const Flags& flags, PointMeter& meter,
+                                                       const EvalTask& task,
+                                                       std::span<const MeasuredPoint> front) {
+  RETURN_IF_ERROR(meter.Begin(task));
+  const MeasuredPoint dense = meter.dense();
+  std::vector<MeasuredPoint> points;
+  for (const MeasuredPoint& candidate : front) {
+    ASSIGN_OR_RETURN(MeasuredPoint point, meter.Measure(candidate.candidate));
+    // Less than nothing is chance.
+    point.perplexity_increase = std::max(0.0, point.perplexity_increase);
+    if (point.perplexity_increase > flags.max_increase) continue;
+    if (point.flash_bytes < dense.flash_bytes) points.push_back(std::move(point));
+  }
+  std::vector<MeasuredPoint> ladder = ParetoPoints(points);
+  ladder.insert(ladder.begin(), dense);
+  return ladder;
+}
+
+absl::Status RunCalibrate(const Flags& flags) {
+  RETURN_IF_ERROR(CheckFlags(flags));
+  ASSIGN_OR_RETURN(const LocalModelOptions options, OptionsOf(flags));
+  ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, TokensOfText(flags.text, flags.model.model));
+  ASSIGN_OR_RETURN(const CalibrationTasks tasks, TasksOf(flags, tokens));
+  ASSIGN_OR_RETURN(PointMeter meter, PointMeter::Create(options));
+  RETURN_IF_ERROR(meter.CheckTasks(tasks));
+  if (meter.dense().flash_bytes <= 0) {
+    return absl::InvalidArgumentError(
+        "this memory holds every weight: nothing is read while decoding, and there is nothing to "
+        "trade accuracy for; calibrate for less memory");
+  }
+  PointSearch search = {.densities = flags.densities,
+                        .gammas = flags.gammas,
+                        .protected_shares = flags.protected_shares,
+                        .max_increase = flags.max_increase,
+                        .points = flags.points,
+                        .layer_densities = nullptr};
+  std::sort(search.densities.rbegin(), search.densities.rend());
+  std::vector<LayerCost> costs;
+  if (!flags.no_layers) {
+    ASSIGN_OR_RETURN(costs, LayerCosts(meter, tasks.search));
+    search.layer_densities = [&costs](double mean) {
+      return AllocateDensities(costs, mean, std::min(mean, 0.1));
+    };
+  }
+  Progress progress("points", "tokens");
+  meter.Plan(&progress, (SearchCalls(search) + 1) * tasks.search.all_tokens() +
+                            (search.points + 1) * tasks.final.all_tokens());
+  RETURN_IF_ERROR(meter.Begin(tasks.search));
+  ASSIGN_OR_RETURN(const FoundPoints found,
+                   SearchPoints(
+                       search, [&](const Candidate& c) { return meter.Measure(c); },
+                       [&](size_t calls) { meter.Skip(calls * tasks.search.all_tokens()); }));
+  meter.Skip((search.points - found.front.size()) * tasks.final.all_tokens());
+  ASSIGN_OR_RETURN(const std::vector<MeasuredPoint> ladder,
+                   FinalLadder(flags, meter, tasks.final, found.front));
+  progress.Finish();
+  const store::v1::Profile profile = ProfileOf(flags, meter, tasks, ladder);
+  RETURN_IF_ERROR(CheckProfile(profile));
+  RETURN_IF_ERROR(WriteTextFile(flags.out, ProfileText(profile)));
+  PrintLadder(profile);
+  PrintTrials(found.trials);
+  std::printf(
+      "\n%s: perplexity %.4f with nothing pruned, of %llu tokens; %.1f %% of the streamed "
+      "weights in memory\n",
+      flags.out.c_str(), profile.conditions().perplexity(),
+      static_cast<unsigned long long>(profile.conditions().final_tokens()),
+      100 * profile.conditions().cache_share());
+  return absl::OkStatus();
+}
+
+void AddListFlags(CLI::App& command, Flags& flags) {
+  command.add_option("--density", flags.densities, "list of shares of MLP weights to try, (0, 1]")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      .add_option("--gamma", flags.gammas,
+                  "list of score factors of units that are not resident, [0, 1]")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      .add_option("--protected-share", flags.protected_shares,
+                  "list of parts of a mask that gamma spares, [0, 1]; all but the first are tried "
+                  "around the best points only")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--points", flags.points, "points in the profile at most, besides no pruning")
+      ->check(CLI::Range(2, kMaxLadderPoints - 1))
+      ->capture_default_str();
+  command.add_flag("--uniform", flags.no_layers, "the same density in every layer; saves time");
+}
+
+}  // namespace
+
+void AddCalibrateCommand(CLI::App& app, CommandRun& run) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand(
+      "calibrate", "Measure how far a model may be pruned, for tidegate-engine to choose from");
+  flags->model.RegisterWithoutPruning(*command);
+  command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>")
+      ->required()
+      ->check(NotEmpty());
+  command->add_option("-o,--out", flags->out, "the profile to write (JSON)")
+      ->required()
+      ->check(NotEmpty());
+  command->add_option("--memory-budget", flags->memory_budget,
+                      "memory of the store, as its own flag, e.g. 4GiB");
+  command->add_option("--cache-fraction", flags->cache_fraction,
+                      "instead: share of the streamed weights that the cache holds, [0, 1]");
+  command
+      ->add_option("--max-perplexity-increase", flags->max_increase,
+                   "loss of the fastest point at most, a share: 0.05 is 5 %")
+      ->capture_default_str();
+  AddListFlags(*command, *flags);
+  command->add_option("--search-tokens", flags->search_tokens, "tokens to compare candidates on")
+      ->capture_default_str();
+  command
+      ->add_option("--final-tokens", flags->final_tokens,
+                   "tokens behind these, for the numbers of the profile")
+      ->capture_default_str();
+  command->add_option("--chunk", flags->chunk, "tokens per chunk, each with an empty KV cache")
+      ->check(CLI::Range(16, 65536))
+      ->capture_default_str();
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return RunCalibrate(*flags); }; });
+}
+
+}  // namespace tidegate

@@ -1,0 +1,142 @@
+#include "cli/point_meter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "cli/token_ids.h"
+#include "proto/store/v1/profile.h"
+
+namespace tidegate {
+namespace {
+
+store::v1::Profile HeadOf(const LocalModel& local) {
+  const ModelConfig& config = local.model().config;
+  const StoreInfo& info = local.store().info();
+  store::v1::Profile head;
+  head.set_version(kProfileVersion);
+  store::v1::ProfileModel& model = *head.mutable_model();
+  model.set_name(local.manifest().model_name());
+  model.set_layer_count(config.layer_count);
+  model.set_hidden_size(config.hidden_size);
+  model.set_intermediate_size(config.intermediate_size);
+  model.set_vocab_size(config.vocab_size);
+  store::v1::ProfileConditions& conditions = *head.mutable_conditions();
+  conditions.set_unit_encoding(info.unit_encoding);
+  conditions.set_cache_share(static_cast<double>(info.slot_bytes) /
+                             static_cast<double>(info.streamed_model_bytes));
+  return head;
+}
+
+}  // namespace
+
+absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
+                                             uint64_t search_tokens, uint64_t final_tokens) {
+  constexpr uint64_t kLeastChunks = 4;
+  const uint64_t chunks = tokens.empty() ? 0 : (tokens.size() - 1) / chunk;
+  if (chunks < kLeastChunks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tokens.size(), " tokens are too few: at least ", kLeastChunks * chunk + 1,
+                     ", better 8192; give a longer text or a smaller --chunk than ", chunk));
+  }
+  CalibrationTasks tasks;
+  tasks.search.chunk = tasks.final.chunk = chunk;
+  tasks.search.chunks = std::clamp<uint64_t>(search_tokens / chunk, 1, chunks / 2);
+  tasks.final.chunks = std::clamp<uint64_t>(final_tokens / chunk, 1, chunks - tasks.search.chunks);
+  tasks.search.tokens = tokens;
+  tasks.final.tokens = std::span(tokens).subspan(tasks.search.chunks * chunk);
+  return tasks;
+}
+
+absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) {
+  PointMeter meter;
+  meter.options_ = options;
+  ASSIGN_OR_RETURN(PackedModel packed, PackedModel::Open(options));
+  meter.packed_ = std::make_shared<const PackedModel>(std::move(packed));
+  ASSIGN_OR_RETURN(const auto local, meter.Open());
+  meter.head_ = HeadOf(*local);
+  meter.config_ = local->model().config;
+  meter.streamed_bytes_ = local->store().info().streamed_model_bytes;
+  return meter;
+}
+
+absl::Status PointMeter::CheckTasks(const CalibrationTasks& tasks) const {
+  if (tasks.search.chunk > config_.trained_context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--chunk ", tasks.search.chunk, " is longer than the ",
+                     config_.trained_context_tokens, " tokens of the model's context"));
+  }
+  return CheckTokenIds(tasks.search.tokens, config_.vocab_size);
+}
+
+void PointMeter::Plan(Progress* progress, uint64_t tokens) {
+  progress_ = progress;
+  planned_ = tokens;
+}
+
+void PointMeter::Show(uint64_t done) {
+  if (progress_ != nullptr) progress_->Update(std::min(done, planned_), planned_);
+}
+
+void PointMeter::Skip(uint64_t tokens) { planned_ -= std::min(planned_, tokens); }
+
+absl::StatusOr<std::unique_ptr<LocalModel>> PointMeter::Open() const {
+  return LocalModel::Open(options_, *packed_);
+}
+
+absl::StatusOr<EvalResult> PointMeter::Run(const Candidate& candidate) {
+  ASSIGN_OR_RETURN(const auto local, Open());
+  const auto kept_at = [&](double density) {
+    return KeptAt(density, config_.hidden_size, config_.intermediate_size);
+  };
+  std::vector<KeptCounts> layers;
+  for (const double density : candidate.layer_densities) layers.push_back(kept_at(density));
+  const KeptCounts kept = kept_at(candidate.density);
+  const PruneStep step = {.kept_input = kept.input,
+                          .kept_hidden = kept.hidden,
+                          .gamma = candidate.gamma,
+                          .protected_share = candidate.protected_share,
+                          .layers = layers};
+  const EvalPoint point = {.method = "dip_ca",
+                           .density = candidate.density,
+                           .gamma = candidate.gamma,
+                           .cache_fraction = head_.conditions().cache_share()};
+  return Evaluate(*local, *task_, point, &step, [&](uint64_t done) {
+    Show(done_ + done);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status PointMeter::Begin(const EvalTask& task) {
+  task_ = &task;
+  // Every unit one by one and not a dense pass, so that both sides round alike.
+  ASSIGN_OR_RETURN(const EvalResult result, Run({}));
+  done_ += task.all_tokens();
+  dense_nll_ = result.nll;
+  head_.mutable_conditions()->set_perplexity(result.perplexity());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MeasuredPoint> PointMeter::Measure(const Candidate& candidate) {
+  ASSIGN_OR_RETURN(const EvalResult result, Run(candidate));
+  done_ += task_->all_tokens();
+  return MeasuredPoint{.candidate = candidate,
+                       .perplexity_increase = std::expm1(result.nll - dense_nll_),
+                       .flash_bytes = result.flash_bytes,
+                       .flash_share = result.flash_share,
+                       .hit_rate = result.hit_rate()};
+}
+
+MeasuredPoint PointMeter::dense() const {
+  const double cached = head_.conditions().cache_share();
+  return {.candidate = {},
+          .perplexity_increase = 0,
+          .flash_bytes = (1 - cached) * static_cast<double>(streamed_bytes_),
+          .flash_share = 1 - cached,
+          .hit_rate = cached};
+}
+
+store::v1::Profile PointMeter::ProfileHead() const { return head_; }
+
+}  // namespace tidegate

@@ -1,0 +1,159 @@
+// `tidegate calibrate`, run inside this process on the demo model, and what becomes of its profile.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "proto/store/v1/profile.h"
+#include "tests/cli/command_line.h"
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+class CalibrateTest : public ::testing::Test {
+ protected:
+  absl::Status Run(const std::function<void(CLI::App&, CommandRun&)>& add,
+                   std::vector<std::string> arguments) {
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    const absl::Status status = RunCommand(add, std::move(arguments));
+    std::fflush(stdout);
+    out_ = ::testing::internal::GetCapturedStdout();
+    err_ = ::testing::internal::GetCapturedStderr();
+    return status;
+  }
+  absl::Status Calibrate(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"calibrate", DemoModelPath(), "--text",    text_,
+                                          "-o",        profile_,        "--threads", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(AddCalibrateCommand, arguments);
+  }
+  std::string Error(const std::vector<std::string>& more) {
+    const absl::Status status = Calibrate(more);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  }
+
+  TempDir dir_;
+  const std::string profile_ = dir_.File("profile.json");
+  const std::string text_ = ModelPath("tinystories-heldout.txt");
+  const std::vector<std::string> short_ = {"--cache-fraction",
+                                           "0.5",
+                                           "--density",
+                                           "0.6,0.8",
+                                           "--gamma",
+                                           "0.2",
+                                           "--search-tokens",
+                                           "64",
+                                           "--chunk",
+                                           "64",
+                                           "--final-tokens",
+                                           "64",
+                                           "--protected-share",
+                                           "0.75",
+                                           "--max-perplexity-increase",
+                                           "0.5"};
+  std::string out_, err_;
+};
+
+TEST_F(CalibrateTest, WritesAProfileThatPackAndInspectTake) {
+  ASSERT_TRUE(Calibrate(short_).ok()) << err_;
+  const auto profile = ReadProfile(profile_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->model().layer_count(), 6u);
+  EXPECT_EQ(profile->conditions().search_tokens(), 64u);
+  EXPECT_NEAR(profile->conditions().cache_share(), 0.5, 0.01);
+  ASSERT_GE(profile->ladder_size(), 2);
+  EXPECT_EQ(profile->ladder(0).density(), 1);
+  EXPECT_EQ(profile->ladder(0).perplexity_increase(), 0);
+  EXPECT_NEAR(profile->ladder(0).flash_share(), 0.5, 0.01);
+  EXPECT_LT(profile->ladder(1).density(), 1);
+  EXPECT_THAT(out_, HasSubstr("densities by layer"));
+  EXPECT_THAT(err_, HasSubstr("layers: 100 %"));
+  EXPECT_THAT(err_, HasSubstr("points: 100 %"));
+
+  const std::string pack = dir_.File("demo.tgpack");
+  ASSERT_TRUE(
+      Run(AddPackCommand, {"pack", DemoModelPath(), "-o", pack, "--profile", profile_}).ok());
+  EXPECT_THAT(out_, HasSubstr("a ladder of"));
+  ASSERT_TRUE(Run(AddInspectCommand, {"inspect", pack}).ok());
+  EXPECT_THAT(out_, HasSubstr("tinystories-heldout.txt"));
+  EXPECT_THAT(out_, HasSubstr("perplexity increase fraction"));
+}
+
+TEST_F(CalibrateTest, TheSameTextGivesTheSameProfile) {
+  std::vector<std::string> more = short_;
+  more.push_back("--uniform");
+  ASSERT_TRUE(Calibrate(more).ok());
+  const auto first = ReadProfile(profile_);
+  ASSERT_TRUE(Calibrate(more).ok());
+  const auto second = ReadProfile(profile_);
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_EQ(first->ladder_size(), second->ladder_size());
+  EXPECT_EQ(first->conditions().ShortDebugString(), second->conditions().ShortDebugString());
+  for (int i = 0; i < first->ladder_size(); ++i) {
+    EXPECT_EQ(first->ladder(i).density(), second->ladder(i).density());
+    // Units are added as their reads land.
+    EXPECT_NEAR(first->ladder(i).perplexity_increase(), second->ladder(i).perplexity_increase(),
+                1e-4);
+    EXPECT_NEAR(first->ladder(i).flash_share(), second->ladder(i).flash_share(), 1e-4);
+  }
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("densities by layer")));
+}
+
+TEST_F(CalibrateTest, ErrorsNameFlagValueAndRemedy) {
+  EXPECT_THAT(Error({}), HasSubstr("--memory-budget 4GiB"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--memory-budget", "1GiB"}), HasSubstr("give the"));
+  EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction 1.5"));
+  EXPECT_THAT(Error({"--memory-budget", "much"}), HasSubstr("--memory-budget: "));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--density", "0.5,0"}), HasSubstr("--density 0 "));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--gamma", "2"}), HasSubstr("--gamma 2 "));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--max-perplexity-increase", "0"}),
+              HasSubstr("--max-perplexity-increase 0"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "1024"}),
+              HasSubstr("--chunk 1024 is longer than the 512 tokens"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "60000"}), HasSubstr("are too few"));
+}
+
+TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
+  const std::string pack = dir_.File("demo.tgpack");
+  ASSERT_TRUE(Run(AddPackCommand, {"pack", DemoModelPath(), "-o", pack}).ok());
+  std::vector<std::string> arguments = {"calibrate", pack,
+                                        "--text",    text_,
+                                        "-o",        profile_,
+                                        "--threads", "1",
+                                        "--uniform", "--chunk",
+                                        "32",        "--search-tokens",
+                                        "32",        "--final-tokens",
+                                        "32",        "--gamma",
+                                        "0.2",       "--density",
+                                        "0.7",       "--memory-budget",
+                                        "8MiB",      "--max-perplexity-increase",
+                                        "9"};
+  ASSERT_TRUE(Run(AddCalibrateCommand, arguments).ok()) << err_;
+  const auto profile = ReadProfile(profile_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->ladder_size(), 2);
+  EXPECT_GT(profile->conditions().cache_share(), 0.05);
+  EXPECT_LT(profile->conditions().cache_share(), 0.95);
+  EXPECT_THAT(Error({"--cache-fraction", "1"}), HasSubstr("this memory holds every weight"));
+}
+
+TEST_F(CalibrateTest, DoesNotReplaceWhatItReads) {
+  const absl::Status status =
+      Run(AddCalibrateCommand,
+          {"calibrate", DemoModelPath(), "--text", text_, "--cache-fraction", "0.5", "-o", text_});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(text_));
+}
+
+TEST_F(CalibrateTest, PackRefusesTheProfileOfAnotherModel) {
+  WriteFileOrDie(profile_, ReadFileOrDie(SourcePath("tests/fuzz/corpus/profile/two_points.json")));
+  const absl::Status status =
+      Run(AddPackCommand, {"pack", DemoModelPath(), "-o", dir_.File("p"), "--profile", profile_});
+  EXPECT_THAT(std::string(status.message()), HasSubstr("'tiny', this is 'stories-7M'"));
+}
+
+}  // namespace
+}  // namespace tidegate
