@@ -23,7 +23,7 @@ std::string BlockName(const BlockOrder& order) {
 }  // namespace
 
 BlockReader::BlockReader(FlashDevice* device, const PackIndex* pack, bool verify, StoreStats* stats)
-    : device_(device), pack_(pack), verify_(verify && !getenv("TG_NOVERIFY")), stats_(stats) {}
+    : device_(device), pack_(pack), verify_(verify), stats_(stats) {}
 
 uint32_t BlockReader::BlockBytes(const BlockOrder& order) const {
   return pack_->geometry.kind(order.kind).block_bytes;
