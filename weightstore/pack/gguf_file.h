@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/aligned_buffer.h"
+#include "base/direct_file.h"
 #include "base/unique_fd.h"
 #include "proto/gguf/ggml_type.h"
 
@@ -37,6 +39,8 @@ struct GgufTensor {
     for (size_t i = 1; i < dims.size(); ++i) n *= dims[i];
     return n;
   }
+  // Whether what lies in a row is not yet what ReadRows() gives, decoding aside.
+  bool translated() const { return plus != 0 || (head_rows != 0 && dims.size() <= 1); }
 };
 
 // Rows [first, first + count) of a tensor as a tensor of their own, with its name: how fused
@@ -86,14 +90,22 @@ class GgufFile {
   // Undecoded bytes of a tensor. REQUIRES: whole rows, where it has head_rows.
   absl::Status ReadBytes(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
                          void* out) const;
+  // The same for large pieces, past the page cache; they begin at the returned address, inside of
+  // `buffer`.
+  absl::StatusOr<const uint8_t*> ReadBytes(const GgufTensor& tensor, uint64_t offset,
+                                           uint64_t bytes, AlignedBuffer& buffer) const;
 
  private:
   static absl::StatusOr<GgufFile> FromParts(ModelParts parts);
+  static absl::Status CheckRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes);
+  // Says which tensor could not be read.
+  absl::Status ReadError(const absl::Status& status, const GgufTensor& tensor) const;
   // Bytes as they lie in the file.
   absl::Status ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
                          void* out) const;
 
   ModelParts parts_;
+  std::vector<DirectFile> direct_;  // of parts_.files
   std::map<std::string, size_t> tensor_index_;
 };
 
