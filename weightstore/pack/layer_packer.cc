@@ -93,6 +93,12 @@ void Summarise(const std::vector<ColumnRecord>& records, store::v1::KindUnits& u
   }
 }
 
+// Rows of a stripe lie too far apart for the CPU to guess the next one.
+void Prefetch(const uint8_t* bytes, uint64_t count) {
+  constexpr uint64_t kLine = 64;
+  for (uint64_t at = 0; at < count; at += kLine) __builtin_prefetch(bytes + at);
+}
+
 void Clear(std::span<uint8_t> bytes, uint32_t threads) {
   const uint64_t pieces = (bytes.size() + kClearBytes - 1) / kClearBytes;
   CHECK(ParallelFor(pieces, threads, [&](uint64_t piece) {
@@ -166,6 +172,7 @@ absl::Status LayerPacker::StoreBand(const GgufTensor& matrix, const RawRows& row
                                     const Columns& out) {
   const uint64_t width = matrix.columns();
   const uint64_t row_bytes = GgmlRowBytes(rows.type, width);
+  const uint64_t stripe_bytes = GgmlRowBytes(rows.type, kSlabColumns);
   const size_t scale_bytes = ColumnScaleBytes(out.encoding, out.elements);
   const size_t slab_chunks = SlabChunks(out.encoding);
   // A stripe is a slab wide.
@@ -186,7 +193,9 @@ absl::Status LayerPacker::StoreBand(const GgufTensor& matrix, const RawRows& row
     for (uint64_t r = 0; r < count; r += kSlabRows) {
       const uint64_t n = std::min<uint64_t>(kSlabRows, count - r);
       for (uint64_t i = 0; i < n; ++i) {
-        kernels_.decode(rows.type, from + (r + i) * row_bytes, columns, slab + i * kSlabColumns);
+        const uint8_t* row = from + (r + i) * row_bytes;
+        if (r + i + kSlabRows < count) Prefetch(row + kSlabRows * row_bytes, stripe_bytes);
+        kernels_.decode(rows.type, row, columns, slab + i * kSlabColumns);
       }
       std::fill(slab + n * kSlabColumns, std::end(slab), 0.0f);
       kernels_.encode(out.encoding, slab, kSlabColumns, RoundUp(columns, kSlabLanes),

@@ -80,11 +80,12 @@ class LaneSums {
  private:
   static constexpr size_t kHalf = kLanes / 2;
 
+  // Squares of what was a float are exact, and may be fused; those of differences are not.
   HWY_INLINE void AddHalf(size_t h, DoubleVec source, DoubleVec stored) {
     const DoubleVec delta = hn::Sub(stored, source);
     difference_[h] = hn::Add(difference_[h], hn::Mul(delta, delta));
-    source_[h] = hn::Add(source_[h], hn::Mul(source, source));
-    stored_[h] = hn::Add(stored_[h], hn::Mul(stored, stored));
+    source_[h] = hn::MulAdd(source, source, source_[h]);
+    stored_[h] = hn::MulAdd(stored, stored, stored_[h]);
   }
 
   const DoubleTag d_{};
@@ -114,20 +115,29 @@ HWY_INLINE void StoreChunk(const WordVec (&words)[4], uint8_t (*chunk)[kChunkByt
                         reinterpret_cast<uint32_t*>(chunk[c]));
 }
 
-HWY_INLINE FloatVec SquaredQ4Difference(FloatVec v, FloatVec scale, FloatVec inverse) {
+// Within [-8, 7], by comparing bits: integer instructions have more ports to go to than those of
+// floats. As signed integers, positive floats are ordered and above all negative ones; as unsigned
+// integers, negative floats are ordered by magnitude and above all positive ones.
+HWY_INLINE FloatVec ClampToQ4(FloatVec v) {
   const FloatTag df;
-  const FloatVec clamped =
-      hn::Min(hn::Max(hn::Mul(v, inverse), hn::Set(df, -8.0f)), hn::Set(df, 7.0f));
-  const FloatVec delta = hn::Sub(v, hn::Mul(hn::Round(clamped), scale));
+  const IntTag di;
+  const WordTag dw;
+  const IntVec at_most = hn::Min(hn::BitCast(di, v), hn::BitCast(di, hn::Set(df, 7.0f)));
+  return hn::BitCast(df, hn::Min(hn::BitCast(dw, at_most), hn::BitCast(dw, hn::Set(df, -8.0f))));
+}
+
+HWY_INLINE FloatVec SquaredQ4Difference(FloatVec v, FloatVec scale, FloatVec inverse) {
+  const FloatVec code = hn::Round(ClampToQ4(hn::Mul(v, inverse)));
+  const FloatVec delta = hn::Sub(v, hn::Mul(code, scale));
   return hn::Mul(delta, delta);
 }
 
-HWY_INLINE FloatVec Q4Error(const Lanes& lanes, FloatVec scale) {
-  const FloatVec inverse = hn::Div(hn::Set(FloatTag(), 1.0f), scale);
+HWY_INLINE FloatVec Q4Error(const Lanes& lanes, FloatVec scale, FloatVec inverse) {
   FloatVec sums[8];
   HWY_UNROLL(8)
   for (size_t j = 0; j < 8; ++j) {
     sums[j] = SquaredQ4Difference(lanes.Row(j), scale, inverse);
+    HWY_UNROLL(4)
     for (size_t i = 8; i < kSlabRows; i += 8) {
       sums[j] = hn::Add(sums[j], SquaredQ4Difference(lanes.Row(i + j), scale, inverse));
     }
@@ -136,54 +146,88 @@ HWY_INLINE FloatVec Q4Error(const Lanes& lanes, FloatVec scale) {
                  hn::Add(hn::Add(sums[4], sums[5]), hn::Add(sums[6], sums[7])));
 }
 
+HWY_INLINE FloatVec Inverse(FloatVec scale) { return hn::Div(hn::Set(FloatTag(), 1.0f), scale); }
+
 HWY_INLINE FloatVec BestQ4Scale(const Lanes& lanes, FloatVec extreme) {
   constexpr int kFirstPercent = 70, kLastPercent = 112, kStepPercent = 3;
   const FloatTag df;
   const FloatVec plain = RoundToHalf(hn::Mul(extreme, hn::Set(df, -0.125f)));
-  const FloatVec plain_error = Q4Error(lanes, plain);
+  const FloatVec plain_error = Q4Error(lanes, plain, Inverse(plain));
   FloatVec best = plain, least = plain_error;
   for (int percent = kFirstPercent; percent <= kLastPercent; percent += kStepPercent) {
     const FloatVec scale = hn::Mul(plain, hn::Set(df, 0.01f * static_cast<float>(percent)));
-    const FloatVec error = Q4Error(lanes, scale);
+    const FloatVec inverse = Inverse(scale);
+    // No sum of squares is less than one of them. Small scales clip the extreme, which is then
+    // often too much already.
+    const FloatVec clipped = SquaredQ4Difference(extreme, scale, inverse);
+    if (hn::AllFalse(df, hn::Lt(clipped, least))) continue;
+    const FloatVec error = Q4Error(lanes, scale, inverse);
     const auto less = hn::Lt(error, least);
     least = hn::IfThenElse(less, error, least);
     best = hn::IfThenElse(less, scale, best);
   }
   best = RoundToHalf(best);
-  const FloatVec chosen = hn::IfThenElse(hn::Lt(Q4Error(lanes, best), plain_error), best, plain);
+  const FloatVec error = Q4Error(lanes, best, Inverse(best));
+  const FloatVec chosen = hn::IfThenElse(hn::Lt(error, plain_error), best, plain);
   return hn::IfThenElseZero(hn::Ne(plain, hn::Zero(df)), chosen);
 }
 
-// Nearest codes within [low, high] at a scale, 0 where it is 0.
-HWY_INLINE IntVec Codes(FloatVec v, FloatVec scale, float low, float high) {
-  const FloatTag df;
-  const FloatVec steps = hn::IfThenElseZero(hn::Ne(scale, hn::Zero(df)), hn::Div(v, scale));
-  return hn::NearestInt(hn::Min(hn::Max(steps, hn::Set(df, low)), hn::Set(df, high)));
+// Finds the codes of kLanes columns at their scales: the nearest within [low, high] to v / scale,
+// as floats, and 0 where the scale is 0.
+class Rounder {
+ public:
+  HWY_INLINE Rounder(FloatVec scale, float low, float high)
+      : scale_(scale),
+        inverse_(hn::IfThenElseZero(hn::Ne(scale, hn::Zero(FloatTag())), Inverse(scale))),
+        low_(hn::Set(FloatTag(), low)),
+        high_(hn::Set(FloatTag(), high)) {}
+
+  // A product is cheaper than a quotient and gives the same code unless it lies next to a tie: the
+  // two differ by less than 2^-22 of themselves, and codes are below 2^7.
+  HWY_INLINE FloatVec Code(FloatVec v) const {
+    const FloatTag df;
+    const FloatVec product = Clamp(hn::Mul(v, inverse_));
+    const FloatVec code = hn::Round(product);
+    const auto near_tie = hn::Gt(hn::Abs(hn::Sub(product, code)), hn::Set(df, 0.4999f));
+    if (HWY_LIKELY(hn::AllFalse(df, near_tie))) return code;
+    const auto present = hn::Ne(scale_, hn::Zero(df));
+    return hn::Round(Clamp(hn::IfThenElseZero(present, hn::Div(v, scale_))));
+  }
+
+ private:
+  HWY_INLINE FloatVec Clamp(FloatVec v) const { return hn::Min(hn::Max(v, low_), high_); }
+
+  const FloatVec scale_, inverse_, low_, high_;
+};
+
+// The last eight bits of an integer in a float, |v| < 2^21.
+HWY_INLINE WordVec LowByte(FloatVec v) {
+  const auto shifted = hn::Add(v, hn::Set(FloatTag(), 12582912.0f));  // 1.5 * 2^23
+  return hn::And(hn::BitCast(WordTag(), shifted), hn::Set(WordTag(), 0xffu));
 }
 
 HWY_INLINE void EncodeQ4(const float* rows, size_t stride, size_t c, LaneSums& sums,
                          EncodedSlab& out) {
   const FloatTag df;
-  const WordTag dw;
   Lanes lanes;
   const FloatVec scale = BestQ4Scale(lanes, GatherLanes(rows, stride, lanes));
   StoreScales(scale, out.scales + c);
-  WordVec nibbles[kSlabRows];
-  HWY_UNROLL(32)
+  const Rounder rounder(scale, -8.0f, 7.0f);
+  Lanes codes;
   for (size_t r = 0; r < kSlabRows; ++r) {
-    const FloatVec v = lanes.Row(r);
-    const IntVec code = Codes(v, scale, -8.0f, 7.0f);
-    sums.Add(v, hn::Mul(scale, hn::ConvertTo(df, code)));
-    nibbles[r] = hn::BitCast(dw, hn::Add(code, hn::Set(IntTag(), 8)));
+    const FloatVec v = lanes.Row(r), code = rounder.Code(v);
+    sums.Add(v, hn::Mul(scale, code));
+    hn::Store(code, df, codes.at + r * kLanes);
   }
   WordVec words[4];
   HWY_UNROLL(4)
   for (size_t w = 0; w < 4; ++w) {
-    words[w] = hn::Zero(dw);
+    words[w] = hn::Zero(WordTag());
     HWY_UNROLL(4)
-    for (size_t b = 0; b < 4; ++b) {
-      const WordVec byte =
-          hn::Or(nibbles[4 * w + b], hn::ShiftLeft<4>(nibbles[4 * w + b + kSlabRows / 2]));
+    for (size_t b = 0; b < 4; ++b) {  // (low + 8) + 16 * (high + 8)
+      const FloatVec high = codes.Row(4 * w + b + kSlabRows / 2);
+      const FloatVec low = hn::Add(codes.Row(4 * w + b), hn::Set(df, 136.0f));
+      const WordVec byte = LowByte(hn::MulAdd(high, hn::Set(df, 16.0f), low));
       words[w] = hn::Or(words[w], hn::ShiftLeftSame(byte, static_cast<int>(8 * b)));
     }
   }
@@ -193,23 +237,21 @@ HWY_INLINE void EncodeQ4(const float* rows, size_t stride, size_t c, LaneSums& s
 HWY_INLINE void EncodeQ8(const float* rows, size_t stride, size_t c, LaneSums& sums,
                          EncodedSlab& out) {
   const FloatTag df;
-  const WordTag dw;
   Lanes lanes;
   const FloatVec extreme = hn::Abs(GatherLanes(rows, stride, lanes));
   const FloatVec scale = RoundToHalf(hn::Div(extreme, hn::Set(df, 127.0f)));
   StoreScales(scale, out.scales + c);
+  const Rounder rounder(scale, -127.0f, 127.0f);
   for (size_t k = 0; k < 2; ++k) {
     WordVec words[4];
     HWY_UNROLL(4)
     for (size_t w = 0; w < 4; ++w) {
-      words[w] = hn::Zero(dw);
+      words[w] = hn::Zero(WordTag());
       HWY_UNROLL(4)
       for (size_t b = 0; b < 4; ++b) {
-        const FloatVec v = lanes.Row(kChunkBytes * k + 4 * w + b);
-        const IntVec code = Codes(v, scale, -127.0f, 127.0f);
-        sums.Add(v, hn::Mul(scale, hn::ConvertTo(df, code)));
-        const WordVec byte = hn::And(hn::BitCast(dw, code), hn::Set(dw, 0xffu));
-        words[w] = hn::Or(words[w], hn::ShiftLeftSame(byte, static_cast<int>(8 * b)));
+        const FloatVec v = lanes.Row(kChunkBytes * k + 4 * w + b), code = rounder.Code(v);
+        sums.Add(v, hn::Mul(scale, code));
+        words[w] = hn::Or(words[w], hn::ShiftLeftSame(LowByte(code), static_cast<int>(8 * b)));
       }
     }
     StoreChunk(words, out.chunks[k], c);
