@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "weightstore/pack/gguf_reader.h"
+#include "proto/gguf/gguf_reader.h"
 #include "weightstore/pack/gguf_split.h"
 #include "weightstore/pack/hf_folder.h"
 

@@ -1,12 +1,20 @@
 #include "weightstore/pack/write_behind.h"
 
+#include <unistd.h>
+
 #include <system_error>
 
 #include "base/status_macros.h"
 
 namespace tidegate {
+namespace {
 
-WriteBehind::WriteBehind(int fd) : file_(fd, O_WRONLY) {
+// What the drive keeps in its own cache is made durable in the meantime, not all at the end.
+constexpr uint64_t kSyncBytes = 512u << 20;
+
+}  // namespace
+
+WriteBehind::WriteBehind(int fd) : fd_(fd), file_(fd, O_WRONLY) {
   try {
     thread_ = std::thread([this] { Run(); });
   } catch (const std::system_error&) {  // No more threads allowed.
@@ -68,6 +76,11 @@ void WriteBehind::WriteOut(Piece& piece) {
   absl::Status status = error_;  // After an error nothing more is written.
   mutex_.Unlock();
   if (status.ok()) status = file_.Write(piece.offset, piece.bytes.data(), piece.bytes.size());
+  unsynced_bytes_ += piece.bytes.size();
+  if (unsynced_bytes_ >= kSyncBytes) {
+    ::fdatasync(fd_);  // Whether it worked is asked in the end.
+    unsynced_bytes_ = 0;
+  }
   mutex_.Lock();
   error_ = std::move(status);
   piece.waiting = false;

@@ -40,7 +40,9 @@ class WriteBehind {
   void WriteOut(Piece& piece) EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Piece& current() { return pieces_[next_]; }
 
+  const int fd_;
   const DirectFile file_;
+  uint64_t unsynced_bytes_ = 0;  // of the thread
   size_t next_ = 0;  // the piece that Room() fills
   Mutex mutex_;
   CondVar changed_;

@@ -9,7 +9,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/checksum_stream.h"
-#include "weightstore/pack/gguf_cursor.h"
+#include "proto/gguf/gguf_cursor.h"
 #include "weightstore/pack/parallel_for.h"
 
 namespace tidegate {
