@@ -73,11 +73,8 @@ bool StartsAsPack(const std::string& path) {
 absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {
   PackedModel packed;
   if (StartsAsPack(options.model)) {
-    if (!options.adapters.empty()) {
-      return absl::InvalidArgumentError(
-          "adapters are merged while packing: give the original model");
-    }
     packed.path_ = options.model;
+    packed.adapters_ = options.adapters;
     return packed;
   }
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(options.model));
@@ -121,7 +118,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));
   RETURN_IF_ERROR(local->store_->Start());
   ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
-  ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_));
+  ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_, packed.adapters()));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
       std::make_unique<Decoder>(local->model_.get(), local->client_.get(), local->pool_.get(),

@@ -26,7 +26,7 @@ struct LocalModelOptions {
   std::string model;
   UnitEncoding units = UnitEncoding::kQ8;
   bool one_unit_per_block = false;
-  std::vector<LoraSource> adapters;  // merged while packing
+  std::vector<LoraSource> adapters;  // merged while packing, or beside a pack's weights
   StoreOptions store;                // pack, socket and region paths are filled in
   // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
   std::optional<uint64_t> kv_tokens;
@@ -43,9 +43,12 @@ class PackedModel {
 
   // For this process, as long as the object lives.
   const std::string& path() const { return path_; }
+  // What is not merged into it.
+  const std::vector<LoraSource>& adapters() const { return adapters_; }
 
  private:
   std::string path_;
+  std::vector<LoraSource> adapters_;
   UniqueFd fd_;  // of a pack made here
 };
 

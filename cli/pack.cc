@@ -167,7 +167,7 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
   for (const std::string& text : flags.lora) {
-    ASSIGN_OR_RETURN(LoraSource adapter, ParseLora(text));
+    ASSIGN_OR_RETURN(LoraSource adapter, ParseLoraSource(text));
     options.adapters.push_back(std::move(adapter));
   }
   if (!flags.calibrate.empty() && options.units != UnitEncoding::kQ4) {
