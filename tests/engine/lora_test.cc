@@ -212,7 +212,8 @@ TEST_P(RefusedLoraTest, NamesAdapterAndTensor) {
                         .query_heads = 4,
                         .kv_heads = 2,
                         .head_size = 16,
-                        .vocab_size = kVocab};
+                        .vocab_size = kVocab,
+                        .windows = {}};
   config.expert_count = std::string(GetParam().name) == "Experts" ? 4 : 0;
   const std::vector<LoraSource> sources = {{dir.File("a.gguf"), 1}};
   const auto lora = LoadLora(sources, "llama", config, /*own_head=*/false);
@@ -275,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(LoraTest, AMissingFileIsNamed) {
   const std::vector<LoraSource> sources = {{"/nowhere/a.gguf", 1}};
-  const auto lora = LoadLora(sources, "llama", ModelConfig{.layer_count = 1}, false);
+  const auto lora = LoadLora(sources, "llama", ModelConfig{.layer_count = 1, .windows = {}}, false);
   EXPECT_THAT(std::string(lora.status().message()), HasSubstr("/nowhere/a.gguf"));
 }
 
