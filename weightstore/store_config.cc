@@ -15,8 +15,8 @@ namespace tidegate {
 namespace {
 
 constexpr char kFooter[] = R"(
-The budget covers static weights, cache slots, staging, tables and the KV cache of one engine
-(--engine-reserve), and what LoRA adapters of the engine take of it; not the programs' own code and heap, nor the engine's activations.
+The budget covers static weights, cache slots, staging, tables and the KV cache and LoRA adapters
+of one engine (--engine-reserve); not the programs' own code and heap, nor the engine's activations.
 Every flag may also be set by the environment variable shown, or in the --config file; the
 command line wins, then the environment, then the file.
 
