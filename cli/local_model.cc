@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_plan.h"
 
 namespace tidegate {
 namespace {
@@ -68,6 +69,18 @@ bool StartsAsPack(const std::string& path) {
   const auto fd = UniqueFd::Open(path, O_RDONLY);
   uint64_t magic = 0;
   return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
+}
+
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
+  if (!StartsAsPack(model)) {
+    ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(model));
+    auto hyper_parameters = HyperParametersFromGguf(source);
+    if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
+    return hyper_parameters->expert_count();
+  }
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
+  return index.manifest.hyper_parameters().expert_count();
 }
 
 absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {

@@ -21,6 +21,9 @@ namespace tidegate {
 // errors.
 bool StartsAsPack(const std::string& path);
 
+// Experts of a mixture, 0 of plain MLPs: from the head of a pack or of what can be packed.
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model);
+
 struct LocalModelOptions {
   // A pack, or what can be packed (a GGUF file, a Hugging Face folder): then the next three count.
   std::string model;
