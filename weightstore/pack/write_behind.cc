@@ -10,7 +10,7 @@ namespace tidegate {
 namespace {
 
 // What the drive keeps in its own cache is made durable in the meantime, not all at the end.
-constexpr uint64_t kSyncBytes = 512u << 20;
+constexpr uint64_t kSyncBytes = 256u << 20;
 
 }  // namespace
 
