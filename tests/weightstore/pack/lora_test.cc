@@ -8,6 +8,7 @@
 #include "proto/store/v1/unit_codec.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
+#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {
