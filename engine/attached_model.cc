@@ -58,7 +58,9 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a context of ", context, " tokens needs ", context * token_bytes,
         " bytes of KV cache, there is room for ", capacity, " tokens",
-        attached.info.adapter_bytes > 0 ? " beside the adapters" : "",
+        attached.info.adapter_bytes > 0
+            ? absl::StrCat(" beside adapters of ", attached.info.adapter_bytes, " bytes")
+            : "",
         "; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
