@@ -43,7 +43,7 @@ class WriteBehind {
   const int fd_;
   const DirectFile file_;
   uint64_t unsynced_bytes_ = 0;  // of the thread
-  size_t next_ = 0;  // the piece that Room() fills
+  size_t next_ = 0;              // the piece that Room() fills
   Mutex mutex_;
   CondVar changed_;
   std::array<Piece, 2> pieces_;  // one with waiting: the thread's, otherwise the caller's

@@ -6,10 +6,10 @@
 #include <random>
 #include <set>
 
+#include "proto/gguf/gguf_cursor.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/checksum_stream.h"
-#include "proto/gguf/gguf_cursor.h"
 #include "weightstore/pack/parallel_for.h"
 
 namespace tidegate {
