@@ -60,17 +60,18 @@ absl::Status CalibrationText::AddScore(uint64_t chunk, LocalModel& local, Score&
 
 absl::StatusOr<Calibration> Calibrate(const CalibrationOptions& options) {
   Calibration result;
+  ASSIGN_OR_RETURN(const uint32_t experts, ExpertsOf(options.model));
+  if (experts > 0) {
+    return absl::InvalidArgumentError(
+        "a mixture of experts would need the moments of every expert, which is not "
+        "supported; pack it without");
+  }
   ASSIGN_OR_RETURN(std::vector<TokenId> tokens, TokensOfText(options.text, options.model));
   auto text = CalibrationText::Create(std::move(tokens), options.tokens_max);
   if (!text.ok()) return Annotate(text.status(), options.text);
   result.text = *std::move(text);
   ASSIGN_OR_RETURN(const auto local, OpenStreaming(options.model, options.adapters));
   const ModelConfig& config = local->model().config;
-  if (config.expert_count > 0) {
-    return absl::InvalidArgumentError(
-        "a mixture of experts would need the moments of every expert, which is not "
-        "supported; pack it without");
-  }
   result.moments = NoMoments(config);
 
   const auto add = [&](uint32_t layer, UnitKind kind, const float* x, uint32_t count) {

@@ -186,6 +186,10 @@ absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) 
   if (points[0].density >= 1) {
     return refuse("at density 1 masks hold every unit; use for example --density 0.5");
   }
+  ASSIGN_OR_RETURN(const uint32_t experts, ExpertsOf(flags.model.model));
+  if (experts > 0) {
+    return refuse("masks of mixtures of experts cannot be recorded: tokens use different experts");
+  }
   std::vector<std::string> inputs = {flags.model.model, flags.text, flags.ids};
   ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
   for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
@@ -284,11 +288,6 @@ class Run {
     ASSIGN_OR_RETURN(const std::optional<PruneStep> step, one.Step(config));
     std::optional<Recording> recording;
     if (record.has_value()) {
-      if (config.expert_count > 0) {
-        return absl::InvalidArgumentError(
-            "--record: masks of mixtures of experts cannot be recorded: tokens use different "
-            "experts");
-      }
       recording.emplace(flags_.record, *std::move(record), config, local->decoder());
     }
     const uint64_t tokens = task.all_tokens();

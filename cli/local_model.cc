@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/gguf_file.h"
+#include "weightstore/pack/pack_plan.h"
 
 namespace tidegate {
 namespace {
@@ -70,14 +71,23 @@ bool StartsAsPack(const std::string& path) {
   return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
 }
 
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
+  if (!StartsAsPack(model)) {
+    ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(model));
+    auto hyper_parameters = HyperParametersFromGguf(source);
+    if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
+    return hyper_parameters->expert_count();
+  }
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
+  return index.manifest.hyper_parameters().expert_count();
+}
+
 absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {
   PackedModel packed;
   if (StartsAsPack(options.model)) {
-    if (!options.adapters.empty()) {
-      return absl::InvalidArgumentError(
-          "adapters are merged while packing: give the original model");
-    }
     packed.path_ = options.model;
+    packed.adapters_ = options.adapters;
     return packed;
   }
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(options.model));
@@ -121,7 +131,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));
   RETURN_IF_ERROR(local->store_->Start());
   ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
-  ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_));
+  ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_, packed.adapters()));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
   local->decoder_ =
       std::make_unique<Decoder>(local->model_.get(), local->client_.get(), local->pool_.get(),

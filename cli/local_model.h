@@ -21,12 +21,15 @@ namespace tidegate {
 // errors.
 bool StartsAsPack(const std::string& path);
 
+// Experts of a mixture, 0 of plain MLPs: from the head of a pack or of what can be packed.
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model);
+
 struct LocalModelOptions {
   // A pack, or what can be packed (a GGUF file, a Hugging Face folder): then the next three count.
   std::string model;
   UnitEncoding units = UnitEncoding::kQ8;
   bool one_unit_per_block = false;
-  std::vector<LoraSource> adapters;  // merged while packing
+  std::vector<LoraSource> adapters;  // merged while packing, or beside a pack's weights
   StoreOptions store;                // pack, socket and region paths are filled in
   // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
   std::optional<uint64_t> kv_tokens;
@@ -43,9 +46,12 @@ class PackedModel {
 
   // For this process, as long as the object lives.
   const std::string& path() const { return path_; }
+  // What is not merged into it.
+  const std::vector<LoraSource>& adapters() const { return adapters_; }
 
  private:
   std::string path_;
+  std::vector<LoraSource> adapters_;
   UniqueFd fd_;  // of a pack made here
 };
 

@@ -1,6 +1,5 @@
 #include "cli/model_flags.h"
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
@@ -15,18 +14,6 @@ constexpr uint64_t kStagingBytes = kMiB;
 constexpr uint32_t kThreadsMax = 1024;  // As tidegate-engine's flag.
 
 }  // namespace
-
-absl::StatusOr<LoraSource> ParseLora(const std::string& text) {
-  const size_t equals = text.rfind('=');
-  LoraSource source;
-  source.path = text.substr(0, equals);
-  source.scale = 1;
-  if (equals != std::string::npos && !absl::SimpleAtof(text.substr(equals + 1), &source.scale)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--lora '", text, "': write FILE=SCALE, for example adapter.gguf=0.5"));
-  }
-  return source;
-}
 
 void ModelFlags::Register(CLI::App& command) {
   RegisterWithoutPoint(command);
@@ -80,7 +67,10 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--threads", threads, "compute threads; 0: one per core")
       ->capture_default_str();
-  command.add_option("--lora", lora, "LoRA adapter to merge, FILE or FILE=SCALE; may be repeated");
+  command.add_option(
+      "--lora", lora,
+      "LoRA adapter, FILE or FILE=SCALE; may be repeated; merged into what is packed here, "
+      "used beside the weights of a pack");
 }
 
 absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
@@ -92,7 +82,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   RETURN_IF_ERROR(ParsedPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
   for (const std::string& text : lora) {
-    ASSIGN_OR_RETURN(LoraSource source, ParseLora(text));
+    ASSIGN_OR_RETURN(LoraSource source, ParseLoraSource(text));
     options.adapters.push_back(std::move(source));
   }
   options.store.policy = policy;

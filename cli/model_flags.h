@@ -13,9 +13,6 @@
 
 namespace tidegate {
 
-// An adapter to merge, from FILE or FILE=SCALE.
-absl::StatusOr<LoraSource> ParseLora(const std::string& text);
-
 struct ModelFlags {
   std::string model;
   std::string units = "q8";

@@ -177,7 +177,7 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
     ASSIGN_OR_RETURN(options.profile, ReadProfile(flags.profile));
   }
   for (const std::string& text : flags.lora) {
-    ASSIGN_OR_RETURN(LoraSource adapter, ParseLora(text));
+    ASSIGN_OR_RETURN(LoraSource adapter, ParseLoraSource(text));
     options.adapters.push_back(std::move(adapter));
   }
   if (!flags.calibrate.empty() && options.units != UnitEncoding::kQ4) {

@@ -1,25 +1,18 @@
 #include "cli/text_score.h"
 
 #include <cmath>
-#include <fstream>
-#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "cli/load_tokenizer.h"
 
 namespace tidegate {
 namespace {
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  std::stringstream content;
-  content << in.rdbuf();
-  return content.str();
-}
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 // -log softmax(logits)[target].
 double NegativeLogLikelihood(std::span<const float> logits, TokenId target) {
@@ -38,7 +31,7 @@ double Score::Perplexity() const {
 
 absl::StatusOr<std::vector<TokenId>> TokensOfText(const std::string& path,
                                                   const std::string& model) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxTextBytes));
   ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(model));
   std::vector<TokenId> tokens;
   for (absl::string_view document : absl::StrSplit(text, "<|endoftext|>")) {
@@ -50,6 +43,7 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const std::string& path,
     tokens.insert(tokens.end(), ids.begin(), ids.end());
     if (tokenizer->eos_id() >= 0) tokens.push_back(tokenizer->eos_id());
   }
+  if (tokens.empty()) return absl::InvalidArgumentError(absl::StrCat(path, " holds no text"));
   return tokens;
 }
 

@@ -30,14 +30,18 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
           .trained_context_tokens = c.trained_context_tokens,
           .static_bytes = client.region().static_bytes,
           .streamed_bytes = client.geometry().blocks_bytes(),
-          .chat_template = manifest.chat_template()};
+          .chat_template = manifest.chat_template(),
+          .adapters = model.lora.descriptions,
+          .adapter_bytes = model.lora.bytes()};
 }
 
 // Context per request and KV capacity over all, within what the flags and the budget give.
 absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   const ModelConfig& c = attached.model->config;
   const uint64_t token_bytes = KvCache::BytesPerToken(c, options.kv_half);
-  const uint64_t reserve_bytes = attached.client->region().engine_reserve_bytes;
+  // Adapters are part of what the store's budget reserves for this process.
+  const uint64_t reserved = attached.client->region().engine_reserve_bytes;
+  const uint64_t reserve_bytes = reserved - std::min(reserved, attached.info.adapter_bytes);
   const uint64_t capacity =
       options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / token_bytes;
   const auto memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
@@ -53,8 +57,11 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   if (capacity < 2 || (options.context_tokens != 0 && context > capacity)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a context of ", context, " tokens needs ", context * token_bytes,
-        " bytes of KV cache, there is room for ", capacity,
-        " tokens; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
+        " bytes of KV cache, there is room for ", capacity, " tokens",
+        attached.info.adapter_bytes > 0
+            ? absl::StrCat(" beside adapters of ", attached.info.adapter_bytes, " bytes")
+            : "",
+        "; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
   attached.kv_capacity_tokens = capacity;
@@ -67,7 +74,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
                                                            ThreadPool* pool) {
   auto attached = std::make_unique<AttachedModel>();
   ASSIGN_OR_RETURN(attached->client, WeightClient::Attach(options.store_socket, "tidegate-engine"));
-  ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client));
+  ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client, options.adapters));
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                    Tokenizer::Create(attached->client->manifest().tokenizer()));
   if (tokenizer->vocab_size() > attached->model->config.vocab_size) {

@@ -23,6 +23,7 @@ Decoder::Decoder(const Model* model, WeightClient* client, ThreadPool* pool, uin
       mlp_(model, client, pool, overlap),
       experts_(model, &mlp_, pool),
       matmul_(pool),
+      lora_(pool),
       prompt_attention_(&model->config, kernels_, pool) {
   Reserve(1);
 }
@@ -75,13 +76,16 @@ void Decoder::Project(std::span<const Projection> projections, const float* x, u
   if (pass.prefill) {
     const size_t depth = projections[0].w->columns;
     matmul_.Pack(pass.precision, {.data = x, .stride = depth, .depth = depth, .tokens = tokens});
-    for (const auto& [w, y] : projections) matmul_.MultiplyRows(*w, y);
-    return;
+    for (const Projection& p : projections) matmul_.MultiplyRows(*p.w, p.y);
+  } else {
+    const Kernels& kernels = BestKernels(pass.precision);
+    for (const Projection& p : projections) {
+      pool_->For(p.w->rows, kRowGranule, p.w->rows * p.w->row_bytes,
+                 [&](size_t begin, size_t end) { kernels.mat_vec(*p.w, begin, end, x, p.y); });
+    }
   }
-  const Kernels& kernels = BestKernels(pass.precision);
   for (const Projection& p : projections) {
-    pool_->For(p.w->rows, kRowGranule, p.w->rows * p.w->row_bytes,
-               [&](size_t begin, size_t end) { kernels.mat_vec(*p.w, begin, end, x, p.y); });
+    lora_.Add(*p.lora, x, tokens, pass.prefill, pass.precision, p.y);
   }
 }
 
@@ -140,8 +144,10 @@ void Decoder::PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const P
                            StageTimes& times) {
   const ModelConfig& c = model_->config;
   const LayerWeights& w = model_->layers[layer];
-  const Projection inputs[] = {
-      {&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}};
+  const LayerLora& lora = model_->lora.layers[layer];
+  const Projection inputs[] = {{&w.query, &lora.query, query_.data()},
+                               {&w.key, &lora.key, key_.data()},
+                               {&w.value, &lora.value, value_.data()}};
   {
     const StageTimer timer(times, Stage::kProjections);
     Project(inputs, normed_.data(), tokens, pass);
@@ -167,7 +173,7 @@ void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass
     const StageTimer timer(times, Stage::kAttention);
     Attend(kv, layer, tokens, pass);
   }
-  const Projection output = {&w.output, normed_.data()};
+  const Projection output = {&w.output, &model_->lora.layers[layer].output, normed_.data()};
   {
     const StageTimer timer(times, Stage::kProjections);
     Project({&output, 1}, attended_.data(), tokens, pass);
@@ -246,7 +252,7 @@ void Decoder::Logits(uint32_t index, Precision precision, std::span<float> logit
   const StageTimer timer(times, Stage::kHead);
   CHECK(logits.size() == model_->config.vocab_size);
   const size_t h = model_->config.hidden_size;
-  const Projection head = {&model_->head, logits.data()};
+  const Projection head = {&model_->head, &model_->lora.head, logits.data()};
   Project({&head, 1}, normed_.data() + index * h, 1, {.precision = precision});
   if (const float cap = model_->config.logit_cap; cap != 0) {
     kernels_->soft_cap(logits.size(), cap, logits.data());

@@ -17,6 +17,7 @@
 #include "engine/expert_mlp.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kv_cache.h"
+#include "engine/lora_product.h"
 #include "engine/matmul.h"
 #include "engine/mlp.h"
 #include "engine/model.h"
@@ -82,6 +83,7 @@ class Decoder {
   void Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
   struct Projection {
     const MatrixView* w;
+    const LoraFactors* lora;
     float* y;  // [tokens, rows]
   };
   // Every projection of the same x [tokens, columns].
@@ -107,6 +109,7 @@ class Decoder {
   Mlp mlp_;
   ExpertMlp experts_;  // over mlp_, where the model is a mixture
   Matmul matmul_;
+  LoraProduct lora_;
   PromptAttention prompt_attention_;
   Rotations rotations_, windowed_rotations_;  // of the tokens of a pass
   // Activations, [tokens, ...], as large as the longest piece so far.

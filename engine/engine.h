@@ -23,6 +23,7 @@
 #include "engine/kernels/matmul.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
+#include "proto/gguf/lora_file.h"
 
 namespace tidegate {
 
@@ -197,11 +198,14 @@ struct ModelInfo {
   uint32_t trained_context_tokens = 0;
   uint64_t static_bytes = 0, streamed_bytes = 0;
   std::string chat_template;
+  std::vector<std::string> adapters;  // "adapter.gguf x 0.5"
+  uint64_t adapter_bytes = 0;         // in the engine's memory
 };
 
 struct EngineOptions {
   std::string store_socket;
-  uint32_t context_tokens = 0;  // per request; 0: the model's trained context, at most 4096
+  std::vector<LoraSource> adapters;  // used beside the weights; read at every attach
+  uint32_t context_tokens = 0;       // per request; 0: the model's trained context, at most 4096
   uint32_t max_running = 4;
   uint32_t max_waiting = 64;
   uint64_t kv_tokens = 0;  // KV capacity over all requests; 0: what the store's budget

@@ -37,7 +37,7 @@ void Mlp::Part::Clear() {
 }
 
 Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap)
-    : model_(model), client_(client), pool_(pool), overlap_(overlap), matmul_(pool) {
+    : model_(model), client_(client), pool_(pool), overlap_(overlap), lora_(pool), matmul_(pool) {
   const size_t slots = model->config.expert_slots();
   all_positions_[0].resize(slots * model->config.hidden_size);
   all_positions_[1].resize(slots * model->config.intermediate_size);
@@ -306,7 +306,7 @@ absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& acco
   } else {
     RunComplete(sweep, accounts);
   }
-  if (InParts(sweep)) FinishParts(sweep, accounts.times);
+  FinishSweep(sweep, accounts.times);
   return absl::OkStatus();
 }
 

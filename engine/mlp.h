@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
+#include "engine/lora_product.h"
 #include "engine/matmul.h"
 #include "engine/model.h"
 #include "engine/pruning.h"
@@ -161,6 +162,10 @@ class Mlp {
   void BeginParts(const Sweep& sweep, StageTimes& times);
   void DealParts(const Sweep& sweep);
   void FinishParts(const Sweep& sweep, StageTimes& times);
+  // Completes the outputs once every unit has been added.
+  void FinishSweep(const Sweep& sweep, StageTimes& times);
+  // sweep.x under its mask, [tokens, units].
+  const float* MaskedInputs(const Sweep& sweep);
   void AddBatchTokens(const Sweep& sweep);
   void ActivateGate(uint32_t tokens, const float* weights, StageTimes& times);
   void ClearGate(uint32_t tokens);
@@ -173,6 +178,8 @@ class Mlp {
   OnMask on_mask_;
   OnGate on_gate_;
   OnInputs on_inputs_;
+  LoraProduct lora_;
+  std::vector<float> masked_;  // x of one token under a mask
   Matmul matmul_;
   std::vector<float> gate_, up_;            // [tokens, I], as large as needed so far
   std::vector<float> seen_;                 // [tokens, H], what on_inputs_ made of x

@@ -184,7 +184,8 @@ UnitOrder OrderFrom(const store::v1::KindUnits& units) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client) {
+absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client,
+                                                       std::span<const LoraSource> adapters) {
   const Manifest& manifest = client.manifest();
   const Statics statics(client);
   auto model = std::make_unique<Model>();
@@ -206,6 +207,8 @@ absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& clien
     model->unit_orders[1].push_back(OrderFrom(units.hidden()));
   }
   ASSIGN_OR_RETURN(model->rope, RopeFrom(statics, manifest.hyper_parameters()));
+  ASSIGN_OR_RETURN(model->lora,
+                   LoadLora(adapters, manifest.architecture(), c, statics.Has("output.weight")));
   return model;
 }
 

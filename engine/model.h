@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/kernels/kernels.h"
+#include "engine/lora.h"
 #include "engine/rope.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/client/weight_client.h"
@@ -93,10 +95,13 @@ struct Model {
   std::vector<LayerWeights> layers;
   std::vector<UnitOrder> unit_orders[kUnitKinds];  // by kind, then layer
   ModelRope rope;
+  Lora lora;
 };
 
-// `client` must outlive the model: the views point into its mapping. DATA_LOSS when a tensor is
-// missing or has another shape than the hyper-parameters say.
-absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client);
+// `client` must outlive the model: the views point into its mapping. `adapters` are read into
+// memory. DATA_LOSS when a tensor is missing or has another shape than the hyper-parameters say;
+// errors of LoadLora().
+absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client,
+                                                       std::span<const LoraSource> adapters = {});
 
 }  // namespace tidegate

@@ -53,6 +53,21 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
   app.add_option("--store-socket", engine.store_socket, "Attach socket of tidegate-store")
       ->capture_default_str()
       ->envname("TIDEGATE_STORE_SOCKET");
+  app.add_option_function<std::vector<std::string>>(
+         "--lora",
+         [&engine](const std::vector<std::string>& texts) {
+           engine.adapters.clear();
+           for (const std::string& text : texts) {
+             absl::StatusOr<LoraSource> source = ParseLoraSource(text);
+             if (!source.ok()) throw CLI::ValidationError(std::string(source.status().message()));
+             engine.adapters.push_back(*std::move(source));
+           }
+         },
+         "LoRA adapter (GGUF) to use beside the weights: FILE or FILE=SCALE; may be repeated. Its "
+         "factors take 4 bytes a number of the store's --engine-reserve")
+      ->type_name("FILE[=SCALE]")
+      ->delimiter(',')
+      ->envname("TIDEGATE_LORA");
   app.add_option("--max-running", engine.max_running, "Streams decoded at once")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str()

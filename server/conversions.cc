@@ -146,6 +146,7 @@ v1::Model ToProto(const ModelInfo& info, const std::vector<std::string>& aliases
   model.set_static_bytes(info.static_bytes);
   model.set_streamed_bytes(info.streamed_bytes);
   model.set_chat_template(info.chat_template);
+  model.mutable_adapters()->Assign(info.adapters.begin(), info.adapters.end());
   *model.mutable_pruning() = ToProto(bounds);
   return model;
 }

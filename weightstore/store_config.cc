@@ -15,8 +15,8 @@ namespace tidegate {
 namespace {
 
 constexpr char kFooter[] = R"(
-The budget covers static weights, cache slots, staging, tables and the KV cache of one engine
-(--engine-reserve); not the programs' own code and heap, nor the engine's activations.
+The budget covers static weights, cache slots, staging, tables and the KV cache and LoRA adapters
+of one engine (--engine-reserve); not the programs' own code and heap, nor the engine's activations.
 Every flag may also be set by the environment variable shown, or in the --config file; the
 command line wins, then the environment, then the file.
 
@@ -41,7 +41,8 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
            if (!bytes.ok()) throw CLI::ValidationError(std::string(bytes.status().message()));
            store.engine_reserve_bytes = *bytes;
          },
-         "Part of the budget left to the engine; default: one KV cache of the trained context")
+         "Part of the budget left to the engine, for its KV cache and the adapters of its --lora; "
+         "default: one KV cache of the trained context")
       ->type_name("BYTES")
       ->envname("TIDEGATE_ENGINE_RESERVE");
   AddBytesFlag(app, "--staging", store.staging_bytes,

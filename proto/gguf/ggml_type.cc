@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/gguf/ggml_groups.h"
 
@@ -83,8 +84,9 @@ absl::StatusOr<GgmlType> ToGgmlType(uint32_t type) {
   for (const TypeRow& row : kTypes) {
     if (row.readable) absl::StrAppend(&readable, readable.empty() ? "" : ", ", row.name);
   }
+  const std::string name = GgmlTypeName(type);
   return absl::InvalidArgumentError(
-      absl::StrCat("tensor type ", GgmlTypeName(type),
+      absl::StrCat(absl::StartsWith(name, "type ") ? "tensor " : "tensor type ", name,
                    " is not supported; use a file of the same model in one of ", readable));
 }
 

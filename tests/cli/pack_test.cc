@@ -142,6 +142,7 @@ TEST_F(PackCommandTest, WarnsWhenQuantisedWeightsAreRoundedAgain) {
 
 TEST_F(PackCommandTest, MistakesAreNamed) {
   WriteFileOrDie(dir_.File("text.gguf"), "hello there");
+  WriteFileOrDie(dir_.File("empty"), "");
   struct Row {
     std::vector<std::string> arguments;
     std::string message;
@@ -156,7 +157,11 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
       {{dir_.File("m.gguf"), "-o", dir_.File("m.gguf")}, "is one of the files to read"},
       {{dir_.File("m.gguf"), "-o", dir_.File("no/p")}, "cannot write into folder"},
       {{dir_.File("m.gguf"), "--calibrate", "t"}, "--calibrate is for --units q4"},
-      {{dir_.File("m.gguf"), "--units", "q4", "--calibrate", dir_.File("none")}, "cannot read"},
+      {{dir_.File("m.gguf"), "--units", "q4", "--calibrate", dir_.File("none")}, "cannot open"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("empty"), "-o", dir_.File("p")},
+       "empty holds no text"},
+      {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.path(), "-o", dir_.File("p")},
+       "Is a directory"},
       {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
         dir_.File("p")},
        "text.gguf: a calibration needs at least 2049 tokens"},

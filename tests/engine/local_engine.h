@@ -71,7 +71,7 @@ class LocalStore {
 // A decoder attached to such a store.
 struct LocalDecoder {
   explicit LocalDecoder(const LocalStore& store, uint32_t threads = 1, bool overlap = true,
-                        uint32_t tokens_max = 16)
+                        uint32_t tokens_max = 16, const std::vector<LoraSource>& adapters = {})
       : pool(threads) {
     // The store frees the place of an engine that has left a moment after it left: ask again.
     auto attached = WeightClient::Attach(store.socket(), "test");
@@ -83,7 +83,7 @@ struct LocalDecoder {
         std::chrono::seconds(10));
     CHECK(attached.ok());
     client = *std::move(attached);
-    auto made = MakeModel(*client);
+    auto made = MakeModel(*client, adapters);
     CHECK(made.ok());
     model = *std::move(made);
     decoder = std::make_unique<Decoder>(model.get(), client.get(), &pool, tokens_max, overlap);

@@ -248,6 +248,32 @@ INSTANTIATE_TEST_SUITE_P(Experts, ExpertsOracle, testing::Values("mixtral", "qwe
 INSTANTIATE_TEST_SUITE_P(Gemma, ArchitectureOracle, testing::Values("gemma", "gemma2", "gemma3"),
                          CaseName);
 
+// The adapter beside the weights of a pack, not merged into them.
+TEST(LoraOracle, AnAdapterGivenAtStartAgreesWithLlamaCpp) {
+  TG_REQUIRE_SHARED("data/golden/arch/llama-lora.json");
+  const std::string folder = SharedPath("data/golden/arch/");
+  const Json golden = ReadJson(folder + "llama-lora.json");
+  const std::string adapter = absl::StrCat(folder, golden.at("lora").at("file").get<std::string>(),
+                                           "=", golden.at("lora").at("scale").get<double>());
+  const TempDir dir;
+  const RunResult packed =
+      RunProgram({BinaryPath("tidegate"), "pack", folder + golden.at("model").get<std::string>(),
+                  "--units", "f32", "-o", dir.File("m.tgpack")});
+  ASSERT_EQ(packed.exit_code, 0) << packed.err;
+  Json without = golden;
+  without.erase("lora");
+  Answer answer;
+  ASSERT_NO_FATAL_FAILURE(
+      Ask(dir.File("m.tgpack"), without, "f32", answer, "exact", {"--lora", adapter}));
+  const double deviation = Difference(golden.at("logits_exact"), answer);
+  EXPECT_LE(deviation, kF32Limit);
+  EXPECT_LE(Difference(golden.at("logits"), answer), golden.at("tolerance").get<double>());
+  EXPECT_EQ(answer.greedy, golden.at("greedy").get<std::vector<uint32_t>>());
+  Report("LoRA at start", "f32", deviation);
+  ASSERT_NO_FATAL_FAILURE(Ask(dir.File("m.tgpack"), without, "f32", answer));
+  EXPECT_GT(Difference(golden.at("logits_exact"), answer), kF32Limit) << "without the adapter";
+}
+
 TEST(DemoOracle, AgreesWithTheWholeReference) {
   const Json golden = DemoGolden();
   for (const auto& [units, limit] :

@@ -113,6 +113,8 @@ TEST(GgmlTypeTest, UnsupportedTypesAreNamed) {
   const std::string message(ToGgmlType(17).status().message());
   EXPECT_THAT(message, HasSubstr("IQ2_XS is not supported"));
   EXPECT_THAT(message, HasSubstr("Q6_K"));
+  EXPECT_THAT(std::string(ToGgmlType(999).status().message()),
+              HasSubstr("tensor type 999 is not supported"));
 }
 
 TEST(GgmlTypeTest, DecodesHandMadeBlocks) {

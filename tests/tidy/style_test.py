@@ -20,11 +20,14 @@ MAX_FILE_LINES = 500
 
 # Sources that no test is named after or includes: where else they are tested, or why not at all.
 TESTED_ELSEWHERE = {
+    "base/aligned_buffer.cc": "tests/base/direct_file_test.cc",
     "base/futex.cc": "two system calls; every lease and every thread pool test waits through them",
     "base/log.cc": "one line on standard error; integration tests read it",
     "base/shutdown.cc": "signal masks of a whole process; tests/e2e drains with SIGTERM",
     "base/status_macros.cc": "Annotate; error messages are compared in most tests",
     "engine/attached_model.cc": "attach, sizes and info of a whole engine: tests/engine/engine_test.cc",
+    "engine/lora_product.cc": "both forms of it: tests/engine/lora_test.cc",
+    "engine/mlp_lora.cc": "with and without masks: tests/engine/lora_test.cc",
     "engine/model.cc": "built from real packs in tests/engine/{decoder,mlp}_test.cc and the oracle tests",
     "engine/matmul.cc": "threads around kernels/matmul.h; tests/engine/{decoder,mlp}_test.cc and the oracle tests",
     "engine/prompt_attention.cc": "prompts: tests/engine/decoder_test.cc and the oracle tests",
@@ -48,7 +51,9 @@ TESTED_ELSEWHERE = {
     "weightstore/pack/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
     "weightstore/pack/tokenizer_json.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
     "weightstore/pack/special_tokens.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
-    "weightstore/pack/gguf_reader.cc": "behind gguf_file.h: tests/weightstore/pack/gguf_file_test.cc",
+    "proto/gguf/gguf_reader.cc": "behind gguf_file.h: tests/weightstore/pack/gguf_file_test.cc",
+    "proto/gguf/lora_file.cc": "tests/weightstore/pack/lora_test.cc and tests/engine/lora_test.cc",
+    "weightstore/pack/kernels/simd_pack_kernels.cc": "tables behind pack_kernels.h: pack_kernels_test.cc",
     "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
     **{f"template/{name}.cc": "behind template.h: tests/template/template_test.cc, with Jinja2 as the oracle"
        for name in ("calls", "characters", "evaluator", "expression_parser", "expressions", "filters",

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "weightstore/pack/gguf_reader.h"
+#include "proto/gguf/gguf_reader.h"
 #include "weightstore/pack/gguf_split.h"
 #include "weightstore/pack/hf_folder.h"
 
@@ -102,10 +102,11 @@ uint64_t SourceRow(const GgufTensor& tensor, uint64_t r) {
 
 // What another format's values need to become GGUF's, once they are floats.
 void Translate(const GgufTensor& tensor, uint64_t floats, float* out) {
+  if (!tensor.translated()) return;
   if (tensor.plus != 0) {
     for (uint64_t i = 0; i < floats; ++i) out[i] += tensor.plus;
   }
-  if (tensor.head_rows == 0 || tensor.dims.size() != 1) return;
+  if (tensor.head_rows == 0 || tensor.dims.size() > 1) return;
   const std::vector<float> values(out, out + floats);
   for (uint64_t i = 0; i < floats; ++i) out[i] = values[SourceRow(tensor, i)];
 }
@@ -129,6 +130,7 @@ absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
 absl::StatusOr<GgufFile> GgufFile::FromParts(ModelParts parts) {
   GgufFile file;
   file.parts_ = std::move(parts);
+  for (const UniqueFd& fd : file.parts_.files) file.direct_.emplace_back(fd.get(), O_RDONLY);
   const std::vector<GgufTensor>& tensors = file.parts_.tensors;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!file.tensor_index_.emplace(tensors[i].name, i).second) {
@@ -210,12 +212,15 @@ absl::Status GgufFile::ReadRows(const GgufTensor& tensor, uint64_t first, uint64
   return absl::OkStatus();
 }
 
+absl::Status GgufFile::CheckRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes) {
+  if (offset <= tensor.bytes && bytes <= tensor.bytes - offset) return absl::OkStatus();
+  return absl::OutOfRangeError(
+      absl::StrCat(tensor.name, ": bytes ", offset, " + ", bytes, " of ", tensor.bytes));
+}
+
 absl::Status GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
                                  void* out) const {
-  if (offset > tensor.bytes || bytes > tensor.bytes - offset) {
-    return absl::OutOfRangeError(
-        absl::StrCat(tensor.name, ": bytes ", offset, " + ", bytes, " of ", tensor.bytes));
-  }
+  RETURN_IF_ERROR(CheckRange(tensor, offset, bytes));
   const uint64_t row_bytes = tensor.bytes / tensor.rows();
   if (tensor.head_rows == 0 || tensor.rows() == 1) return ReadRange(tensor, offset, bytes, out);
   CHECK(offset % row_bytes == 0 && bytes % row_bytes == 0);
@@ -227,10 +232,26 @@ absl::Status GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint
   return absl::OkStatus();
 }
 
+absl::StatusOr<const uint8_t*> GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset,
+                                                   uint64_t bytes, AlignedBuffer& buffer) const {
+  RETURN_IF_ERROR(CheckRange(tensor, offset, bytes));
+  if (tensor.head_rows != 0) {
+    RETURN_IF_ERROR(buffer.Reserve(bytes));
+    RETURN_IF_ERROR(ReadBytes(tensor, offset, bytes, buffer.data()));
+    return buffer.data();
+  }
+  auto read = direct_[tensor.file].Read(tensor.offset + offset, bytes, buffer);
+  if (!read.ok()) return ReadError(read.status(), tensor);
+  return read;
+}
+
 absl::Status GgufFile::ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
                                  void* out) const {
-  const absl::Status status =
-      ReadAt(parts_.files[tensor.file].get(), tensor.offset + offset, out, bytes);
+  return ReadError(ReadAt(parts_.files[tensor.file].get(), tensor.offset + offset, out, bytes),
+                   tensor);
+}
+
+absl::Status GgufFile::ReadError(const absl::Status& status, const GgufTensor& tensor) const {
   if (absl::IsOutOfRange(status)) {  // It was long enough when it was opened.
     return absl::DataLossError(
         absl::StrCat(path(), ": ", tensor.name, ": the file was cut while it was read"));

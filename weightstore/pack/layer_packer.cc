@@ -2,50 +2,35 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "weightstore/pack/error_feedback.h"
 #include "weightstore/pack/parallel_for.h"
 
 namespace tidegate {
 namespace {
 
-// A band of rows is read and decoded at a time, per thread; 16 rows fill a cache line of the
-// result.
-constexpr uint64_t kBandBytes = 4 << 20;
-constexpr uint64_t kMaxBandRows = 256;
-constexpr uint64_t kEncodeChunk = 32;  // columns handed to a thread at a time
+// Bytes of rows that are read at a time: enough for a drive's full speed, little enough to have
+// several.
+constexpr uint64_t kBandBytes = 8 << 20;
+constexpr uint64_t kEncodeChunk = 32;      // columns handed to a thread at a time
+constexpr uint64_t kClearBytes = 1 << 20;  // the same of blocks
+constexpr uint32_t kNowhere = UINT32_MAX;
 
-uint64_t BandRows(const GgufTensor& matrix) {
-  const uint64_t fitting = kBandBytes / (matrix.columns() * sizeof(float));
-  return std::clamp<uint64_t>(fitting, 1, std::min(kMaxBandRows, matrix.rows()));
-}
-
-// A column of the matrix and where it goes.
-struct Move {
-  uint32_t from;
-  uint32_t to;
-};
-
-// In rising order of the source: columns that follow one another share cache lines.
-std::vector<Move> MovesOf(std::span<const uint32_t> units) {
-  std::vector<Move> moves(units.size());
-  for (uint32_t c = 0; c < units.size(); ++c) moves[c] = {units[c], c};
-  std::sort(moves.begin(), moves.end(), [](Move a, Move b) { return a.from < b.from; });
-  return moves;
-}
-
-// out[to * out_stride + r] = band[r * band_stride + from] for r < rows.
-void TransposeBand(const float* band, uint64_t band_stride, uint64_t rows,
-                   std::span<const Move> moves, float* out, uint64_t out_stride) {
-  for (const Move move : moves) {
-    const float* from = band + move.from;
-    float* column = out + move.to * out_stride;
-    for (uint64_t r = 0; r < rows; ++r) column[r] = from[r * band_stride];
+// Calls work(first, count) for the bands of a matrix; all but the last are whole slabs.
+template <typename Work>
+absl::Status ForEachBand(const GgufTensor& matrix, const Work& work) {
+  const uint64_t rows = matrix.rows(), row_bytes = std::max<uint64_t>(1, matrix.bytes / rows);
+  const uint64_t band = std::max<uint64_t>(1, kBandBytes / row_bytes / kSlabRows) * kSlabRows;
+  for (uint64_t first = 0; first < rows; first += band) {
+    RETURN_IF_ERROR(work(first, std::min(band, rows - first)));
   }
+  return absl::OkStatus();
 }
 
 // Units by position in the pack.
@@ -63,9 +48,10 @@ std::vector<uint32_t> UnitsInOrder(const store::v1::KindUnits& units, uint32_t u
 }
 
 // Blames the source or the encoding for a column whose error is not a finite number.
-absl::Status NotFinite(const GgufTensor& matrix, uint64_t column, bool source_is_finite,
-                       UnitEncoding encoding) {
-  if (!source_is_finite) {
+absl::Status CheckFinite(const GgufTensor& matrix, uint64_t column, const ErrorSums& sums,
+                         UnitEncoding encoding) {
+  if (std::isfinite(sums.difference)) return absl::OkStatus();
+  if (!std::isfinite(sums.source)) {
     return absl::DataLossError(absl::StrCat("tensor ", matrix.name, ": column ", column,
                                             " holds values that are not finite numbers"));
   }
@@ -107,110 +93,214 @@ void Summarise(const std::vector<ColumnRecord>& records, store::v1::KindUnits& u
   }
 }
 
+// Rows of a stripe lie too far apart for the CPU to guess the next one.
+void Prefetch(const uint8_t* bytes, uint64_t count) {
+  constexpr uint64_t kLine = 64;
+  for (uint64_t at = 0; at < count; at += kLine) __builtin_prefetch(bytes + at);
+}
+
+void Clear(std::span<uint8_t> bytes, uint32_t threads) {
+  const uint64_t pieces = (bytes.size() + kClearBytes - 1) / kClearBytes;
+  CHECK(ParallelFor(pieces, threads, [&](uint64_t piece) {
+          const uint64_t at = piece * kClearBytes;
+          std::memset(bytes.data() + at, 0, std::min(kClearBytes, bytes.size() - at));
+          return absl::OkStatus();
+        }).ok());
+}
+
 }  // namespace
 
 double ErrorSums::RelativeRms() const { return source > 0 ? std::sqrt(difference / source) : 0; }
 
-// The blocks and columns that one walk over the matrices covers, and where they are put together.
+// The blocks and columns that one walk over the matrices covers.
 struct LayerPacker::Pass {
-  std::span<const uint32_t> units;  // by position; a unit's index is its column in the matrix
-  std::span<const Move> moves;      // the same, for the transposition
-  float* columns;                   // [units.size(), column_elements]
-  std::span<uint8_t> blocks;        // whole ones
-  const InputMoments* moments;      // null: every column is rounded for itself
+  std::span<const uint32_t> units;      // by position; a unit's index is its column in the matrix
+  std::span<const uint32_t> positions;  // the inverse; kNowhere: not in this pass
+  std::span<uint8_t> blocks;            // whole ones
+  const InputMoments* moments;          // null: every column is rounded for itself
+};
+
+// Where stored columns lie in memory.
+struct LayerPacker::Columns {
+  UnitEncoding encoding;
+  uint8_t* begin;
+  uint64_t per_block, block_bytes, bytes;  // `bytes`: from one column to the next in a block
+  uint64_t elements;
+
+  uint8_t* At(uint64_t position) const {
+    return begin + position / per_block * block_bytes + position % per_block * bytes;
+  }
 };
 
 LayerPacker::LayerPacker(RowReader reader, UnitEncoding encoding, uint64_t memory_bytes)
     : reader_(std::move(reader)),
       encoding_(encoding),
       memory_bytes_(memory_bytes),
-      threads_(PackThreads()) {}
+      threads_(PackThreads()),
+      kernels_(BestPackKernels()) {}
 
-uint32_t LayerPacker::PassBlocks(const KindGeometry& kind) const {
+uint32_t LayerPacker::PassBlocks(const KindGeometry& kind, bool moments) const {
+  const uint64_t column_bytes =
+      uint64_t{kind.units_per_block} * kind.column_elements * sizeof(float);
   const uint64_t bytes_per_block =
-      kind.block_bytes + uint64_t{kind.units_per_block} * kind.column_elements * sizeof(float);
+      uint64_t{kind.block_bytes} + (moments ? column_bytes : kind.block_bytes);
   return static_cast<uint32_t>(
       std::clamp<uint64_t>(memory_bytes_ / bytes_per_block, 1, kind.block_count));
 }
 
-absl::Status LayerPacker::GatherColumns(const GgufTensor& matrix, const Pass& pass) {
-  const uint64_t rows = matrix.rows(), width = matrix.columns();
-  const uint64_t band_rows = BandRows(matrix);
-  const uint64_t bands = (rows + band_rows - 1) / band_rows;
-  return ParallelFor(bands, threads_, [&](uint64_t band) -> absl::Status {
-    thread_local std::vector<float> decoded;
-    const uint64_t first = band * band_rows;
-    const uint64_t count = std::min(band_rows, rows - first);
-    decoded.resize(band_rows * width);
-    RETURN_IF_ERROR(reader_(matrix, first, count, decoded.data()));
-    TransposeBand(decoded.data(), width, count, pass.moves, pass.columns + first, rows);
-    return absl::OkStatus();
-  });
-}
-
-absl::Status LayerPacker::EncodeColumns(Step step, const GgufTensor& matrix,
-                                        const KindGeometry& kind, const Pass& pass,
-                                        uint32_t column_in_unit, ColumnRecord& record) {
-  const uint64_t elements = kind.column_elements;
-  const uint64_t offset_in_unit = column_in_unit * ColumnBytes(encoding_, elements);
-  const uint64_t chunks = (pass.units.size() + kEncodeChunk - 1) / kEncodeChunk;
-  return ParallelFor(chunks, threads_, [&](uint64_t chunk) -> absl::Status {
-    std::vector<float> decoded(elements);
-    const uint64_t end = std::min<uint64_t>((chunk + 1) * kEncodeChunk, pass.units.size());
-    for (uint64_t c = chunk * kEncodeChunk; c < end; ++c) {
-      const float* values = pass.columns + c * elements;
-      uint8_t* stored = pass.blocks.data() + c / kind.units_per_block * kind.block_bytes +
-                        c % kind.units_per_block * kind.unit_bytes + offset_in_unit;
-      if (step != Step::kCompare) EncodeColumn(encoding_, values, elements, stored);
-      if (step == Step::kEncode) continue;
-      DecodeColumn(encoding_, stored, elements, decoded.data());
-      const ColumnSums sums = CompareColumn(values, decoded.data(), elements);
-      const uint32_t unit = pass.units[c];
-      if (!std::isfinite(sums.error.difference)) {
-        return NotFinite(matrix, unit, std::isfinite(sums.error.source), encoding_);
+void LayerPacker::Announce(const Matrices& matrices, const KindGeometry& kind, bool moments,
+                           const RowsCallback& expect) const {
+  moments = moments && IsGrouped(encoding_);
+  for (uint32_t first = 0; first < kind.block_count; first += PassBlocks(kind, moments)) {
+    for (const GgufTensor* matrix : matrices) {
+      for (int reading = 0; reading < (moments ? 2 : 1); ++reading) {
+        CHECK(ForEachBand(*matrix, [&](uint64_t row, uint64_t count) {
+                expect(*matrix, row, count);
+                return absl::OkStatus();
+              }).ok());
       }
-      record.norms[unit] = static_cast<float>(std::sqrt(sums.stored));
-      record.sums[unit] = sums.error;
+    }
+  }
+}
+
+SlabSums LayerPacker::SumsFrom(uint64_t column) {
+  return {&sums_[0][column], &sums_[1][column], &sums_[2][column]};
+}
+
+absl::Status LayerPacker::StoreBand(const GgufTensor& matrix, const RawRows& rows,
+                                    uint64_t first_row, uint64_t count, const Pass& pass,
+                                    const Columns& out) {
+  const uint64_t width = matrix.columns();
+  const uint64_t row_bytes = GgmlRowBytes(rows.type, width);
+  const uint64_t stripe_bytes = GgmlRowBytes(rows.type, kSlabColumns);
+  const size_t scale_bytes = ColumnScaleBytes(out.encoding, out.elements);
+  const size_t slab_chunks = SlabChunks(out.encoding);
+  // A stripe is a slab wide.
+  return ParallelFor((width + kSlabColumns - 1) / kSlabColumns, threads_, [&](uint64_t stripe) {
+    const uint64_t first = stripe * kSlabColumns;
+    const uint64_t columns = std::min<uint64_t>(kSlabColumns, width - first);
+    const uint8_t* from = rows.bytes + GgmlRowBytes(rows.type, first);
+    uint8_t* to[kSlabColumns];
+    bool any = false;
+    for (uint64_t c = 0; c < columns; ++c) {
+      const uint32_t position = pass.positions[first + c];
+      to[c] = position == kNowhere ? nullptr : out.At(position);
+      any = any || to[c] != nullptr;
+    }
+    if (!any) return absl::OkStatus();
+    alignas(64) float slab[kSlabRows * kSlabColumns] = {};
+    EncodedSlab encoded;
+    for (uint64_t r = 0; r < count; r += kSlabRows) {
+      const uint64_t n = std::min<uint64_t>(kSlabRows, count - r);
+      for (uint64_t i = 0; i < n; ++i) {
+        const uint8_t* row = from + (r + i) * row_bytes;
+        if (r + i + kSlabRows < count) Prefetch(row + kSlabRows * row_bytes, stripe_bytes);
+        kernels_.decode(rows.type, row, columns, slab + i * kSlabColumns);
+      }
+      std::fill(slab + n * kSlabColumns, std::end(slab), 0.0f);
+      kernels_.encode(out.encoding, slab, kSlabColumns, RoundUp(columns, kSlabLanes),
+                      SumsFrom(first), encoded);
+      const uint64_t slab_index = (first_row + r) / kSlabRows;
+      const size_t chunks = (n * slab_chunks + kSlabRows - 1) / kSlabRows;
+      for (uint64_t c = 0; c < columns; ++c) {
+        if (to[c] == nullptr) continue;
+        if (scale_bytes > 0) std::memcpy(to[c] + 2 * slab_index, &encoded.scales[c], 2);
+        uint8_t* codes = to[c] + scale_bytes + slab_index * slab_chunks * kChunkBytes;
+        for (size_t k = 0; k < chunks; ++k) {
+          std::memcpy(codes + k * kChunkBytes, encoded.chunks[k][c], kChunkBytes);
+        }
+      }
     }
     return absl::OkStatus();
   });
 }
 
-absl::Status LayerPacker::RunPass(const std::vector<const GgufTensor*>& matrices,
-                                  const KindGeometry& kind, const Pass& pass,
-                                  std::vector<ColumnRecord>& records) {
-  std::fill(pass.blocks.begin(), pass.blocks.end(), 0);  // Padding is zero.
-  for (uint32_t m = 0; m < matrices.size(); ++m) {
-    const auto encode = [&](Step step) {
-      return EncodeColumns(step, *matrices[m], kind, pass, m, records[m]);
-    };
-    RETURN_IF_ERROR(GatherColumns(*matrices[m], pass));
-    if (pass.moments == nullptr) {
-      RETURN_IF_ERROR(encode(Step::kEncodeAndCompare));
-      continue;
-    }
-    RETURN_IF_ERROR(AdjustForRounding(encoding_, *pass.moments, pass.units, kind.column_elements,
-                                      threads_, pass.columns));
-    RETURN_IF_ERROR(encode(Step::kEncode));
-    RETURN_IF_ERROR(GatherColumns(*matrices[m], pass));  // The source again, to compare with.
-    RETURN_IF_ERROR(encode(Step::kCompare));
+absl::Status LayerPacker::StoreColumns(const GgufTensor& matrix, const Pass& pass,
+                                       const Columns& out) {
+  for (auto& sums : sums_) sums.assign(RoundUp(matrix.columns(), kSlabColumns), 0);
+  return ForEachBand(matrix, [&](uint64_t first, uint64_t count) -> absl::Status {
+    ASSIGN_OR_RETURN(const RawRows rows, reader_(matrix, first, count));
+    return StoreBand(matrix, rows, first, count, pass, out);
+  });
+}
+
+absl::Status LayerPacker::PackColumns(const GgufTensor& matrix, const Pass& pass,
+                                      const Columns& out, ColumnRecord& record) {
+  RETURN_IF_ERROR(StoreColumns(matrix, pass, out));
+  for (const uint32_t unit : pass.units) {
+    const SlabSums sums = SumsFrom(unit);
+    record.sums[unit] = {.difference = *sums.difference, .source = *sums.source};
+    record.norms[unit] = static_cast<float>(std::sqrt(*sums.stored));
+    RETURN_IF_ERROR(CheckFinite(matrix, unit, record.sums[unit], encoding_));
   }
   return absl::OkStatus();
 }
 
-absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matrices,
-                                    const KindGeometry& kind, const BlockSink& sink,
-                                    store::v1::KindUnits& units, std::span<ErrorSums> sums,
-                                    const InputMoments* moments) {
+absl::Status LayerPacker::PackWithFeedback(const GgufTensor& matrix, const Pass& pass,
+                                           const Columns& out, ColumnRecord& record) {
+  const uint64_t elements = out.elements;
+  float* const columns = scratch_.data();
+  const Columns floats = {UnitEncoding::kF32,
+                          reinterpret_cast<uint8_t*>(columns),
+                          1,
+                          elements * sizeof(float),
+                          0,
+                          elements};
+  const auto for_each_column = [&](const auto& work) {
+    const uint64_t chunks = (pass.units.size() + kEncodeChunk - 1) / kEncodeChunk;
+    return ParallelFor(chunks, threads_, [&](uint64_t chunk) -> absl::Status {
+      const uint64_t end = std::min<uint64_t>((chunk + 1) * kEncodeChunk, pass.units.size());
+      for (uint64_t c = chunk * kEncodeChunk; c < end; ++c) RETURN_IF_ERROR(work(c));
+      return absl::OkStatus();
+    });
+  };
+  RETURN_IF_ERROR(StoreColumns(matrix, pass, floats));
+  RETURN_IF_ERROR(
+      AdjustForRounding(encoding_, *pass.moments, pass.units, elements, threads_, columns));
+  RETURN_IF_ERROR(for_each_column([&](uint64_t c) {
+    EncodeColumn(encoding_, columns + c * elements, elements, out.At(c));
+    return absl::OkStatus();
+  }));
+  RETURN_IF_ERROR(StoreColumns(matrix, pass, floats));  // The source again, to compare with.
+  return for_each_column([&](uint64_t c) {
+    std::vector<float> decoded(elements);
+    DecodeColumn(encoding_, out.At(c), elements, decoded.data());
+    const ColumnSums sums = CompareColumn(columns + c * elements, decoded.data(), elements);
+    const uint32_t unit = pass.units[c];
+    record.norms[unit] = static_cast<float>(std::sqrt(sums.stored));
+    record.sums[unit] = sums.error;
+    return CheckFinite(matrix, unit, sums.error, encoding_);
+  });
+}
+
+absl::Status LayerPacker::RunPass(const Matrices& matrices, const KindGeometry& kind,
+                                  const Pass& pass, std::vector<ColumnRecord>& records) {
+  Clear(pass.blocks, threads_);  // Padding is zero.
+  for (size_t m = 0; m < matrices.size(); ++m) {
+    const Columns out = {
+        .encoding = encoding_,
+        .begin = pass.blocks.data() + m * ColumnBytes(encoding_, kind.column_elements),
+        .per_block = kind.units_per_block,
+        .block_bytes = kind.block_bytes,
+        .bytes = kind.unit_bytes,
+        .elements = kind.column_elements};
+    RETURN_IF_ERROR(pass.moments == nullptr
+                        ? PackColumns(*matrices[m], pass, out, records[m])
+                        : PackWithFeedback(*matrices[m], pass, out, records[m]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LayerPacker::PackUnits(const Matrices& matrices, const KindGeometry& kind,
+                                    BlockSink& sink, store::v1::KindUnits& units,
+                                    std::span<ErrorSums> sums, const InputMoments* moments) {
   if (!IsGrouped(encoding_)) moments = nullptr;
-  const uint32_t pass_blocks = PassBlocks(kind);
+  const uint32_t pass_blocks = PassBlocks(kind, moments != nullptr);
   const uint64_t pass_columns =
       std::min<uint64_t>(uint64_t{pass_blocks} * kind.units_per_block, kind.unit_count);
-  const uint64_t column_floats = pass_columns * kind.column_elements;
-  const uint64_t pass_bytes = uint64_t{pass_blocks} * kind.block_bytes;
-  scratch_.resize(std::max<uint64_t>(scratch_.size(), column_floats + pass_bytes / sizeof(float)));
-  auto* blocks = reinterpret_cast<uint8_t*>(scratch_.data() + column_floats);
-
+  if (moments != nullptr) {
+    scratch_.resize(std::max<uint64_t>(scratch_.size(), pass_columns * kind.column_elements));
+  }
   std::vector<ColumnRecord> records(matrices.size(), {std::vector<float>(kind.unit_count),
                                                       std::vector<ErrorSums>(kind.unit_count)});
   const std::vector<uint32_t> order = UnitsInOrder(units, kind.unit_count);
@@ -220,15 +310,17 @@ absl::Status LayerPacker::PackUnits(const std::vector<const GgufTensor*>& matric
     const uint64_t first_column = uint64_t{first} * kind.units_per_block;
     const uint64_t columns = std::min<uint64_t>(pass_columns, kind.unit_count - first_column);
     const auto pass_units = std::span(order).subspan(first_column, columns);
-    const std::vector<Move> moves = MovesOf(pass_units);
-    const Pass pass = {
-        pass_units, moves, scratch_.data(), {blocks, uint64_t{count} * kind.block_bytes}, moments};
-    RETURN_IF_ERROR(RunPass(matrices, kind, pass, records));
+    std::vector<uint32_t> positions(kind.unit_count, kNowhere);
+    for (uint32_t p = 0; p < columns; ++p) positions[pass_units[p]] = p;
+    ASSIGN_OR_RETURN(const std::span<uint8_t> blocks,
+                     sink.Room(first, uint64_t{count} * kind.block_bytes));
+    RETURN_IF_ERROR(RunPass(matrices, kind, {pass_units, positions, blocks, moments}, records));
     checksums.resize(count);
-    for (uint32_t b = 0; b < count; ++b) {
-      checksums[b] = Checksum(blocks + uint64_t{b} * kind.block_bytes, kind.block_bytes);
-    }
-    RETURN_IF_ERROR(sink(first, pass.blocks, checksums));
+    RETURN_IF_ERROR(ParallelFor(count, threads_, [&](uint64_t b) {
+      checksums[b] = Checksum(&blocks[b * kind.block_bytes], kind.block_bytes);
+      return absl::OkStatus();
+    }));
+    RETURN_IF_ERROR(sink.Put(checksums));
   }
   Summarise(records, units, sums);
   return absl::OkStatus();

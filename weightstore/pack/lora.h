@@ -1,6 +1,4 @@
-// LoRA adapters in GGUF, added to the weights of a model while its rows are read:
-//   W + sum over adapters of scale * alpha / rank * B A,  A [rank, in], B [out, rank]
-// Source: the adapter files of llama.cpp (keys adapter.*, tensors NAME.lora_a and NAME.lora_b).
+// LoRA adapters (proto/gguf/lora_file.h) added to the weights of a model while its rows are read.
 // Nothing of an adapter is kept in memory but its directory. Thread-safe after Open().
 #pragma once
 
@@ -12,8 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "proto/gguf/lora_file.h"
 #include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 
@@ -35,17 +33,15 @@ class LoraSet {
 
  private:
   struct Delta {
-    const GgufFile* file;
-    const GgufTensor* a;  // [rank, in]
-    const GgufTensor* b;  // [out, rank]
-    float factor;
+    const LoraFile* file;
+    const LoraFile::Pair* pair;
   };
 
   absl::Status AddAdapter(const GgufFile& model, const LoraSource& source);
   static absl::Status AddDelta(const Delta& delta, uint64_t first, uint64_t count, uint64_t columns,
                                float* rows);
 
-  std::vector<std::unique_ptr<GgufFile>> files_;
+  std::vector<std::unique_ptr<const LoraFile>> files_;
   std::map<std::string, std::vector<Delta>> deltas_;  // by the model's tensor
   std::string description_;
 };

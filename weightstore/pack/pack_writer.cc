@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "proto/store/v1/mask_trace.h"
@@ -18,11 +19,15 @@
 #include "weightstore/pack/checksum_stream.h"
 #include "weightstore/pack/layer_packer.h"
 #include "weightstore/pack/pack_plan.h"
+#include "weightstore/pack/parallel_for.h"
+#include "weightstore/pack/read_ahead.h"
+#include "weightstore/pack/write_behind.h"
 
 namespace tidegate {
 namespace {
 
-constexpr uint64_t kCopyBytes = 4 << 20;
+constexpr uint64_t kCopyBytes = 8 << 20;  // of a static tensor at a time
+constexpr uint64_t kPieceRows = 256;      // handed to a thread at a time
 
 absl::StatusOr<PackUuid> RandomUuid() {
   PackUuid uuid;
@@ -82,7 +87,12 @@ class Writer {
         plan_(plan),
         options_(options),
         fd_(fd),
-        progress_(progress) {
+        progress_(progress),
+        input_(source),
+        output_(fd),
+        packer_([this](const GgufTensor& matrix, uint64_t first,
+                       uint64_t count) { return ReadRaw(matrix, first, count); },
+                options.units, options.memory_bytes) {
     header_.magic = kPackMagic;
     header_.version = kPackVersion;
     header_.header_bytes = kPageBytes;
@@ -98,13 +108,44 @@ class Writer {
   absl::StatusOr<PackReport> Run() {
     ASSIGN_OR_RETURN(header_.uuid, RandomUuid());
     RETURN_IF_ERROR(ReserveSpace());
-    RETURN_IF_ERROR(WriteStatics());
-    RETURN_IF_ERROR(WriteLayers());
+    // Layers keep the cores busy, static tensors the drive: side by side neither waits.
+    RETURN_IF_ERROR(
+        ParallelFor(2, 2, [&](uint64_t i) { return i == 0 ? WriteLayers() : WriteStatics(); }));
     RETURN_IF_ERROR(WriteTables());
     return Report();
   }
 
  private:
+  using Matrices = LayerPacker::Matrices;
+
+  // Finished blocks of an expert's part of a layer go where they belong in the file.
+  class PartSink final : public BlockSink {
+   public:
+    PartSink(Writer& writer, uint32_t layer, UnitKind kind, uint32_t first_block)
+        : writer_(writer), layer_(layer), kind_(kind), first_block_(first_block) {}
+
+    absl::StatusOr<std::span<uint8_t>> Room(uint32_t first, uint64_t bytes) override {
+      bytes_ = bytes;
+      return writer_.output_.Room(
+          writer_.header_.blocks_offset +
+              writer_.plan_.geometry.BlockOffset(layer_, kind_, first_block_ + first),
+          bytes);
+    }
+    absl::Status Put(std::span<const uint64_t> checksums) override {
+      writer_.output_.Write();
+      writer_.checksums_.insert(writer_.checksums_.end(), checksums.begin(), checksums.end());
+      writer_.Advance(bytes_);
+      return absl::OkStatus();
+    }
+
+   private:
+    Writer& writer_;
+    const uint32_t layer_;
+    const UnitKind kind_;
+    const uint32_t first_block_;
+    uint64_t bytes_ = 0;
+  };
+
   // Fails at once, not after an hour, when the drive is too full.
   absl::Status ReserveSpace() {
     const uint64_t bytes = header_.manifest_offset;
@@ -116,102 +157,165 @@ class Writer {
   }
 
   void Advance(uint64_t bytes) {
+    MutexLock lock(progress_mutex_);
     done_bytes_ += bytes;
     if (progress_) progress_(done_bytes_, plan_.static_bytes + header_.blocks_bytes);
   }
 
-  absl::Status WriteStatics() {
-    for (size_t i = 0; i < plan_.statics.size(); ++i) {
-      store::v1::StaticTensor& entry = *plan_.manifest.mutable_static_tensors(static_cast<int>(i));
-      const GgufTensor& tensor = *plan_.statics[i];
-      // Rows come in GGUF's order either way; what changes inside of a row needs floats.
-      const bool same = tensor.plus == 0 && (tensor.head_rows == 0 || tensor.dims.size() > 1);
-      const bool copy = same && tensor.type == entry.type() && !adapters_.Touches(tensor.name);
-      RETURN_IF_ERROR(copy ? CopyTensor(tensor, entry) : WidenTensor(tensor, entry));
-    }
-    return absl::OkStatus();
+  // Whether the bytes of the source's rows say all; otherwise its floats are needed.
+  bool IsPlain(const GgufTensor& tensor) const {
+    return !tensor.translated() && !adapters_.Touches(tensor.name);
   }
 
-  absl::Status CopyTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
-    const auto type = static_cast<GgmlType>(entry.type());
-    const uint64_t from_bytes = GgmlRowBytes(type, entry.columns());
-    const uint64_t to_bytes = StaticRowBytes(type, entry.columns());
-    const uint64_t step = std::clamp<uint64_t>(kCopyBytes / to_bytes, 1, entry.rows());
-    std::vector<uint8_t> from(step * from_bytes), to(step * to_bytes);
-    ChecksumStream checksum;
-    for (uint64_t row = 0; row < entry.rows(); row += step) {
-      const uint64_t n = std::min(step, entry.rows() - row);
-      RETURN_IF_ERROR(source_.ReadBytes(tensor, row * from_bytes, n * from_bytes, from.data()));
-      for (uint64_t r = 0; r < n; ++r) {
-        StoreStaticRow(type, from.data() + r * from_bytes, entry.columns(),
-                       to.data() + r * to_bytes);
+  // Whether a static tensor keeps its values and its type.
+  bool IsCopied(size_t i) {
+    return IsPlain(*plan_.statics[i]) && plan_.statics[i]->type == StaticEntry(i).type();
+  }
+
+  // Tells the input everything of the layers that will be read, in order.
+  void ExpectLayers() {
+    const auto expect = [&](const GgufTensor& tensor, uint64_t first, uint64_t count) {
+      if (IsPlain(tensor)) input_.Expect(tensor, first, count);
+    };
+    for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
+      for (const UnitKind kind : {UnitKind::kInput, UnitKind::kHidden}) {
+        for (const Matrices& matrices : PartsOf(layer, kind)) {
+          packer_.Announce(matrices, GeometryOf(kind, matrices), !options_.moments.empty(), expect);
+        }
       }
-      checksum.Add(to.data(), n * to_bytes);
-      const uint64_t offset = header_.static_offset + entry.offset() + row * to_bytes;
-      RETURN_IF_ERROR(WriteAt(fd_, offset, to.data(), n * to_bytes));
-      Advance(n * to_bytes);
+    }
+  }
+
+  store::v1::StaticTensor& StaticEntry(size_t i) {
+    return *plan_.manifest.mutable_static_tensors(static_cast<int>(i));
+  }
+  static uint64_t StoredRowBytes(const store::v1::StaticTensor& entry) {
+    return StaticRowBytes(static_cast<GgmlType>(entry.type()), entry.columns());
+  }
+  // Rows that are read and written at a time.
+  uint64_t StaticStep(size_t i) {
+    return std::clamp<uint64_t>(kCopyBytes / StoredRowBytes(StaticEntry(i)), 1,
+                                StaticEntry(i).rows());
+  }
+
+  absl::Status WriteStatics() {
+    ReadAhead input(source_);
+    WriteBehind output(fd_);
+    for (size_t i = 0; i < plan_.statics.size(); ++i) {
+      const uint64_t rows = StaticEntry(i).rows(), step = StaticStep(i);
+      for (uint64_t row = 0; IsCopied(i) && row < rows; row += step) {
+        input.Expect(*plan_.statics[i], row, std::min(step, rows - row));
+      }
+    }
+    for (size_t i = 0; i < plan_.statics.size(); ++i) {
+      RETURN_IF_ERROR(WriteStatic(i, input, output));
+    }
+    return output.Finish();
+  }
+
+  absl::Status WriteStatic(size_t i, ReadAhead& input, WriteBehind& output) {
+    store::v1::StaticTensor& entry = StaticEntry(i);
+    const GgufTensor& tensor = *plan_.statics[i];
+    const uint64_t row_bytes = StoredRowBytes(entry), step = StaticStep(i);
+    ChecksumStream checksum;
+    for (uint64_t row = 0; row < entry.rows(); row += step) {
+      const uint64_t n = std::min(step, entry.rows() - row);
+      const uint64_t offset = header_.static_offset + entry.offset() + row * row_bytes;
+      ASSIGN_OR_RETURN(const std::span<uint8_t> room, output.Room(offset, n * row_bytes));
+      if (IsCopied(i)) {
+        ASSIGN_OR_RETURN(const std::span<const uint8_t> from, input.Take(tensor, row, n));
+        RETURN_IF_ERROR(CopyRows(entry, from, n, room.data()));
+      } else {
+        RETURN_IF_ERROR(ReadMergedRows(tensor, row, n, reinterpret_cast<float*>(room.data())));
+      }
+      checksum.Add(room.data(), room.size());
+      output.Write();
+      Advance(room.size());
     }
     entry.set_xxh3(checksum.Value());
     return absl::OkStatus();
   }
 
-  // As F32, a few rows at a time.
-  absl::Status WidenTensor(const GgufTensor& tensor, store::v1::StaticTensor& entry) {
-    const uint64_t row_bytes = entry.columns() * sizeof(float);
-    const uint64_t step = std::clamp<uint64_t>(kCopyBytes / row_bytes, 1, entry.rows());
-    std::vector<float> values(step * entry.columns());
-    ChecksumStream checksum;
-    for (uint64_t row = 0; row < entry.rows(); row += step) {
-      const uint64_t n = std::min(step, entry.rows() - row);
-      RETURN_IF_ERROR(ReadMergedRows(tensor, row, n, values.data()));
-      checksum.Add(values.data(), n * row_bytes);
-      const uint64_t offset = header_.static_offset + entry.offset() + row * row_bytes;
-      RETURN_IF_ERROR(WriteAt(fd_, offset, values.data(), n * row_bytes));
-      Advance(n * row_bytes);
-    }
-    entry.set_xxh3(checksum.Value());
-    return absl::OkStatus();
+  static absl::Status CopyRows(const store::v1::StaticTensor& entry, std::span<const uint8_t> from,
+                               uint64_t count, uint8_t* out) {
+    const auto type = static_cast<GgmlType>(entry.type());
+    const uint64_t from_bytes = from.size() / count, to_bytes = StoredRowBytes(entry);
+    return ParallelFor(Pieces(count), PackThreads(), [&](uint64_t piece) {
+      const uint64_t end = std::min(count, (piece + 1) * kPieceRows);
+      for (uint64_t r = piece * kPieceRows; r < end; ++r) {
+        StoreStaticRow(type, &from[r * from_bytes], entry.columns(), out + r * to_bytes);
+      }
+      return absl::OkStatus();
+    });
   }
+
+  static uint64_t Pieces(uint64_t rows) { return (rows + kPieceRows - 1) / kPieceRows; }
 
   absl::Status ReadMergedRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
                               float* out) const {
-    RETURN_IF_ERROR(source_.ReadRows(tensor, first, count, out));
-    return adapters_.AddTo(tensor, first, count, out);
+    return ParallelFor(Pieces(count), PackThreads(), [&](uint64_t piece) -> absl::Status {
+      const uint64_t row = piece * kPieceRows, n = std::min(kPieceRows, count - row);
+      float* const rows = out + row * tensor.columns();
+      RETURN_IF_ERROR(source_.ReadRows(tensor, first + row, n, rows));
+      return adapters_.AddTo(tensor, first + row, n, rows);
+    });
+  }
+
+  absl::StatusOr<RawRows> ReadRaw(const GgufTensor& matrix, uint64_t first, uint64_t count) {
+    if (IsPlain(matrix)) {
+      ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(matrix.type));
+      ASSIGN_OR_RETURN(const std::span<const uint8_t> rows, input_.Take(matrix, first, count));
+      return RawRows{type, rows.data()};
+    }
+    floats_.resize(count * matrix.columns());
+    RETURN_IF_ERROR(ReadMergedRows(matrix, first, count, floats_.data()));
+    return RawRows{GgmlType::kF32, reinterpret_cast<const uint8_t*>(floats_.data())};
   }
 
   absl::Status WriteLayers() {
-    LayerPacker packer([this](const GgufTensor& matrix, uint64_t first, uint64_t count,
-                              float* out) { return ReadMergedRows(matrix, first, count, out); },
-                       options_.units, options_.memory_bytes);
+    ExpectLayers();
     for (uint32_t layer = 0; layer < plan_.geometry.layer_count; ++layer) {
-      const size_t slots = plan_.layers.size() / plan_.geometry.layer_count;
-      std::vector<std::vector<const GgufTensor*>> input, hidden;
-      for (const LayerMatrices& from : std::span(plan_.layers).subspan(layer * slots, slots)) {
-        input.push_back({from.gate, from.up});
-        if (from.down != nullptr) hidden.push_back({from.down});
-      }
       const LayerMoments* moments = options_.moments.empty() ? nullptr : &options_.moments[layer];
       store::v1::LayerUnits& units = *plan_.manifest.mutable_layers(static_cast<int>(layer));
-      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kInput, input, *units.mutable_input(),
+      RETURN_IF_ERROR(PackKind(layer, UnitKind::kInput, *units.mutable_input(),
                                std::span(sums_).first(2),
                                moments != nullptr ? &moments->input : nullptr));
-      RETURN_IF_ERROR(PackKind(packer, layer, UnitKind::kHidden, hidden, *units.mutable_hidden(),
+      RETURN_IF_ERROR(PackKind(layer, UnitKind::kHidden, *units.mutable_hidden(),
                                std::span(sums_).last(1),
                                moments != nullptr ? &moments->hidden : nullptr));
     }
-    return absl::OkStatus();
+    return output_.Finish();
   }
 
-  // `parts`: for each expert the matrices of this kind, whose columns are its units.
-  absl::Status PackKind(LayerPacker& packer, uint32_t layer, UnitKind kind,
-                        const std::vector<std::vector<const GgufTensor*>>& parts,
-                        store::v1::KindUnits& units, std::span<ErrorSums> sums,
-                        const InputMoments* moments) {
+  // For each expert the matrices of this kind, whose columns are its units.
+  std::vector<Matrices> PartsOf(uint32_t layer, UnitKind kind) const {
+    const size_t slots = plan_.layers.size() / plan_.geometry.layer_count;
+    std::vector<Matrices> parts;
+    for (const LayerMatrices& from : std::span(plan_.layers).subspan(layer * slots, slots)) {
+      if (kind == UnitKind::kInput) {
+        parts.push_back({from.gate, from.up});
+      } else if (from.down != nullptr) {
+        parts.push_back({from.down});
+      }
+    }
+    return parts;
+  }
+
+  // As if the part were all of the layer's units.
+  KindGeometry GeometryOf(UnitKind kind, const Matrices& matrices) const {
+    KindGeometry geometry = plan_.geometry.kind(kind);
+    geometry.unit_count = static_cast<uint32_t>(matrices[0]->columns());
+    geometry.block_count =
+        (geometry.unit_count + geometry.units_per_block - 1) / geometry.units_per_block;
+    return geometry;
+  }
+
+  absl::Status PackKind(uint32_t layer, UnitKind kind, store::v1::KindUnits& units,
+                        std::span<ErrorSums> sums, const InputMoments* moments) {
     std::vector<ErrorSums> layer_sums(sums.size());
     uint32_t first_unit = 0;
-    for (const auto& matrices : parts) {
-      RETURN_IF_ERROR(
-          PackPart(packer, layer, kind, matrices, first_unit, units, layer_sums, moments));
+    for (const Matrices& matrices : PartsOf(layer, kind)) {
+      RETURN_IF_ERROR(PackPart(layer, kind, matrices, first_unit, units, layer_sums, moments));
       first_unit += static_cast<uint32_t>(matrices[0]->columns());
     }
     for (size_t m = 0; m < sums.size(); ++m) {
@@ -222,29 +326,16 @@ class Writer {
     return absl::OkStatus();
   }
 
-  absl::Status PackPart(LayerPacker& packer, uint32_t layer, UnitKind kind,
-                        const std::vector<const GgufTensor*>& matrices, uint32_t first_unit,
-                        store::v1::KindUnits& units, std::span<ErrorSums> sums,
+  absl::Status PackPart(uint32_t layer, UnitKind kind, const Matrices& matrices,
+                        uint32_t first_unit, store::v1::KindUnits& units, std::span<ErrorSums> sums,
                         const InputMoments* moments) {
-    KindGeometry geometry = plan_.geometry.kind(kind);
-    const uint32_t first_block = first_unit / geometry.units_per_block;
-    geometry.unit_count = static_cast<uint32_t>(matrices[0]->columns());
-    geometry.block_count =
-        (geometry.unit_count + geometry.units_per_block - 1) / geometry.units_per_block;
-    const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
-                          std::span<const uint64_t> checksums) -> absl::Status {
-      const uint64_t offset =
-          header_.blocks_offset + plan_.geometry.BlockOffset(layer, kind, first_block + first);
-      RETURN_IF_ERROR(WriteAt(fd_, offset, bytes.data(), bytes.size()));
-      checksums_.insert(checksums_.end(), checksums.begin(), checksums.end());
-      Advance(bytes.size());
-      return absl::OkStatus();
-    };
+    const KindGeometry geometry = GeometryOf(kind, matrices);
+    PartSink sink(*this, layer, kind, first_unit / geometry.units_per_block);
     store::v1::KindUnits part;
     for (uint32_t u = 0; !units.positions().empty() && u < geometry.unit_count; ++u) {
       part.add_positions(units.positions(static_cast<int>(first_unit + u)) - first_unit);
     }
-    RETURN_IF_ERROR(packer.PackUnits(matrices, geometry, sink, part, sums, moments));
+    RETURN_IF_ERROR(packer_.PackUnits(matrices, geometry, sink, part, sums, moments));
     units.mutable_norms()->MergeFrom(part.norms());
     units.mutable_second_norms()->MergeFrom(part.second_norms());
     return absl::OkStatus();
@@ -291,10 +382,15 @@ class Writer {
   const PackOptions& options_;
   const int fd_;
   const PackProgress& progress_;
+  ReadAhead input_;     // of the layers
+  WriteBehind output_;  // the same
+  LayerPacker packer_;
+  std::vector<float> floats_;  // rows that are not plain
   PackHeader header_ = {};
   std::vector<uint64_t> checksums_;  // in the order of the block section
   std::array<ErrorSums, 3> sums_;    // gate, up, down
-  uint64_t done_bytes_ = 0;
+  Mutex progress_mutex_;
+  uint64_t done_bytes_ GUARDED_BY(progress_mutex_) = 0;
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "proto/gguf/lora_file.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
 #include "proto/store/v1/unit_codec.h"
@@ -16,13 +17,6 @@
 #include "weightstore/pack/input_moments.h"
 
 namespace tidegate {
-
-// A LoRA adapter in GGUF (llama.cpp's format) to merge while packing: W + scale * alpha / rank * B
-// A.
-struct LoraSource {
-  std::string path;
-  float scale = 1;
-};
 
 struct PackOptions {
   UnitEncoding units = UnitEncoding::kQ8;

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 // Threads that packing uses: at most kMaxPackThreads, no more than the machine has.
-inline constexpr uint32_t kMaxPackThreads = 4;
+inline constexpr uint32_t kMaxPackThreads = 16;
 uint32_t PackThreads();
 
 // Calls work(i) for every i in [0, count), each once, in no fixed order. Stops handing out pieces

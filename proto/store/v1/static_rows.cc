@@ -12,6 +12,16 @@ UnitEncoding SameCodes(GgmlType type) {
   return type == GgmlType::kQ4_0 ? UnitEncoding::kQ4 : UnitEncoding::kQ8;
 }
 
+// Blocks of a half scale and kCodeBytes of codes: all scales, all codes.
+template <size_t kCodeBytes>
+void SplitBlocks(const uint8_t* block, size_t blocks, uint8_t* scales, uint8_t* codes) {
+  for (size_t b = 0; b < blocks; ++b) {
+    std::memcpy(scales + b * sizeof(uint16_t), block, sizeof(uint16_t));
+    std::memcpy(codes + b * kCodeBytes, block + sizeof(uint16_t), kCodeBytes);
+    block += sizeof(uint16_t) + kCodeBytes;
+  }
+}
+
 }  // namespace
 
 bool HasColumnLayout(GgmlType type) { return type == GgmlType::kQ8_0 || type == GgmlType::kQ4_0; }
@@ -30,15 +40,13 @@ void StoreStaticRow(GgmlType type, const uint8_t* gguf_row, size_t columns, uint
     std::memcpy(out, gguf_row, GgmlRowBytes(type, columns));
     return;
   }
-  const size_t block_bytes = GgmlBlockBytes(type);
-  const size_t code_bytes = block_bytes - sizeof(uint16_t);
   const size_t scale_bytes = StaticScaleBytes(type, columns);
   const size_t blocks = columns / GgmlBlockElements(type);
   std::memset(out, 0, scale_bytes);
-  for (size_t b = 0; b < blocks; ++b) {
-    const uint8_t* block = gguf_row + b * block_bytes;
-    std::memcpy(out + b * sizeof(uint16_t), block, sizeof(uint16_t));
-    std::memcpy(out + scale_bytes + b * code_bytes, block + sizeof(uint16_t), code_bytes);
+  if (type == GgmlType::kQ4_0) {
+    SplitBlocks<16>(gguf_row, blocks, out, out + scale_bytes);
+  } else {
+    SplitBlocks<32>(gguf_row, blocks, out, out + scale_bytes);
   }
 }
 

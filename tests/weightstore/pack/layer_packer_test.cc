@@ -6,20 +6,45 @@
 #include <random>
 #include <set>
 
+#include "proto/gguf/gguf_cursor.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/checksum_stream.h"
-#include "weightstore/pack/gguf_cursor.h"
 #include "weightstore/pack/parallel_for.h"
 
 namespace tidegate {
 namespace {
 
 RowReader RowsOf(const GgufFile& source) {
-  return [&source](const GgufTensor& matrix, uint64_t first, uint64_t count, float* out) {
-    return source.ReadRows(matrix, first, count, out);
+  return [&source, rows = std::vector<float>()](const GgufTensor& matrix, uint64_t first,
+                                                uint64_t count) mutable -> absl::StatusOr<RawRows> {
+    rows.resize(count * matrix.columns());
+    const absl::Status status = source.ReadRows(matrix, first, count, rows.data());
+    if (!status.ok()) return status;
+    return RawRows{GgmlType::kF32, reinterpret_cast<const uint8_t*>(rows.data())};
   };
 }
+
+// Calls `take` with finished blocks.
+class CallingSink final : public BlockSink {
+ public:
+  using Take = std::function<absl::Status(uint32_t first, std::span<const uint8_t> bytes,
+                                          std::span<const uint64_t> checksums)>;
+  explicit CallingSink(Take take) : take_(std::move(take)) {}
+  absl::StatusOr<std::span<uint8_t>> Room(uint32_t first, uint64_t bytes) override {
+    first_ = first;
+    bytes_.assign(bytes, 0xee);
+    return std::span(bytes_);
+  }
+  absl::Status Put(std::span<const uint64_t> checksums) override {
+    return take_(first_, bytes_, checksums);
+  }
+
+ private:
+  const Take take_;
+  uint32_t first_ = 0;
+  std::vector<uint8_t> bytes_;
+};
 
 KindGeometry Geometry(uint32_t units, uint32_t elements, uint32_t per_block, uint32_t block_bytes) {
   const auto unit_bytes = static_cast<uint32_t>(ColumnBytes(UnitEncoding::kF32, elements));
@@ -41,8 +66,8 @@ TEST(LayerPackerTest, PassesStayWithinTheMemoryGiven) {
   for (const uint64_t memory :
        {uint64_t{1}, uint64_t{100} << 20, uint64_t{512} << 20, uint64_t{1} << 40}) {
     const uint64_t blocks =
-        LayerPacker(RowsOf(*source), UnitEncoding::kF32, memory).PassBlocks(kind);
-    const uint64_t each = kind.block_bytes + 8192 * sizeof(float);
+        LayerPacker(RowsOf(*source), UnitEncoding::kF32, memory).PassBlocks(kind, false);
+    const uint64_t each = 2 * kind.block_bytes;
     EXPECT_GE(blocks, 1u);
     EXPECT_LE(blocks, kind.block_count);
     EXPECT_TRUE(blocks == 1 || blocks * each <= memory) << memory;
@@ -75,30 +100,29 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
           units.add_positions(static_cast<uint32_t>(columns - 1 - c));
         }
         ErrorSums sums[1];
-        const absl::Status status = packer.PackUnits(
-            {source->FindTensor("m")}, kind,
-            [&, reversed = reversed](uint32_t first, std::span<const uint8_t> bytes,
-                                     std::span<const uint64_t> checksums) {
-              EXPECT_EQ(first, next);
-              EXPECT_EQ(bytes.size(), checksums.size() * kind.block_bytes);
-              next += static_cast<uint32_t>(checksums.size());
-              for (size_t b = 0; b < checksums.size(); ++b) {
-                EXPECT_EQ(checksums[b], Checksum(&bytes[b * kind.block_bytes], kind.block_bytes));
-                for (uint32_t u = 0; u < 3; ++u) {
-                  const uint64_t position = (first + b) * 3 + u;
-                  if (position >= columns) continue;
-                  const uint64_t column = reversed ? columns - 1 - position : position;
-                  std::vector<float> stored(rows);
-                  std::memcpy(stored.data(), &bytes[b * kind.block_bytes + u * kind.unit_bytes],
-                              rows * 4);
-                  for (uint64_t r = 0; r < rows; ++r) {
-                    EXPECT_EQ(stored[r], static_cast<float>(1000 * column + r));
-                  }
-                }
+        CallingSink sink([&, reversed = reversed](uint32_t first, std::span<const uint8_t> bytes,
+                                                  std::span<const uint64_t> checksums) {
+          EXPECT_EQ(first, next);
+          EXPECT_EQ(bytes.size(), checksums.size() * kind.block_bytes);
+          next += static_cast<uint32_t>(checksums.size());
+          for (size_t b = 0; b < checksums.size(); ++b) {
+            EXPECT_EQ(checksums[b], Checksum(&bytes[b * kind.block_bytes], kind.block_bytes));
+            for (uint32_t u = 0; u < 3; ++u) {
+              const uint64_t position = (first + b) * 3 + u;
+              if (position >= columns) continue;
+              const uint64_t column = reversed ? columns - 1 - position : position;
+              std::vector<float> stored(rows);
+              std::memcpy(stored.data(), &bytes[b * kind.block_bytes + u * kind.unit_bytes],
+                          rows * 4);
+              for (uint64_t r = 0; r < rows; ++r) {
+                EXPECT_EQ(stored[r], static_cast<float>(1000 * column + r));
               }
-              return absl::OkStatus();
-            },
-            units, sums);
+            }
+          }
+          return absl::OkStatus();
+        });
+        const absl::Status status =
+            packer.PackUnits({source->FindTensor("m")}, kind, sink, units, sums);
         ASSERT_TRUE(status.ok()) << status;
         EXPECT_EQ(next, kind.block_count);
         EXPECT_EQ(static_cast<uint64_t>(units.norms_size()), columns);
@@ -138,13 +162,13 @@ TEST(LayerPackerTest, MomentsSteerTheRounding) {
     std::vector<float> stored(kRows * kColumns);  // column by column
     store::v1::KindUnits units;
     ErrorSums sums[1];
-    const auto sink = [&](uint32_t first, std::span<const uint8_t> bytes,
-                          std::span<const uint64_t> checksums) {
-      for (uint32_t b = 0; b < checksums.size(); ++b) {
-        DecodeColumn(UnitEncoding::kQ4, &bytes[b * 512], kRows, &stored[(first + b) * kRows]);
-      }
-      return absl::OkStatus();
-    };
+    CallingSink sink(
+        [&](uint32_t first, std::span<const uint8_t> bytes, std::span<const uint64_t> checksums) {
+          for (uint32_t b = 0; b < checksums.size(); ++b) {
+            DecodeColumn(UnitEncoding::kQ4, &bytes[b * 512], kRows, &stored[(first + b) * kRows]);
+          }
+          return absl::OkStatus();
+        });
     ASSERT_TRUE(packer
                     .PackUnits({source->FindTensor("m")}, kind, sink, units, sums,
                                steered ? &moments : nullptr)
@@ -181,13 +205,12 @@ TEST(LayerPackerTest, AFailingSinkEndsTheRun) {
   store::v1::KindUnits units;
   ErrorSums sums[1];
   int calls = 0;
-  const absl::Status status = packer.PackUnits(
-      {source->FindTensor("m")}, Geometry(8, 8, 1, 4096),
-      [&](auto...) {
-        ++calls;
-        return absl::ResourceExhaustedError("full");
-      },
-      units, sums);
+  CallingSink sink([&](auto...) {
+    ++calls;
+    return absl::ResourceExhaustedError("full");
+  });
+  const absl::Status status =
+      packer.PackUnits({source->FindTensor("m")}, Geometry(8, 8, 1, 4096), sink, units, sums);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(calls, 1);
 }

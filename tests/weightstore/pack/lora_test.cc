@@ -8,6 +8,7 @@
 #include "proto/store/v1/unit_codec.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
+#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {
@@ -151,12 +152,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadAdapter{"OtherModel",
                    [](GgufBuilder& g) {
                      g.AddTensor("blk.7.attn_q.weight.lora_a", GgmlType::kF32, {4}, {1, 1, 1, 1});
+                     g.AddTensor("blk.7.attn_q.weight.lora_b", GgmlType::kF32, {1}, {1});
                    },
                    "it changes blk.7.attn_q.weight"},
         BadAdapter{"Embedding",
                    [](GgufBuilder& g) {
                      g.AddTensor("token_embd.weight.lora_a", GgmlType::kF32, {64, 1},
                                  std::vector<float>(64));
+                     g.AddTensor("token_embd.weight.lora_b", GgmlType::kF32, {1, 100},
+                                 std::vector<float>(100));
                    },
                    "it changes token_embd.weight"},
         BadAdapter{"OtherShape",

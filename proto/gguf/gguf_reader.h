@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "weightstore/pack/gguf_file.h"
+#include "proto/gguf/gguf_parts.h"
 
 namespace tidegate {
 

@@ -1,4 +1,4 @@
-#include "weightstore/pack/gguf_reader.h"
+#include "proto/gguf/gguf_reader.h"
 
 #include <sys/stat.h>
 
@@ -13,7 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
-#include "weightstore/pack/gguf_cursor.h"
+#include "proto/gguf/ggml_type.h"
+#include "proto/gguf/gguf_cursor.h"
 
 namespace tidegate {
 namespace {

@@ -1,4 +1,4 @@
-#include "weightstore/pack/gguf_cursor.h"
+#include "proto/gguf/gguf_cursor.h"
 
 #include <algorithm>
 

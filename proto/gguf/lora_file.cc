@@ -1,0 +1,142 @@
+#include "proto/gguf/lora_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
+#include "proto/gguf/ggml_type.h"
+#include "proto/gguf/gguf_reader.h"
+
+namespace tidegate {
+namespace {
+
+constexpr uint64_t kMaxRank = 4096;
+constexpr uint64_t kReadChunkBytes = 1 << 20;
+
+template <typename T>
+const T* FindValue(const ModelParts& parts, const char* key) {
+  const auto found = parts.metadata.find(key);
+  return found == parts.metadata.end() ? nullptr : std::get_if<T>(&found->second);
+}
+
+// alpha of a LoRA adapter for the model; 0 means that no alpha was recorded.
+absl::StatusOr<double> CheckedAlpha(const ModelParts& parts, const std::string& architecture) {
+  const auto* type = FindValue<std::string>(parts, "adapter.type");
+  if (type == nullptr || *type != "lora") {
+    return absl::InvalidArgumentError(
+        "not a LoRA adapter (metadata key adapter.type is not 'lora')");
+  }
+  const auto* found = FindValue<std::string>(parts, "general.architecture");
+  if (found == nullptr || *found != architecture) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the adapter is not for a ", architecture, " model"));
+  }
+  if (parts.metadata.count("adapter.lora.alpha") == 0) return 0.0;
+  const auto* alpha = FindValue<double>(parts, "adapter.lora.alpha");
+  if (alpha != nullptr && std::isfinite(*alpha)) return *alpha;
+  return absl::InvalidArgumentError("metadata key adapter.lora.alpha is not a finite number");
+}
+
+absl::Status CheckFactors(const LoraFile::Pair& pair) {
+  if (pair.rank() > kMaxRank || pair.b.columns() != pair.rank()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("its ", pair.target, ".lora_a [", pair.rank(), ", ", pair.a.columns(),
+                     "] and .lora_b [", pair.b.rows(), ", ", pair.b.columns(),
+                     "] do not fit each other, or have a rank above ", kMaxRank));
+  }
+  for (const GgufTensor* factor : {&pair.a, &pair.b}) {
+    RETURN_IF_ERROR(Annotate(ToGgmlType(factor->type).status(), factor->name));
+  }
+  return absl::OkStatus();
+}
+
+// The file's pairs but for their factors, in the order of its tensors.
+absl::StatusOr<std::vector<LoraFile::Pair>> PairsOf(const std::vector<GgufTensor>& tensors) {
+  std::map<std::string, const GgufTensor*> by_name;
+  for (const GgufTensor& tensor : tensors) {
+    if (!by_name.emplace(tensor.name, &tensor).second) {
+      return absl::DataLossError(
+          absl::StrCat("damaged: tensor ", absl::CHexEscape(tensor.name), " appears twice"));
+    }
+  }
+  std::vector<LoraFile::Pair> pairs;
+  for (const GgufTensor& tensor : tensors) {
+    std::string target(absl::StripSuffix(tensor.name, ".lora_a"));
+    if (target == tensor.name) {
+      target = std::string(absl::StripSuffix(tensor.name, ".lora_b"));
+      if (target != tensor.name && by_name.count(target + ".lora_a") != 0) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", absl::CHexEscape(tensor.name), " is not half of a pair"));
+    }
+    const auto b = by_name.find(target + ".lora_b");
+    if (b == by_name.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", absl::CHexEscape(target), ".lora_b is missing"));
+    }
+    pairs.push_back({.target = target, .a = tensor, .b = *b->second});
+    RETURN_IF_ERROR(CheckFactors(pairs.back()));
+  }
+  return pairs;
+}
+
+}  // namespace
+
+absl::StatusOr<LoraSource> ParseLoraSource(const std::string& text) {
+  const size_t equals = text.rfind('=');
+  LoraSource source;
+  source.path = text.substr(0, equals);
+  if (equals != std::string::npos && !absl::SimpleAtof(text.substr(equals + 1), &source.scale)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lora '", text, "': write FILE=SCALE, for example adapter.gguf=0.5"));
+  }
+  return source;
+}
+
+absl::StatusOr<LoraFile> LoraFile::Open(const LoraSource& source, const std::string& architecture) {
+  if (!std::isfinite(source.scale))
+    return absl::InvalidArgumentError("the scale is not a finite number");
+  ASSIGN_OR_RETURN(ModelParts parts, ReadGguf(source.path));
+  ASSIGN_OR_RETURN(const double alpha, CheckedAlpha(parts, architecture));
+  LoraFile file;
+  ASSIGN_OR_RETURN(file.pairs_, PairsOf(parts.tensors));
+  for (Pair& pair : file.pairs_) {
+    pair.factor = static_cast<float>(
+        alpha == 0 ? source.scale : source.scale * alpha / static_cast<double>(pair.rank()));
+  }
+  file.fd_ = std::move(parts.files.front());
+  file.description_ =
+      absl::StrCat(std::filesystem::path(source.path).filename().string(), " x ", source.scale);
+  return file;
+}
+
+absl::Status LoraFile::ReadRows(const GgufTensor& factor, uint64_t first, uint64_t count,
+                                float* out) const {
+  const auto type = static_cast<GgmlType>(factor.type);
+  const uint64_t columns = factor.columns(), row_bytes = GgmlRowBytes(type, columns);
+  const uint64_t step = std::clamp<uint64_t>(kReadChunkBytes / row_bytes, 1, count);
+  std::vector<uint8_t> raw(step * row_bytes);
+  for (uint64_t row = 0; row < count; row += step) {
+    const uint64_t n = std::min(step, count - row);
+    const absl::Status read =
+        ReadAt(fd_.get(), factor.offset + (first + row) * row_bytes, raw.data(), n * row_bytes);
+    RETURN_IF_ERROR(Annotate(read, factor.name));
+    DecodeGgmlRow(type, raw.data(), n * columns, out + row * columns);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLoraShape(const LoraFile::Pair& pair, uint64_t rows, uint64_t columns) {
+  if (pair.a.columns() == columns && pair.b.rows() == rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("its ", pair.target, ".lora_a [", pair.rank(), ", ", pair.a.columns(),
+                   "] and .lora_b [", pair.b.rows(), ", ", pair.b.columns(),
+                   "] do not fit the model's [", rows, ", ", columns, "]"));
+}
+
+}  // namespace tidegate
