@@ -1,8 +1,8 @@
-// A few threads that run one loop at a time: output ranges of a matrix, heads of an attention. A loop
-// is cut into pieces, and whoever is free takes the next one. Workers join a loop when the system
-// gives them a core, and the caller waits only for those that joined: cores are shared with the
-// weight store, and a thread that has lost its own must not keep the others waiting. Workers spin
-// briefly between loops, because the next one usually follows at once. Owned and called by one
+// A few threads that run one loop at a time: output ranges of a matrix, heads of an attention. A
+// loop is cut into pieces, and whoever is free takes the next one. Workers join a loop when the
+// system gives them a core, and the caller waits only for those that joined: cores are shared with
+// the weight store, and a thread that has lost its own must not keep the others waiting. Workers
+// spin briefly between loops, because the next one usually follows at once. Owned and called by one
 // thread.
 #pragma once
 
