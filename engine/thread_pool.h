@@ -65,8 +65,8 @@ class ThreadPool {
 
   // Who may take pieces: epoch of the loop << 32 | kClosed | number of workers in it.
   std::atomic<uint64_t> state_;
-  std::atomic<uint32_t> epoch_ = 0;      // futex word: one more per loop
-  std::atomic<uint32_t> sleeping_ = 0;   // workers in futex wait
+  std::atomic<uint32_t> epoch_ = 0;     // futex word: one more per loop
+  std::atomic<uint32_t> sleeping_ = 0;  // workers in futex wait
   std::atomic<bool> stopping_ = false;
   std::vector<std::thread> workers_;
 };
