@@ -75,8 +75,8 @@ absl::Status CheckList(const char* flag, const std::vector<double>& values, doub
 absl::Status CheckFlags(const Flags& flags) {
   if (flags.memory_budget.empty() == !flags.cache_fraction.has_value()) {
     return absl::InvalidArgumentError(
-        "give the memory to calibrate for: --memory-budget 4GiB as for tidegate-store, or "
-        "--cache-fraction 0.5 of the streamed weights");
+        "give the memory to calibrate for in one way: --memory-budget 4GiB as for tidegate-store, "
+        "or --cache-fraction 0.5 of the streamed weights");
   }
   if (flags.cache_fraction) {
     RETURN_IF_ERROR(CheckList("--cache-fraction", {*flags.cache_fraction}, 0));
@@ -202,6 +202,8 @@ absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const Flags& flags, Point
 
 absl::Status RunCalibrate(const Flags& flags) {
   RETURN_IF_ERROR(CheckFlags(flags));
+  RETURN_IF_ERROR(
+      AtomicFile::Create(flags.out).status());  // Whether it can be written, before the work.
   ASSIGN_OR_RETURN(const LocalModelOptions options, OptionsOf(flags));
   ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, TokensOfText(flags.text, flags.model.model));
   ASSIGN_OR_RETURN(const CalibrationTasks tasks, TasksOf(flags, tokens));
@@ -243,6 +245,12 @@ absl::Status RunCalibrate(const Flags& flags) {
   RETURN_IF_ERROR(WriteTextFile(flags.out, ProfileText(profile)));
   PrintLadder(profile);
   PrintTrials(found.trials);
+  if (ladder.size() == 1) {
+    std::printf(
+        "\nNo pruned point stayed within --max-perplexity-increase %g: the profile has "
+        "nothing to choose from.\nAllow more, or try other densities and gammas.\n",
+        flags.max_increase);
+  }
   std::printf(
       "\n%s: perplexity %.4f with nothing pruned, of %llu tokens; %.1f %% of the streamed "
       "weights in memory\n",

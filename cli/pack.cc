@@ -188,11 +188,9 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
 }
 
 absl::StatusOr<Calibration> CalibrateFor(const GgufFile& source, const Flags& flags,
-                                         const PackOptions& options, const std::string& out) {
+                                         const PackOptions& options) {
   // What can be wrong is said before the long work.
   RETURN_IF_ERROR(PlanPack(source, options).status());
-  const std::string inputs[] = {flags.in, flags.calibrate};
-  RETURN_IF_ERROR(RefuseToReplace(inputs, out));
   auto calibration = Calibrate({.model = flags.in,
                                 .text = flags.calibrate,
                                 .tokens_max = flags.calibrate_tokens,
@@ -205,9 +203,11 @@ absl::Status RunPack(const Flags& flags) {
   ASSIGN_OR_RETURN(PackOptions options, OptionsOf(flags));
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
+  const std::string inputs[] = {flags.in, flags.calibrate, flags.profile};
+  RETURN_IF_ERROR(RefuseToReplace(inputs, out));
   std::optional<Calibration> calibration;
   if (!flags.calibrate.empty()) {
-    ASSIGN_OR_RETURN(calibration, CalibrateFor(source, flags, options, out));
+    ASSIGN_OR_RETURN(calibration, CalibrateFor(source, flags, options));
     options.moments = calibration->moments;
   }
   Progress progress("packing");

@@ -38,7 +38,7 @@ absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens,
   if (chunks < kLeastChunks) {
     return absl::InvalidArgumentError(
         absl::StrCat(tokens.size(), " tokens are too few: at least ", kLeastChunks * chunk + 1,
-                     ", better 8192; give a longer text or a smaller --chunk than ", chunk));
+                     ", better many more; give a longer text or a smaller --chunk than ", chunk));
   }
   CalibrationTasks tasks;
   tasks.search.chunk = tasks.final.chunk = chunk;

@@ -27,8 +27,14 @@ constexpr std::chrono::milliseconds kBackOffMin{50}, kBackOffMax{2000};
 // How often an idle engine looks whether its store still lives.
 constexpr std::chrono::milliseconds kIdleCheck{50};
 
-absl::Status NoStore() {
-  return absl::UnavailableError("the weight store is not attached; retry shortly");
+absl::Status NoStore(const std::string& why) {
+  return absl::UnavailableError(absl::StrCat("the weight store is not attached; retry shortly",
+                                             why.empty() ? "" : " (", why, why.empty() ? "" : ")"));
+}
+
+// Errors that a store which comes back does not mend: of an adapter's file, or what it says.
+bool IsOfConfiguration(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status);
 }
 
 class EngineImpl final : public Engine {
@@ -90,8 +96,8 @@ class EngineImpl final : public Engine {
   ThreadPool pool_;
   std::unique_ptr<AttachedModel> attached_;
   std::optional<Steering> steering_;
-  absl::Status steering_error_;   // of the last attach
-  std::vector<Running> running_;  // after attached_ and steering_: sequences use them
+  absl::Status configuration_error_;  // of the last attach
+  std::vector<Running> running_;      // after attached_ and steering_: sequences use them
   std::chrono::milliseconds back_off_ = kBackOffMin;
   Clock::time_point next_attach_;
   std::string last_attach_error_;
@@ -108,6 +114,7 @@ class EngineImpl final : public Engine {
   bool drain_expired_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  std::string unattached_because_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
   ModelInfo info_ ABSL_GUARDED_BY(mutex_);
   uint32_t context_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -116,7 +123,7 @@ class EngineImpl final : public Engine {
 absl::Status EngineImpl::Start() {
   const Clock::time_point deadline = Clock::now() + options_.attach_timeout;
   while (!EnsureAttached()) {
-    if (!steering_error_.ok()) return steering_error_;  // waiting would not help
+    if (!configuration_error_.ok()) return configuration_error_;  // waiting would not help
     if (options_.attach_timeout.count() == 0) break;
     if (Clock::now() >= deadline) return absl::UnavailableError(last_attach_error_);
     std::this_thread::sleep_for(kBackOffMin);
@@ -142,7 +149,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
     MutexLock lock(mutex_);
     if (draining_)
       return absl::UnavailableError("the engine is draining; send the request elsewhere");
-    if (!stats_.attached) return NoStore();
+    if (!stats_.attached) return NoStore(unattached_because_);
     tokenizer = tokenizer_;
     context = context_tokens_;
   }
@@ -150,7 +157,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   MutexLock lock(mutex_);
   if (draining_)
     return absl::UnavailableError("the engine is draining; send the request elsewhere");
-  if (!stats_.attached || tokenizer != tokenizer_) return NoStore();
+  if (!stats_.attached || tokenizer != tokenizer_) return NoStore(unattached_because_);
   if (waiting_.size() >= options_.max_waiting) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
                                                      " requests wait already; retry later"));
@@ -199,13 +206,13 @@ EngineStats EngineImpl::stats() const {
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> EngineImpl::tokenizer() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore();
+  if (tokenizer_ == nullptr) return NoStore(unattached_because_);
   return tokenizer_;
 }
 
 absl::StatusOr<ModelInfo> EngineImpl::model_info() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore();
+  if (tokenizer_ == nullptr) return NoStore(unattached_because_);
   return info_;
 }
 
@@ -227,6 +234,10 @@ bool EngineImpl::EnsureAttached() {
     const std::string error(status.message());
     if (error != last_attach_error_) LogWarning("not attached yet: ", error);
     last_attach_error_ = error;
+    {
+      MutexLock lock(mutex_);
+      unattached_because_ = error;
+    }
     next_attach_ = Clock::now() + back_off_;
     back_off_ = std::min(back_off_ * 2, kBackOffMax);
     return false;
@@ -244,15 +255,19 @@ bool EngineImpl::EnsureAttached() {
 }
 
 absl::Status EngineImpl::Attach() {
-  ASSIGN_OR_RETURN(attached_, AttachModel(options_, &pool_));
+  auto attached = AttachModel(options_, &pool_);
+  configuration_error_ =
+      IsOfConfiguration(attached.status()) ? attached.status() : absl::OkStatus();
+  if (!attached.ok()) return attached.status();
+  attached_ = *std::move(attached);
   auto steering = SteeringFor(options_, profile_, *attached_->client, attached_->model->config);
-  steering_error_ = steering.status();
+  configuration_error_ = steering.status();
   if (steering.ok()) {
     steering_ = *std::move(steering);
   } else {
     attached_.reset();
   }
-  return steering_error_;
+  return configuration_error_;
 }
 
 void EngineImpl::Publish() {

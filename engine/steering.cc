@@ -128,6 +128,11 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
   ASSIGN_OR_RETURN(Steering steering,
                    Steering::Create(options.steering, options.pruning, LadderOf(profile, config)));
   WarnOfOtherCache(profile, client);
+  const std::string units(UnitEncodingName(static_cast<UnitEncoding>(manifest.unit_encoding())));
+  if (profile.conditions().unit_encoding() != units) {
+    LogWarning("the profile was measured with ", profile.conditions().unit_encoding(),
+               " units, the pack has ", units, ": expect other losses; calibrate with this pack");
+  }
   const SteeringStats stats = steering.stats();
   LogInfo("steering: ", stats.points, " of ", profile.ladder_size(), " points of the profile, at ",
           stats.position, ": density ", stats.density, ", gamma ", stats.gamma,

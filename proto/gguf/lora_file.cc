@@ -17,6 +17,7 @@ namespace tidegate {
 namespace {
 
 constexpr uint64_t kMaxRank = 4096;
+constexpr double kMaxFactor = 1e6;  // sane ones are near 1; products must stay finite
 constexpr uint64_t kReadChunkBytes = 1 << 20;
 
 template <typename T>
@@ -34,8 +35,9 @@ absl::StatusOr<double> CheckedAlpha(const ModelParts& parts, const std::string& 
   }
   const auto* found = FindValue<std::string>(parts, "general.architecture");
   if (found == nullptr || *found != architecture) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the adapter is not for a ", architecture, " model"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the adapter is for '", found == nullptr ? "" : absl::CHexEscape(*found),
+        "' models, this model is '", architecture, "'; give one that was trained for it"));
   }
   if (parts.metadata.count("adapter.lora.alpha") == 0) return 0.0;
   const auto* alpha = FindValue<double>(parts, "adapter.lora.alpha");
@@ -105,9 +107,17 @@ absl::StatusOr<LoraFile> LoraFile::Open(const LoraSource& source, const std::str
   ASSIGN_OR_RETURN(const double alpha, CheckedAlpha(parts, architecture));
   LoraFile file;
   ASSIGN_OR_RETURN(file.pairs_, PairsOf(parts.tensors));
+  if (file.pairs_.empty()) return absl::InvalidArgumentError("the adapter holds no tensors");
   for (Pair& pair : file.pairs_) {
-    pair.factor = static_cast<float>(
-        alpha == 0 ? source.scale : source.scale * alpha / static_cast<double>(pair.rank()));
+    const double factor =
+        alpha == 0 ? source.scale : source.scale * alpha / static_cast<double>(pair.rank());
+    if (!(std::fabs(factor) <= kMaxFactor)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("scale ", source.scale, ", with alpha ", alpha, " and rank ", pair.rank(),
+                       ", multiplies ", pair.target, " by ", factor, ", at most ", kMaxFactor,
+                       " is possible; give a smaller scale"));
+    }
+    pair.factor = static_cast<float>(factor);
   }
   file.fd_ = std::move(parts.files.front());
   file.description_ =

@@ -226,12 +226,26 @@ void AddZeros(GgufBuilder& gguf, const std::string& target, size_t rows, size_t 
   AddPair(gguf, target, rows, columns, 1, std::vector<float>(columns), std::vector<float>(rows));
 }
 
+TEST(LoraFileTest, RefusesScalesThatOverflowAndFilesWithoutTensors) {
+  TempDir dir;
+  EmptyAdapter().WriteTo(dir.File("empty.gguf"));
+  GgufBuilder gguf = EmptyAdapter();
+  AddZeros(gguf, "blk.0.attn_q.weight", kHidden, kHidden);
+  gguf.WriteTo(dir.File("a.gguf"));
+  const auto message = [&](const char* file, double scale) {
+    return std::string(LoraFile::Open({dir.File(file), scale}, "llama").status().message());
+  };
+  EXPECT_EQ(message("a.gguf", 2), "");
+  EXPECT_THAT(message("a.gguf", 3e38), HasSubstr("give a smaller scale"));
+  EXPECT_THAT(message("empty.gguf", 1), HasSubstr("no tensors"));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, RefusedLoraTest,
     ::testing::Values(
         Refused{"OtherArchitecture",
                 [](GgufBuilder& g) { g.SetString("general.architecture", "qwen2"); },
-                "not for a llama model"},
+                "this model is 'llama'"},
         Refused{"NoAdapter", [](GgufBuilder& g) { g.Remove("adapter.type"); },
                 "not a LoRA adapter"},
         Refused{"Embedding",

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <system_error>
 
 #include "base/status_macros.h"
@@ -78,7 +79,10 @@ void WriteBehind::WriteOut(Piece& piece) {
   if (status.ok()) status = file_.Write(piece.offset, piece.bytes.data(), piece.bytes.size());
   unsynced_bytes_ += piece.bytes.size();
   if (unsynced_bytes_ >= kSyncBytes) {
-    ::fdatasync(fd_);  // Whether it worked is asked in the end.
+    // Linux reports a failed write-back to one caller only: a later fsync may not know of it.
+    if (status.ok() && ::fdatasync(fd_) != 0 && errno != EINVAL) {
+      status = absl::ErrnoToStatus(errno, "fdatasync");
+    }
     unsynced_bytes_ = 0;
   }
   mutex_.Lock();

@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "not a LoRA adapter"},
         BadAdapter{"OtherArchitecture",
                    [](GgufBuilder& g) { g.SetString("general.architecture", "qwen2"); },
-                   "not for a llama model"},
+                   "this model is 'llama'"},
         BadAdapter{"NoB", [](GgufBuilder& g) { g.RemoveTensor("blk.1.ffn_up.weight.lora_b"); },
                    "lora_b is missing"},
         BadAdapter{"NoA", [](GgufBuilder& g) { g.RemoveTensor("blk.1.ffn_up.weight.lora_a"); },
