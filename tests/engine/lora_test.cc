@@ -232,11 +232,11 @@ TEST(LoraFileTest, RefusesScalesThatOverflowAndFilesWithoutTensors) {
   GgufBuilder gguf = EmptyAdapter();
   AddZeros(gguf, "blk.0.attn_q.weight", kHidden, kHidden);
   gguf.WriteTo(dir.File("a.gguf"));
-  const auto message = [&](const char* file, double scale) {
+  const auto message = [&](const char* file, float scale) {
     return std::string(LoraFile::Open({dir.File(file), scale}, "llama").status().message());
   };
   EXPECT_EQ(message("a.gguf", 2), "");
-  EXPECT_THAT(message("a.gguf", 3e38), HasSubstr("give a smaller scale"));
+  EXPECT_THAT(message("a.gguf", 3e38f), HasSubstr("give a smaller scale"));
   EXPECT_THAT(message("empty.gguf", 1), HasSubstr("no tensors"));
 }
 
