@@ -24,8 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kBackOffMin{50}, kBackOffMax{2000};
-// How often an idle engine looks whether its store still lives.
-constexpr std::chrono::milliseconds kIdleCheck{50};
+constexpr std::chrono::milliseconds kIdleCheck{50};  // of the store, by an idle engine
 
 absl::Status NoStore(const std::string& why) {
   return absl::UnavailableError(absl::StrCat("the weight store is not attached; retry shortly",
@@ -100,7 +99,6 @@ class EngineImpl final : public Engine {
   std::vector<Running> running_;      // after attached_ and steering_: sequences use them
   std::chrono::milliseconds back_off_ = kBackOffMin;
   Clock::time_point next_attach_;
-  std::string last_attach_error_;
   std::thread thread_;
 
   std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
@@ -114,7 +112,7 @@ class EngineImpl final : public Engine {
   bool drain_expired_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
-  std::string unattached_because_ ABSL_GUARDED_BY(mutex_);
+  std::string last_attach_error_ ABSL_GUARDED_BY(mutex_);  // empty: the last attach worked
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
   ModelInfo info_ ABSL_GUARDED_BY(mutex_);
   uint32_t context_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -125,7 +123,10 @@ absl::Status EngineImpl::Start() {
   while (!EnsureAttached()) {
     if (!configuration_error_.ok()) return configuration_error_;  // waiting would not help
     if (options_.attach_timeout.count() == 0) break;
-    if (Clock::now() >= deadline) return absl::UnavailableError(last_attach_error_);
+    if (Clock::now() >= deadline) {
+      MutexLock lock(mutex_);
+      return absl::UnavailableError(last_attach_error_);
+    }
     std::this_thread::sleep_for(kBackOffMin);
   }
   thread_ = std::thread([this] { Loop(); });
@@ -149,7 +150,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
     MutexLock lock(mutex_);
     if (draining_)
       return absl::UnavailableError("the engine is draining; send the request elsewhere");
-    if (!stats_.attached) return NoStore(unattached_because_);
+    if (!stats_.attached) return NoStore(last_attach_error_);
     tokenizer = tokenizer_;
     context = context_tokens_;
   }
@@ -157,7 +158,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   MutexLock lock(mutex_);
   if (draining_)
     return absl::UnavailableError("the engine is draining; send the request elsewhere");
-  if (!stats_.attached || tokenizer != tokenizer_) return NoStore(unattached_because_);
+  if (!stats_.attached || tokenizer != tokenizer_) return NoStore(last_attach_error_);
   if (waiting_.size() >= options_.max_waiting) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
                                                      " requests wait already; retry later"));
@@ -206,13 +207,13 @@ EngineStats EngineImpl::stats() const {
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> EngineImpl::tokenizer() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore(unattached_because_);
+  if (tokenizer_ == nullptr) return NoStore(last_attach_error_);
   return tokenizer_;
 }
 
 absl::StatusOr<ModelInfo> EngineImpl::model_info() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore(unattached_because_);
+  if (tokenizer_ == nullptr) return NoStore(last_attach_error_);
   return info_;
 }
 
@@ -232,18 +233,16 @@ bool EngineImpl::EnsureAttached() {
   if (Clock::now() < next_attach_) return false;
   if (const absl::Status status = Attach(); !status.ok()) {
     const std::string error(status.message());
-    if (error != last_attach_error_) LogWarning("not attached yet: ", error);
-    last_attach_error_ = error;
     {
       MutexLock lock(mutex_);
-      unattached_because_ = error;
+      if (error != last_attach_error_) LogWarning("not attached yet: ", error);
+      last_attach_error_ = error;
     }
     next_attach_ = Clock::now() + back_off_;
     back_off_ = std::min(back_off_ * 2, kBackOffMax);
     return false;
   }
   back_off_ = kBackOffMin;
-  last_attach_error_.clear();
   Publish();
   LogInfo("attached: model ", attached_->info.name, ", context ", attached_->context_tokens,
           " tokens, KV cache for ", attached_->kv_capacity_tokens, " tokens",
@@ -274,6 +273,7 @@ void EngineImpl::Publish() {
   MutexLock lock(mutex_);
   stats_.steering = steering_ ? steering_->stats() : SteeringStats();
   if (tokenizer_ != nullptr) ++stats_.reattached;
+  last_attach_error_.clear();
   tokenizer_ = attached_->tokenizer;
   info_ = attached_->info;
   context_tokens_ = attached_->context_tokens;
