@@ -15,6 +15,8 @@ constexpr double kFading = 0.995;
 constexpr double kNewWindow = 0.4;
 // After so many windows a rate is trusted to give accuracy back, and two points are compared.
 constexpr uint32_t kSteadyWindows = 4;
+// So many at the last point, one after the other and all too slow, say that there is no help.
+constexpr uint32_t kHopelessWindows = 8;
 
 }  // namespace
 
@@ -42,7 +44,16 @@ void LadderController::OnToken(double seconds) {
   seconds_ = 0;
   ++windows_;
   rate_ = windows_ == 1 ? rate : (1 - kNewWindow) * rate_ + kNewWindow * rate;
+  JudgeReach();
   Decide(rate);
+}
+
+void LadderController::JudgeReach() {
+  const double target = options_.target_tokens_per_second;
+  const bool slow = point_ + 1 == ratios_.size() && rate_ < target * (1 - options_.below);
+  slow_windows_ = slow ? slow_windows_ + 1 : 0;
+  if (slow_windows_ >= kHopelessWindows) out_of_reach_ = true;
+  if (rate_ >= target) out_of_reach_ = false;
 }
 
 // What the first windows after a move say of the two points.

@@ -39,9 +39,12 @@ class LadderController {
   // Smoothed, since the last move; that of the point before until a window has ended.
   double tokens_per_second() const { return rate_; }
   uint64_t moves() const { return moves_; }
+  // It has been at the last point and too slow for some windows; until the rate is the target.
+  bool out_of_reach() const { return out_of_reach_; }
 
  private:
   void Decide(double window_rate);
+  void JudgeReach();
   void MoveTo(size_t point);
   void Learn();
 
@@ -58,6 +61,8 @@ class LadderController {
   double seconds_ = 0;
   double rate_ = 0;
   uint64_t moves_ = 0;
+  uint32_t slow_windows_ = 0;  // the latest ones, at the last point
+  bool out_of_reach_ = false;
 };
 
 }  // namespace tidegate

@@ -103,7 +103,25 @@ Steering::Steering(const SteeringOptions& options, std::vector<LadderPoint> ladd
 }
 
 void Steering::OnRound(double seconds) {
-  if (controller_) controller_->OnToken(seconds);
+  if (!controller_) return;
+  const bool before = controller_->out_of_reach();
+  controller_->OnToken(seconds);
+  if (controller_->out_of_reach() != before) LogReach();
+}
+
+void Steering::LogReach() const {
+  const std::string target =
+      absl::StrCat("--target-tokens-per-second ", options_.target_tokens_per_second);
+  const std::string rate = absl::StrFormat("%.3g", controller_->tokens_per_second());
+  if (!controller_->out_of_reach()) {
+    LogInfo(target, " is reached again: ", rate, " tokens per second");
+    return;
+  }
+  LogWarning(target, " is out of reach: ", rate,
+             " tokens per second at the fastest point allowed, density ", point().density,
+             "; lower the target",
+             options_.max_perplexity_increase ? ", raise --max-perplexity-increase" : "",
+             " or give the store more memory");
 }
 
 absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options,

@@ -44,7 +44,8 @@ class Steering {
                                          const PruningBounds& bounds,
                                          std::vector<LadderPoint> ladder);
 
-  // A token of every stream took so long, together.
+  // A token of every stream took so long, together. Logs when the target turns out to be out of
+  // reach, and when it no longer is.
   void OnRound(double seconds);
 
   const LadderPoint& point() const { return ladder_[position()]; }
@@ -53,6 +54,7 @@ class Steering {
 
  private:
   Steering(const SteeringOptions& options, std::vector<LadderPoint> ladder);
+  void LogReach() const;
 
   SteeringOptions options_;
   std::vector<LadderPoint> ladder_;

@@ -110,6 +110,27 @@ TEST(LadderController, StaysWithinTheLadder) {
   EXPECT_EQ(single.point(), 0u);
 }
 
+TEST(LadderController, KnowsWhenTheTargetIsOutOfReach) {
+  Plant plant;
+  LadderController controller = Make(4, 3);  // 3.7 at most
+  Drive(controller, plant, 64 + 24 + 2 * (8 + 24));
+  EXPECT_EQ(controller.point(), 2u);
+  EXPECT_FALSE(controller.out_of_reach()) << "one window says little";
+  Drive(controller, plant, 10 * 24);
+  EXPECT_TRUE(controller.out_of_reach());
+  plant.bytes_per_second = 1060;  // 3.9: within the band, not yet the target
+  Drive(controller, plant, 500);
+  EXPECT_TRUE(controller.out_of_reach());
+  plant.bytes_per_second = 1200;
+  Drive(controller, plant, 500);
+  EXPECT_FALSE(controller.out_of_reach());
+  LadderController reached = Make(3.5, 3);
+  plant.bytes_per_second = 1000;
+  Drive(reached, plant, 2000);
+  EXPECT_EQ(reached.point(), 2u);
+  EXPECT_FALSE(reached.out_of_reach());
+}
+
 TEST(LadderController, FollowsADriveThatGetsSlowAndFastAgain) {
   const double target = 3.3;
   Plant plant(0.05);

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace tidegate {
 namespace {
 
@@ -60,6 +62,24 @@ TEST(Steering, ATargetMovesWithinTheAllowedLoss) {
   EXPECT_DOUBLE_EQ(stats.predicted_perplexity_increase, 0.03);
   EXPECT_DOUBLE_EQ(stats.tokens_per_second, 1);
   EXPECT_DOUBLE_EQ(stats.target_tokens_per_second, 10);
+}
+
+TEST(Steering, SaysOnceThatATargetIsOutOfReach) {
+  Steering steering = Make({.target_tokens_per_second = 10, .max_perplexity_increase = 0.03});
+  const auto log_of = [&](double seconds) {
+    testing::internal::CaptureStderr();
+    for (int i = 0; i < 2000; ++i) steering.OnRound(seconds);
+    return testing::internal::GetCapturedStderr();
+  };
+  const std::string slow = log_of(0.5);
+  EXPECT_THAT(slow, HasSubstr("--target-tokens-per-second 10 is out of reach: 2 tokens"));
+  EXPECT_THAT(slow, HasSubstr("density 0.7; lower the target, raise --max-perplexity-increase or "
+                              "give the store more memory"));
+  EXPECT_EQ(std::count(slow.begin(), slow.end(), '\n'), 1);
+  EXPECT_EQ(log_of(0.5), "");
+  const std::string fast = log_of(0.01);
+  EXPECT_THAT(fast, HasSubstr("--target-tokens-per-second 10 is reached again"));
+  EXPECT_EQ(std::count(fast.begin(), fast.end(), '\n'), 1);
 }
 
 TEST(Steering, StaysWithinTheServersBounds) {
