@@ -184,9 +184,9 @@ store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter,
 // The points of the search, measured on tokens that had no say, and lossless streaming.
 absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const Flags& flags, PointMeter& meter,
                                                        const EvalTask& task,
+                                                       const MeasuredPoint& dense,
                                                        std::span<const MeasuredPoint> front) {
   RETURN_IF_ERROR(meter.Begin(task));
-  const MeasuredPoint dense = meter.dense();
   std::vector<MeasuredPoint> points;
   for (const MeasuredPoint& candidate : front) {
     ASSIGN_OR_RETURN(MeasuredPoint point, meter.Measure(candidate.candidate));
@@ -209,7 +209,8 @@ absl::Status RunCalibrate(const Flags& flags) {
   ASSIGN_OR_RETURN(const CalibrationTasks tasks, TasksOf(flags, tokens));
   ASSIGN_OR_RETURN(PointMeter meter, PointMeter::Create(options));
   RETURN_IF_ERROR(meter.CheckTasks(tasks));
-  if (meter.dense().flash_bytes <= 0) {
+  ASSIGN_OR_RETURN(const MeasuredPoint dense, meter.MeasureDense(tasks.final));
+  if (dense.flash_bytes <= 0) {
     return absl::InvalidArgumentError(
         "this memory holds every weight: nothing is read while decoding, and there is nothing to "
         "trade accuracy for; calibrate for less memory");
@@ -238,7 +239,7 @@ absl::Status RunCalibrate(const Flags& flags) {
                        [&](size_t calls) { meter.Skip(calls * tasks.search.all_tokens()); }));
   meter.Skip((search.points - found.front.size()) * tasks.final.all_tokens());
   ASSIGN_OR_RETURN(const std::vector<MeasuredPoint> ladder,
-                   FinalLadder(flags, meter, tasks.final, found.front));
+                   FinalLadder(flags, meter, tasks.final, dense, found.front));
   progress.Finish();
   const store::v1::Profile profile = ProfileOf(flags, meter, tasks, ladder);
   RETURN_IF_ERROR(CheckProfile(profile));

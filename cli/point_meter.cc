@@ -11,6 +11,10 @@
 namespace tidegate {
 namespace {
 
+// Without masks all tokens read the same, but for the first, which fill the cache, and for the
+// experts that each chooses in a mixture.
+constexpr uint32_t kDenseTokens = 64;
+
 store::v1::Profile HeadOf(const LocalModel& local) {
   const ModelConfig& config = local.model().config;
   const StoreInfo& info = local.store().info();
@@ -128,13 +132,23 @@ absl::StatusOr<MeasuredPoint> PointMeter::Measure(const Candidate& candidate) {
                        .hit_rate = result.hit_rate()};
 }
 
-MeasuredPoint PointMeter::dense() const {
-  const double cached = head_.conditions().cache_share();
-  return {.candidate = {},
-          .perplexity_increase = 0,
-          .flash_bytes = (1 - cached) * static_cast<double>(streamed_bytes_),
-          .flash_share = 1 - cached,
-          .hit_rate = cached};
+absl::StatusOr<MeasuredPoint> PointMeter::MeasureDense(const EvalTask& task) {
+  ASSIGN_OR_RETURN(const auto local, Open());
+  const uint32_t tokens = std::min(task.chunk, kDenseTokens);
+  const uint32_t filling = tokens / 2;
+  KvCache kv(config_, tokens, task.half_kv);
+  PassAccounts first, counted;
+  for (uint32_t i = 0; i < tokens; ++i) {
+    RETURN_IF_ERROR(local->decoder().Step(kv, task.tokens[i], /*step=*/nullptr, task.precision, {},
+                                          i < filling ? first : counted));
+  }
+  const auto hits = static_cast<double>(counted.hit_units[0] + counted.hit_units[1]);
+  const auto misses = static_cast<double>(counted.miss_units[0] + counted.miss_units[1]);
+  MeasuredPoint dense;
+  dense.flash_bytes = static_cast<double>(counted.flash_bytes) / (tokens - filling);
+  dense.flash_share = dense.flash_bytes / static_cast<double>(streamed_bytes_);
+  dense.hit_rate = hits / (hits + misses);
+  return dense;
 }
 
 store::v1::Profile PointMeter::ProfileHead() const { return head_; }

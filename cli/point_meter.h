@@ -40,8 +40,8 @@ class PointMeter {
   // From here on points are measured on `task`, a reference kept; measures it without pruning.
   absl::Status Begin(const EvalTask& task);
   absl::StatusOr<MeasuredPoint> Measure(const Candidate& candidate);
-  // Lossless streaming with the same share of the weights in memory.
-  MeasuredPoint dense() const;
+  // Lossless streaming with the same memory, as the start of `task` is decoded with it.
+  absl::StatusOr<MeasuredPoint> MeasureDense(const EvalTask& task);
 
   absl::StatusOr<std::unique_ptr<LocalModel>> Open() const;
   // Version, model and what is known of the conditions.

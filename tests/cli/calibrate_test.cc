@@ -82,6 +82,20 @@ TEST_F(CalibrateTest, WritesAProfileThatPackAndInspectTake) {
   EXPECT_THAT(out_, HasSubstr("perplexity increase fraction"));
 }
 
+// Slots that a cache without a policy never fills.
+TEST_F(CalibrateTest, LosslessStreamingIsMeasured) {
+  std::vector<std::string> more = short_;
+  more.insert(more.end(), {"--uniform", "--policy", "none"});
+  ASSERT_TRUE(Calibrate(more).ok());
+  const auto profile = ReadProfile(profile_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_NEAR(profile->conditions().cache_share(), 0.5, 0.01);
+  EXPECT_EQ(profile->ladder(0).flash_share(), 1);
+  EXPECT_EQ(profile->ladder(0).hit_rate(), 0);
+  ASSERT_GE(profile->ladder_size(), 2);
+  EXPECT_GT(profile->ladder(1).flash_share(), 0.5);
+}
+
 TEST_F(CalibrateTest, TheSameTextGivesTheSameProfile) {
   std::vector<std::string> more = short_;
   more.push_back("--uniform");
