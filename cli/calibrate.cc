@@ -207,8 +207,10 @@ absl::Status RunCalibrate(const Flags& flags) {
   ASSIGN_OR_RETURN(const LocalModelOptions options, OptionsOf(flags));
   ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, TokensOfText(flags.text, flags.model.model));
   ASSIGN_OR_RETURN(const CalibrationTasks tasks, TasksOf(flags, tokens));
+  // What can be wrong is said before a long packing.
+  ASSIGN_OR_RETURN(const store::v1::HyperParameters hp, HyperParametersOf(flags.model.model));
+  RETURN_IF_ERROR(CheckTasks(tasks, hp));
   ASSIGN_OR_RETURN(PointMeter meter, PointMeter::Create(options));
-  RETURN_IF_ERROR(meter.CheckTasks(tasks));
   ASSIGN_OR_RETURN(const MeasuredPoint dense, meter.MeasureDense(tasks.final));
   if (dense.flash_bytes <= 0) {
     return absl::InvalidArgumentError(

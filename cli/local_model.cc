@@ -71,16 +71,21 @@ bool StartsAsPack(const std::string& path) {
   return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
 }
 
-absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
+absl::StatusOr<store::v1::HyperParameters> HyperParametersOf(const std::string& model) {
   if (!StartsAsPack(model)) {
     ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(model));
     auto hyper_parameters = HyperParametersFromGguf(source);
     if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
-    return hyper_parameters->expert_count();
+    return hyper_parameters;
   }
   ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
-  return index.manifest.hyper_parameters().expert_count();
+  return index.manifest.hyper_parameters();
+}
+
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
+  ASSIGN_OR_RETURN(const store::v1::HyperParameters hyper_parameters, HyperParametersOf(model));
+  return hyper_parameters.expert_count();
 }
 
 absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {

@@ -21,7 +21,9 @@ namespace tidegate {
 // errors.
 bool StartsAsPack(const std::string& path);
 
-// Experts of a mixture, 0 of plain MLPs: from the head of a pack or of what can be packed.
+// From the head of a pack or of what can be packed.
+absl::StatusOr<store::v1::HyperParameters> HyperParametersOf(const std::string& model);
+// Experts of a mixture, 0 of plain MLPs.
 absl::StatusOr<uint32_t> ExpertsOf(const std::string& model);
 
 struct LocalModelOptions {

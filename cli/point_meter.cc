@@ -53,6 +53,16 @@ absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens,
   return tasks;
 }
 
+absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperParameters& hp) {
+  if (tasks.search.chunk > hp.context_length()) {
+    return absl::InvalidArgumentError(absl::StrCat("--chunk ", tasks.search.chunk,
+                                                   " is longer than the ", hp.context_length(),
+                                                   " tokens of the model's context"));
+  }
+  if (hp.vocab_size() == 0) return absl::OkStatus();  // No embedding: packing says so.
+  return CheckTokenIds(tasks.search.tokens, hp.vocab_size());
+}
+
 absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) {
   PointMeter meter;
   meter.options_ = options;
@@ -63,15 +73,6 @@ absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) 
   meter.config_ = local->model().config;
   meter.streamed_bytes_ = local->store().info().streamed_model_bytes;
   return meter;
-}
-
-absl::Status PointMeter::CheckTasks(const CalibrationTasks& tasks) const {
-  if (tasks.search.chunk > config_.trained_context_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--chunk ", tasks.search.chunk, " is longer than the ",
-                     config_.trained_context_tokens, " tokens of the model's context"));
-  }
-  return CheckTokenIds(tasks.search.tokens, config_.vocab_size);
 }
 
 void PointMeter::Plan(Progress* progress, uint64_t tokens) {

@@ -26,13 +26,14 @@ struct CalibrationTasks {
 absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
                                              uint64_t search_tokens, uint64_t final_tokens);
 
+// Ids of the model's vocabulary, chunks within its context.
+absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperParameters& hp);
+
 class PointMeter {
  public:
   // Packs the model unless it is a pack. options.store says how much memory every point has.
   static absl::StatusOr<PointMeter> Create(const LocalModelOptions& options);
 
-  // Ids of the vocabulary, chunks within the context.
-  absl::Status CheckTasks(const CalibrationTasks& tasks) const;
   // Shows progress over so many tokens. Not owned.
   void Plan(Progress* progress, uint64_t tokens);
   void Skip(uint64_t tokens);  // of the plan, not needed

@@ -4,6 +4,7 @@
 
 #include "proto/store/v1/profile.h"
 #include "tests/cli/command_line.h"
+#include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
 namespace tidegate {
@@ -128,6 +129,25 @@ TEST_F(CalibrateTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "1024"}),
               HasSubstr("--chunk 1024 is longer than the 512 tokens"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "60000"}), HasSubstr("are too few"));
+}
+
+// The model lacks a tensor: packing it would fail.
+TEST_F(CalibrateTest, RefusesTextsBeforeItPacks) {
+  const auto error = [&](const TestModel& model, const std::vector<uint64_t>& embedding) {
+    GgufBuilder gguf = LlamaGguf(model);
+    gguf.RemoveTensor("blk.0.ffn_up.weight");
+    gguf.AddTensor("token_embd.weight", GgmlType::kF32, embedding,
+                   std::vector<float>(embedding[0] * embedding[1]));
+    gguf.WriteTo(dir_.File("m.gguf"));
+    const absl::Status status =
+        Run(AddCalibrateCommand, {"calibrate", dir_.File("m.gguf"), "--text", text_, "-o", profile_,
+                                  "--cache-fraction", "0.5", "--chunk", "64"});
+    return std::string(status.message());
+  };
+  EXPECT_THAT(error({.context = 32}, {64, 320}),
+              HasSubstr("--chunk 64 is longer than the 32 tokens of the model's context"));
+  EXPECT_THAT(error({}, {64, 200}), HasSubstr("is not in [0, 200)"));
+  EXPECT_THAT(error({}, {64, 320}), HasSubstr("blk.0.ffn_up.weight"));
 }
 
 TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
