@@ -72,6 +72,12 @@ absl::Status CheckList(const char* flag, const std::vector<double>& values, doub
   return absl::OkStatus();
 }
 
+absl::Status CheckTokens(const char* flag, uint64_t tokens, uint32_t chunk) {
+  if (tokens >= chunk) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, " ", tokens, " is less than a --chunk of ",
+                                                 chunk, "; whole chunks are measured"));
+}
+
 absl::Status CheckFlags(const Flags& flags) {
   if (flags.memory_budget.empty() == !flags.cache_fraction.has_value()) {
     return absl::InvalidArgumentError(
@@ -88,6 +94,8 @@ absl::Status CheckFlags(const Flags& flags) {
   RETURN_IF_ERROR(CheckList("--density", flags.densities, 0.01));
   RETURN_IF_ERROR(CheckList("--gamma", flags.gammas, 0));
   RETURN_IF_ERROR(CheckList("--protected-share", flags.protected_shares, 0));
+  RETURN_IF_ERROR(CheckTokens("--search-tokens", flags.search_tokens, flags.chunk));
+  RETURN_IF_ERROR(CheckTokens("--final-tokens", flags.final_tokens, flags.chunk));
   const std::string inputs[] = {flags.model.model, flags.text};
   return RefuseToReplace(inputs, flags.out);
 }
@@ -306,11 +314,13 @@ void AddCalibrateCommand(CLI::App& app, CommandRun& run) {
                    "loss of the fastest point at most, a share: 0.05 is 5 %")
       ->capture_default_str();
   AddListFlags(*command, *flags);
-  command->add_option("--search-tokens", flags->search_tokens, "tokens to compare candidates on")
+  command
+      ->add_option("--search-tokens", flags->search_tokens,
+                   "tokens to compare candidates on, whole chunks of at most half of the text")
       ->capture_default_str();
   command
       ->add_option("--final-tokens", flags->final_tokens,
-                   "tokens behind these, for the numbers of the profile")
+                   "tokens behind these, whole chunks, for the numbers of the profile")
       ->capture_default_str();
   command->add_option("--chunk", flags->chunk, "tokens per chunk, each with an empty KV cache")
       ->check(CLI::Range(16, 65536))

@@ -46,8 +46,8 @@ absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens,
   }
   CalibrationTasks tasks;
   tasks.search.chunk = tasks.final.chunk = chunk;
-  tasks.search.chunks = std::clamp<uint64_t>(search_tokens / chunk, 1, chunks / 2);
-  tasks.final.chunks = std::clamp<uint64_t>(final_tokens / chunk, 1, chunks - tasks.search.chunks);
+  tasks.search.chunks = std::min(search_tokens / chunk, chunks / 2);
+  tasks.final.chunks = std::min(final_tokens / chunk, chunks - tasks.search.chunks);
   tasks.search.tokens = tokens;
   tasks.final.tokens = std::span(tokens).subspan(tasks.search.chunks * chunk);
   return tasks;

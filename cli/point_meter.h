@@ -22,7 +22,8 @@ struct CalibrationTasks {
 };
 
 // The first whole chunks of the text for the search, at most half of them; those behind for the
-// final numbers. INVALID_ARGUMENT: fewer than four chunks. `tokens` is referred to.
+// final numbers. INVALID_ARGUMENT: fewer than four chunks. `tokens` is referred to. REQUIRES: at
+// least a chunk of both.
 absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
                                              uint64_t search_tokens, uint64_t final_tokens);
 

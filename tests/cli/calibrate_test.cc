@@ -128,7 +128,13 @@ TEST_F(CalibrateTest, ErrorsNameFlagValueAndRemedy) {
               HasSubstr("--max-perplexity-increase 0"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "1024"}),
               HasSubstr("--chunk 1024 is longer than the 512 tokens"));
-  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "60000"}), HasSubstr("are too few"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--search-tokens", "0"}),
+              HasSubstr("--search-tokens 0 is less than a --chunk of 256"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--final-tokens", "255"}),
+              HasSubstr("--final-tokens 255 is less than a --chunk of 256"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "60000", "--search-tokens", "60000",
+                     "--final-tokens", "60000"}),
+              HasSubstr("are too few"));
 }
 
 // The model lacks a tensor: packing it would fail.
