@@ -225,7 +225,8 @@ Json DescribeProfile(const store::v1::Manifest& manifest) {
   const store::v1::ProfileConditions& conditions = profile.conditions();
   Json ladder = Json::array();
   for (const store::v1::OperatingPoint& point : profile.ladder()) {
-    ladder.push_back({{"density", point.density()},
+    ladder.push_back({{"point", ladder.size()},
+                      {"density", point.density()},
                       {"gamma", point.gamma()},
                       {"protected_share", point.protected_share()},
                       {"by_layer", point.layer_densities_size() > 0},

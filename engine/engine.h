@@ -78,7 +78,7 @@ struct SteeringOptions {
 // What steering does now.
 struct SteeringStats {
   uint32_t points = 0;    // of the ladder that may be used; 0: nothing is steered
-  uint32_t position = 0;  // 0: the most accurate
+  uint32_t position = 0;  // of the present point in the profile; 0: the most accurate
   double density = 0, gamma = 0;
   double predicted_perplexity_increase = 0;  // a share
   double target_tokens_per_second = 0;       // 0: none

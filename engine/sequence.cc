@@ -130,7 +130,7 @@ void Sequence::CountPruning(double density, double gamma) {
   if (!steered()) return;
   // Perplexity is the exponential of a mean over tokens.
   log_increase_sum_ += std::log1p(steering_->point().perplexity_increase);
-  const auto position = static_cast<uint32_t>(steering_->position());
+  const uint32_t position = steering_->point().index;
   if (!accounts_.ladder) accounts_.ladder = {.most_accurate = position, .fastest = position};
   GenerationAccounts::Ladder& ladder = *accounts_.ladder;
   ladder.most_accurate = std::min(ladder.most_accurate, position);

@@ -54,6 +54,7 @@ std::vector<LadderPoint> LadderOf(const store::v1::Profile& profile, const Model
   std::vector<LadderPoint> ladder;
   for (const store::v1::OperatingPoint& from : profile.ladder()) {
     LadderPoint& point = ladder.emplace_back();
+    point.index = static_cast<uint32_t>(ladder.size() - 1);
     point.density = from.density();
     point.gamma = from.gamma();
     point.protected_share = from.protected_share();
@@ -161,7 +162,7 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
 SteeringStats Steering::stats() const {
   const LadderPoint& now = point();
   return {.points = static_cast<uint32_t>(ladder_.size()),
-          .position = static_cast<uint32_t>(position()),
+          .position = now.index,
           .density = now.density,
           .gamma = now.dense() ? 1 : now.gamma,
           .predicted_perplexity_increase = now.perplexity_increase,

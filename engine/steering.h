@@ -20,6 +20,7 @@ namespace tidegate {
 
 // An operating point in units of one model.
 struct LadderPoint {
+  uint32_t index = 0;  // in the profile's ladder
   double density = 1;  // 1: nothing is pruned
   double gamma = 1;
   double protected_share = 0;
@@ -48,8 +49,9 @@ class Steering {
   // reach, and when it no longer is.
   void OnRound(double seconds);
 
-  const LadderPoint& point() const { return ladder_[position()]; }
-  size_t position() const { return controller_ ? controller_->point() : ladder_.size() - 1; }
+  const LadderPoint& point() const {
+    return controller_ ? ladder_[controller_->point()] : ladder_.back();
+  }
   SteeringStats stats() const;
 
  private:

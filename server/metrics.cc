@@ -160,7 +160,8 @@ class EngineCollector : public prometheus::Collectable {
                              : 1);
     page.Gauge("tidegate_ladder_points",
                "Points of the profile that steering may use; 0: nothing is steered.", s.points);
-    page.Gauge("tidegate_ladder_position", "Present point, 0 the most accurate.", s.position);
+    page.Gauge("tidegate_ladder_position", "Present point of the profile, 0 the most accurate.",
+               s.position);
     page.Counter("tidegate_ladder_moves_total", "Moves from point to point since the last attach.",
                  static_cast<double>(s.moves));
     page.Gauge("tidegate_predicted_perplexity_increase_ratio",

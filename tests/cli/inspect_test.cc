@@ -5,6 +5,7 @@
 #include "base/unique_fd.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
+#include "proto/store/v1/profile.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
@@ -39,10 +40,10 @@ class InspectCommandTest : public ::testing::Test {
     EXPECT_TRUE(status.ok()) << status;
     return Json::parse(out);
   }
-  void MakePack() {
+  void MakePack(const PackOptions& options = {}) {
     LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
     const auto source = GgufFile::Open(dir_.File("m.gguf"));
-    ASSERT_TRUE(WritePack(*source, dir_.File("m.tgpack"), {}, nullptr).ok());
+    ASSERT_TRUE(WritePack(*source, dir_.File("m.tgpack"), options, nullptr).ok());
   }
 
   TempDir dir_;
@@ -140,6 +141,31 @@ TEST_F(InspectCommandTest, TextHasALineForEveryValue) {
         "streamed:", "  input units:", "12.50 %", "relative rms error:", "  add bos"}) {
     EXPECT_THAT(out_, HasSubstr(line));
   }
+}
+
+// Of LlamaGguf({}).
+store::v1::Profile TestProfile() {
+  store::v1::Profile profile;
+  profile.set_version(kProfileVersion);
+  store::v1::ProfileModel& model = *profile.mutable_model();
+  model.set_name("test-llama");
+  model.set_layer_count(2);
+  model.set_hidden_size(64);
+  model.set_intermediate_size(96);
+  model.set_vocab_size(320);
+  for (const double density : {1.0, 0.8}) profile.add_ladder()->set_density(density);
+  return profile;
+}
+
+TEST_F(InspectCommandTest, NumbersThePointsOfAProfile) {
+  MakePack({.profile = TestProfile()});
+  const Json profile = Inspect("m.tgpack")["profile"];
+  ASSERT_EQ(profile["ladder"].size(), 2u) << profile;
+  EXPECT_EQ(profile["ladder"][0]["point"], 0);
+  EXPECT_EQ(profile["ladder"][1]["point"], 1);
+  EXPECT_EQ(profile["ladder"][1]["density"], 0.8);
+  ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack")}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("point 1   density 0.8"));
 }
 
 TEST_F(InspectCommandTest, VerifyFindsDamage) {

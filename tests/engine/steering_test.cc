@@ -15,6 +15,7 @@ std::vector<LadderPoint> Ladder() {
   std::vector<LadderPoint> ladder(6);
   for (size_t i = 1; i < ladder.size(); ++i) {
     const auto n = static_cast<double>(i);
+    ladder[i].index = static_cast<uint32_t>(i);
     ladder[i].density = 1 - n / 10;
     ladder[i].gamma = 0.2;
     ladder[i].perplexity_increase = n / 100;
@@ -43,17 +44,17 @@ TEST(Steering, AnAllowedLossChoosesTheFastestPointWithinIt) {
   } cases[] = {{0, 0}, {0.009, 0}, {0.01, 1}, {0.034, 3}, {1, 5}};
   for (const auto& c : cases) {
     Steering steering = Make({.max_perplexity_increase = c.allowed});
-    EXPECT_EQ(steering.position(), c.position) << c.allowed;
+    EXPECT_EQ(steering.point().index, c.position) << c.allowed;
     for (int i = 0; i < 1000; ++i) steering.OnRound(1e-6);
-    EXPECT_EQ(steering.position(), c.position) << "no rate is wanted";
+    EXPECT_EQ(steering.point().index, c.position) << "no rate is wanted";
   }
 }
 
 TEST(Steering, ATargetMovesWithinTheAllowedLoss) {
   Steering steering = Make({.target_tokens_per_second = 10, .max_perplexity_increase = 0.03});
-  EXPECT_EQ(steering.position(), 0u);  // the most accurate first
+  EXPECT_EQ(steering.point().index, 0u);  // the most accurate first
   for (int i = 0; i < 1000; ++i) steering.OnRound(1);
-  EXPECT_EQ(steering.position(), 3u);
+  EXPECT_EQ(steering.point().index, 3u);
   const SteeringStats stats = steering.stats();
   EXPECT_EQ(stats.points, 4u);
   EXPECT_EQ(stats.position, 3u);
@@ -89,6 +90,7 @@ TEST(Steering, StaysWithinTheServersBounds) {
   const Steering steering = Make({.max_perplexity_increase = 1}, bounds);
   EXPECT_DOUBLE_EQ(steering.point().density, 0.8);
   EXPECT_EQ(steering.stats().points, 2u);
+  EXPECT_EQ(steering.stats().position, 2u) << "of the profile, whatever is left out before it";
 }
 
 TEST(Steering, ErrorsSayWhatLeavesNothing) {
@@ -110,12 +112,15 @@ TEST(Steering, PointsAreInUnitsOfTheModel) {
   from.set_gamma(0.25);
   from.set_protected_share(0.75);
   for (const double density : {0.4, 0.6}) from.add_layer_densities(density);
+  *profile.add_ladder() = from;
   ModelConfig config;
   config.layer_count = 2;
   config.hidden_size = 256;
   config.intermediate_size = 1024;
   const std::vector<LadderPoint> ladder = LadderOf(profile, config);
-  ASSERT_EQ(ladder.size(), 1u);
+  ASSERT_EQ(ladder.size(), 2u);
+  EXPECT_EQ(ladder[0].index, 0u);
+  EXPECT_EQ(ladder[1].index, 1u);
   const PruneStep step = ladder[0].Step(0.5);
   EXPECT_EQ(step.gamma, 0.5);
   EXPECT_EQ(step.protected_share, 0.75);
