@@ -15,7 +15,9 @@ namespace {
 bool Inside(const LadderPoint& point, const PruningBounds& bounds) {
   const auto density = static_cast<float>(point.density), gamma = static_cast<float>(point.gamma);
   const bool gamma_fits = point.dense() || (gamma >= bounds.gamma_min && gamma <= bounds.gamma_max);
-  return density >= bounds.density_min && density <= bounds.density_max && gamma_fits;
+  // The least is about accuracy, which any layer can spoil; the most is about the work of them all.
+  return static_cast<float>(point.least_density) >= bounds.density_min &&
+         density <= bounds.density_max && gamma_fits;
 }
 
 // What the profile foretells holds for the cache that it was measured with.
@@ -61,7 +63,11 @@ std::vector<LadderPoint> LadderOf(const store::v1::Profile& profile, const Model
     point.perplexity_increase = from.perplexity_increase();
     point.flash_bytes_per_token = from.flash_bytes_per_token();
     point.kept = kept_at(from.density());
-    for (const double density : from.layer_densities()) point.layers.push_back(kept_at(density));
+    point.least_density = from.density();
+    for (const double density : from.layer_densities()) {
+      point.least_density = std::min(point.least_density, density);
+      point.layers.push_back(kept_at(density));
+    }
   }
   return ladder;
 }

@@ -20,8 +20,9 @@ namespace tidegate {
 
 // An operating point in units of one model.
 struct LadderPoint {
-  uint32_t index = 0;  // in the profile's ladder
-  double density = 1;  // 1: nothing is pruned
+  uint32_t index = 0;        // in the profile's ladder
+  double density = 1;        // 1: nothing is pruned
+  double least_density = 1;  // of a layer
   double gamma = 1;
   double protected_share = 0;
   double perplexity_increase = 0;  // as calibrated; a share
@@ -39,8 +40,9 @@ std::vector<LadderPoint> LadderOf(const store::v1::Profile& profile, const Model
 
 class Steering {
  public:
-  // The ladder's part inside the server's bounds and the allowed loss. FAILED_PRECONDITION says
-  // what leaves nothing of it. REQUIRES: options.wanted().
+  // The ladder's part inside the server's bounds, with every layer's density at least the least
+  // that is allowed, and the allowed loss. FAILED_PRECONDITION says what leaves nothing of it.
+  // REQUIRES: options.wanted().
   static absl::StatusOr<Steering> Create(const SteeringOptions& options,
                                          const PruningBounds& bounds,
                                          std::vector<LadderPoint> ladder);

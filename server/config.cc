@@ -133,7 +133,10 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
         ->envname(env);
   };
   add("--density", bounds.defaults.density, "Default share of the MLP used", "TIDEGATE_DENSITY");
-  add("--density-min", bounds.density_min, "Least that requests may ask", "TIDEGATE_DENSITY_MIN");
+  add("--density-min", bounds.density_min,
+      "Least that requests may ask; of a profile's points, those with a layer below it are not "
+      "used",
+      "TIDEGATE_DENSITY_MIN");
   add("--density-max", bounds.density_max, "Most that requests may ask", "TIDEGATE_DENSITY_MAX");
   add("--gamma", bounds.defaults.gamma, "Default score factor of units not in memory",
       "TIDEGATE_GAMMA");

@@ -16,7 +16,7 @@ std::vector<LadderPoint> Ladder() {
   for (size_t i = 1; i < ladder.size(); ++i) {
     const auto n = static_cast<double>(i);
     ladder[i].index = static_cast<uint32_t>(i);
-    ladder[i].density = 1 - n / 10;
+    ladder[i].density = ladder[i].least_density = 1 - n / 10;
     ladder[i].gamma = 0.2;
     ladder[i].perplexity_increase = n / 100;
     ladder[i].flash_bytes_per_token = 1000 - 100 * n;
@@ -93,6 +93,22 @@ TEST(Steering, StaysWithinTheServersBounds) {
   EXPECT_EQ(steering.stats().position, 2u) << "of the profile, whatever is left out before it";
 }
 
+TEST(Steering, NoLayerIsPrunedBelowTheLeastDensity) {
+  std::vector<LadderPoint> ladder = Ladder();
+  ladder[4].least_density = 0.45;  // of 0.6 on average
+  PruningBounds bounds;
+  bounds.density_min = 0.46f;
+  const SteeringOptions options = {.max_perplexity_increase = 1};
+  auto steering = Steering::Create(options, bounds, ladder);
+  ASSERT_TRUE(steering.ok()) << steering.status();
+  EXPECT_EQ(steering->stats().points, 5u);
+  EXPECT_EQ(steering->point().index, 5u);
+  bounds.density_min = 0.45f;
+  steering = Steering::Create(options, bounds, ladder);
+  ASSERT_TRUE(steering.ok()) << steering.status();
+  EXPECT_EQ(steering->stats().points, 6u);
+}
+
 TEST(Steering, ErrorsSayWhatLeavesNothing) {
   PruningBounds bounds;
   bounds.density_min = 0.96f;
@@ -121,6 +137,7 @@ TEST(Steering, PointsAreInUnitsOfTheModel) {
   ASSERT_EQ(ladder.size(), 2u);
   EXPECT_EQ(ladder[0].index, 0u);
   EXPECT_EQ(ladder[1].index, 1u);
+  EXPECT_EQ(ladder[0].least_density, 0.4);
   const PruneStep step = ladder[0].Step(0.5);
   EXPECT_EQ(step.gamma, 0.5);
   EXPECT_EQ(step.protected_share, 0.75);
