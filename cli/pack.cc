@@ -173,9 +173,6 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
   ASSIGN_OR_RETURN(options.hidden_block_bytes,
                    BlockBytes("--hidden-block-bytes", flags.hidden_block_bytes));
   options.trace_path = flags.trace;
-  if (!flags.profile.empty()) {
-    ASSIGN_OR_RETURN(options.profile, ReadProfile(flags.profile));
-  }
   for (const std::string& text : flags.lora) {
     ASSIGN_OR_RETURN(LoraSource adapter, ParseLoraSource(text));
     options.adapters.push_back(std::move(adapter));
@@ -185,6 +182,16 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
         "--calibrate is for --units q4; there is nothing to win back from ", flags.units));
   }
   return options;
+}
+
+// Errors name the file at fault: the profile's, or the model's.
+absl::StatusOr<store::v1::Profile> ProfileFor(const GgufFile& source, const PackOptions& options,
+                                              const std::string& path) {
+  ASSIGN_OR_RETURN(store::v1::Profile profile, ReadProfile(path));
+  const auto plan = PlanPack(source, options);
+  if (!plan.ok()) return Annotate(plan.status(), source.path());
+  RETURN_IF_ERROR(Annotate(CheckProfileModel(profile, plan->manifest), path));
+  return profile;
 }
 
 absl::StatusOr<Calibration> CalibrateFor(const GgufFile& source, const Flags& flags,
@@ -205,6 +212,9 @@ absl::Status RunPack(const Flags& flags) {
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
   const std::string inputs[] = {flags.in, flags.calibrate, flags.profile};
   RETURN_IF_ERROR(RefuseToReplace(inputs, out));
+  if (!flags.profile.empty()) {
+    ASSIGN_OR_RETURN(options.profile, ProfileFor(source, options, flags.profile));
+  }
   std::optional<Calibration> calibration;
   if (!flags.calibrate.empty()) {
     ASSIGN_OR_RETURN(calibration, CalibrateFor(source, flags, options));

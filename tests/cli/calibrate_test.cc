@@ -11,6 +11,7 @@ namespace tidegate {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class CalibrateTest : public ::testing::Test {
  protected:
@@ -192,7 +193,8 @@ TEST_F(CalibrateTest, PackRefusesTheProfileOfAnotherModel) {
   WriteFileOrDie(profile_, ReadFileOrDie(SourcePath("tests/fuzz/corpus/profile/two_points.json")));
   const absl::Status status =
       Run(AddPackCommand, {"pack", DemoModelPath(), "-o", dir_.File("p"), "--profile", profile_});
-  EXPECT_THAT(std::string(status.message()), HasSubstr("'tiny', this is 'stories-7M'"));
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith(profile_ + ": the profile is of the model 'tiny', this is 'stories-7M'"));
 }
 
 }  // namespace
