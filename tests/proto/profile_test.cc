@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -17,6 +18,7 @@ namespace {
 using store::v1::OperatingPoint;
 using store::v1::Profile;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 Profile MakeProfile() {
   Profile profile;
@@ -127,6 +129,21 @@ TEST(Profile, IsOfOneModel) {
   manifest.set_model_name("other");
   EXPECT_THAT(std::string(CheckProfileModel(MakeProfile(), manifest).message()),
               HasSubstr("of the model 'tiny', this is 'other'"));
+}
+
+TEST(Profile, ErrorsAreOneShortLine) {
+  const std::string texts[] = {"{\n\"version\": 1,\n\t\"colour\": \"red\"\n}",
+                               "{\n\n\x01\x1b[31m\xff\xfe",
+                               "{\"" + std::string(1 << 20, 'x') + "\": 1}"};
+  for (const std::string& text : texts) {
+    const std::string error(ParseProfile(text).status().message());
+    EXPECT_THAT(error, HasSubstr("no profile: "));
+    EXPECT_THAT(error, HasSubstr("tidegate calibrate"));
+    EXPECT_THAT(error, Not(HasSubstr("\\n")));
+    EXPECT_LE(error.size(), 1000u);
+    EXPECT_TRUE(std::all_of(error.begin(), error.end(), [](char c) { return c >= 32 && c < 127; }))
+        << error;
+  }
 }
 
 TEST(Profile, ErrorsNameTheFile) {

@@ -1,8 +1,12 @@
 #include "proto/store/v1/profile.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "google/protobuf/util/json_util.h"
@@ -89,6 +93,18 @@ absl::Status CheckLadder(const Profile& profile) {
   return absl::OkStatus();
 }
 
+// The parser's messages quote the file, line breaks and all, and point at a place with a caret.
+std::string OneLine(std::string message) {
+  constexpr size_t kMost = 200;
+  std::replace_if(message.begin(), message.end(), absl::ascii_isspace, ' ');
+  absl::RemoveExtraAsciiWhitespace(&message);
+  absl::string_view start = message;
+  const bool cut = start.size() > kMost;
+  if (cut) start = start.substr(0, kMost);
+  // Bytes that are no ASCII are escaped too: the cut may be inside a character.
+  return absl::StrCat(absl::CHexEscape(absl::StripSuffix(start, " ^")), cut ? "..." : "");
+}
+
 // 0.2 as 0.2, one field a line.
 google::protobuf::util::JsonPrintOptions PrintOptions() {
   google::protobuf::util::JsonPrintOptions options;
@@ -152,7 +168,7 @@ absl::StatusOr<Profile> ParseProfile(std::string_view text) {
       google::protobuf::StringPiece(text.data(), text.size()), &profile);
   if (!parsed.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("no profile: ", std::string(parsed.message()), kRemedy));
+        absl::StrCat("no profile: ", OneLine(std::string(parsed.message())), kRemedy));
   }
   RETURN_IF_ERROR(CheckProfile(profile));
   return profile;
