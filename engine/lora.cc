@@ -86,6 +86,7 @@ absl::Status AddAdapter(const LoraSource& source, const std::string& architectur
                         const ModelConfig& config, bool own_head, Lora& lora) {
   ASSIGN_OR_RETURN(const LoraFile file, LoraFile::Open(source, architecture));
   for (const LoraFile::Pair& pair : file.pairs()) {
+    RETURN_IF_ERROR(CheckLoraLayer(pair, lora.layers.size()));
     const std::vector<Target> targets = TargetsOf(pair, config, own_head, lora);
     if (targets.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -141,6 +141,18 @@ absl::Status LoraFile::ReadRows(const GgufTensor& factor, uint64_t first, uint64
   return absl::OkStatus();
 }
 
+absl::Status CheckLoraLayer(const LoraFile::Pair& pair, uint64_t layers) {
+  absl::string_view rest = pair.target;
+  uint64_t layer = 0;
+  if (!absl::ConsumePrefix(&rest, "blk.") ||
+      !absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) || layer < layers) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "it changes ", absl::CHexEscape(pair.target), ": the adapter has a layer ", layer,
+      ", the model only ", layers, " layers, counted from 0; give one that was trained for it"));
+}
+
 absl::Status CheckLoraShape(const LoraFile::Pair& pair, uint64_t rows, uint64_t columns) {
   if (pair.a.columns() == columns && pair.b.rows() == rows) return absl::OkStatus();
   return absl::InvalidArgumentError(

@@ -48,6 +48,9 @@ class LoraFile {
   std::string description_;
 };
 
+// INVALID_ARGUMENT if the pair changes a matrix of a layer, and the model has fewer layers.
+absl::Status CheckLoraLayer(const LoraFile::Pair& pair, uint64_t layers);
+
 // INVALID_ARGUMENT unless the pair's product has the shape of its target, [rows, columns].
 absl::Status CheckLoraShape(const LoraFile::Pair& pair, uint64_t rows, uint64_t columns);
 

@@ -255,7 +255,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "output.weight"},
         Refused{"NoSuchLayer",
                 [](GgufBuilder& g) { AddZeros(g, "blk.2.attn_q.weight", kHidden, kHidden); },
-                "blk.2.attn_q.weight"},
+                "blk.2.attn_q.weight: the adapter has a layer 2, the model only 2 layers"},
         Refused{"LayerIsNoNumber",
                 [](GgufBuilder& g) {
                   AddZeros(g, "blk.99999999999999999999.attn_q.weight", kHidden, kHidden);

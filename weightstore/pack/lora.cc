@@ -27,7 +27,9 @@ absl::Status LoraSet::AddAdapter(const GgufFile& model, const LoraSource& source
   ASSIGN_OR_RETURN(LoraFile opened, LoraFile::Open(source, architecture));
   files_.push_back(std::make_unique<const LoraFile>(std::move(opened)));
   const LoraFile& file = *files_.back();
+  ASSIGN_OR_RETURN(const uint64_t layers, model.GetUint(architecture + ".block_count"));
   for (const LoraFile::Pair& pair : file.pairs()) {
+    RETURN_IF_ERROR(CheckLoraLayer(pair, layers));
     const GgufTensor* target = model.FindTensor(pair.target);
     if (target == nullptr || target->dims.size() != 2 || pair.target == "token_embd.weight") {
       return absl::InvalidArgumentError(

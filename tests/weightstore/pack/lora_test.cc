@@ -149,12 +149,13 @@ INSTANTIATE_TEST_SUITE_P(
                      g.AddTensor("output_norm.weight", GgmlType::kF32, {4}, {1, 1, 1, 1});
                    },
                    "output_norm.weight is not half"},
-        BadAdapter{"OtherModel",
-                   [](GgufBuilder& g) {
-                     g.AddTensor("blk.7.attn_q.weight.lora_a", GgmlType::kF32, {4}, {1, 1, 1, 1});
-                     g.AddTensor("blk.7.attn_q.weight.lora_b", GgmlType::kF32, {1}, {1});
-                   },
-                   "it changes blk.7.attn_q.weight"},
+        BadAdapter{
+            "OtherModel",
+            [](GgufBuilder& g) {
+              g.AddTensor("blk.7.attn_q.weight.lora_a", GgmlType::kF32, {4}, {1, 1, 1, 1});
+              g.AddTensor("blk.7.attn_q.weight.lora_b", GgmlType::kF32, {1}, {1});
+            },
+            "it changes blk.7.attn_q.weight: the adapter has a layer 7, the model only 2 layers"},
         BadAdapter{"Embedding",
                    [](GgufBuilder& g) {
                      g.AddTensor("token_embd.weight.lora_a", GgmlType::kF32, {64, 1},
