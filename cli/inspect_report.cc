@@ -216,6 +216,10 @@ Json DescribePacking(const GgufFile& file) {
           {"requantised", plan->requantised}};
 }
 
+Json NamesOf(const google::protobuf::RepeatedPtrField<std::string>& names) {
+  return Json(std::vector<std::string>(names.begin(), names.end()));
+}
+
 // What `tidegate calibrate` measured.
 Json DescribeProfile(const store::v1::Manifest& manifest) {
   const store::v1::Profile& profile = manifest.profile();
@@ -342,7 +346,8 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
                {{"file_name", manifest.source().file_name()},
                 {"file_bytes", manifest.source().file_bytes()},
                 {"matrix_types", manifest.source().matrix_types()},
-                {"packed_by", manifest.source().packed_by()}}}};
+                {"packed_by", manifest.source().packed_by()},
+                {"adapters", NamesOf(manifest.source().adapters())}}}};
   if (manifest.has_profile()) out["profile"] = DescribeProfile(manifest);
   return out;
 }

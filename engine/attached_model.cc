@@ -5,7 +5,10 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 
 namespace tidegate {
 namespace {
@@ -68,6 +71,9 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   return absl::OkStatus();
 }
 
+// The file of a LoraName().
+std::string FileOf(const std::string& name) { return name.substr(0, name.rfind('=')); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
@@ -87,6 +93,22 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->info = InfoFrom(*attached->client, *attached->model);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   return attached;
+}
+
+void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
+  const ModelInfo& info = attached.info;
+  LogInfo("attached: model ", info.name, ", context ", attached.context_tokens,
+          " tokens, KV cache for ", attached.kv_capacity_tokens, " tokens",
+          info.adapters.empty() ? ""
+                                : absl::StrCat(", adapters ", absl::StrJoin(info.adapters, ", "),
+                                               " (", FormatBytes(info.adapter_bytes), ")"));
+  for (const LoraSource& given : options.adapters) {
+    for (const std::string& merged : attached.client->manifest().source().adapters()) {
+      if (FileOf(LoraName(given)) != FileOf(merged)) continue;
+      LogWarning("--lora ", given.path, ": the pack was made with ", merged,
+                 " merged into its weights; the adapter now counts twice");
+    }
+  }
 }
 
 }  // namespace tidegate

@@ -26,4 +26,7 @@ struct AttachedModel {
 absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
                                                            ThreadPool* pool);
 
+// Says what was attached; warns of adapters that the pack's weights contain already.
+void LogAttached(const AttachedModel& attached, const EngineOptions& options);
+
 }  // namespace tidegate

@@ -7,11 +7,9 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
-#include "base/units.h"
 #include "engine/attached_model.h"
 #include "engine/request_check.h"
 #include "engine/sequence.h"
@@ -244,12 +242,7 @@ bool EngineImpl::EnsureAttached() {
   }
   back_off_ = kBackOffMin;
   Publish();
-  LogInfo("attached: model ", attached_->info.name, ", context ", attached_->context_tokens,
-          " tokens, KV cache for ", attached_->kv_capacity_tokens, " tokens",
-          attached_->info.adapters.empty()
-              ? ""
-              : absl::StrCat(", adapters ", absl::StrJoin(attached_->info.adapters, ", "), " (",
-                             FormatBytes(attached_->info.adapter_bytes), ")"));
+  LogAttached(*attached_, options_);
   return true;
 }
 

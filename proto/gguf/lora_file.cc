@@ -100,6 +100,11 @@ absl::StatusOr<LoraSource> ParseLoraSource(const std::string& text) {
   return source;
 }
 
+std::string LoraName(const LoraSource& source) {
+  const std::string name = std::filesystem::path(source.path).filename().string();
+  return absl::StrCat(absl::CHexEscape(name), "=", source.scale);
+}
+
 absl::StatusOr<LoraFile> LoraFile::Open(const LoraSource& source, const std::string& architecture) {
   if (!std::isfinite(source.scale))
     return absl::InvalidArgumentError("the scale is not a finite number");

@@ -22,6 +22,10 @@ struct LoraSource {
 // "adapter.gguf=0.5" or "adapter.gguf" (scale 1). INVALID_ARGUMENT shows how to write it.
 absl::StatusOr<LoraSource> ParseLoraSource(const std::string& text);
 
+// "adapter.gguf=0.5": without the folder, for people and for comparing; other bytes than ASCII are
+// escaped.
+std::string LoraName(const LoraSource& source);
+
 class LoraFile {
  public:
   struct Pair {

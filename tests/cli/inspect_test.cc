@@ -157,6 +157,22 @@ store::v1::Profile TestProfile() {
   return profile;
 }
 
+TEST_F(InspectCommandTest, NamesMergedAdapters) {
+  GgufBuilder adapter;
+  adapter.SetString("general.architecture", "llama");
+  adapter.SetString("adapter.type", "lora");
+  const std::vector<float> zeros(64);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_a", GgmlType::kF32, {64, 1}, zeros);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_b", GgmlType::kF32, {1, 64}, zeros);
+  adapter.WriteTo(dir_.File("a.gguf"));
+  MakePack();
+  EXPECT_EQ(Inspect("m.tgpack")["source"]["adapters"], Json::array());
+  MakePack({.adapters = {{dir_.File("a.gguf"), 0.5f}}});
+  EXPECT_EQ(Inspect("m.tgpack")["source"]["adapters"], Json::array({"a.gguf=0.5"}));
+  ASSERT_TRUE(RunInspectCommand({dir_.File("m.tgpack")}, &out_).ok());
+  EXPECT_THAT(out_, HasSubstr("a.gguf=0.5"));
+}
+
 TEST_F(InspectCommandTest, NumbersThePointsOfAProfile) {
   MakePack({.profile = TestProfile()});
   const Json profile = Inspect("m.tgpack")["profile"];

@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 
+#include "engine/engine.h"
 #include "tests/engine/local_engine.h"
 
 namespace tidegate {
@@ -161,6 +162,32 @@ TEST(LoraTest, EachMatrixIsChangedByItself) {
     EXPECT_LE(Difference(merged.prefill, beside.prefill), 1e-4) << m.name;
     EXPECT_GT(Difference(AnswerOf(plain).dense, beside.dense), 1e-3) << m.name;
   }
+}
+
+TEST(LoraTest, AnAdapterThatIsMergedAlreadyIsWarnedOf) {
+  TempDir dir;
+  GgufBuilder gguf = EmptyAdapter();
+  AddPair(gguf, "blk.0.attn_q.weight", kHidden, kHidden, 1, Random(kHidden, 0.2f, 1),
+          Random(kHidden, 0.2f, 2));
+  gguf.WriteTo(dir.File("a.gguf"));
+  gguf.WriteTo(dir.File("b.gguf"));
+  const LocalStore store(
+      {.model = {}, .pack = {.adapters = {{dir.File("a.gguf"), 0.5f}}}, .store = {}});
+  const auto log_with = [&](const char* file) {
+    EngineOptions options;
+    options.store_socket = store.socket();
+    options.adapters = {{dir.File(file), 1}};
+    options.kv_tokens = 64;
+    options.threads = 1;
+    options.attach_timeout = std::chrono::seconds(30);
+    testing::internal::CaptureStderr();
+    const auto engine = Engine::Create(options, nullptr);
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return log;
+  };
+  EXPECT_THAT(log_with("a.gguf"), HasSubstr("a.gguf: the pack was made with a.gguf=0.5 merged"));
+  EXPECT_THAT(log_with("b.gguf"), testing::Not(HasSubstr("merged")));
 }
 
 // As files of models whose projections are one matrix have it.

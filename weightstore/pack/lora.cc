@@ -38,7 +38,7 @@ absl::Status LoraSet::AddAdapter(const GgufFile& model, const LoraSource& source
     RETURN_IF_ERROR(CheckLoraShape(pair, target->rows(), target->columns()));
     deltas_[pair.target].push_back({&file, &pair});
   }
-  absl::StrAppend(&description_, description_.empty() ? "" : ", ", file.description());
+  names_.push_back(LoraName(source));
   return absl::OkStatus();
 }
 

@@ -28,8 +28,8 @@ class LoraSet {
   // Adds to rows [first, first + count) of a matrix, rows [count, columns].
   absl::Status AddTo(const GgufTensor& tensor, uint64_t first, uint64_t count, float* rows) const;
 
-  // "adapter.gguf x 0.5", ... for the manifest; empty without adapters.
-  const std::string& description() const { return description_; }
+  // As LoraName() has them, for the manifest.
+  const std::vector<std::string>& names() const { return names_; }
 
  private:
   struct Delta {
@@ -43,7 +43,7 @@ class LoraSet {
 
   std::vector<std::unique_ptr<const LoraFile>> files_;
   std::map<std::string, std::vector<Delta>> deltas_;  // by the model's tensor
-  std::string description_;
+  std::vector<std::string> names_;
 };
 
 }  // namespace tidegate

@@ -427,8 +427,8 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
         plan.manifest.hyper_parameters().vocab_size(), " rows"));
   }
   store::v1::Source& from = *plan.manifest.mutable_source();
-  const std::string merged = adapters.description().empty() ? "" : " + " + adapters.description();
-  from.set_file_name(Printable(path.filename().string() + merged));
+  from.set_file_name(Printable(path.filename().string()));
+  from.mutable_adapters()->Assign(adapters.names().begin(), adapters.names().end());
   from.set_file_bytes(source.file_bytes());
   from.set_matrix_types(MatrixTypes(plan));
   from.set_packed_by(TIDEGATE_VERSION);

@@ -49,7 +49,7 @@ TEST_F(LoraTest, AddsScaledProducts) {
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_TRUE(set->Touches("blk.1.ffn_up.weight"));
   EXPECT_FALSE(set->Touches("blk.0.ffn_up.weight"));
-  EXPECT_EQ(set->description(), "a.gguf x 0.5");
+  EXPECT_EQ(set->names(), std::vector<std::string>{"a.gguf=0.5"});
   const GgufTensor& up = *model_->FindTensor("blk.1.ffn_up.weight");
   std::vector<float> rows(10 * 64, 100), sliced = rows;
   ASSERT_TRUE(set->AddTo(up, 20, 10, rows.data()).ok());
@@ -71,15 +71,18 @@ TEST_F(LoraTest, AddsScaledProducts) {
 }
 
 TEST_F(LoraTest, PacksHoldTheSum) {
-  const auto report = WritePack(*model_, dir_.File("p"),
-                                {.units = UnitEncoding::kF32,
-                                 .adapters = {{dir_.File("a.gguf"), 1}, {dir_.File("a.gguf"), 1}}},
-                                nullptr);
+  const auto report =
+      WritePack(*model_, dir_.File("p"),
+                {.units = UnitEncoding::kF32,
+                 .adapters = {{dir_.File("a.gguf"), 1.5f}, {dir_.File("a.gguf"), 0.5f}}},
+                nullptr);
   ASSERT_TRUE(report.ok()) << report.status();
   const auto fd = UniqueFd::Open(dir_.File("p"), O_RDONLY);
   const auto index = ReadPackIndex(fd->get(), "p");
   ASSERT_TRUE(index.ok()) << index.status();
-  EXPECT_EQ(index->manifest.source().file_name(), "m.gguf + a.gguf x 1, a.gguf x 1");
+  const store::v1::Source& origin = index->manifest.source();
+  EXPECT_EQ(origin.file_name(), "m.gguf");
+  EXPECT_THAT(origin.adapters(), ::testing::ElementsAre("a.gguf=1.5", "a.gguf=0.5"));
   for (const auto& tensor : index->manifest.static_tensors()) {
     if (tensor.name() == "blk.0.attn_k.weight") {
       EXPECT_EQ(tensor.type(), 1u);  // untouched: F16
