@@ -242,6 +242,7 @@ Json DescribeProfile(const store::v1::Manifest& manifest) {
           {"tokens", conditions.final_tokens()},
           {"units", conditions.unit_encoding()},
           {"policy", conditions.policy()},
+          {"adapters", NamesOf(conditions.adapters())},
           {"cache_fraction", conditions.cache_share()},
           {"perplexity", conditions.perplexity()},
           {"ladder", ladder}};

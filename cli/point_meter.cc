@@ -15,7 +15,7 @@ namespace {
 // experts that each chooses in a mixture.
 constexpr uint32_t kDenseTokens = 64;
 
-store::v1::Profile HeadOf(const LocalModel& local) {
+store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed) {
   const ModelConfig& config = local.model().config;
   const StoreInfo& info = local.store().info();
   store::v1::Profile head;
@@ -30,6 +30,8 @@ store::v1::Profile HeadOf(const LocalModel& local) {
   conditions.set_unit_encoding(info.unit_encoding);
   conditions.set_cache_share(static_cast<double>(info.slot_bytes) /
                              static_cast<double>(info.streamed_model_bytes));
+  *conditions.mutable_adapters() = local.manifest().source().adapters();
+  for (const LoraSource& beside : packed.adapters()) conditions.add_adapters(LoraName(beside));
   return head;
 }
 
@@ -69,7 +71,7 @@ absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) 
   ASSIGN_OR_RETURN(PackedModel packed, PackedModel::Open(options));
   meter.packed_ = std::make_shared<const PackedModel>(std::move(packed));
   ASSIGN_OR_RETURN(const auto local, meter.Open());
-  meter.head_ = HeadOf(*local);
+  meter.head_ = HeadOf(*local, *meter.packed_);
   meter.config_ = local->model().config;
   meter.streamed_bytes_ = local->store().info().streamed_model_bytes;
   return meter;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "proto/store/v1/profile.h"
@@ -35,6 +36,22 @@ void WarnOfOtherCache(const store::v1::Profile& profile, const WeightClient& cli
              "was measured with ",
              std::round(100 * measured),
              " %: expect other rates and losses; calibrate with this memory");
+}
+
+// What CheckProfileModel() cannot see: an adapter changes neither name nor sizes of a model.
+void WarnOfOtherAdapters(const store::v1::Profile& profile, const EngineOptions& options,
+                         const store::v1::Manifest& manifest) {
+  const auto sorted = [](const auto& names) {
+    std::vector<std::string> list(names.begin(), names.end());
+    std::sort(list.begin(), list.end());
+    return list.empty() ? std::string("none") : absl::StrJoin(list, ", ");
+  };
+  google::protobuf::RepeatedPtrField<std::string> names = manifest.source().adapters();
+  for (const LoraSource& source : options.adapters) *names.Add() = LoraName(source);
+  const std::string measured = sorted(profile.conditions().adapters()), here = sorted(names);
+  if (measured == here) return;
+  LogWarning("the profile was measured with other LoRA adapters (", measured, ") than are used (",
+             here, "): expect other losses; calibrate with these");
 }
 
 std::string Percent(double share) { return absl::StrFormat("%.3g %%", 100 * share); }
@@ -158,6 +175,7 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
     LogWarning("the profile was measured with ", profile.conditions().unit_encoding(),
                " units, the pack has ", units, ": expect other losses; calibrate with this pack");
   }
+  WarnOfOtherAdapters(profile, options, manifest);
   const SteeringStats stats = steering.stats();
   LogInfo("steering: ", stats.points, " of ", profile.ladder_size(), " points of the profile, at ",
           stats.position, ": density ", stats.density, ", gamma ", stats.gamma,

@@ -66,8 +66,8 @@ class Steering {
 };
 
 // With the profile that was given or else the pack's own. None if it is not wanted. Errors say what
-// is wrong with the profile, or that there is none. Warns where the cache is another than the
-// profile's.
+// is wrong with the profile, or that there is none. Warns where cache, units or LoRA adapters are
+// others than the profile's.
 absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options,
                                                     const std::optional<store::v1::Profile>& given,
                                                     const WeightClient& client,

@@ -181,6 +181,36 @@ TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
   EXPECT_THAT(Error({"--cache-fraction", "1"}), HasSubstr("this memory holds every weight"));
 }
 
+TEST_F(CalibrateTest, RecordsAdapters) {
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.WriteTo(dir_.File("m.gguf"));
+  GgufBuilder adapter;
+  adapter.SetString("general.architecture", "llama");
+  adapter.SetString("adapter.type", "lora");
+  const std::vector<float> zeros(64);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_a", GgmlType::kF32, {64, 1}, zeros);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_b", GgmlType::kF32, {1, 64}, zeros);
+  adapter.WriteTo(dir_.File("a.gguf"));
+  adapter.WriteTo(dir_.File("b.gguf"));
+  const std::string pack = dir_.File("m.tgpack");
+  ASSERT_TRUE(Run(AddPackCommand,
+                  {"pack", dir_.File("m.gguf"), "-o", pack, "--lora", dir_.File("a.gguf=0.5")})
+                  .ok());
+  for (const std::string& model : {dir_.File("m.gguf"), pack}) {
+    std::vector<std::string> arguments = {"calibrate", model,       "--text", text_,
+                                          "-o",        profile_,    "--lora", dir_.File("b.gguf=2"),
+                                          "--uniform", "--threads", "1"};
+    arguments.insert(arguments.end(), short_.begin(), short_.end());
+    ASSERT_TRUE(Run(AddCalibrateCommand, arguments).ok()) << err_;
+    const auto profile = ReadProfile(profile_);
+    ASSERT_TRUE(profile.ok()) << profile.status();
+    const auto& names = profile->conditions().adapters();
+    EXPECT_EQ(std::vector<std::string>(names.begin(), names.end()),
+              model == pack ? std::vector<std::string>({"a.gguf=0.5", "b.gguf=2"})
+                            : std::vector<std::string>({"b.gguf=2"}));
+  }
+}
+
 TEST_F(CalibrateTest, DoesNotReplaceWhatItReads) {
   const absl::Status status =
       Run(AddCalibrateCommand,

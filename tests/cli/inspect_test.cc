@@ -153,6 +153,7 @@ store::v1::Profile TestProfile() {
   model.set_hidden_size(64);
   model.set_intermediate_size(96);
   model.set_vocab_size(320);
+  profile.mutable_conditions()->add_adapters("a.gguf=0.5");
   for (const double density : {1.0, 0.8}) profile.add_ladder()->set_density(density);
   return profile;
 }
@@ -173,10 +174,11 @@ TEST_F(InspectCommandTest, NamesMergedAdapters) {
   EXPECT_THAT(out_, HasSubstr("a.gguf=0.5"));
 }
 
-TEST_F(InspectCommandTest, NumbersThePointsOfAProfile) {
+TEST_F(InspectCommandTest, ExplainsAProfile) {
   MakePack({.profile = TestProfile()});
   const Json profile = Inspect("m.tgpack")["profile"];
   ASSERT_EQ(profile["ladder"].size(), 2u) << profile;
+  EXPECT_EQ(profile["adapters"], Json::array({"a.gguf=0.5"}));
   EXPECT_EQ(profile["ladder"][0]["point"], 0);
   EXPECT_EQ(profile["ladder"][1]["point"], 1);
   EXPECT_EQ(profile["ladder"][1]["density"], 0.8);

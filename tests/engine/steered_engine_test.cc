@@ -166,6 +166,37 @@ TEST_F(SteeredEngineTest, AProfileOfItsOwnBeatsThePacks) {
   EXPECT_DOUBLE_EQ(Generate(*engine, Steered()).accounts.density, DensityOf(0.9));
 }
 
+TEST_F(SteeredEngineTest, AProfileOfOtherAdaptersIsWarnedOf) {
+  GgufBuilder adapter;
+  adapter.SetString("general.architecture", "llama");
+  adapter.SetString("adapter.type", "lora");
+  const std::vector<float> zeros(64);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_a", GgmlType::kF32, {64, 1}, zeros);
+  adapter.AddTensor("blk.0.attn_q.weight.lora_b", GgmlType::kF32, {1, 64}, zeros);
+  adapter.WriteTo(dir_.File("a.gguf"));
+  adapter.WriteTo(dir_.File("m.gguf"));
+  const LocalStore merged(
+      {.model = {}, .pack = {.adapters = {{dir_.File("m.gguf"), 1}}}, .store = {}});
+  store::v1::Profile profile = TestProfile();
+  profile.mutable_conditions()->add_adapters("a.gguf=0.5");
+  profile.mutable_conditions()->add_adapters("m.gguf=1");
+  WriteFileOrDie(dir_.File("p.json"), ProfileText(profile));
+  const auto log_with = [&](float scale) {
+    EngineOptions options = Options(merged);
+    options.kv_tokens = 64;
+    options.adapters = {{dir_.File("a.gguf"), scale}};
+    options.steering = {.profile = dir_.File("p.json"), .max_perplexity_increase = 1};
+    testing::internal::CaptureStderr();
+    const auto engine = Engine::Create(options, nullptr);
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return log;
+  };
+  EXPECT_THAT(log_with(0.5f), testing::Not(HasSubstr("LoRA")));
+  EXPECT_THAT(log_with(1), HasSubstr("other LoRA adapters (a.gguf=0.5, m.gguf=1) than are used "
+                                     "(a.gguf=1, m.gguf=1)"));
+}
+
 TEST_F(SteeredEngineTest, ErrorsTeach) {
   LocalStore plain;
   EngineOptions options = Options(plain);
