@@ -13,6 +13,19 @@ constexpr uint64_t kStagingBytes = kMiB;
 
 constexpr uint32_t kThreadsMax = 1024;  // As tidegate-engine's flag.
 
+constexpr const char* kUnits = "q8";  // of what is packed here
+
+absl::Status CheckUnitsOfPack(const std::string& path, UnitEncoding wanted) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
+  const auto own = static_cast<UnitEncoding>(index.manifest.unit_encoding());
+  if (own == wanted) return absl::OkStatus();
+  const std::string has(UnitEncodingName(own)), asked(UnitEncodingName(wanted));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--units ", asked, ": ", path, " is a pack and has ", has,
+                   " units; leave --units out, or give the model that it was made from"));
+}
+
 }  // namespace
 
 void ModelFlags::Register(CLI::App& command) {
@@ -47,8 +60,10 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       .add_option("MODEL", model,
                   "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
       ->required();
-  command.add_option("--units", units, "unit encoding for what is packed here: f32, f16, q8, q4")
-      ->capture_default_str();
+  command
+      .add_option("--units", units,
+                  "unit encoding for what is packed here: f32, f16, q8, q4; a pack has its own")
+      ->default_str(kUnits);
   command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
       ->capture_default_str();
   command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
@@ -80,7 +95,10 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   RETURN_IF_ERROR(CheckPruning());
   RETURN_IF_ERROR(HalfKv().status());
   RETURN_IF_ERROR(ParsedPrecision().status());
-  ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units));
+  ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units.empty() ? kUnits : units));
+  if (!units.empty() && StartsAsPack(model)) {
+    RETURN_IF_ERROR(CheckUnitsOfPack(model, options.units));
+  }
   for (const std::string& text : lora) {
     ASSIGN_OR_RETURN(LoraSource source, ParseLoraSource(text));
     options.adapters.push_back(std::move(source));

@@ -15,7 +15,7 @@ namespace tidegate {
 
 struct ModelFlags {
   std::string model;
-  std::string units = "q8";
+  std::string units;  // empty: q8 for what is packed, a pack's own
   std::string mode = "dense";
   double density = 1.0;
   double gamma = 1.0;

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "proto/store/v1/profile.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
@@ -171,7 +172,8 @@ TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
                                         "0.2",       "--density",
                                         "0.7",       "--memory-budget",
                                         "8MiB",      "--max-perplexity-increase",
-                                        "9"};
+                                        "9",         "--units",
+                                        "q8"};
   ASSERT_TRUE(Run(AddCalibrateCommand, arguments).ok()) << err_;
   const auto profile = ReadProfile(profile_);
   ASSERT_TRUE(profile.ok()) << profile.status();
@@ -179,6 +181,11 @@ TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
   EXPECT_GT(profile->conditions().cache_share(), 0.05);
   EXPECT_LT(profile->conditions().cache_share(), 0.95);
   EXPECT_THAT(Error({"--cache-fraction", "1"}), HasSubstr("this memory holds every weight"));
+  arguments.back() = "q4";
+  EXPECT_EQ(Run(AddCalibrateCommand, arguments).message(),
+            absl::StrCat("--units q4: ", pack,
+                         " is a pack and has q8 units; leave --units out, or "
+                         "give the model that it was made from"));
 }
 
 TEST_F(CalibrateTest, RecordsAdapters) {
