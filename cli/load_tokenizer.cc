@@ -39,10 +39,11 @@ absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
     ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
     return index.manifest.tokenizer();
   }
-  return absl::InvalidArgumentError(absl::StrCat(model,
-                                                 ": neither a GGUF file nor a pack; name a .gguf "
-                                                 "file, what `tidegate pack` wrote or a Hugging "
-                                                 "Face folder"));
+  ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
+  return absl::InvalidArgumentError(absl::StrCat(
+      model, ": ", bytes == 0 ? "the file is empty, " : "",
+      "neither a GGUF file nor a pack; name a .gguf file, what `tidegate pack` wrote or "
+      "a Hugging Face folder"));
 }
 
 }  // namespace

@@ -107,7 +107,8 @@ void AddTokenizeCommand(CLI::App& app, CommandRun& run) {
       "  echo '[1, 429, 337]' | tidegate tokenize model.gguf --decode");
   command->add_option("MODEL", options->model, "GGUF file, pack or Hugging Face folder")
       ->required();
-  command->add_option("--file", options->file, "Read this file, not standard input");
+  command->add_option("--file", options->file, "Read this file, not standard input")
+      ->check(NotEmpty());
   command->add_flag("--no-special", options->no_special,
                     "Ids: add no BOS and no EOS. Text (--decode): leave special tokens out");
   command->add_flag("--parse-special", options->parse_special,

@@ -218,6 +218,15 @@ TEST_F(TokenizeCommand, ReadsHuggingFaceFolders) {
   EXPECT_TRUE(status_.ok()) << status_;
 }
 
+TEST_F(TokenizeCommand, SaysWhatIsEmpty) {
+  WriteFileOrDie(dir_.File("tokenizer.json"), "");
+  WriteFileOrDie(dir_.File("text"), "aba");
+  EXPECT_EQ(Run({dir_.path(), "--file", dir_.File("text")}), "");
+  EXPECT_THAT(std::string(status_.message()),
+              HasSubstr("tokenizer.json: the file is empty, where a tokenizer is expected"));
+  EXPECT_THROW(Run({model_, "--file", ""}), CLI::ValidationError) << "not standard input";
+}
+
 TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {
   const auto message_for = [this](const std::string& content) {
     WriteFileOrDie(dir_.File("other"), content);
@@ -226,7 +235,7 @@ TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(dir_.File("other")));
     return std::string(status.message());
   };
-  EXPECT_THAT(message_for(""), HasSubstr("neither a GGUF file nor a pack"));
+  EXPECT_THAT(message_for(""), HasSubstr("the file is empty, neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("GGUF"), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for("PK\3\4 something else"), HasSubstr("neither a GGUF file nor a pack"));
   EXPECT_THAT(message_for(VocabularyFile("bert").content()),

@@ -120,6 +120,11 @@ void FillUnknown(const Json& model, Tokenizer& tokenizer) {
 }  // namespace
 
 absl::StatusOr<Tokenizer> TokenizerFromJson(std::string_view text) {
+  if (text.empty()) {
+    return absl::InvalidArgumentError(
+        "the file is empty, where a tokenizer is expected; copy it again from where the model "
+        "comes from");
+  }
   const Json root = ParseUntrustedJson(text);
   if (!root.is_object()) {
     return absl::InvalidArgumentError("not a JSON object, or nested too deeply");
