@@ -57,6 +57,7 @@ struct Flags {
   std::vector<double> densities = {0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.3, 0.2};
   std::vector<double> gammas = {0.2, 0.5};
   std::vector<double> protected_shares = {0.75, 0.5};
+  std::vector<double> input_shares = {0.5, 0.8, 0.9};
   uint32_t points = 8;
   uint32_t chunk = 256;
   uint64_t search_tokens = 2048, final_tokens = 4096;
@@ -94,6 +95,7 @@ absl::Status CheckFlags(const Flags& flags) {
   RETURN_IF_ERROR(CheckList("--density", flags.densities, 0.01));
   RETURN_IF_ERROR(CheckList("--gamma", flags.gammas, 0));
   RETURN_IF_ERROR(CheckList("--protected-share", flags.protected_shares, 0));
+  RETURN_IF_ERROR(CheckList("--try-input-share", flags.input_shares, 0.01));
   RETURN_IF_ERROR(CheckTokens("--search-tokens", flags.search_tokens, flags.chunk));
   RETURN_IF_ERROR(CheckTokens("--final-tokens", flags.final_tokens, flags.chunk));
   const std::string inputs[] = {flags.model.model, flags.text};
@@ -177,6 +179,23 @@ void PrintTrials(std::span<const LayerTrial> trials) {
   }
 }
 
+// A division of the slots, and what it reads at equal loss: 0.9 is a tenth less than evenly.
+struct ShareTrial {
+  double share;
+  double bytes;
+};
+
+// What became of divisions of the slots.
+void PrintShares(std::span<const ShareTrial> trials, double chosen) {
+  if (trials.empty()) return;
+  std::printf("\nbytes at equal loss, by the part of the slots that input units have:");
+  for (const ShareTrial& trial : trials) {
+    std::printf("  %.3g: %+.1f %%", trial.share, 100 * (trial.bytes - 1));
+  }
+  std::printf("; %s\n", chosen > 0 ? absl::StrFormat("%.3g is taken", chosen).c_str()
+                                   : "none is taken, every kind has the same part cached");
+}
+
 store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter,
                              const CalibrationTasks& tasks, std::span<const MeasuredPoint> ladder) {
   store::v1::Profile profile = meter.ProfileHead();
@@ -187,6 +206,33 @@ store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter,
   conditions.set_policy(flags.model.policy);
   for (const MeasuredPoint& point : ladder) FillPoint(point, *profile.add_ladder());
   return profile;
+}
+
+// Measures the points of the search with other divisions of the slots and leaves the meter with the
+// one that reads least, where the difference is not chance.
+absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const Flags& flags, PointMeter& meter,
+                                                         const MeasuredPoint& dense,
+                                                         std::span<const MeasuredPoint> front) {
+  constexpr double kLeastGain = 0.01;
+  std::vector<ShareTrial> trials;
+  if (front.empty() || flags.model.input_share) return trials;
+  std::vector<MeasuredPoint> even(front.begin(), front.end());
+  even.push_back(dense);
+  std::optional<double> best;
+  double least = 1 - kLeastGain;
+  for (const double share : flags.input_shares) {
+    meter.UseInputShare(share);
+    std::vector<MeasuredPoint> points = {dense};
+    for (const MeasuredPoint& point : front) {
+      ASSIGN_OR_RETURN(points.emplace_back(), meter.Measure(point.candidate));
+    }
+    trials.push_back({share, std::exp(MeanLogBytes(points, front) - MeanLogBytes(even, front))});
+    if (trials.back().bytes > least) continue;
+    least = trials.back().bytes;
+    best = share;
+  }
+  meter.UseInputShare(best);
+  return trials;
 }
 
 // The points of the search, measured on tokens that had no say, and lossless streaming.
@@ -240,14 +286,20 @@ absl::Status RunCalibrate(const Flags& flags) {
     };
   }
   Progress progress("points", "tokens");
-  meter.Plan(&progress, (SearchCalls(search) + 1) * tasks.search.all_tokens() +
-                            (search.points + 1) * tasks.final.all_tokens());
+  const size_t planned = SearchCalls(search) + 1 + flags.input_shares.size() * search.points;
+  meter.Plan(&progress,
+             planned * tasks.search.all_tokens() + (search.points + 1) * tasks.final.all_tokens());
   RETURN_IF_ERROR(meter.Begin(tasks.search));
   ASSIGN_OR_RETURN(const FoundPoints found,
                    SearchPoints(
                        search, [&](const Candidate& c) { return meter.Measure(c); },
                        [&](size_t calls) { meter.Skip(calls * tasks.search.all_tokens()); }));
-  meter.Skip((search.points - found.front.size()) * tasks.final.all_tokens());
+  const size_t unused = search.points - found.front.size();
+  ASSIGN_OR_RETURN(const std::vector<ShareTrial> shares,
+                   ChooseInputShare(flags, meter, dense, found.front));
+  meter.Skip(unused * tasks.final.all_tokens() +
+             (flags.input_shares.size() * search.points - shares.size() * found.front.size()) *
+                 tasks.search.all_tokens());
   ASSIGN_OR_RETURN(const std::vector<MeasuredPoint> ladder,
                    FinalLadder(flags, meter, tasks.final, dense, found.front));
   progress.Finish();
@@ -256,6 +308,7 @@ absl::Status RunCalibrate(const Flags& flags) {
   RETURN_IF_ERROR(WriteTextFile(flags.out, ProfileText(profile)));
   PrintLadder(profile);
   PrintTrials(found.trials);
+  PrintShares(shares, profile.conditions().input_share());
   if (ladder.size() == 1) {
     std::printf(
         "\nNo pruned point stayed within --max-perplexity-increase %g: the profile has "
@@ -284,6 +337,12 @@ void AddListFlags(CLI::App& command, Flags& flags) {
       .add_option("--protected-share", flags.protected_shares,
                   "list of parts of a mask that gamma spares, [0, 1]; all but the first are tried "
                   "around the best points only")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      .add_option("--try-input-share", flags.input_shares,
+                  "list of parts of the cache's bytes for input units, [0.01, 1]: what reads least "
+                  "at equal loss goes into the profile. Not with --input-share")
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--points", flags.points, "points in the profile at most, besides no pruning")

@@ -244,6 +244,7 @@ Json DescribeProfile(const store::v1::Manifest& manifest) {
           {"policy", conditions.policy()},
           {"adapters", NamesOf(conditions.adapters())},
           {"cache_fraction", conditions.cache_share()},
+          {"input_share", conditions.input_share()},
           {"perplexity", conditions.perplexity()},
           {"ladder", ladder}};
 }

@@ -66,6 +66,9 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       ->default_str(kUnits);
   command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
       ->capture_default_str();
+  command.add_option("--input-share", input_share,
+                     "part of the cache's bytes for input units, [0, 1]; default: every kind has "
+                     "the same part of its units cached");
   command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
       ->capture_default_str();
   command.add_option("--flash-model", flash_model,
@@ -105,6 +108,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   }
   options.store.policy = policy;
   options.store.cache_fraction = cache_fraction;
+  options.store.input_share = input_share;
   options.store.staging_bytes = kStagingBytes;
   options.store.flash_backend = flash_backend;
   if (!flash_model.empty()) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct ModelFlags {
   uint32_t fixed_top_n = 0;
   double protected_share = kProtectedShare;
   std::string policy = "value";
+  std::optional<double> input_share;
   double cache_fraction = 1.0;
   std::string flash_backend = "auto";
   std::string flash_model;

@@ -103,6 +103,29 @@ void ThinPoints(std::vector<MeasuredPoint>& points, size_t count) {
   }
 }
 
+double MeanLogBytes(std::span<const MeasuredPoint> points, std::span<const MeasuredPoint> front) {
+  CHECK(!front.empty());
+  const std::vector<MeasuredPoint> best = ParetoPoints(points);
+  const auto log_bytes = [](const MeasuredPoint& point) {
+    return std::log(std::max(point.flash_bytes, 1.0));
+  };
+  double sum = 0;
+  for (const MeasuredPoint& at : front) {
+    const double loss = std::max(at.perplexity_increase, 0.0);
+    const auto above = std::find_if(best.begin(), best.end(), [&](const MeasuredPoint& point) {
+      return point.perplexity_increase > loss;
+    });
+    CHECK(above != best.begin());
+    const MeasuredPoint& left = *(above - 1);
+    sum += log_bytes(left);
+    if (above == best.end()) continue;
+    const double part =
+        (loss - left.perplexity_increase) / (above->perplexity_increase - left.perplexity_increase);
+    sum += part * (log_bytes(*above) - log_bytes(left));
+  }
+  return sum / static_cast<double>(front.size());
+}
+
 size_t SearchCalls(const PointSearch& search) {
   const size_t layers = search.layer_densities == nullptr ? 0 : 1;
   return search.gammas.size() * search.densities.size() +

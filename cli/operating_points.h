@@ -38,6 +38,12 @@ std::vector<MeasuredPoint> ParetoPoints(std::span<const MeasuredPoint> points);
 // allowed losses for which it is the choice. REQUIRES: count >= 2.
 void ThinPoints(std::vector<MeasuredPoint>& points, size_t count);
 
+// What a choice of points reads on the whole: the mean, over the losses of `front` and 0 where one
+// is below it, of the logarithm of the bytes at that loss, between two points on the straight line.
+// Differences of two such means are relative differences in bytes at equal loss. REQUIRES: `points`
+// has one that loses nothing; `front` is not empty.
+double MeanLogBytes(std::span<const MeasuredPoint> points, std::span<const MeasuredPoint> front);
+
 struct PointSearch {
   std::vector<double> densities;         // falling
   std::vector<double> gammas;            // of the first search

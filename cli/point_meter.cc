@@ -15,7 +15,8 @@ namespace {
 // experts that each chooses in a mixture.
 constexpr uint32_t kDenseTokens = 64;
 
-store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed) {
+store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed,
+                          std::optional<double> input_share) {
   const ModelConfig& config = local.model().config;
   const StoreInfo& info = local.store().info();
   store::v1::Profile head;
@@ -30,6 +31,7 @@ store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed) {
   conditions.set_unit_encoding(info.unit_encoding);
   conditions.set_cache_share(static_cast<double>(info.slot_bytes) /
                              static_cast<double>(info.streamed_model_bytes));
+  conditions.set_input_share(input_share.value_or(0));
   *conditions.mutable_adapters() = local.manifest().source().adapters();
   for (const LoraSource& beside : packed.adapters()) conditions.add_adapters(LoraName(beside));
   return head;
@@ -68,10 +70,11 @@ absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperPar
 absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) {
   PointMeter meter;
   meter.options_ = options;
+  meter.options_.store.follow_profile = false;  // An older one's, which has no say.
   ASSIGN_OR_RETURN(PackedModel packed, PackedModel::Open(options));
   meter.packed_ = std::make_shared<const PackedModel>(std::move(packed));
   ASSIGN_OR_RETURN(const auto local, meter.Open());
-  meter.head_ = HeadOf(*local, *meter.packed_);
+  meter.head_ = HeadOf(*local, *meter.packed_, options.store.input_share);
   meter.config_ = local->model().config;
   meter.streamed_bytes_ = local->store().info().streamed_model_bytes;
   return meter;
@@ -113,6 +116,11 @@ absl::StatusOr<EvalResult> PointMeter::Run(const Candidate& candidate) {
     Show(done_ + done);
     return absl::OkStatus();
   });
+}
+
+void PointMeter::UseInputShare(std::optional<double> share) {
+  options_.store.input_share = share;
+  head_.mutable_conditions()->set_input_share(share.value_or(0));
 }
 
 absl::Status PointMeter::Begin(const EvalTask& task) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,9 @@ class PointMeter {
   absl::StatusOr<MeasuredPoint> Measure(const Candidate& candidate);
   // Lossless streaming with the same memory, as the start of `task` is decoded with it.
   absl::StatusOr<MeasuredPoint> MeasureDense(const EvalTask& task);
+
+  // How the slots are divided from here on; unset: evenly (StoreOptions::input_share).
+  void UseInputShare(std::optional<double> share);
 
   absl::StatusOr<std::unique_ptr<LocalModel>> Open() const;
   // Version, model and what is known of the conditions.

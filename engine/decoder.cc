@@ -47,16 +47,12 @@ uint32_t Decoder::PieceTokens(size_t left) const {
   return static_cast<uint32_t>((left + pieces - 1) / pieces);
 }
 
-void Decoder::Embed(std::span<const TokenId> tokens) {
-  const MatrixView& embedding = model_->embedding;
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    CHECK(tokens[t] >= 0 && static_cast<size_t>(tokens[t]) < embedding.rows);
-    DecodeStaticRow(embedding.type, embedding.Row(static_cast<size_t>(tokens[t])),
-                    embedding.columns, x_.data() + t * embedding.columns);
-  }
+absl::Status Decoder::Embed(std::span<const TokenId> tokens) {
+  RETURN_IF_ERROR(model_->embedding.Decode(tokens, x_.data()));
   if (const float scale = model_->config.embedding_scale; scale != 1) {
-    for (size_t i = 0; i < tokens.size() * embedding.columns; ++i) x_[i] *= scale;
+    for (size_t i = 0; i < tokens.size() * model_->config.hidden_size; ++i) x_[i] *= scale;
   }
+  return absl::OkStatus();
 }
 
 void Decoder::Norm(const float* weight, const float* x, uint32_t tokens, float* out) {
@@ -220,7 +216,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   const StageTimer timer(accounts.times, Stage::kOther);
   Reserve(count);
   PrepareRotations(kv, count);
-  Embed(tokens);
+  RETURN_IF_ERROR(Embed(tokens));
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
     Attention(kv, layer, count, pass, accounts.times);
     // Nothing looks at the other positions behind the keys and values of the last layer.

@@ -75,7 +75,7 @@ class Decoder {
   // y[t] += MLP(normed_[t]).
   absl::Status AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
                       PassAccounts& accounts);
-  void Embed(std::span<const TokenId> tokens);
+  absl::Status Embed(std::span<const TokenId> tokens);
   void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass, StageTimes& times);
   // Queries, keys and values of normed_, in place; keys and values also in the cache.
   void PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,

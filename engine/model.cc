@@ -26,8 +26,8 @@ class Statics {
 
   bool Has(const std::string& name) const { return by_name_.contains(name); }
 
-  absl::StatusOr<MatrixView> Matrix(const std::string& name, uint64_t rows,
-                                    uint64_t columns) const {
+  absl::StatusOr<const StaticTensor*> Tensor(const std::string& name, uint64_t rows,
+                                             uint64_t columns) const {
     const auto at = by_name_.find(name);
     if (at == by_name_.end()) {
       return absl::DataLossError(
@@ -39,9 +39,19 @@ class Statics {
                                               tensor.columns(), "], expected [", rows, ", ",
                                               columns, "]; pack the model again"));
     }
-    ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(tensor.type()));
+    return &tensor;
+  }
+
+  absl::StatusOr<MatrixView> Matrix(const std::string& name, uint64_t rows,
+                                    uint64_t columns) const {
+    ASSIGN_OR_RETURN(const StaticTensor* tensor, Tensor(name, rows, columns));
+    if (!client_.InRegion(*tensor)) {
+      return absl::DataLossError(
+          absl::StrCat("tensor ", name, " is not in memory; restart the store"));
+    }
+    ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(tensor->type()));
     return MatrixView{.type = type,
-                      .data = client_.StaticData(tensor),
+                      .data = client_.StaticData(*tensor),
                       .rows = rows,
                       .columns = columns,
                       .row_bytes = StaticRowBytes(type, columns)};
@@ -192,12 +202,13 @@ absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& clien
   model->config = ConfigFrom(manifest.hyper_parameters());
   const ModelConfig& c = model->config;
   model->unit_encoding = static_cast<UnitEncoding>(manifest.unit_encoding());
-  ASSIGN_OR_RETURN(model->embedding,
-                   statics.Matrix("token_embd.weight", c.vocab_size, c.hidden_size));
-  model->head = model->embedding;
-  if (statics.Has("output.weight")) {
-    ASSIGN_OR_RETURN(model->head, statics.Matrix("output.weight", c.vocab_size, c.hidden_size));
-  }
+  ASSIGN_OR_RETURN(const StaticTensor* embedding,
+                   statics.Tensor("token_embd.weight", c.vocab_size, c.hidden_size));
+  ASSIGN_OR_RETURN(const GgmlType embedding_type, ToGgmlType(embedding->type()));
+  model->embedding = Embedding(&client, embedding, embedding_type);
+  ASSIGN_OR_RETURN(model->head, statics.Matrix(statics.Has("output.weight") ? "output.weight"
+                                                                            : embedding->name(),
+                                               c.vocab_size, c.hidden_size));
   ASSIGN_OR_RETURN(model->final_norm, statics.Vector("output_norm.weight", c.hidden_size));
   for (uint32_t layer = 0; layer < c.layer_count; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights weights, LoadLayer(statics, c, layer));

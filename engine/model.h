@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/embedding.h"
 #include "engine/kernels/kernels.h"
 #include "engine/lora.h"
 #include "engine/rope.h"
@@ -89,8 +90,8 @@ struct UnitOrder {
 struct Model {
   ModelConfig config;
   UnitEncoding unit_encoding = UnitEncoding::kF32;
-  MatrixView embedding;               // [vocab, H]
-  MatrixView head;                    // [vocab, H]; the embedding again when tied
+  Embedding embedding;                // [vocab, H]
+  MatrixView head;                    // [vocab, H]; the embedding's when tied
   const float* final_norm = nullptr;  // [H]
   std::vector<LayerWeights> layers;
   std::vector<UnitOrder> unit_orders[kUnitKinds];  // by kind, then layer

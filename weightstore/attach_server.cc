@@ -61,22 +61,23 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path, bool for_others) {
   return listener;
 }
 
-// Sends the answer and, if it is OK, the three descriptors.
+// Sends the answer and, if it is OK, the descriptors.
 void Answer(int fd, const store::v1::AttachResponse& response, const AttachGrant* grant) {
   const std::string bytes = response.SerializeAsString();
   iovec data = {const_cast<char*>(bytes.data()), bytes.size()};
   msghdr message = {};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
-  alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(kAttachDescriptors * sizeof(int))] = {};
   if (grant != nullptr) {
     message.msg_control = control;
     message.msg_controllen = sizeof(control);
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(3 * sizeof(int));
-    const int fds[3] = {grant->region_fd, grant->session_fd, grant->kick_fd};
+    header->cmsg_len = CMSG_LEN(kAttachDescriptors * sizeof(int));
+    const int fds[kAttachDescriptors] = {grant->region_fd, grant->session_fd, grant->kick_fd,
+                                         grant->pack_fd};
     std::memcpy(CMSG_DATA(header), fds, sizeof(fds));
   }
   if (::sendmsg(fd, &message, MSG_NOSIGNAL) < 0) LogWarning("attach answer: ", strerror(errno));

@@ -21,7 +21,7 @@ namespace tidegate {
 // What an accepted engine is given.
 struct AttachGrant {
   uint32_t session = 0;
-  int region_fd = -1, session_fd = -1, kick_fd = -1;  // not owned
+  int region_fd = -1, session_fd = -1, kick_fd = -1, pack_fd = -1;  // not owned
   uint64_t region_bytes = 0, session_bytes = 0;
 };
 

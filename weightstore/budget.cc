@@ -1,6 +1,7 @@
 #include "weightstore/budget.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -46,6 +47,13 @@ uint64_t AffordableStaging(const BudgetRequest& request, uint64_t least, uint64_
   return std::max(least, std::min(share, limit) / kPageBytes * kPageBytes);
 }
 
+// The static section without the tensor that may stay on flash.
+uint64_t LeastStatics(const PackIndex& pack) {
+  const auto& tensors = pack.manifest.static_tensors();
+  if (tensors.empty() || tensors.rbegin()->row_xxh3().empty()) return pack.header.static_bytes;
+  return tensors.rbegin()->offset();
+}
+
 // Bytes of the budget that a plan takes.
 uint64_t PlanBytes(const PackIndex& pack, const RegionPlan& plan) {
   const PackGeometry& geometry = pack.geometry;
@@ -60,13 +68,43 @@ uint64_t SlotSetBytes(const PackGeometry& geometry) {
          (uint64_t{geometry.kinds[0].block_bytes} + geometry.kinds[1].block_bytes);
 }
 
-void FillSlots(const PackGeometry& geometry, uint64_t slot_bytes, RegionPlan& plan) {
-  const double share =
+using KindBytes = std::array<double, kUnitKinds>;
+
+// Bytes of a layer's blocks, by kind.
+KindBytes BlockBytes(const PackGeometry& geometry) {
+  const auto bytes = [](const KindGeometry& k) {
+    return static_cast<double>(uint64_t{k.block_count} * k.block_bytes);
+  };
+  return {bytes(geometry.kinds[0]), bytes(geometry.kinds[1])};
+}
+
+// The same without the padding of blocks.
+KindBytes UnitBytes(const PackGeometry& geometry) {
+  const auto bytes = [](const KindGeometry& k) {
+    return static_cast<double>(uint64_t{k.unit_count} * k.unit_bytes);
+  };
+  return {bytes(geometry.kinds[0]), bytes(geometry.kinds[1])};
+}
+
+// Which part of each kind, of `bytes`, is cached when `fraction` of all bytes is.
+KindBytes CachedParts(const KindBytes& bytes, double fraction, std::optional<double> input_share) {
+  if (!input_share) return {fraction, fraction};
+  const double slots = fraction * (bytes[0] + bytes[1]);
+  // What one kind cannot use is the other's.
+  const double hidden = std::min(bytes[1], (1 - *input_share) * slots);
+  const double input = std::min(bytes[0], slots - hidden);
+  return {input / bytes[0], std::min(bytes[1], slots - input) / bytes[1]};
+}
+
+void FillSlots(const PackGeometry& geometry, const BudgetRequest& request, uint64_t slot_bytes,
+               RegionPlan& plan) {
+  const double fraction =
       std::min(1.0, static_cast<double>(slot_bytes) / static_cast<double>(geometry.blocks_bytes()));
+  const KindBytes parts = CachedParts(BlockBytes(geometry), fraction, request.input_share);
   for (uint32_t k = 0; k < kUnitKinds; ++k) {
     const uint32_t blocks = geometry.kinds[k].block_count;
     plan.slots_per_layer[k] =
-        std::clamp(static_cast<uint32_t>(std::floor(share * blocks)), 1u, blocks);
+        std::clamp(static_cast<uint32_t>(std::floor(parts[k] * blocks)), 1u, blocks);
   }
 }
 
@@ -93,6 +131,10 @@ uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request) {
   const PackGeometry& geometry = pack.geometry;
   const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
+  if (request.input_share && !(*request.input_share >= 0 && *request.input_share <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input share ", *request.input_share, " is outside [0, 1]"));
+  }
   RegionPlan plan;
   plan.manifest_bytes = pack.header.manifest_bytes;
   plan.static_bytes = pack.header.static_bytes;
@@ -108,14 +150,21 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
     }
     plan.staging_bytes =
         AffordableStaging(request, plan.staging_bytes, request.memory_budget_bytes);
+    // Of the units: blocks of one padded unit, as for measuring, would say nothing of others.
+    const KindBytes parts = CachedParts(UnitBytes(geometry), fraction, request.input_share);
     for (uint32_t k = 0; k < kUnitKinds; ++k) {
       plan.slots_per_layer[k] =
-          static_cast<uint32_t>(std::floor(fraction * geometry.kinds[k].block_count));
+          static_cast<uint32_t>(std::floor(parts[k] * geometry.kinds[k].block_count));
     }
     return plan;
   }
 
   const uint64_t budget = request.memory_budget_bytes;
+  RegionPlan whole = plan;
+  for (uint32_t k = 0; k < kUnitKinds; ++k) {
+    whole.slots_per_layer[k] = geometry.kinds[k].block_count;
+  }
+  if (PlanBytes(pack, whole) > budget) plan.static_bytes = LeastStatics(pack);
   uint64_t fixed = PlanBytes(pack, plan);
   RegionPlan least = plan;
   if (request.cache)
@@ -133,7 +182,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   plan.staging_bytes = AffordableStaging(request, plan.staging_bytes, budget - smallest);
   if (!request.cache) return plan;
   fixed = PlanBytes(pack, plan);
-  FillSlots(geometry, budget - fixed, plan);
+  FillSlots(geometry, request, budget - fixed, plan);
   while (PlanBytes(pack, plan) > budget) {  // The floor of one slot may have overshot.
     uint32_t& slots = plan.slots_per_layer[plan.slots_per_layer[0] > 1 ? 0 : 1];
     --slots;

@@ -17,13 +17,17 @@ struct BudgetRequest {
   bool cache = true;           // false: policy "none", no slots
   // Slots per (layer, kind) = floor(f * blocks), whatever the budget.
   std::optional<double> cache_fraction = {};
+  // Of the bytes of all slots, those of input units; unset: every kind has the same part of its
+  // blocks in memory. What one kind cannot use is the other's.
+  std::optional<double> input_share = {};
 };
 
-// The region that fits the budget. Slots are split so that every (layer, kind) holds the same share
-// of its bytes. The budget covers the region, one engine's session, the store's tables and the
-// engine reserve; not the programs themselves. Errors: RESOURCE_EXHAUSTED names the budget, its
-// parts and the smallest budget that works; INVALID_ARGUMENT for a fraction outside [0, 1] or
-// staging smaller than a block.
+// The region that fits the budget. Where it does not hold the whole model, a static tensor that may
+// stay on flash (pack_format.h) does: a row of it is needed where a slot holds what every token may
+// need. Every layer has the same number of slots. The budget covers the region, one engine's
+// session, the store's tables and the engine reserve; not the programs themselves. Errors:
+// RESOURCE_EXHAUSTED names the budget, its parts and the smallest budget that works;
+// INVALID_ARGUMENT for a fraction outside [0, 1] or staging smaller than a block.
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request);
 
 // Bytes of a half-precision KV cache for `tokens` positions.

@@ -58,6 +58,7 @@ class Store::Impl final : public AttachDelegate {
   void FillInfo(const RegionPlan& plan);
 
   const StoreOptions options_;
+  UniqueFd pack_fd_;
   PackIndex pack_;
   Region region_;
   bool statics_adopted_ = false;
@@ -75,12 +76,20 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
   auto impl = std::unique_ptr<Impl>(new Impl(options));
   RETURN_IF_ERROR(MakeEvictionPolicy(options.policy, 1).status());
   RETURN_IF_ERROR(impl->OpenPack());
+  std::optional<double> input_share = options.input_share;
+  const double profile_share = impl->pack_.manifest.profile().conditions().input_share();
+  const bool follow = options.follow_profile && !options.cache_fraction;
+  if (follow && !input_share && profile_share > 0) {
+    input_share = profile_share;
+    LogInfo("input units have ", profile_share, " of the slots' bytes, as the pack's profile says");
+  }
   ASSIGN_OR_RETURN(const RegionPlan plan,
                    PlanRegion(impl->pack_, {.memory_budget_bytes = options.memory_budget_bytes,
                                             .engine_reserve_bytes = options.engine_reserve_bytes,
                                             .staging_bytes = options.staging_bytes,
                                             .cache = options.policy != "none",
-                                            .cache_fraction = options.cache_fraction}));
+                                            .cache_fraction = options.cache_fraction,
+                                            .input_share = input_share}));
   // The socket before the region: "another store listens here" is the clearer message.
   ASSIGN_OR_RETURN(impl->attach_server_,
                    AttachServer::Create(options.socket_path, options.allowed_uids, impl.get()));
@@ -94,8 +103,10 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
 }
 
 absl::Status Store::Impl::OpenPack() {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(options_.pack_path, O_RDONLY));
-  ASSIGN_OR_RETURN(pack_, ReadPackIndex(fd.get(), options_.pack_path));
+  ASSIGN_OR_RETURN(pack_fd_, UniqueFd::Open(options_.pack_path, O_RDONLY));
+  ASSIGN_OR_RETURN(pack_, ReadPackIndex(pack_fd_.get(), options_.pack_path));
+  // Engines read single rows of a static tensor that found no room.
+  ::posix_fadvise(pack_fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   return absl::OkStatus();
 }
 
@@ -130,6 +141,7 @@ absl::Status Store::Impl::OpenDevice() {
 absl::Status Store::Impl::VerifyStatics() const {
   const std::byte* statics = region_.data() + region_.header().static_offset;
   for (const store::v1::StaticTensor& tensor : pack_.manifest.static_tensors()) {
+    if (tensor.offset() >= region_.header().static_bytes) continue;  // stays on flash
     if (Checksum(statics + tensor.offset(), tensor.bytes()) != tensor.xxh3()) {
       return absl::DataLossError(absl::StrCat(options_.pack_path, ": static tensor ", tensor.name(),
                                               ": checksum differs; pack the model again"));
@@ -149,7 +161,7 @@ absl::Status Store::Impl::LoadStatics() {
 absl::Status Store::Impl::ReadStatics() {
   std::byte* statics = region_.data() + region_.header().static_offset;
   // The section starts on a page in file and region, and both are padded to pages.
-  const uint64_t bytes = RoundUp(pack_.header.static_bytes, kPageBytes);
+  const uint64_t bytes = RoundUp(region_.header().static_bytes, kPageBytes);
   std::vector<FlashCompletion> completions;
   uint64_t next = 0;
   while (next < bytes || device_->in_flight() > 0) {
@@ -284,6 +296,7 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
                        .region_fd = region_.read_only_fd(),
                        .session_fd = (*session)->memory_fd(),
                        .kick_fd = (*session)->kick_fd(),
+                       .pack_fd = pack_fd_.get(),
                        .region_bytes = region_.header().region_bytes,
                        .session_bytes = (*session)->memory_bytes()};
   LogInfo("engine '", absl::CHexEscape(request.engine_name().substr(0, 64)),

@@ -28,6 +28,8 @@ struct StoreOptions {
   std::string policy = "value";                  // value, lfu, lru, none
   std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f *
                                          // units), whatever the budget
+  std::optional<double> input_share;  // see BudgetRequest; unset: the profile's, else evenly
+  bool follow_profile = true;         // of the pack, with a budget
   uint32_t queue_depth = 256;
   std::string flash_backend = "auto";  // auto, io_uring, pread
   std::optional<FlashModel> flash_model;

@@ -52,6 +52,11 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
       ->check(CLI::IsMember({"value", "lfu", "lru", "none"}))
       ->capture_default_str()
       ->envname("TIDEGATE_POLICY");
+  app.add_option("--input-share", store.input_share,
+                 "Part of the cache's bytes for input units, [0, 1]; default: what the pack's "
+                 "profile says, else every kind has the same part of its units cached")
+      ->check(CLI::Range(0.0, 1.0))
+      ->envname("TIDEGATE_INPUT_SHARE");
   app.add_option("--region-dir", config.region_dir,
                  "Folder on tmpfs for the shared region; only this process opens it")
       ->capture_default_str()

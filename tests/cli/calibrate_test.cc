@@ -55,6 +55,8 @@ class CalibrateTest : public ::testing::Test {
                                            "64",
                                            "--protected-share",
                                            "0.75",
+                                           "--try-input-share",
+                                           "0.8",
                                            "--max-perplexity-increase",
                                            "0.5"};
   std::string out_, err_;
@@ -75,6 +77,11 @@ TEST_F(CalibrateTest, WritesAProfileThatPackAndInspectTake) {
   EXPECT_THAT(out_, HasSubstr("densities by layer"));
   EXPECT_THAT(err_, HasSubstr("layers: 100 %"));
   EXPECT_THAT(err_, HasSubstr("points: 100 %"));
+  // So few tokens do not say which is better.
+  EXPECT_THAT(out_, HasSubstr("bytes at equal loss"));
+  const bool taken = out_.find("0.8 is taken") != std::string::npos;
+  EXPECT_EQ(profile->conditions().input_share(), taken ? 0.8 : 0) << out_;
+  EXPECT_NE(out_.find("none is taken") != std::string::npos, taken) << out_;
 
   const std::string pack = dir_.File("demo.tgpack");
   ASSERT_TRUE(
@@ -172,14 +179,17 @@ TEST_F(CalibrateTest, TakesAPackAndAMemoryBudget) {
                                         "0.2",       "--density",
                                         "0.7",       "--memory-budget",
                                         "8MiB",      "--max-perplexity-increase",
-                                        "9",         "--units",
+                                        "9",         "--input-share",
+                                        "0.7",       "--units",
                                         "q8"};
   ASSERT_TRUE(Run(AddCalibrateCommand, arguments).ok()) << err_;
   const auto profile = ReadProfile(profile_);
   ASSERT_TRUE(profile.ok()) << profile.status();
-  EXPECT_EQ(profile->ladder_size(), 2);
+  EXPECT_GE(profile->ladder_size(), 2);
   EXPECT_GT(profile->conditions().cache_share(), 0.05);
   EXPECT_LT(profile->conditions().cache_share(), 0.95);
+  EXPECT_EQ(profile->conditions().input_share(), 0.7);
+  EXPECT_THAT(out_, ::testing::Not(HasSubstr("bytes at equal loss")));
   EXPECT_THAT(Error({"--cache-fraction", "1"}), HasSubstr("this memory holds every weight"));
   arguments.back() = "q4";
   EXPECT_EQ(Run(AddCalibrateCommand, arguments).message(),

@@ -29,6 +29,21 @@ TEST(OperatingPoints, FrontIsWhatNoOtherBeats) {
   EXPECT_TRUE(ParetoPoints({}).empty());
 }
 
+TEST(OperatingPoints, BytesAreComparedAtEqualLoss) {
+  const std::vector<MeasuredPoint> front = {Point(-0.001, 100), Point(0.1, 50), Point(0.2, 25)};
+  const std::vector<MeasuredPoint> dense = {Point(0, 100)};
+  EXPECT_DOUBLE_EQ(MeanLogBytes(dense, front), std::log(100));
+  // Half as much everywhere.
+  const std::vector<MeasuredPoint> half = {Point(0, 50), Point(0.1, 25), Point(0.2, 12.5)};
+  EXPECT_DOUBLE_EQ(MeanLogBytes(half, front), std::log(50 * 25 * 12.5) / 3);
+  // Points beside each other on one curve are as good as each other; what loses more does not
+  // count.
+  const std::vector<MeasuredPoint> other = {Point(0, 100), Point(0.05, 100 / std::sqrt(2.0)),
+                                            Point(0.15, 50 / std::sqrt(2.0)), Point(0.3, 12.5),
+                                            Point(0.12, 90)};
+  EXPECT_NEAR(MeanLogBytes(other, front), std::log(100 * 50 * 25) / 3, 1e-12);
+}
+
 TEST(OperatingPoints, ThinningKeepsTheEndsAndTheSpread) {
   std::vector<MeasuredPoint> points;
   for (const double bytes : {100, 98, 64, 60, 32, 31, 16})

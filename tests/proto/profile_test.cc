@@ -102,6 +102,8 @@ TEST(Profile, EveryNumberIsChecked) {
        "their mean 0.8"},
       {"CacheShare", [](Profile& p) { p.mutable_conditions()->set_cache_share(2); },
        "conditions.cacheShare 2"},
+      {"InputShare", [](Profile& p) { p.mutable_conditions()->set_input_share(-0.1); },
+       "conditions.inputShare -0.1"},
       {"Perplexity", [](Profile& p) { p.mutable_conditions()->set_perplexity(kNan); },
        "conditions.perplexity nan"}};
   ASSERT_TRUE(CheckProfile(MakeProfile()).ok());

@@ -227,7 +227,8 @@ TEST_F(EngineMetricsTest, GaugesFollowTheEngine) {
                    .kv_tokens_used = 64,
                    .kv_tokens_capacity = 256,
                    .stall_seconds_prefill = 0.5,
-                   .stall_seconds_decode = 1.5};
+                   .stall_seconds_decode = 1.5,
+                   .steering = {}};
   engine.info_.emplace();
   engine.info_->architecture = "llama";
   engine.info_->unit_encoding = "q8";

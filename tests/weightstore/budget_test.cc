@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <regex>
+#include <utility>
 
 #include "base/units.h"
 #include "tests/support/tiny_pack.h"
@@ -100,7 +101,9 @@ TEST_F(BudgetTest, TheErrorNamesBudgetAndParts) {
   const auto plan = PlanRegion(index(), {.memory_budget_bytes = 100 * kKiB});
   const std::string message(plan.status().message());
   EXPECT_THAT(message, HasSubstr(FormatBytes(100 * kKiB)));
-  EXPECT_THAT(message, HasSubstr("static weights " + FormatBytes(index().header.static_bytes)));
+  // The embedding, the last tensor, may stay on flash.
+  const uint64_t statics = index().manifest.static_tensors().rbegin()->offset();
+  EXPECT_THAT(message, HasSubstr("static weights " + FormatBytes(statics)));
   EXPECT_THAT(message, HasSubstr("engine reserve "));
   EXPECT_THAT(message, HasSubstr("one slot per layer and kind " + FormatBytes(2 * (8192 + 4096))));
 }
@@ -128,12 +131,74 @@ TEST_F(BudgetTest, SlotsGrowWithTheBudgetAndFillIt) {
   EXPECT_GT(before, geometry().blocks_bytes() * 9 / 10);
 }
 
+TEST_F(BudgetTest, TheEmbeddingIsInMemoryWhereEverythingIs) {
+  const store::v1::StaticTensor& last = *index().manifest.static_tensors().rbegin();
+  ASSERT_EQ(last.name(), "token_embd.weight");
+  const auto plan = [](uint64_t budget) {
+    const auto made =
+        PlanRegion(index(), {.memory_budget_bytes = budget, .staging_bytes = 64 * kKiB});
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *made;
+  };
+  uint64_t budget = SmallestKib({.staging_bytes = 64 * kKiB}) * kKiB;
+  for (; SlotBytes(plan(budget)) < geometry().blocks_bytes(); budget += kKiB) {
+    ASSERT_EQ(plan(budget).static_bytes, last.offset());
+  }
+  // All slots, and the embedding follows once there is room for it too.
+  EXPECT_EQ(plan(budget).static_bytes, last.offset());
+  budget += last.bytes() + 4 * kKiB;
+  EXPECT_EQ(plan(budget).static_bytes, index().header.static_bytes);
+  EXPECT_EQ(SlotBytes(plan(budget)), geometry().blocks_bytes());
+}
+
 TEST_F(BudgetTest, BothKindsHoldAboutTheSameShare) {
   const uint64_t smallest = SmallestKib({}) * kKiB;
   const auto plan =
       PlanRegion(index(), {.memory_budget_bytes = smallest + geometry().blocks_bytes() / 2});
   ASSERT_TRUE(plan.ok());
   EXPECT_NEAR(plan->slots_per_layer[0], plan->slots_per_layer[1], 2);
+}
+
+TEST_F(BudgetTest, AnInputShareDividesTheSlots) {
+  const uint64_t smallest = SmallestKib({}) * kKiB;
+  const auto plan = [&](double share, uint64_t extra) {
+    const auto made =
+        PlanRegion(index(), {.memory_budget_bytes = smallest + extra, .input_share = share});
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *made;
+  };
+  const uint64_t half = geometry().blocks_bytes() / 2;
+  for (const double share : {0.4, 0.5, 0.9}) {
+    const RegionPlan made = plan(share, half);
+    const double input = 2.0 * made.slots_per_layer[0] * 8192;
+    EXPECT_NEAR(input / static_cast<double>(SlotBytes(made)), share, 0.03) << share;
+  }
+  // Half of everything is three quarters of the input units, or all hidden units and a quarter of
+  // the input units.
+  EXPECT_NEAR(plan(1, half).slots_per_layer[0], 48, 2);
+  EXPECT_EQ(plan(1, half).slots_per_layer[1], 1u);
+  EXPECT_EQ(plan(0, half).slots_per_layer[1], 64u);
+  EXPECT_NEAR(plan(0, half).slots_per_layer[0], 16, 2);
+  EXPECT_EQ(SlotBytes(plan(0.9, 2 * half + kMiB)), geometry().blocks_bytes());
+}
+
+TEST_F(BudgetTest, AnInputShareOfAFractionIsExact) {
+  const auto slots = [](double fraction, double share) {
+    const auto plan = PlanRegion(index(), {.cache_fraction = fraction, .input_share = share});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return std::pair(plan->slots_per_layer[0], plan->slots_per_layer[1]);
+  };
+  // A third of the units' bytes are hidden units'.
+  EXPECT_EQ(slots(0.5, 1), std::pair(48u, 0u));
+  EXPECT_EQ(slots(0.5, 0), std::pair(16u, 64u));
+  EXPECT_EQ(slots(0.5, 0.5), std::pair(24u, 48u));
+  EXPECT_EQ(slots(0.75, 1), std::pair(64u, 16u));
+  EXPECT_EQ(slots(1, 0.3), std::pair(64u, 64u));
+  for (const double share : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_EQ(
+        PlanRegion(index(), {.memory_budget_bytes = kGiB, .input_share = share}).status().code(),
+        absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST_F(BudgetTest, MoreThanEnoughHoldsTheWholeModelAndNoMore) {

@@ -20,10 +20,27 @@ std::optional<int> Parse(std::vector<const char*> arguments, StoreConfig& config
 
 TEST(StoreConfig, TakesFlags) {
   StoreConfig config;
-  ASSERT_EQ(Parse({"--pack", "m.tgpack", "--memory-budget", "1GiB", "--engine-reserve=1MiB",
-                   "--allow-uid", "7,8", "--flash-model", "bandwidth=1GB/s,latency=80us",
-                   "--no-verify", "--policy", "lru", "--region-dir", "/tmp", "--socket",
-                   "/run/x/s.sock", "--queue-depth", "32", "--require-io-uring"},
+  ASSERT_EQ(Parse({"--pack",
+                   "m.tgpack",
+                   "--memory-budget",
+                   "1GiB",
+                   "--engine-reserve=1MiB",
+                   "--allow-uid",
+                   "7,8",
+                   "--flash-model",
+                   "bandwidth=1GB/s,latency=80us",
+                   "--no-verify",
+                   "--policy",
+                   "lru",
+                   "--region-dir",
+                   "/tmp",
+                   "--socket",
+                   "/run/x/s.sock",
+                   "--queue-depth",
+                   "32",
+                   "--require-io-uring",
+                   "--input-share",
+                   "0.9"},
                   config),
             std::nullopt);
   const StoreOptions& store = config.store;
@@ -35,6 +52,7 @@ TEST(StoreConfig, TakesFlags) {
   EXPECT_EQ(store.flash_model->latency, std::chrono::microseconds(80));
   EXPECT_FALSE(store.verify_checksums);
   EXPECT_EQ(store.policy, "lru");
+  EXPECT_EQ(store.input_share, 0.9);
   EXPECT_EQ(store.queue_depth, 32u);
   EXPECT_EQ(store.flash_backend, "io_uring");
   EXPECT_THAT(store.region_path,
@@ -65,6 +83,7 @@ TEST(StoreConfig, MistakesEndTheProgram) {
                                                     {"--memory-budget", "plenty"},
                                                     {"--queue-depth", "0"},
                                                     {"--engine-reserve", "-1"},
+                                                    {"--input-share", "1.5"},
                                                     {"--allow-uid", "me"}}) {
     StoreConfig config;
     std::vector<const char*> all = {"--pack", "m", "--memory-budget", "1GiB"};

@@ -9,6 +9,7 @@
 #include <optional>
 #include <thread>
 
+#include "proto/store/v1/profile.h"
 #include "tests/support/store_fixture.h"
 
 namespace tidegate {
@@ -293,6 +294,44 @@ TEST_F(StoreTest, OptionsThatMakeNoSenseAreRefusedByName) {
   bad.cache_fraction.reset();
   bad.memory_budget_bytes = 1000;
   EXPECT_EQ(Store::Create(bad).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(StoreTest, SlotsAreDividedAsThePacksProfileSays) {
+  store::v1::Profile profile;
+  const auto& hp = pack_.index.manifest.hyper_parameters();
+  profile.set_version(kProfileVersion);
+  profile.mutable_model()->set_name(pack_.index.manifest.model_name());
+  profile.mutable_model()->set_layer_count(hp.layer_count());
+  profile.mutable_model()->set_hidden_size(hp.hidden_size());
+  profile.mutable_model()->set_intermediate_size(hp.intermediate_size());
+  profile.mutable_model()->set_vocab_size(hp.vocab_size());
+  profile.mutable_conditions()->set_input_share(0.9);
+  profile.add_ladder()->set_density(1);
+  const auto source = GgufFile::Open(folder_.path() + "/model.gguf");
+  ASSERT_TRUE(source.ok());
+  options_.pack_path = folder_.File("calibrated.tgpack");
+  const PackOptions options = {
+      .units = UnitEncoding::kF32, .hidden_block_bytes = 4096, .profile = profile};
+  ASSERT_TRUE(WritePack(*source, options_.pack_path, options, nullptr).ok());
+  // What is left of the budget beside all but about half of the blocks.
+  options_.cache_fraction.reset();
+  options_.staging_bytes = 64 << 10;
+  options_.engine_reserve_bytes = 0;
+  StartStore();
+  options_.memory_budget_bytes =
+      store_->info().region_bytes - pack_.index.geometry.blocks_bytes() / 2;
+  const auto input_share = [&] {
+    store_.reset();
+    StartStore();
+    return static_cast<double>(2 * kInBytes * store_->info().slots_per_layer[0]) /
+           static_cast<double>(store_->info().slot_bytes);
+  };
+  EXPECT_NEAR(input_share(), 0.9, 0.05);
+  options_.input_share = 0.5;
+  EXPECT_NEAR(input_share(), 0.5, 0.05);
+  options_.input_share.reset();
+  options_.follow_profile = false;
+  EXPECT_NEAR(input_share(), 2.0 / 3, 0.05);
 }
 
 TEST_F(StoreTest, StopWhileAClientWaits) {

@@ -57,14 +57,15 @@ absl::StatusOr<UniqueFd> Connect(const std::string& path) {
 }
 
 // Receives the answer with its descriptors.
-absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, UniqueFd (&fds)[3]) {
+absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response,
+                           UniqueFd (&fds)[kAttachDescriptors]) {
   pollfd readable = {socket, POLLIN, 0};
   if (::poll(&readable, 1, kAttachTimeoutMs) <= 0) {
     return absl::UnavailableError("the store did not answer the attach request in 5 s");
   }
   char buffer[4096];
   iovec data = {buffer, sizeof(buffer)};
-  alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(kAttachDescriptors * sizeof(int))];
   msghdr message = {};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
@@ -75,9 +76,10 @@ absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, Uniq
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
     const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    int raw[3] = {-1, -1, -1};
-    std::memcpy(raw, CMSG_DATA(header), std::min<size_t>(count, 3) * sizeof(int));
-    for (size_t i = 0; i < 3; ++i) fds[i] = UniqueFd(raw[i]);
+    const size_t taken = std::min<size_t>(count, kAttachDescriptors);
+    int raw[kAttachDescriptors];
+    std::memcpy(raw, CMSG_DATA(header), taken * sizeof(int));
+    for (size_t i = 0; i < taken; ++i) fds[i] = UniqueFd(raw[i]);
   }
   if (!response.ParseFromArray(buffer, static_cast<int>(bytes))) {
     return absl::FailedPreconditionError(
@@ -86,7 +88,9 @@ absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response, Uniq
   if (response.code() != 0) {
     return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
   }
-  if (!fds[2].valid()) return absl::InternalError("the attach answer carries no descriptors");
+  if (!fds[kAttachDescriptors - 1].valid()) {
+    return absl::InternalError("the attach answer carries no descriptors");
+  }
   return absl::OkStatus();
 }
 
@@ -114,13 +118,14 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
     return absl::UnavailableError(absl::StrCat("attach request: ", strerror(errno)));
   }
   store::v1::AttachResponse response;
-  UniqueFd fds[3];
+  UniqueFd fds[kAttachDescriptors];
   RETURN_IF_ERROR(ReceiveAnswer(client->socket_.get(), response, fds));
   ASSIGN_OR_RETURN(client->region_,
                    MapExactly(fds[0], response.region_bytes(), Mapping::Access::kRead));
   ASSIGN_OR_RETURN(client->session_,
                    MapExactly(fds[1], response.session_bytes(), Mapping::Access::kReadWrite));
   client->kick_ = std::move(fds[2]);
+  client->pack_ = std::move(fds[3]);
 
   std::memcpy(&client->header_, client->region_.data(), sizeof(RegionHeader));
   const RegionHeader& header = client->header_;
@@ -138,13 +143,56 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
   if (SessionMaxBlocks(client->geometry_) != client->max_blocks_) {
     return absl::DataLossError("session and manifest disagree; restart the store");
   }
-  for (const store::v1::StaticTensor& tensor : client->manifest_.static_tensors()) {
-    if (tensor.offset() > header.static_bytes ||
-        tensor.bytes() > header.static_bytes - tensor.offset()) {
-      return absl::DataLossError("a static tensor lies outside the region; restart the store");
+  RETURN_IF_ERROR(client->CheckStatics());
+  return client;
+}
+
+absl::Status WeightClient::CheckStatics() {
+  PackHeader pack;
+  RETURN_IF_ERROR(ReadAt(pack_.get(), 0, &pack, sizeof(pack)));
+  if (pack.magic != kPackMagic || pack.uuid != header_.pack_uuid) {
+    return absl::DataLossError("the store's pack has been overwritten; restart the store");
+  }
+  pack_static_offset_ = pack.static_offset;
+  for (const store::v1::StaticTensor& tensor : manifest_.static_tensors()) {
+    const bool in_rows = static_cast<uint64_t>(tensor.row_xxh3_size()) == tensor.rows();
+    if (InRegion(tensor) || in_rows) continue;
+    return absl::DataLossError("a static tensor lies outside the region; restart the store");
+  }
+  return absl::OkStatus();
+}
+
+bool WeightClient::InRegion(const store::v1::StaticTensor& tensor) const {
+  return tensor.offset() <= header_.static_bytes &&
+         tensor.bytes() <= header_.static_bytes - tensor.offset();
+}
+
+absl::Status WeightClient::ReadStaticRows(const store::v1::StaticTensor& tensor,
+                                          std::span<const uint64_t> rows, std::byte* out) const {
+  const uint64_t row_bytes = tensor.bytes() / tensor.rows();
+  const auto offset = [&](uint64_t row) {
+    return pack_static_offset_ + tensor.offset() + row * row_bytes;
+  };
+  // All are on their way before the first is waited for.
+  if (rows.size() > 1) {
+    for (const uint64_t row : rows) {
+      ::posix_fadvise(pack_.get(), static_cast<off_t>(offset(row)), static_cast<off_t>(row_bytes),
+                      POSIX_FADV_WILLNEED);
     }
   }
-  return client;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::byte* const row = out + i * row_bytes;
+    const absl::Status read = ReadAt(pack_.get(), offset(rows[i]), row, row_bytes);
+    if (!read.ok()) {
+      return absl::UnavailableError(absl::StrCat("row ", rows[i], " of ", tensor.name(), ": ",
+                                                 read.message(), "; check the drive of the pack"));
+    }
+    if (Checksum(row, row_bytes) != tensor.row_xxh3(static_cast<int>(rows[i]))) {
+      return absl::DataLossError(absl::StrCat("row ", rows[i], " of ", tensor.name(),
+                                              ": checksum differs; pack the model again"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 std::span<const ResidencyEntry> WeightClient::Residency(uint32_t layer, UnitKind kind) const {

@@ -93,7 +93,17 @@ class WeightClient {
   const RegionHeader& region() const { return header_; }
   std::string pack_uuid() const { return UuidText(header_.pack_uuid); }
 
-  // Bytes of a static tensor. REQUIRES: `tensor` is one of manifest().
+  // Whether a static tensor lies in the region; if not, its rows can be read. In all three,
+  // `tensor` is one of manifest().
+  bool InRegion(const store::v1::StaticTensor& tensor) const;
+
+  // Reads rows of a tensor that is not in the region from the pack, through the page cache. out
+  // [rows.size(), bytes of a row]. REQUIRES: the rows are the tensor's. DATA_LOSS: a row's checksum
+  // differs; UNAVAILABLE: the drive. Thread-safe.
+  absl::Status ReadStaticRows(const store::v1::StaticTensor& tensor, std::span<const uint64_t> rows,
+                              std::byte* out) const;
+
+  // Bytes of a static tensor. REQUIRES: InRegion(tensor).
   const std::byte* StaticData(const store::v1::StaticTensor& tensor) const {
     return region_.data() + header_.static_offset + tensor.offset();
   }
@@ -137,11 +147,13 @@ class WeightClient {
                                               uint64_t{max_blocks_} * sizeof(WantedBlock));
   }
   uint64_t LeaseOffset(uint32_t lease) const { return leases_offset_ + lease * lease_stride_; }
+  absl::Status CheckStatics();
   absl::Status Post(const RingEntry& entry);
   absl::Status WaitTaken(uint32_t count) const;
   void Kick() const;
 
-  UniqueFd socket_, kick_;
+  UniqueFd socket_, kick_, pack_;
+  uint64_t pack_static_offset_ = 0;
   Mapping region_, session_;
   RegionHeader header_;
   store::v1::Manifest manifest_;

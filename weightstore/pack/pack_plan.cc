@@ -56,12 +56,16 @@ void ExpectProjections(const GgufFile& source, const Architecture& architecture,
   }
 }
 
-// The tensors that stay in memory, in the order of the static section.
+// The tensors that stay in memory, in the order of the static section. An embedding that is not the
+// head comes last: a store with little memory leaves it on flash (pack_format.h).
 std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture& architecture,
                                       const HyperParameters& hp) {
   const uint64_t hidden = hp.hidden_size();
   const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
-  std::vector<Expected> list = {{"token_embd.weight", hp.vocab_size(), hidden}};
+  const Expected embedding = {"token_embd.weight", hp.vocab_size(), hidden};
+  const bool own_head = source.FindTensor("output.weight") != nullptr;
+  std::vector<Expected> list;
+  if (!own_head) list.push_back(embedding);
   for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
     const std::string prefix = absl::StrCat("blk.", layer, ".");
     list.push_back({prefix + "attn_norm.weight", 1, hidden, true});
@@ -92,6 +96,7 @@ std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture
   } else {
     list.push_back({"rope_freqs.weight", 1, hp.rope_dims() / 2, true, true});
   }
+  if (own_head) list.push_back(embedding);
   return list;
 }
 

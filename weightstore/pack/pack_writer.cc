@@ -217,6 +217,8 @@ class Writer {
     store::v1::StaticTensor& entry = StaticEntry(i);
     const GgufTensor& tensor = *plan_.statics[i];
     const uint64_t row_bytes = StoredRowBytes(entry), step = StaticStep(i);
+    // The embedding comes last where it is not the head, see pack_plan.cc.
+    const bool by_row = entry.name() == "token_embd.weight" && i + 1 == plan_.statics.size();
     ChecksumStream checksum;
     for (uint64_t row = 0; row < entry.rows(); row += step) {
       const uint64_t n = std::min(step, entry.rows() - row);
@@ -229,6 +231,9 @@ class Writer {
         RETURN_IF_ERROR(ReadMergedRows(tensor, row, n, reinterpret_cast<float*>(room.data())));
       }
       checksum.Add(room.data(), room.size());
+      for (uint64_t r = 0; by_row && r < n; ++r) {
+        entry.add_row_xxh3(Checksum(&room[r * row_bytes], row_bytes));
+      }
       output.Write();
       Advance(room.size());
     }

@@ -118,6 +118,7 @@ absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
 }
 
 absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_bytes) {
+  uint64_t end = 0;  // of those before
   for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
     ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(tensor.type()));
     const bool fits = tensor.offset() % kStaticAlign == 0 && tensor.offset() <= static_bytes &&
@@ -126,6 +127,12 @@ absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_b
                       tensor.columns() % GgmlBlockElements(type) == 0 &&
                       tensor.rows() * StaticRowBytes(type, tensor.columns()) == tensor.bytes();
     if (!fits) return Damaged(absl::StrCat("static tensor ", tensor.name(), " does not fit"));
+    const bool by_row = !tensor.row_xxh3().empty();
+    const bool last = &tensor == &*manifest.static_tensors().rbegin() && tensor.offset() >= end;
+    if (by_row && (!last || static_cast<uint64_t>(tensor.row_xxh3_size()) != tensor.rows())) {
+      return Damaged(absl::StrCat("static tensor ", tensor.name(), " has checksums out of place"));
+    }
+    end = std::max(end, tensor.offset() + tensor.bytes());
   }
   return absl::OkStatus();
 }

@@ -3,7 +3,9 @@
 //   1. PackHeader                 4096 bytes at offset 0; written last, so a half pack never
 //   validates
 //   2. static section             page-aligned; the tensors of Manifest.static_tensors, rows as in
-//                                 static_rows.h
+//                                 static_rows.h. The last one may have a checksum for each row:
+//                                 an embedding that is not the head, of which a token needs one
+//                                 row. A store may leave it on flash.
 //   3. block section              page-aligned; for each layer its input blocks, then its hidden
 //   blocks, each a multiple of 512 bytes
 //   4. block checksums            uint64 XXH3 of every block, in the order of the block section

@@ -128,6 +128,9 @@ absl::Status CheckProfile(const Profile& profile) {
   if (!Within(profile.conditions().cache_share(), 0, 1)) {
     return Wrong("conditions.cacheShare", profile.conditions().cache_share(), "in [0, 1]");
   }
+  if (!Within(profile.conditions().input_share(), 0, 1)) {
+    return Wrong("conditions.inputShare", profile.conditions().input_share(), "in [0, 1]");
+  }
   if (!Within(profile.conditions().perplexity(), 0, kMaxIncrease)) {
     return Wrong("conditions.perplexity", profile.conditions().perplexity(), "0 or more");
   }

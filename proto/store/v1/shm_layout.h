@@ -4,7 +4,8 @@
 //
 //   offset 0            RegionHeader
 //   manifest_offset     store.v1.Manifest, serialised
-//   static_offset       static weights, as in the pack's static section
+//   static_offset       static weights, as in the pack's static section; without its last tensor
+//                       where that may stay on flash and memory is short (pack_format.h)
 //   residency_offset    atomic<uint32_t>[layers][blocks of both kinds], see ResidencyEntry
 //   slots_offset        per layer: slots of input blocks, then slots of hidden blocks
 //   staging_offset      [kMaxSessions][kLeasesPerSession] staging rings of staging_bytes
@@ -40,7 +41,8 @@ namespace tidegate {
 inline constexpr uint64_t kRegionMagic = 0x3130474552475431;
 inline constexpr uint64_t kSessionMagic = 0x3130534553475431;
 inline constexpr uint32_t kShmVersion = 3;
-inline constexpr uint32_t kControlVersion = 1;
+inline constexpr uint32_t kControlVersion = 2;
+inline constexpr uint32_t kAttachDescriptors = 4;  // of an answer, see control.proto
 inline constexpr uint32_t kMaxSessions = 2;
 inline constexpr uint32_t kLeasesPerSession = 4;
 inline constexpr uint32_t kRingEntries = 16;  // power of two; a full ring makes the engine wait

@@ -1,0 +1,30 @@
+// The rows of token_embd.weight, in the shared region or, where the store's budget had no room for
+// them, in the pack file. Constant; readable by any thread. The client must outlive it.
+#pragma once
+
+#include <span>
+
+#include "absl/status/status.h"
+#include "engine/tokenizer.h"
+#include "proto/gguf/ggml_type.h"
+#include "weightstore/client/weight_client.h"
+
+namespace tidegate {
+
+class Embedding {
+ public:
+  Embedding() = default;
+  // `tensor` is one of client.manifest().
+  Embedding(const WeightClient* client, const store::v1::StaticTensor* tensor, GgmlType type)
+      : client_(client), tensor_(tensor), type_(type) {}
+
+  // out [tokens, columns]. REQUIRES: the tokens are rows. Errors: of ReadStaticRow().
+  absl::Status Decode(std::span<const TokenId> tokens, float* out) const;
+
+ private:
+  const WeightClient* client_ = nullptr;
+  const store::v1::StaticTensor* tensor_ = nullptr;
+  GgmlType type_ = GgmlType::kF32;
+};
+
+}  // namespace tidegate
