@@ -238,30 +238,30 @@ absl::Status Mlp::RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& 
 
 absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
   const size_t units_max = BatchUnits(sweep);
-  pending_.resize(lease.size());
-  std::iota(pending_.begin(), pending_.end(), 0u);
+  added_.assign(lease.size(), false);
+  size_t front = 0;  // all before it have been added
   // Once a streamed block has been added, every advance of the front may be what frees its staging,
   // also an advance past blocks that came through the cache.
   bool streamed = false;
-  while (!pending_.empty()) {
-    size_t kept = 0;
-    for (size_t i = 0; i < pending_.size(); ++i) {
-      const uint32_t block = pending_[i];
-      const std::byte* data = batch_.units.size() < units_max ? lease.TryGet(block) : nullptr;
+  for (size_t next = 0; next < lease.size();) {
+    for (const size_t arrived = lease.arrived(); next < arrived && batch_.units.size() < units_max;
+         ++next) {
+      const size_t block = lease.Arrival(next);
+      const std::byte* data = lease.TryGet(block);
       if (data == nullptr) {
-        pending_[kept++] = block;
-        continue;
+        ASSIGN_OR_RETURN(data, lease.Wait(block));  // says why
       }
       streamed |= lease.IsStreamed(block);
       GatherBlock(sweep, block, data);
+      added_[block] = true;
     }
-    pending_.resize(kept);
     if (batch_.units.empty()) {
-      RETURN_IF_ERROR(lease.Wait(pending_.front()).status());
+      RETURN_IF_ERROR(lease.WaitArrival(next));
       continue;
     }
     AddBatch(sweep, times);
-    if (streamed) lease.Consumed(pending_.empty() ? lease.size() : pending_.front());
+    while (front < lease.size() && added_[front]) ++front;
+    if (streamed) lease.Consumed(front);
   }
   return absl::OkStatus();
 }

@@ -186,8 +186,8 @@ class Mlp {
   std::vector<uint32_t> all_positions_[2];  // 0, 1, 2, ... by kind
   std::vector<WantedBlock> wanted_;
   std::vector<uint32_t>
-      block_begin_;  // first index into positions of each wanted block, and the end
-  std::vector<uint32_t> pending_;
+      block_begin_;          // first index into positions of each wanted block, and the end
+  std::vector<bool> added_;  // blocks of a lease
   std::vector<float> coefficients_;
   Batch batch_;
   // Partial sums of the hidden units of one token, and what the current batch adds to each.

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/check.h"
 #include "base/futex.h"
 #include "base/status_macros.h"
 
@@ -57,8 +58,12 @@ bool Session::TakeRequest(RingEntry& entry) {
 void Session::Publish(uint32_t lease, uint32_t index, uint64_t location) {
   // Release: the block's bytes (or the error) are visible to whoever sees the location.
   locations(lease)[index].store(location | kLocationReady, std::memory_order_release);
-  leases[lease].published[index] = true;
-  leases[lease].dirty = true;
+  Lease& own = leases[lease];
+  CHECK(own.arrived < own.wanted.size() && !own.published[index]);
+  arrivals(lease)[own.arrived].store(index, std::memory_order_relaxed);
+  lease_header(lease).arrived.store(++own.arrived, std::memory_order_release);
+  own.published[index] = true;
+  own.dirty = true;
 }
 
 void Session::SetError(uint32_t lease, const absl::Status& status) {

@@ -34,6 +34,7 @@ struct Lease {
   std::vector<WantedBlock> wanted;
   std::vector<BlockCache::Decision> decisions;  // one per wanted block
   std::vector<bool> published;                  // location stored
+  uint32_t arrived = 0;                         // how many are
 
   // Streaming of kBypass blocks through staging, in list order.
   uint32_t bypass_left = 0;        // not yet ordered
@@ -67,13 +68,16 @@ class Session {
     return mapping_.At<std::atomic<uint64_t>>(LeaseOffset(lease) + sizeof(LeaseHeader) +
                                               uint64_t{max_blocks_} * sizeof(WantedBlock));
   }
+  std::atomic<uint32_t>* arrivals(uint32_t lease) const {
+    return reinterpret_cast<std::atomic<uint32_t>*>(locations(lease) + max_blocks_);
+  }
 
   // Takes the next request, copied out of the ring. False if there is none.
   bool TakeRequest(RingEntry& entry);
   // The engine claims more requests than the ring holds: it is broken or hostile.
   bool ring_broken() const { return ring_broken_; }
 
-  // Stores a location; the engine is told by Notify().
+  // Stores a location of an active lease, once for each block; the engine is told by Notify().
   void Publish(uint32_t lease, uint32_t index, uint64_t location);
   // Records the first error of a lease.
   void SetError(uint32_t lease, const absl::Status& status);

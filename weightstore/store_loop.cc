@@ -223,6 +223,7 @@ void StoreLoop::Acquire(Session& session, uint32_t lease_index, LeaseMode mode) 
   lease.generation = ++generation_;
   lease.decisions.resize(lease.wanted.size());
   lease.published.assign(lease.wanted.size(), false);
+  lease.arrived = 0;
   lease.bypass_left = 0;
   lease.next_index = 0;
   const uint32_t used = blocks.used_count(), pinned = blocks.pinned_count();

@@ -16,7 +16,7 @@ using absl::StatusCode;
 TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(kRegionMagic, 0x3130474552475431u);
   EXPECT_EQ(kSessionMagic, 0x3130534553475431u);
-  EXPECT_EQ(kShmVersion, 3u);
+  EXPECT_EQ(kShmVersion, 4u);
   EXPECT_EQ(kMaxSessions, 2u);
   EXPECT_EQ(kLeasesPerSession, 4u);
   EXPECT_EQ(kRingEntries, 16u);
@@ -43,7 +43,8 @@ TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(offsetof(LeaseHeader, consumed), 8u);
   EXPECT_EQ(offsetof(LeaseHeader, granted_serial), 16u);
   EXPECT_EQ(offsetof(LeaseHeader, flash_bytes), 40u);
-  EXPECT_EQ(offsetof(LeaseHeader, error), 56u);
+  EXPECT_EQ(offsetof(LeaseHeader, arrived), 56u);
+  EXPECT_EQ(offsetof(LeaseHeader, error), 60u);
 
   EXPECT_EQ(sizeof(SessionHeader), 768u);
   EXPECT_EQ(offsetof(SessionHeader, submitted), 64u);
@@ -173,8 +174,8 @@ TEST(RegionTest, NoSlotsAtAllIsARegionToo) {
 
 TEST(SessionTest, SizesFollowFromTheLargestKind) {
   EXPECT_EQ(SessionMaxBlocks(Geometry()), 4u);
-  EXPECT_EQ(SessionLeaseStride(4), 256u + 64);
-  EXPECT_EQ(SessionLeaseStride(5), 256u + 128);
+  EXPECT_EQ(SessionLeaseStride(3), 256u + 64);
+  EXPECT_EQ(SessionLeaseStride(4), 256u + 128);
   EXPECT_EQ(SessionBytes(4), 8192u);
   EXPECT_EQ(SessionBytes(1000) % 4096, 0u);
   EXPECT_GE(SessionBytes(1000), 4096 + 4 * SessionLeaseStride(1000));

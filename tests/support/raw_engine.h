@@ -44,7 +44,7 @@ class RawEngine {
   store::v1::AttachResponse Receive() {
     char buffer[4096];
     iovec data = {buffer, sizeof(buffer)};
-    alignas(cmsghdr) char control[CMSG_SPACE(3 * sizeof(int))] = {};
+    alignas(cmsghdr) char control[CMSG_SPACE(kAttachDescriptors * sizeof(int))] = {};
     msghdr message = {};
     message.msg_iov = &data;
     message.msg_iovlen = 1;
@@ -57,9 +57,9 @@ class RawEngine {
     const cmsghdr* header = CMSG_FIRSTHDR(&message);
     EXPECT_EQ(header != nullptr, response.code() == 0);
     if (header == nullptr) return response;
-    int raw[3];
+    int raw[kAttachDescriptors];
     std::memcpy(raw, CMSG_DATA(header), sizeof(raw));
-    for (int i = 0; i < 3; ++i) fds_[i] = UniqueFd(raw[i]);
+    for (uint32_t i = 0; i < kAttachDescriptors; ++i) fds_[i] = UniqueFd(raw[i]);
     return response;
   }
 
@@ -126,7 +126,7 @@ class RawEngine {
     return header().leases_offset + i * header().lease_stride;
   }
 
-  UniqueFd socket_, fds_[3];
+  UniqueFd socket_, fds_[kAttachDescriptors];
   Mapping session_;
   uint32_t submitted_ = 0;
 };

@@ -85,9 +85,15 @@ TEST(SessionTest, WhatTheEngineWritesToTakenIsIgnored) {
 
 TEST(SessionTest, PublishesLocationsAndProgress) {
   const auto session = MakeSession();
+  session->leases[2].wanted.resize(7);
   session->leases[2].published.assign(7, false);
   session->Publish(2, 3, 4096);
+  session->Publish(2, 0, kLocationFailed);
   EXPECT_EQ(session->locations(2)[3], 4096 | kLocationReady);
+  EXPECT_EQ(session->locations(2)[0], kLocationFailed | kLocationReady);
+  EXPECT_EQ(session->lease_header(2).arrived, 2u);
+  EXPECT_EQ(session->arrivals(2)[0], 3u);
+  EXPECT_EQ(session->arrivals(2)[1], 0u);
   EXPECT_TRUE(session->leases[2].published[3] && session->leases[2].dirty);
   EXPECT_EQ(session->lease_header(2).progress, 0u);
   session->Notify(2);

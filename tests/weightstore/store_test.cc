@@ -174,6 +174,37 @@ TEST_F(StoreTest, TheResidencyTableAgreesWithTheLease) {
   }
 }
 
+TEST_F(StoreTest, BlocksAreNamedOnceInTheOrderInWhichTheyArrive) {
+  StartStore();
+  const auto client = Attach();
+  ASSERT_NE(client, nullptr);
+  const auto resident = Wanted(10, 20);
+  {
+    WeightLease before = Acquire(*client, 0, kIn, resident);
+    ExpectPackBytes(before, 0, kIn, resident);
+  }
+  const auto wanted = Wanted(0, 30);
+  for (int round = 0; round < 2; ++round) {  // The second one in the same place of the session.
+    WeightLease lease = Acquire(*client, round, kIn, wanted);
+    std::vector<bool> seen(wanted.size(), false);
+    for (size_t k = 0; k < wanted.size(); ++k) {
+      ASSERT_TRUE(lease.WaitArrival(k).ok());
+      ASSERT_GT(lease.arrived(), k);
+      const size_t i = lease.Arrival(k);
+      if (round == 0 && k < resident.size()) {
+        EXPECT_EQ(i, 10 + k) << "what is there comes first";
+      }
+      ASSERT_FALSE(seen[i]) << i;
+      seen[i] = true;
+      ASSERT_NE(lease.TryGet(i), nullptr);
+      EXPECT_EQ(
+          std::memcmp(lease.TryGet(i), pack_.Block(round, kIn, wanted[i].block).data(), kInBytes),
+          0);
+    }
+    EXPECT_EQ(lease.arrived(), wanted.size());
+  }
+}
+
 TEST_F(StoreTest, StagingIsReusedOnlyAfterConsumed) {
   options_.policy = "none";
   options_.staging_bytes = kInBytes;  // One chunk for each lease.
@@ -237,6 +268,7 @@ TEST_P(BadBlockTest, IsNamedNeverDeliveredAndHurtsNoOther) {
     EXPECT_EQ(bad.status().code(), absl::StatusCode::kDataLoss) << bad.status();
     EXPECT_THAT(std::string(bad.status().message()), HasSubstr("layer 1, hidden units, block 20"));
     EXPECT_EQ(lease.TryGet(4), nullptr);
+    EXPECT_TRUE(lease.WaitArrival(wanted.size() - 1).ok()) << "a failed block arrives too";
     for (size_t i = 0; i < wanted.size(); ++i) {
       if (i == 4) continue;
       const auto data = lease.Wait(i);

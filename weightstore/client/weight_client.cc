@@ -283,6 +283,7 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
   LeaseHeader& header = lease_header(index);
   header.consumed.store(0, std::memory_order_relaxed);
   header.error_code.store(0, std::memory_order_relaxed);
+  header.arrived.store(0, std::memory_order_relaxed);
   std::copy(wanted.begin(), wanted.end(),
             session_.At<WantedBlock>(LeaseOffset(index) + sizeof(LeaseHeader)));
   for (size_t i = 0; i < wanted.size(); ++i) {
@@ -370,6 +371,22 @@ absl::Status WeightLease::WaitFor(Ready ready) {
   }
   stall_ += std::chrono::steady_clock::now() - start;
   return result;
+}
+
+size_t WeightLease::arrived() const {
+  // Acquire: pairs with the store's release; arrivals and locations are there before the count.
+  const uint32_t count = client_->lease_header(lease_).arrived.load(std::memory_order_acquire);
+  return std::min<size_t>(count, block_count_);
+}
+
+size_t WeightLease::Arrival(size_t k) const {
+  const uint32_t i = client_->arrivals(lease_)[k].load(std::memory_order_relaxed);
+  return std::min<size_t>(i, block_count_ - 1);
+}
+
+absl::Status WeightLease::WaitArrival(size_t k) {
+  RETURN_IF_ERROR(WaitFor([&] { return arrived() > k || Rejected(); }));
+  return arrived() > k ? absl::OkStatus() : Error();
 }
 
 absl::StatusOr<const std::byte*> WeightLease::Wait(size_t i) {

@@ -41,6 +41,13 @@ class WeightLease {
   // then Wait() says why.
   const std::byte* TryGet(size_t i) const;
 
+  // Blocks that have arrived or failed so far, each once and in the order in which they did: their
+  // indices are Arrival(k) for k < arrived().
+  size_t arrived() const;
+  size_t Arrival(size_t k) const;
+  // Waits until arrived() > k. REQUIRES: k < size(). Errors as Wait(), but for those of one block.
+  absl::Status WaitArrival(size_t k);
+
   // Waits for the i-th block. Errors: DATA_LOSS, UNAVAILABLE (drive), as the store reports them;
   // UNAVAILABLE when the store is gone.
   absl::StatusOr<const std::byte*> Wait(size_t i);
@@ -145,6 +152,9 @@ class WeightClient {
   std::atomic<uint64_t>* locations(uint32_t lease) const {
     return session_.At<std::atomic<uint64_t>>(LeaseOffset(lease) + sizeof(LeaseHeader) +
                                               uint64_t{max_blocks_} * sizeof(WantedBlock));
+  }
+  std::atomic<uint32_t>* arrivals(uint32_t lease) const {
+    return reinterpret_cast<std::atomic<uint32_t>*>(locations(lease) + max_blocks_);
   }
   uint64_t LeaseOffset(uint32_t lease) const { return leases_offset_ + lease * lease_stride_; }
   absl::Status CheckStatics();

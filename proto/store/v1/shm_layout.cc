@@ -48,7 +48,8 @@ uint32_t SessionMaxBlocks(const PackGeometry& geometry) {
 
 uint64_t SessionLeaseStride(uint32_t max_blocks) {
   return RoundUp(sizeof(LeaseHeader) +
-                     uint64_t{max_blocks} * (sizeof(WantedBlock) + sizeof(std::atomic<uint64_t>)),
+                     uint64_t{max_blocks} * (sizeof(WantedBlock) + sizeof(std::atomic<uint64_t>) +
+                                             sizeof(std::atomic<uint32_t>)),
                  kCacheLineBytes);
 }
 

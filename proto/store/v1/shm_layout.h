@@ -1,4 +1,4 @@
-// Shared memory, version 3: the contract between the store and the engines attached to it.
+// Shared memory, version 4: the contract between the store and the engines attached to it.
 //
 // The region (one per store; engines map it read-only):
 //
@@ -15,18 +15,21 @@
 //
 //   offset 0            SessionHeader, with the request ring
 //   leases_offset       [kLeasesPerSession] of: LeaseHeader, WantedBlock[max_blocks],
-//                       atomic<uint64_t> locations[max_blocks]
+//                       atomic<uint64_t> locations[max_blocks],
+//                       atomic<uint32_t> arrivals[max_blocks]
 //
-// Life of a lease: the engine fills WantedBlock[], zeroes the locations, posts kAcquire. The store
-// decides what is admitted, sets counts, then publishes a location per block: at once for resident
-// ones, when the read has landed and its checksum agreed for the others. The engine posts kRelease.
+// Life of a lease: the engine fills WantedBlock[], zeroes the locations and `arrived`, posts
+// kAcquire. The store decides what is admitted, sets counts, then publishes a location per block:
+// at once for resident ones, when the read has landed and its checksum agreed for the others. The
+// block's list index is then the next of arrivals[], and `arrived` counts it: an engine that takes
+// blocks as they come need not look at all of them again and again. The engine posts kRelease.
 // A request that the store refuses is granted with an error and with both block counts 0.
 // Blocks that the cache does not admit pass through the lease's staging ring in list order: a
 // location with kStreamed is valid until the engine moves `consumed` past it.
 //
 // Rules. Fixed-width types and offsets only, never pointers. Little-endian, one host. Words that
 // both sides touch are lock-free atomics; a publisher stores with release, a reader loads with
-// acquire. Any change to a size or an offset is version 4.
+// acquire. Any change to a size or an offset is version 5.
 #pragma once
 
 #include <atomic>
@@ -40,7 +43,7 @@ namespace tidegate {
 
 inline constexpr uint64_t kRegionMagic = 0x3130474552475431;
 inline constexpr uint64_t kSessionMagic = 0x3130534553475431;
-inline constexpr uint32_t kShmVersion = 3;
+inline constexpr uint32_t kShmVersion = 4;
 inline constexpr uint32_t kControlVersion = 2;
 inline constexpr uint32_t kAttachDescriptors = 4;  // of an answer, see control.proto
 inline constexpr uint32_t kMaxSessions = 2;
@@ -137,7 +140,8 @@ struct LeaseHeader {
   uint32_t miss_blocks;
   uint64_t flash_bytes;               // read from flash for this lease
   std::atomic<uint64_t> flash_reads;  // reads issued so far; grows while blocks stream
-  char error[200];                    // terminated text
+  std::atomic<uint32_t> arrived;      // entries of arrivals[] so far, failed blocks included
+  char error[196];                    // terminated text
 };
 static_assert(sizeof(LeaseHeader) == 256);
 

@@ -174,6 +174,7 @@ TEST_F(WeightClientTest, ARejectedLeaseSaysWhyAndHasNoAccounts) {
     EXPECT_EQ(lease.accounts().status().code(), absl::StatusCode::kInvalidArgument);
     if (wanted.empty()) continue;
     EXPECT_EQ(lease.Wait(0).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(lease.WaitArrival(0).code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(lease.TryGet(0), nullptr);
   }
   ExpectServes(*client_, 0, kIn, Wanted(0, 4));
