@@ -6,10 +6,10 @@
 
 #include <cmath>
 #include <functional>
-#include <random>
 
 #include "engine/engine.h"
 #include "tests/engine/local_engine.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
@@ -32,14 +32,6 @@ constexpr Matrix kMatrices[] = {{"attn_q", kHidden, kHidden},
                                 {"ffn_up", kIntermediate, kHidden},
                                 {"ffn_down", kHidden, kIntermediate}};
 
-std::vector<float> Random(size_t count, float deviation, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(count);
-  for (float& v : values) v = normal(random);
-  return values;
-}
-
 GgufBuilder EmptyAdapter() {
   GgufBuilder gguf;
   gguf.SetString("general.architecture", "llama");
@@ -59,8 +51,8 @@ GgufBuilder FullAdapter(uint32_t seed) {
   GgufBuilder gguf = EmptyAdapter();
   size_t rank = 1;
   const auto add = [&](const std::string& target, size_t rows, size_t columns) {
-    AddPair(gguf, target, rows, columns, rank, Random(rank * columns, 0.1f, seed),
-            Random(rows * rank, 0.1f, seed + 1));
+    AddPair(gguf, target, rows, columns, rank, Normals(rank * columns, 0.1f, seed),
+            Normals(rows * rank, 0.1f, seed + 1));
     seed += 2;
     rank = rank % 19 + 3;
   };
@@ -151,7 +143,7 @@ TEST(LoraTest, EachMatrixIsChangedByItself) {
     TempDir dir;
     GgufBuilder gguf = EmptyAdapter();
     AddPair(gguf, absl::StrCat("blk.1.", m.name, ".weight"), m.rows, m.columns, 2,
-            Random(2 * m.columns, 0.2f, 5), Random(2 * m.rows, 0.2f, 6));
+            Normals(2 * m.columns, 0.2f, 5), Normals(2 * m.rows, 0.2f, 6));
     gguf.WriteTo(dir.File("a.gguf"));
     const std::vector<LoraSource> adapters = {{dir.File("a.gguf"), 1}};
     const LocalStore merged_store(
@@ -194,9 +186,9 @@ TEST(LoraTest, AnAdapterThatIsMergedAlreadyIsWarnedOf) {
 TEST(LoraTest, FusedMatricesAreTakenApart) {
   TempDir dir;
   GgufBuilder apart = EmptyAdapter(), fused = EmptyAdapter();
-  const std::vector<float> a = Random(2 * kHidden, 0.2f, 1);
-  const std::vector<float> qkv = Random(2 * (kHidden + 2 * kKv), 0.2f, 2);
-  const std::vector<float> gate_up = Random(2 * 2 * kIntermediate, 0.2f, 3);
+  const std::vector<float> a = Normals(2 * kHidden, 0.2f, 1);
+  const std::vector<float> qkv = Normals(2 * (kHidden + 2 * kKv), 0.2f, 2);
+  const std::vector<float> gate_up = Normals(2 * 2 * kIntermediate, 0.2f, 3);
   const auto rows = [](const std::vector<float>& b, size_t first, size_t count) {
     return std::vector<float>(b.begin() + static_cast<ptrdiff_t>(2 * first),
                               b.begin() + static_cast<ptrdiff_t>(2 * (first + count)));
