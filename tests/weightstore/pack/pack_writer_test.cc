@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <thread>
 
 #include "proto/store/v1/mask_trace.h"
 #include "proto/store/v1/static_rows.h"
@@ -437,6 +439,37 @@ TEST_F(WriterTest, ASourceThatShrinksIsDataLoss) {
   const auto report = WritePack(source, dir_.File("p"), {}, nullptr);
   EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss) << report.status();
   EXPECT_FALSE(FileExists(dir_.File("p")));
+}
+
+// Layers and static tensors are packed side by side: what fails in the one ends the other.
+TEST_F(WriterTest, AFailureOfOneHalfStopsTheOther) {
+  const TestModel many = {.layers = 32};
+  const std::vector<float> embedding(size_t{many.vocab} * many.hidden);
+  for (const bool of_layers : {true, false}) {
+    GgufBuilder gguf = LlamaGguf(many);
+    if (of_layers) {
+      gguf.AddTensor("blk.0.ffn_gate.weight", GgmlType::kF32, {64, 96},
+                     std::vector<float>(64 * 96, NAN));
+    } else {
+      gguf.RemoveTensor("token_embd.weight");  // the first static tensor, now last in the file
+      gguf.AddTensor("token_embd.weight", GgmlType::kF32, {many.hidden, many.vocab}, embedding);
+    }
+    gguf.WriteTo(dir_.File("m.gguf"));
+    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    ASSERT_TRUE(source.ok()) << source.status();
+    if (!of_layers) std::filesystem::resize_file(dir_.File("m.gguf"), source->file_bytes() - 4096);
+    // Slow enough for the failure to come in the midst of the other half: a step for each of at
+    // least 64 static tensors, or of the 64 kinds of the layers.
+    int steps = 0;
+    const auto report = WritePack(*source, dir_.File("p"), {}, [&](uint64_t, uint64_t) {
+      ++steps;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    });
+    EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss) << report.status();
+    EXPECT_THAT(std::string(report.status().message()),
+                HasSubstr(of_layers ? "blk.0.ffn_gate.weight" : "token_embd.weight"));
+    EXPECT_LT(steps, 48);
+  }
 }
 
 TEST(GoldenPackTest, PacksVerify) {
