@@ -444,7 +444,6 @@ TEST_F(WriterTest, ASourceThatShrinksIsDataLoss) {
 // Layers and static tensors are packed side by side: what fails in the one ends the other.
 TEST_F(WriterTest, AFailureOfOneHalfStopsTheOther) {
   const TestModel many = {.layers = 32};
-  const std::vector<float> embedding(size_t{many.vocab} * many.hidden);
   for (const bool of_layers : {true, false}) {
     GgufBuilder gguf = LlamaGguf(many);
     if (of_layers) {
@@ -452,14 +451,12 @@ TEST_F(WriterTest, AFailureOfOneHalfStopsTheOther) {
                      std::vector<float>(64 * 96, NAN));
     } else {
       gguf.RemoveTensor("token_embd.weight");  // the first static tensor, now last in the file
-      gguf.AddTensor("token_embd.weight", GgmlType::kF32, {many.hidden, many.vocab}, embedding);
+      gguf.AddTensor("token_embd.weight", GgmlType::kF32, {64, 320}, std::vector<float>(64 * 320));
     }
     gguf.WriteTo(dir_.File("m.gguf"));
     const auto source = GgufFile::Open(dir_.File("m.gguf"));
-    ASSERT_TRUE(source.ok()) << source.status();
     if (!of_layers) std::filesystem::resize_file(dir_.File("m.gguf"), source->file_bytes() - 4096);
-    // Slow enough for the failure to come in the midst of the other half: a step for each of at
-    // least 64 static tensors, or of the 64 kinds of the layers.
+    // Slow enough for the failure to come amid the other half, which has 64 steps or more.
     int steps = 0;
     const auto report = WritePack(*source, dir_.File("p"), {}, [&](uint64_t, uint64_t) {
       ++steps;
