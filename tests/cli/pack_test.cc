@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "base/unique_fd.h"
-#include "cli/commands.h"
 #include "proto/store/v1/pack_format.h"
+#include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/hf_folder.h"
 #include "tests/support/random_values.h"
@@ -19,20 +19,9 @@ namespace {
 using ::testing::HasSubstr;
 
 // Runs `tidegate pack ...`; `out` receives standard output.
-absl::Status RunPackCommand(const std::vector<std::string>& arguments, std::string* out) {
-  CLI::App app;
-  CommandRun run;
-  AddPackCommand(app, run);
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
-  reversed.push_back("pack");
-  app.parse(reversed);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const absl::Status status = run();
-  std::fflush(stdout);
-  *out = ::testing::internal::GetCapturedStdout();
-  ::testing::internal::GetCapturedStderr();
-  return status;
+absl::Status RunPackCommand(std::vector<std::string> arguments, std::string* out) {
+  arguments.insert(arguments.begin(), "pack");
+  return RunCommand(AddPackCommand, std::move(arguments), out);
 }
 
 class PackCommandTest : public ::testing::Test {
