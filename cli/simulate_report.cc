@@ -1,6 +1,5 @@
 #include "cli/simulate_report.h"
 
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
