@@ -159,8 +159,8 @@ TEST(LoraTest, EachMatrixIsChangedByItself) {
 TEST(LoraTest, AnAdapterThatIsMergedAlreadyIsWarnedOf) {
   TempDir dir;
   GgufBuilder gguf = EmptyAdapter();
-  AddPair(gguf, "blk.0.attn_q.weight", kHidden, kHidden, 1, Random(kHidden, 0.2f, 1),
-          Random(kHidden, 0.2f, 2));
+  AddPair(gguf, "blk.0.attn_q.weight", kHidden, kHidden, 1, Normals(kHidden, 0.2f, 1),
+          Normals(kHidden, 0.2f, 2));
   gguf.WriteTo(dir.File("a.gguf"));
   gguf.WriteTo(dir.File("b.gguf"));
   const LocalStore store(
