@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "prometheus/exposer.h"
 #include "prometheus/gauge.h"
+#include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
 
 namespace tidegate {
@@ -91,9 +92,9 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(
     server->exposer_ = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
         "listening_ports", address, "num_threads", std::to_string(kHttpThreads),
         "request_timeout_ms", std::to_string(kRequestTimeoutMs)});
-    server->registry_ = std::make_shared<prometheus::Registry>();
-    RegisterBuildInfo(*server->registry_, build_labels);
-    server->RegisterCollectable(server->registry_);
+    const auto registry = std::make_shared<prometheus::Registry>();
+    RegisterBuildInfo(*registry, build_labels);
+    server->RegisterCollectable(registry);
     server->RegisterCollectable(std::make_shared<ProcessMetrics>());
   } catch (const std::exception& error) {
     return absl::UnavailableError(

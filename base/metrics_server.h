@@ -17,7 +17,6 @@
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "prometheus/collectable.h"
-#include "prometheus/registry.h"
 
 namespace prometheus {
 class Exposer;
@@ -42,11 +41,8 @@ class MetricsServer {
   // Host as given, port as bound: "127.0.0.1:41873".
   const std::string& address() const { return address_; }
 
-  // For counters, gauges and histograms that are written as things happen.
-  prometheus::Registry& registry() { return *registry_; }
-
-  // For values that are read at scrape time. What `collectable` refers to must stay until this
-  // server is destroyed.
+  // Adds what `collectable` gives to each scrape. What it refers to must stay until this server is
+  // destroyed.
   void RegisterCollectable(std::shared_ptr<prometheus::Collectable> collectable);
 
   // The page as text, as a scrape gives it but without the library's own exposer_* families.
@@ -55,7 +51,6 @@ class MetricsServer {
  private:
   MetricsServer() = default;
 
-  std::shared_ptr<prometheus::Registry> registry_;
   mutable Mutex mutex_;
   std::vector<std::shared_ptr<prometheus::Collectable>> collectables_ ABSL_GUARDED_BY(mutex_);
   uint16_t port_ = 0;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -59,16 +58,10 @@ std::vector<EvalResult> WithCache(std::span<const EvalResult> results, double fr
   return found;
 }
 
-// Series in the order of their first result, points by x.
+// Of perplexities, points by x.
 template <typename Name, typename X>
-std::vector<PlotSeries> SeriesOf(std::span<const EvalResult> results, Name name, X x) {
-  std::vector<PlotSeries> series;
-  std::map<std::string, size_t> index;
-  for (const EvalResult& result : results) {
-    const auto [at, added] = index.emplace(name(result), series.size());
-    if (added) series.push_back({.name = at->first});
-    series[at->second].points.emplace_back(x(result), result.perplexity());
-  }
+std::vector<PlotSeries> Perplexities(std::span<const EvalResult> results, Name name, X x) {
+  auto series = SeriesOf(results, name, x, [](const EvalResult& r) { return r.perplexity(); });
   for (PlotSeries& s : series) std::sort(s.points.begin(), s.points.end());
   return series;
 }
@@ -219,7 +212,7 @@ Plot DensityPlot(std::span<const EvalResult> results) {
   return {.title = "Perplexity and density",
           .x_label = "share of the MLP weights used",
           .y_label = "perplexity",
-          .series = SeriesOf(
+          .series = Perplexities(
               results, [&](const EvalResult& r) { return SeriesName(r, cache && UsesGamma(r)); },
               [](const EvalResult& r) { return r.density; }),
           .log_y = true};
@@ -229,7 +222,7 @@ Plot MemoryPlot(std::span<const EvalResult> results) {
   return {.title = "Perplexity and memory",
           .x_label = "weights and key/value cache in memory, MiB",
           .y_label = "perplexity",
-          .series = SeriesOf(
+          .series = Perplexities(
               results,
               [](const EvalResult& r) {
                 return absl::StrFormat("%s, density %g", SeriesName(r, false), r.point.density);
@@ -246,7 +239,7 @@ Plot SpeedPlot(std::span<const EvalResult> results) {
                .log_x = true,
                .log_y = true};
   const std::set<double> fractions = CacheFractions(results);
-  plot.series = SeriesOf(
+  plot.series = Perplexities(
       results, [&](const EvalResult& r) { return SeriesName(r, fractions.size() > 1); }, speed);
   for (PlotSeries& series : plot.series) series.line = false;
   for (const double fraction : fractions) {

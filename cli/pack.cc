@@ -210,7 +210,8 @@ absl::Status RunPack(const Flags& flags) {
   ASSIGN_OR_RETURN(PackOptions options, OptionsOf(flags));
   ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
-  const std::string inputs[] = {flags.in, flags.calibrate, flags.profile};
+  std::vector<std::string> inputs = {flags.in, flags.calibrate, flags.profile, flags.trace};
+  for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
   RETURN_IF_ERROR(RefuseToReplace(inputs, out));
   if (!flags.profile.empty()) {
     ASSIGN_OR_RETURN(options.profile, ProfileFor(source, options, flags.profile));

@@ -1,7 +1,5 @@
 #include "cli/simulate_report.h"
 
-#include <map>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/units.h"
@@ -27,19 +25,6 @@ std::vector<std::string> Cells(const SimulatedRow& row) {
           FormatBytes(static_cast<uint64_t>(row.flash_bytes_per_token)),
           absl::StrFormat("%.3f", row.tokens_per_second),
           absl::StrFormat("%.2f", row.times_dense)};
-}
-
-// Series in the order of their first row.
-template <typename Name, typename X, typename Y>
-std::vector<PlotSeries> SeriesOf(std::span<const SimulatedRow> rows, Name name, X x, Y y) {
-  std::vector<PlotSeries> series;
-  std::map<std::string, size_t> index;
-  for (const SimulatedRow& row : rows) {
-    const auto [at, added] = index.emplace(name(row), series.size());
-    if (added) series.push_back({.name = at->first});
-    series[at->second].points.emplace_back(x(row), y(row));
-  }
-  return series;
 }
 
 double Gigabytes(const SimulatedRow& row) { return static_cast<double>(row.dram_bytes) / 1e9; }

@@ -1,6 +1,8 @@
 // Line and scatter plots as SVG text, for reports that need nothing but a browser. Pure.
 #pragma once
 
+#include <cstddef>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,19 @@ struct Plot {
   std::vector<PlotSeries> series = {};
   bool log_x = false, log_y = false;  // points that are not positive are left out
 };
+
+// A series for each name, in the order of their first row, with a point for each of its rows.
+template <typename Rows, typename Name, typename X, typename Y>
+std::vector<PlotSeries> SeriesOf(const Rows& rows, Name name, X x, Y y) {
+  std::vector<PlotSeries> series;
+  std::map<std::string, size_t> index;
+  for (const auto& row : rows) {
+    const auto [at, added] = index.emplace(name(row), series.size());
+    if (added) series.push_back({.name = at->first});
+    series[at->second].points.emplace_back(x(row), y(row));
+  }
+  return series;
+}
 
 // One <svg> element, 720 by 420 pixels, with a legend on its right. Points that are not finite are
 // left out. Texts are escaped.

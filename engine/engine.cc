@@ -29,11 +29,6 @@ absl::Status NoStore(const std::string& why) {
                                              why.empty() ? "" : " (", why, why.empty() ? "" : ")"));
 }
 
-// Errors that a store which comes back does not mend: of an adapter's file, or what it says.
-bool IsOfConfiguration(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) || absl::IsNotFound(status);
-}
-
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, std::optional<store::v1::Profile> profile,
@@ -248,8 +243,9 @@ bool EngineImpl::EnsureAttached() {
 
 absl::Status EngineImpl::Attach() {
   auto attached = AttachModel(options_, &pool_);
+  // Of options or adapters: a store that comes back does not mend that.
   configuration_error_ =
-      IsOfConfiguration(attached.status()) ? attached.status() : absl::OkStatus();
+      absl::IsInvalidArgument(attached.status()) ? attached.status() : absl::OkStatus();
   if (!attached.ok()) return attached.status();
   attached_ = *std::move(attached);
   auto steering = SteeringFor(options_, profile_, *attached_->client, attached_->model->config);

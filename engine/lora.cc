@@ -124,8 +124,9 @@ absl::StatusOr<Lora> LoadLora(std::span<const LoraSource> sources, const std::st
   Lora lora;
   lora.layers.resize(config.layer_count);
   for (const LoraSource& source : sources) {
-    RETURN_IF_ERROR(Annotate(AddAdapter(source, architecture, config, own_head, lora),
-                             absl::StrCat("adapter ", source.path)));
+    const absl::Status added = AddAdapter(source, architecture, config, own_head, lora);
+    if (added.ok()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("adapter ", source.path, ": ", added.message()));
   }
   return lora;
 }

@@ -49,8 +49,8 @@ struct Lora {
 };
 
 // Empty factors for every layer if there are no sources. `own_head`: the head is not the embedding.
-// Errors name the adapter and the tensor: INVALID_ARGUMENT (not for this model, or it changes what
-// only merging can: embeddings, experts), DATA_LOSS (values that are not finite).
+// Errors name the adapter and the tensor, and are INVALID_ARGUMENT whatever is wrong, a damaged or
+// missing file too: an adapter is an argument, and no store that comes back mends it.
 absl::StatusOr<Lora> LoadLora(std::span<const LoraSource> sources, const std::string& architecture,
                               const ModelConfig& config, bool own_head);
 

@@ -41,13 +41,11 @@ absl::Status Run(const ServerConfig& config) {
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
   if (!config.metrics_listen.empty()) {
-    // The model's own name is known only after attaching: it is in tidegate_model_info.
-    const std::string label = config.model_aliases.empty() ? "default" : config.model_aliases[0];
     ASSIGN_OR_RETURN(
         metrics_server,
         MetricsServer::Create(config.metrics_listen,
                               {{"simd", std::string(BestKernels(config.engine.precision).name)}}));
-    ASSIGN_OR_RETURN(metrics, EngineMetrics::Create(*metrics_server, label));
+    metrics = std::make_unique<EngineMetrics>(*metrics_server);
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,

@@ -8,6 +8,7 @@
 #include "base/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/histogram.h"
+#include "prometheus/registry.h"
 
 namespace tidegate {
 namespace {
@@ -64,10 +65,11 @@ std::string ReasonLabel(size_t reason) {
 
 double Flag(bool value) { return value ? 1 : 0; }
 
-// Reads the engine at scrape time. Outlives EngineMetrics where the server still holds it.
+// Reads the engine at scrape time, and adds the model's name to what `registry` counts. Outlives
+// EngineMetrics where the server still holds it.
 class EngineCollector : public prometheus::Collectable {
  public:
-  explicit EngineCollector(std::string model) : model_(std::move(model)) {}
+  prometheus::Registry& registry() { return registry_; }
 
   void Attach(const Engine* engine) {
     MutexLock lock(mutex_);
@@ -85,13 +87,21 @@ class EngineCollector : public prometheus::Collectable {
   std::vector<prometheus::MetricFamily> Collect() const override {
     MutexLock lock(mutex_);
     Refresh();
-    MetricsPage page({{"model", model_}});
+    const MetricsPage::Label model = {"model", model_info_ ? model_info_->name : ""};
+    MetricsPage page({model});
     AddState(page);
     AddLoad(page);
     AddTotals(page);
     AddPruning(page);
     AddModel(page);
-    return std::move(page).Take();
+    std::vector<prometheus::MetricFamily> families = std::move(page).Take();
+    for (prometheus::MetricFamily& family : registry_.Collect()) {
+      for (prometheus::ClientMetric& metric : family.metric) {
+        metric.label.insert(metric.label.begin(), model);
+      }
+      families.push_back(std::move(family));
+    }
+    return families;
   }
 
  private:
@@ -187,7 +197,7 @@ class EngineCollector : public prometheus::Collectable {
                   1}});
   }
 
-  const std::string model_;
+  prometheus::Registry registry_;
   mutable Mutex mutex_;
   const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // As of the last scrape; kept when the engine is gone, so that counters do not fall to 0.
@@ -205,9 +215,9 @@ prometheus::Histogram* AddHistogram(prometheus::Registry& registry, const std::s
 
 }  // namespace
 
-// Pointers into the registry, which owns the metrics and lives as long as the MetricsServer.
+// Pointers into the collector's registry, which owns the metrics.
 struct EngineMetrics::Impl {
-  std::shared_ptr<EngineCollector> collector;
+  const std::shared_ptr<EngineCollector> collector = std::make_shared<EngineCollector>();
   // Null where IsPossible() says no.
   prometheus::Counter* requests[kMethods][kCodes][kReasons] = {};
   std::array<prometheus::Counter*, kRejectReasons> rejected = {};
@@ -223,12 +233,12 @@ struct EngineMetrics::Impl {
   prometheus::Histogram* density_down = nullptr;
   prometheus::Histogram* flash_bytes_per_token = nullptr;
 
-  void AddCounters(prometheus::Registry& registry, const std::string& model);
-  void AddRequestHistograms(prometheus::Registry& registry, const Labels& labels);
-  void AddTokenHistograms(prometheus::Registry& registry, const std::string& model);
+  void AddCounters(prometheus::Registry& registry);
+  void AddRequestHistograms(prometheus::Registry& registry);
+  void AddTokenHistograms(prometheus::Registry& registry);
 };
 
-void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std::string& model) {
+void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
   auto& requests_family = prometheus::BuildCounter()
                               .Name("tidegate_requests_total")
                               .Help("RPCs ended, by method, gRPC status code and finish reason.")
@@ -239,8 +249,7 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std:
       for (size_t reason = 0; reason < kReasons; ++reason) {
         if (!IsPossible(static_cast<RpcMethod>(method), status_code, reason)) continue;
         requests[method][code][reason] =
-            &requests_family.Add({{"model", model},
-                                  {"method", kMethodNames[method]},
+            &requests_family.Add({{"method", kMethodNames[method]},
                                   {"code", absl::StatusCodeToString(status_code)},
                                   {"finish_reason", ReasonLabel(reason)}});
       }
@@ -252,50 +261,45 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry, const std:
           .Help("Generate and Chat requests turned away before the queue, by reason.")
           .Register(registry);
   for (size_t i = 0; i < kRejectReasons; ++i) {
-    rejected[i] = &rejected_family.Add({{"model", model}, {"reason", kRejectNames[i]}});
+    rejected[i] = &rejected_family.Add({{"reason", kRejectNames[i]}});
   }
   auto& cancelled_family = prometheus::BuildCounter()
                                .Name("tidegate_cancellations_total")
                                .Help("Requests whose client left, by how far they had come.")
                                .Register(registry);
   for (size_t i = 0; i < kStages; ++i) {
-    cancelled[i] = &cancelled_family.Add({{"model", model}, {"stage", kStageNames[i]}});
+    cancelled[i] = &cancelled_family.Add({{"stage", kStageNames[i]}});
   }
 }
 
-void EngineMetrics::Impl::AddRequestHistograms(prometheus::Registry& registry,
-                                               const Labels& labels) {
+void EngineMetrics::Impl::AddRequestHistograms(prometheus::Registry& registry) {
   queue_seconds = AddHistogram(registry, "tidegate_request_queue_seconds",
-                               "Time from submission to admission.", labels, kRequestBounds);
+                               "Time from submission to admission.", {}, kRequestBounds);
   prefill_seconds = AddHistogram(registry, "tidegate_request_prefill_seconds", "Time in prefill.",
-                                 labels, kRequestBounds);
+                                 {}, kRequestBounds);
   decode_seconds = AddHistogram(registry, "tidegate_request_decode_seconds",
-                                "Time from the first token to the last.", labels, kRequestBounds);
-  duration_seconds =
-      AddHistogram(registry, "tidegate_request_duration_seconds",
-                   "Time from submission to the last token.", labels, kRequestBounds);
+                                "Time from the first token to the last.", {}, kRequestBounds);
+  duration_seconds = AddHistogram(registry, "tidegate_request_duration_seconds",
+                                  "Time from submission to the last token.", {}, kRequestBounds);
   seconds_per_token = AddHistogram(registry, "tidegate_time_per_output_token_seconds",
                                    "Mean token step of one request, over its tokens but the first.",
-                                   labels, kTokenGapBounds);
+                                   {}, kTokenGapBounds);
 }
 
-void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry,
-                                             const std::string& model) {
-  const Labels labels = {{"model", model}};
+void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry) {
   first_token_seconds =
       AddHistogram(registry, "tidegate_time_to_first_token_seconds",
-                   "Time from submission to the first token.", labels, kFirstTokenBounds);
-  token_gap_seconds =
-      AddHistogram(registry, "tidegate_inter_token_latency_seconds",
-                   "Time between two tokens of one stream.", labels, kTokenGapBounds);
+                   "Time from submission to the first token.", {}, kFirstTokenBounds);
+  token_gap_seconds = AddHistogram(registry, "tidegate_inter_token_latency_seconds",
+                                   "Time between two tokens of one stream.", {}, kTokenGapBounds);
   flash_bytes_per_token =
       AddHistogram(registry, "tidegate_flash_bytes_per_token",
-                   "Bytes read from flash for one decoded token.", labels, BytesPerTokenBounds());
+                   "Bytes read from flash for one decoded token.", {}, BytesPerTokenBounds());
   const std::string density_help = "Share of units that a decoded token used, by matrix.";
   density_gate_up = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
-                                 {{"model", model}, {"matrix", "gate_up"}}, kDensityBounds);
+                                 {{"matrix", "gate_up"}}, kDensityBounds);
   density_down = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
-                              {{"model", model}, {"matrix", "down"}}, kDensityBounds);
+                              {{"matrix", "down"}}, kDensityBounds);
 }
 
 RejectReason RejectReasonOf(absl::StatusCode code, bool draining) {
@@ -316,21 +320,13 @@ CancelStage CancelStageOf(const GenerationAccounts& accounts) {
   return accounts.prefill_seconds > 0 ? CancelStage::kPrefill : CancelStage::kQueued;
 }
 
-absl::StatusOr<std::unique_ptr<EngineMetrics>> EngineMetrics::Create(MetricsServer& server,
-                                                                     const std::string& model) {
-  if (model.empty()) {
-    return absl::InvalidArgumentError("metrics need a model name for their label; it is empty");
-  }
-  auto impl = std::make_unique<Impl>();
-  impl->AddCounters(server.registry(), model);
-  impl->AddRequestHistograms(server.registry(), {{"model", model}});
-  impl->AddTokenHistograms(server.registry(), model);
-  impl->collector = std::make_shared<EngineCollector>(model);
-  server.RegisterCollectable(impl->collector);
-  return std::unique_ptr<EngineMetrics>(new EngineMetrics(std::move(impl)));
+EngineMetrics::EngineMetrics(MetricsServer& server) : impl_(std::make_unique<Impl>()) {
+  prometheus::Registry& registry = impl_->collector->registry();
+  impl_->AddCounters(registry);
+  impl_->AddRequestHistograms(registry);
+  impl_->AddTokenHistograms(registry);
+  server.RegisterCollectable(impl_->collector);
 }
-
-EngineMetrics::EngineMetrics(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 EngineMetrics::~EngineMetrics() { AttachEngine(nullptr); }
 

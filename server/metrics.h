@@ -2,17 +2,16 @@
 // per token (names and meanings: docs/metrics.md).
 //
 // Every series exists from the start with value 0, so that rates and alerts work from the first
-// scrape; no label set is made while serving. The exception is tidegate_model_info, which appears
-// when the model is known. Threads: all methods may be called by anybody at any time; none blocks
+// scrape; no label set is made while serving. Their label `model` is the served model's own name,
+// as the store says it too, and empty until the engine has attached once; tidegate_model_info waits
+// for that. Threads: all methods may be called by anybody at any time; none blocks
 // on more than a short lock. The EngineObserver part is called from the engine's decode thread.
 #pragma once
 
 #include <memory>
 #include <optional>
-#include <string>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "base/metrics_server.h"
 #include "engine/engine.h"
 
@@ -36,10 +35,8 @@ CancelStage CancelStageOf(const GenerationAccounts& accounts);
 
 class EngineMetrics : public EngineObserver {
  public:
-  // Registers everything with `server`, which must outlive the result. `model` is the value of the
-  // model label. Call once per server.
-  static absl::StatusOr<std::unique_ptr<EngineMetrics>> Create(MetricsServer& server,
-                                                               const std::string& model);
+  // Registers everything with `server`. Once per server.
+  explicit EngineMetrics(MetricsServer& server);
   ~EngineMetrics() override;
 
   // From now on gauges and engine counters are read from `engine` at scrape time. nullptr detaches:
@@ -63,7 +60,6 @@ class EngineMetrics : public EngineObserver {
 
  private:
   struct Impl;
-  explicit EngineMetrics(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "prometheus/counter.h"
+#include "prometheus/registry.h"
 #include "tests/support/http_get.h"
 #include "tests/support/metrics_text.h"
 
@@ -28,10 +29,12 @@ class FixedGauge : public prometheus::Collectable {
 TEST(MetricsServerTest, ServesWhatIsRegistered) {
   auto server = MetricsServer::Create(kFreePort);
   ASSERT_TRUE(server.ok()) << server.status();
+  const auto registry = std::make_shared<prometheus::Registry>();
+  (*server)->RegisterCollectable(registry);
   auto& counter = prometheus::BuildCounter()
                       .Name("test_events_total")
                       .Help("Events.")
-                      .Register((*server)->registry())
+                      .Register(*registry)
                       .Add({{"kind", "a\"b"}});
   counter.Increment(3);
   (*server)->RegisterCollectable(std::make_shared<FixedGauge>());

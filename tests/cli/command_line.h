@@ -1,8 +1,12 @@
 // Runs a subcommand inside the test, as main() would.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <cstdio>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -24,6 +28,18 @@ inline absl::Status RunCommand(const std::function<void(CLI::App&, CommandRun&)>
     return app.exit(error) == 0 ? absl::OkStatus() : absl::InvalidArgumentError(error.what());
   }
   return run();
+}
+
+// The same; `out` receives standard output, and standard error is dropped.
+inline absl::Status RunCommand(const std::function<void(CLI::App&, CommandRun&)>& add,
+                               std::vector<std::string> arguments, std::string* out) {
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  const absl::Status status = RunCommand(add, std::move(arguments));
+  std::fflush(stdout);
+  *out = ::testing::internal::GetCapturedStdout();
+  ::testing::internal::GetCapturedStderr();
+  return status;
 }
 
 }  // namespace tidegate

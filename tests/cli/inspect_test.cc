@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "base/unique_fd.h"
-#include "cli/commands.h"
 #include "cli/inspect_report.h"
 #include "proto/store/v1/profile.h"
+#include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
@@ -16,20 +16,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-absl::Status RunInspectCommand(const std::vector<std::string>& arguments, std::string* out) {
-  CLI::App app;
-  CommandRun run;
-  AddInspectCommand(app, run);
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
-  reversed.push_back("inspect");
-  app.parse(reversed);
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const absl::Status status = run();
-  std::fflush(stdout);
-  *out = ::testing::internal::GetCapturedStdout();
-  ::testing::internal::GetCapturedStderr();
-  return status;
+absl::Status RunInspectCommand(std::vector<std::string> arguments, std::string* out) {
+  arguments.insert(arguments.begin(), "inspect");
+  return RunCommand(AddInspectCommand, std::move(arguments), out);
 }
 
 class InspectCommandTest : public ::testing::Test {

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/unique_fd.h"
-#include "cli/commands.h"
 #include "proto/store/v1/mask_trace.h"
+#include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 #include "weightstore/pack/pack_writer.h"
@@ -19,20 +19,9 @@ using ::testing::HasSubstr;
 
 class SimulateCommandTest : public ::testing::Test {
  protected:
-  absl::Status Simulate(const std::vector<std::string>& arguments) {
-    CLI::App app;
-    CommandRun run;
-    AddSimulateCommand(app, run);
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants it
-    reversed.push_back("simulate");
-    app.parse(reversed);
-    ::testing::internal::CaptureStdout();
-    ::testing::internal::CaptureStderr();
-    const absl::Status status = run();
-    std::fflush(stdout);
-    out_ = ::testing::internal::GetCapturedStdout();
-    ::testing::internal::GetCapturedStderr();
-    return status;
+  absl::Status Simulate(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "simulate");
+    return RunCommand(AddSimulateCommand, std::move(arguments), &out_);
   }
   std::string Error(const std::vector<std::string>& arguments) {
     const absl::Status status = Simulate(arguments);

@@ -29,7 +29,8 @@ class Daemon {
     this.name = name;
     this.output = '';
     this.child = spawn(join(buildDir, name), args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    this.exited = once(this.child, 'exit').then(([code, signal]) => ({ code, signal }));
+    // Not 'exit': that may come before the last output.
+    this.exited = once(this.child, 'close').then(([code, signal]) => ({ code, signal }));
     for (const stream of [this.child.stdout, this.child.stderr]) {
       stream.on('data', (data) => { this.output += data; });
     }
@@ -39,8 +40,11 @@ class Daemon {
 
   // Content of a file that the daemon writes once it listens.
   async written(file) {
-    return eventually(`${this.name} writes ${file}\n${this.output}`, () => {
-      if (!this.running) throw new Error(`${this.name} ended at start:\n${this.output}`);
+    return eventually(`${this.name} writes ${file}\n${this.output}`, async () => {
+      if (!this.running) {
+        const { code, signal } = await this.exited;
+        throw new Error(`${this.name} ended at start with ${signal ?? code}:\n${this.output}`);
+      }
       return existsSync(file) && readFileSync(file, 'utf8').trim();
     }, startLimitMs);
   }
@@ -52,23 +56,26 @@ class Daemon {
   }
 }
 
-// Packs the demo model into `folder` and answers the pack's path.
-function packDemoModel(folder) {
+// Packs the demo model into `folder` with some more flags and answers the pack's path.
+function packDemoModel(folder, packArgs) {
   const pack = join(folder, 'demo.tgpack');
   const model = join(sourceDir, 'models', 'stories-7M.f16.gguf');
-  const run = spawnSync(join(buildDir, 'tidegate'), ['pack', model, '-o', pack, '--units', 'q8'],
+  const run = spawnSync(join(buildDir, 'tidegate'), ['pack', model, '-o', pack, ...packArgs],
     { encoding: 'utf8' });
   if (run.status !== 0) throw new Error(`tidegate pack failed:\n${run.stdout}${run.stderr}`);
   return pack;
 }
 
-// A store and an engine on private sockets and free ports. `storeArgs` and `engineArgs` are extra flags.
+// A store and an engine on private sockets and free ports. `packArgs`, `storeArgs` and `engineArgs` are
+// extra flags.
 export class Service {
-  static async start({ storeArgs = [], engineArgs = [] } = {}) {
+  static async start({
+    packArgs = ['--units', 'q8'], budget = '7MiB', storeArgs = [], engineArgs = [],
+  } = {}) {
     const service = new Service();
     service.folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'tidegate-e2e-'));
     try {
-      await service.#startStore(storeArgs);
+      await service.#startStore(packDemoModel(service.folder, packArgs), ['--memory-budget', budget, ...storeArgs]);
       await service.#startEngine(engineArgs);
     } catch (error) {
       await service.stop();
@@ -77,13 +84,12 @@ export class Service {
     return service;
   }
 
-  async #startStore(extra) {
+  async #startStore(pack, extra) {
     this.socket = join(this.folder, 'store.sock');
     const portFile = join(this.folder, 'store-metrics.port');
     this.store = new Daemon('tidegate-store', [
-      '--pack', packDemoModel(this.folder), '--memory-budget', '7MiB', '--socket', this.socket,
-      '--region-dir', this.folder, '--metrics-listen', '127.0.0.1:0',
-      '--metrics-port-file', portFile, ...extra]);
+      '--pack', pack, '--socket', this.socket, '--region-dir', this.folder,
+      '--metrics-listen', '127.0.0.1:0', '--metrics-port-file', portFile, ...extra]);
     this.storeMetricsPort = await this.store.written(portFile);
   }
 

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "proto/gguf/ggml_type.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
@@ -29,14 +29,6 @@ std::vector<float> RoundTrip(UnitEncoding encoding, const std::vector<float>& va
   std::vector<float> out(values.size(), NAN);
   DecodeColumn(encoding, Encode(encoding, values).data(), values.size(), out.data());
   return out;
-}
-
-std::vector<float> Random(size_t count, float deviation, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(count);
-  for (float& v : values) v = normal(random);
-  return values;
 }
 
 TEST(UnitCodecTest, NamesGoBothWays) {
@@ -71,12 +63,12 @@ TEST(UnitCodecTest, SizesAreGolden) {
 }
 
 TEST(UnitCodecTest, F32IsExact) {
-  const auto values = Random(37, 1, 1);
+  const auto values = Normals(37, 1, 1);
   EXPECT_EQ(RoundTrip(UnitEncoding::kF32, values), values);
 }
 
 TEST(UnitCodecTest, F16IsTheNearestHalf) {
-  const auto values = Random(37, 1, 2);
+  const auto values = Normals(37, 1, 2);
   const auto decoded = RoundTrip(UnitEncoding::kF16, values);
   for (size_t i = 0; i < values.size(); ++i) {
     EXPECT_EQ(decoded[i], HalfToFloat(FloatToHalf(values[i])));
@@ -87,7 +79,7 @@ TEST(UnitCodecTest, F16IsTheNearestHalf) {
 // the half nearest to extreme / 127.
 TEST(UnitCodecTest, Q8IsTheNearestCodeToADoubleReference) {
   for (const float deviation : {1e-3f, 0.02f, 1.0f, 100.0f}) {
-    const auto values = Random(256, deviation, 3);
+    const auto values = Normals(256, deviation, 3);
     const auto column = Encode(UnitEncoding::kQ8, values);
     const auto decoded = RoundTrip(UnitEncoding::kQ8, values);
     for (size_t group = 0; group < values.size() / kQuantGroup; ++group) {
@@ -123,7 +115,7 @@ double Q4SquaredError(const float* group, double scale) {
 }
 
 TEST(UnitCodecTest, Q4IsTheNearestCodeToADoubleReference) {
-  const auto values = Random(512, 0.05f, 4);
+  const auto values = Normals(512, 0.05f, 4);
   const auto column = Encode(UnitEncoding::kQ4, values);
   const auto decoded = RoundTrip(UnitEncoding::kQ4, values);
   for (size_t group = 0; group < values.size() / kQuantGroup; ++group) {
@@ -141,7 +133,7 @@ TEST(UnitCodecTest, Q4IsTheNearestCodeToADoubleReference) {
 
 TEST(UnitCodecTest, Q4ScalesAreNeverWorseThanTheExtremeAtMinusEight) {
   double searched = 0, plain = 0;
-  std::vector<float> values = Random(32 * 1000, 0.02f, 6);
+  std::vector<float> values = Normals(32 * 1000, 0.02f, 6);
   for (size_t i = 0; i < 1600; ++i) values[i] = std::pow(values[i], 3.0f);       // long tails
   for (size_t i = 1600; i < 3200; ++i) values[i] = std::copysign(1, values[i]);  // two values
   for (size_t i = 3200; i < 3232; ++i) values[i] *= i == 3210 ? 1e4f : 1e-4f;    // one value
@@ -163,7 +155,7 @@ TEST(UnitCodecTest, Q4ScalesAreNeverWorseThanTheExtremeAtMinusEight) {
 
 TEST(UnitCodecTest, WhatIsNotFiniteNeverLooksFinite) {
   for (const float bad : {NAN, INFINITY, -INFINITY, 1e30f}) {
-    auto values = Random(64, 1, 7);
+    auto values = Normals(64, 1, 7);
     values[5] = bad;
     const auto decoded = RoundTrip(UnitEncoding::kQ4, values);
     double difference = 0;
@@ -173,7 +165,7 @@ TEST(UnitCodecTest, WhatIsNotFiniteNeverLooksFinite) {
 }
 
 TEST(UnitCodecTest, RelativeErrorsAreWhatTheseFormatsShouldGive) {
-  const auto values = Random(32 * 1000, 0.02f, 5);
+  const auto values = Normals(32 * 1000, 0.02f, 5);
   const double bounds[] = {0, 0, 2.5e-4, 0.0065,
                            0.09};  // by encoding; measured 0.0002, 0.0055, 0.083
   for (const UnitEncoding encoding : kAll) {

@@ -301,8 +301,8 @@ TEST_F(GenerateStreamTest, ChatStreamsAnAnswer) {
   EXPECT_EQ(response.finished().finish_reason(), v1::FINISH_REASON_END_OF_TEXT);
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(
-      MetricAppears("tidegate_requests_total{code=\"OK\",finish_reason=\"end_of_text\","
-                    "method=\"Chat\",model=\"tiny\"} 1"));
+      MetricAppears("tidegate_requests_total{model=\"tiny\",code=\"OK\","
+                    "finish_reason=\"end_of_text\",method=\"Chat\"} 1"));
 }
 
 TEST_F(GenerateStreamTest, ChatWithoutATemplateSaysWhatToDo) {

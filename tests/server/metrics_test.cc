@@ -44,9 +44,7 @@ class EngineMetricsTest : public testing::Test {
     auto server = MetricsServer::Create("127.0.0.1:0");
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    auto metrics = EngineMetrics::Create(*server_, "demo");
-    ASSERT_TRUE(metrics.ok()) << metrics.status();
-    metrics_ = *std::move(metrics);
+    metrics_ = std::make_unique<EngineMetrics>(*server_);
   }
   // The value of tidegate_`series`, which must exist.
   double Value(const std::string& series) const {
@@ -55,7 +53,7 @@ class EngineMetricsTest : public testing::Test {
     return value.value_or(-1);
   }
   double Requests(const std::string& method, const std::string& code, const std::string& reason) {
-    return Value("requests_total{model=\"demo\",method=\"" + method + "\",code=\"" + code +
+    return Value("requests_total{model=\"\",method=\"" + method + "\",code=\"" + code +
                  "\",finish_reason=\"" + reason + "\"}");
   }
 
@@ -66,9 +64,9 @@ class EngineMetricsTest : public testing::Test {
 TEST_F(EngineMetricsTest, ShowsWhatRequestsGetThatLeavePruningToTheServer) {
   FakeEngine engine;
   metrics_->AttachEngine(&engine);
-  EXPECT_NEAR(Value(R"(pruning_density_ratio{model="demo"})"), 0.75, 1e-6);
-  EXPECT_NEAR(Value(R"(pruning_gamma_ratio{model="demo"})"), 0.2, 1e-6);
-  EXPECT_EQ(Value(R"(ladder_points{model="demo"})"), 0);
+  EXPECT_NEAR(Value(R"(pruning_density_ratio{model=""})"), 0.75, 1e-6);
+  EXPECT_NEAR(Value(R"(pruning_gamma_ratio{model=""})"), 0.2, 1e-6);
+  EXPECT_EQ(Value(R"(ladder_points{model=""})"), 0);
   engine.stats_.steering = {.points = 5,
                             .position = 3,
                             .density = 0.6,
@@ -77,14 +75,14 @@ TEST_F(EngineMetricsTest, ShowsWhatRequestsGetThatLeavePruningToTheServer) {
                             .target_tokens_per_second = 9,
                             .tokens_per_second = 9.5,
                             .moves = 7};
-  EXPECT_EQ(Value(R"(pruning_density_ratio{model="demo"})"), 0.6);
-  EXPECT_EQ(Value(R"(pruning_gamma_ratio{model="demo"})"), 0.5);
-  EXPECT_EQ(Value(R"(ladder_points{model="demo"})"), 5);
-  EXPECT_EQ(Value(R"(ladder_position{model="demo"})"), 3);
-  EXPECT_EQ(Value(R"(ladder_moves_total{model="demo"})"), 7);
-  EXPECT_EQ(Value(R"(predicted_perplexity_increase_ratio{model="demo"})"), 0.04);
-  EXPECT_EQ(Value(R"(target_tokens_per_second{model="demo"})"), 9);
-  EXPECT_EQ(Value(R"(steered_tokens_per_second{model="demo"})"), 9.5);
+  EXPECT_EQ(Value(R"(pruning_density_ratio{model=""})"), 0.6);
+  EXPECT_EQ(Value(R"(pruning_gamma_ratio{model=""})"), 0.5);
+  EXPECT_EQ(Value(R"(ladder_points{model=""})"), 5);
+  EXPECT_EQ(Value(R"(ladder_position{model=""})"), 3);
+  EXPECT_EQ(Value(R"(ladder_moves_total{model=""})"), 7);
+  EXPECT_EQ(Value(R"(predicted_perplexity_increase_ratio{model=""})"), 0.04);
+  EXPECT_EQ(Value(R"(target_tokens_per_second{model=""})"), 9);
+  EXPECT_EQ(Value(R"(steered_tokens_per_second{model=""})"), 9.5);
   metrics_->AttachEngine(nullptr);
 }
 
@@ -92,13 +90,13 @@ TEST_F(EngineMetricsTest, EverySeriesExistsBeforeTheFirstEvent) {
   EXPECT_EQ(Requests("Generate", "OK", "max_tokens"), 0);
   EXPECT_EQ(Requests("Generate", "RESOURCE_EXHAUSTED", "none"), 0);
   EXPECT_EQ(Requests("ListModels", "OK", "none"), 0);
-  EXPECT_EQ(Value(R"(requests_rejected_total{model="demo",reason="queue_full"})"), 0);
-  EXPECT_EQ(Value(R"(cancellations_total{model="demo",stage="prefill"})"), 0);
-  EXPECT_EQ(Value(R"(requests_running{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(time_to_first_token_seconds_count{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(kv_cache_usage_ratio{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(state{model="demo",state="loading"})"), 1);
-  EXPECT_EQ(Value(R"(store_attached{model="demo"})"), 0);
+  EXPECT_EQ(Value(R"(requests_rejected_total{model="",reason="queue_full"})"), 0);
+  EXPECT_EQ(Value(R"(cancellations_total{model="",stage="prefill"})"), 0);
+  EXPECT_EQ(Value(R"(requests_running{model=""})"), 0);
+  EXPECT_EQ(Value(R"(time_to_first_token_seconds_count{model=""})"), 0);
+  EXPECT_EQ(Value(R"(kv_cache_usage_ratio{model=""})"), 0);
+  EXPECT_EQ(Value(R"(state{model="",state="loading"})"), 1);
+  EXPECT_EQ(Value(R"(store_attached{model=""})"), 0);
 }
 
 TEST_F(EngineMetricsTest, NoEventAddsASeries) {
@@ -141,10 +139,10 @@ TEST_F(EngineMetricsTest, RejectionsAndCancellations) {
   metrics_->OnRejected(RejectReason::kQueueFull);
   metrics_->OnRejected(RejectReason::kQueueFull);
   metrics_->OnCancelled(CancelStage::kDecode);
-  EXPECT_EQ(Value(R"(requests_rejected_total{model="demo",reason="too_long"})"), 1);
-  EXPECT_EQ(Value(R"(requests_rejected_total{model="demo",reason="queue_full"})"), 2);
-  EXPECT_EQ(Value(R"(requests_rejected_total{model="demo",reason="invalid"})"), 0);
-  EXPECT_EQ(Value(R"(cancellations_total{model="demo",stage="decode"})"), 1);
+  EXPECT_EQ(Value(R"(requests_rejected_total{model="",reason="too_long"})"), 1);
+  EXPECT_EQ(Value(R"(requests_rejected_total{model="",reason="queue_full"})"), 2);
+  EXPECT_EQ(Value(R"(requests_rejected_total{model="",reason="invalid"})"), 0);
+  EXPECT_EQ(Value(R"(cancellations_total{model="",stage="decode"})"), 1);
 }
 
 TEST(RejectReasonOfTest, FollowsTheErrorsOfSubmit) {
@@ -170,18 +168,18 @@ TEST_F(EngineMetricsTest, TokenHistograms) {
   metrics_->OnFirstToken(0.3);
   metrics_->OnTokenGap(79);
   metrics_->OnDecodedToken(3 << 16, 0.5, 1.0);
-  EXPECT_EQ(Value(R"(time_to_first_token_seconds_bucket{model="demo",le="0.25"})"), 0);
-  EXPECT_EQ(Value(R"(time_to_first_token_seconds_bucket{model="demo",le="0.5"})"), 1);
-  EXPECT_EQ(Value(R"(inter_token_latency_seconds_bucket{model="demo",le="80"})"), 1);
-  EXPECT_EQ(Value(R"(inter_token_latency_seconds_bucket{model="demo",le="40"})"), 0);
-  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="demo",le="131072"})"), 0);
-  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="demo",le="262144"})"), 1);
-  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="demo",le="65536"})"), 0);
-  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="demo",le="8589934592"})"), 1);
-  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="demo",matrix="gate_up",le="0.5"})"), 1);
-  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="demo",matrix="gate_up",le="0.45"})"), 0);
-  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="demo",matrix="down",le="0.95"})"), 0);
-  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="demo",matrix="down",le="1"})"), 1);
+  EXPECT_EQ(Value(R"(time_to_first_token_seconds_bucket{model="",le="0.25"})"), 0);
+  EXPECT_EQ(Value(R"(time_to_first_token_seconds_bucket{model="",le="0.5"})"), 1);
+  EXPECT_EQ(Value(R"(inter_token_latency_seconds_bucket{model="",le="80"})"), 1);
+  EXPECT_EQ(Value(R"(inter_token_latency_seconds_bucket{model="",le="40"})"), 0);
+  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="",le="131072"})"), 0);
+  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="",le="262144"})"), 1);
+  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="",le="65536"})"), 0);
+  EXPECT_EQ(Value(R"(flash_bytes_per_token_bucket{model="",le="8589934592"})"), 1);
+  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="",matrix="gate_up",le="0.5"})"), 1);
+  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="",matrix="gate_up",le="0.45"})"), 0);
+  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="",matrix="down",le="0.95"})"), 0);
+  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="",matrix="down",le="1"})"), 1);
 }
 
 TEST_F(EngineMetricsTest, FinishedRequestsFillTheirHistograms) {
@@ -193,11 +191,11 @@ TEST_F(EngineMetricsTest, FinishedRequestsFillTheirHistograms) {
   result.accounts.first_token_seconds = 3.5;
   result.accounts.decode_seconds = 8;
   metrics_->OnFinished(result);
-  EXPECT_EQ(Value(R"(request_queue_seconds_sum{model="demo"})"), 1);
-  EXPECT_EQ(Value(R"(request_prefill_seconds_sum{model="demo"})"), 2);
-  EXPECT_EQ(Value(R"(request_decode_seconds_sum{model="demo"})"), 8);
-  EXPECT_EQ(Value(R"(request_duration_seconds_sum{model="demo"})"), 11.5);
-  EXPECT_EQ(Value(R"(time_per_output_token_seconds_sum{model="demo"})"), 2);
+  EXPECT_EQ(Value(R"(request_queue_seconds_sum{model=""})"), 1);
+  EXPECT_EQ(Value(R"(request_prefill_seconds_sum{model=""})"), 2);
+  EXPECT_EQ(Value(R"(request_decode_seconds_sum{model=""})"), 8);
+  EXPECT_EQ(Value(R"(request_duration_seconds_sum{model=""})"), 11.5);
+  EXPECT_EQ(Value(R"(time_per_output_token_seconds_sum{model=""})"), 2);
 }
 
 TEST_F(EngineMetricsTest, RequestWithoutTokensIsNoDecode) {
@@ -205,16 +203,16 @@ TEST_F(EngineMetricsTest, RequestWithoutTokensIsNoDecode) {
   result.reason = FinishReason::kCancelled;
   result.accounts.queue_seconds = 4;
   metrics_->OnFinished(result);
-  EXPECT_EQ(Value(R"(request_duration_seconds_sum{model="demo"})"), 4);
-  EXPECT_EQ(Value(R"(request_decode_seconds_count{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(time_per_output_token_seconds_count{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(cancellations_total{model="demo",stage="queued"})"), 0) << "counted twice";
+  EXPECT_EQ(Value(R"(request_duration_seconds_sum{model=""})"), 4);
+  EXPECT_EQ(Value(R"(request_decode_seconds_count{model=""})"), 0);
+  EXPECT_EQ(Value(R"(time_per_output_token_seconds_count{model=""})"), 0);
+  EXPECT_EQ(Value(R"(cancellations_total{model="",stage="queued"})"), 0) << "counted twice";
 }
 
 TEST_F(EngineMetricsTest, GaugesFollowTheEngine) {
   FakeEngine engine;
   metrics_->AttachEngine(&engine);
-  EXPECT_EQ(Value(R"(state{model="demo",state="loading"})"), 1);
+  EXPECT_EQ(Value(R"(state{model="",state="loading"})"), 1);
   EXPECT_THAT(server_->Render(), Not(HasSubstr("tidegate_model_info")));
 
   engine.stats_ = {.attached = true,
@@ -230,12 +228,15 @@ TEST_F(EngineMetricsTest, GaugesFollowTheEngine) {
                    .stall_seconds_decode = 1.5,
                    .steering = {}};
   engine.info_.emplace();
+  engine.info_->name = "demo";
   engine.info_->architecture = "llama";
   engine.info_->unit_encoding = "q8";
   engine.info_->pack_uuid = "0123";
   engine.info_->static_bytes = 10;
   engine.info_->streamed_bytes = 20;
   EXPECT_EQ(Value(R"(state{model="demo",state="ready"})"), 1);
+  EXPECT_EQ(Value(R"(requests_rejected_total{model="demo",reason="queue_full"})"), 0);
+  EXPECT_EQ(Value(R"(dip_density_ratio_bucket{model="demo",matrix="down",le="1"})"), 0);
   EXPECT_EQ(Value(R"(state{model="demo",state="loading"})"), 0);
   EXPECT_EQ(Value(R"(store_attached{model="demo"})"), 1);
   EXPECT_EQ(Value(R"(store_reattaches_total{model="demo"})"), 2);
@@ -267,24 +268,17 @@ TEST_F(EngineMetricsTest, CountersStayWhenTheEngineGoes) {
     engine.stats_.generated_tokens = 7;
     metrics_->AttachEngine(nullptr);
   }
-  EXPECT_EQ(Value(R"(generation_tokens_total{model="demo"})"), 7);
-  EXPECT_EQ(Value(R"(requests_running{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(store_attached{model="demo"})"), 0);
-  EXPECT_EQ(Value(R"(state{model="demo",state="draining"})"), 1);
+  EXPECT_EQ(Value(R"(generation_tokens_total{model=""})"), 7);
+  EXPECT_EQ(Value(R"(requests_running{model=""})"), 0);
+  EXPECT_EQ(Value(R"(store_attached{model=""})"), 0);
+  EXPECT_EQ(Value(R"(state{model="",state="draining"})"), 1);
 }
 
 TEST_F(EngineMetricsTest, ServerMayOutliveTheMetrics) {
   FakeEngine engine;
   metrics_->AttachEngine(&engine);
   metrics_.reset();
-  EXPECT_EQ(Value(R"(requests_running{model="demo"})"), 0);
-}
-
-TEST(EngineMetricsCreateTest, ModelMustHaveAName) {
-  auto server = MetricsServer::Create("127.0.0.1:0");
-  ASSERT_TRUE(server.ok()) << server.status();
-  EXPECT_EQ(EngineMetrics::Create(**server, "").status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Value(R"(requests_running{model=""})"), 0);
 }
 
 }  // namespace

@@ -21,10 +21,9 @@ class ServerFixture : public testing::Test {
     auto metrics_server = MetricsServer::Create("127.0.0.1:0");
     ASSERT_TRUE(metrics_server.ok()) << metrics_server.status();
     metrics_server_ = std::move(metrics_server).value();
-    auto metrics = EngineMetrics::Create(*metrics_server_, "tiny");
-    ASSERT_TRUE(metrics.ok()) << metrics.status();
-    metrics_ = std::move(metrics).value();
+    metrics_ = std::make_unique<EngineMetrics>(*metrics_server_);
     engine_ = std::make_unique<FakeEngine>();
+    metrics_->AttachEngine(engine_.get());
     ServerOptions options;
     options.listen = "127.0.0.1:0";
     options.model_aliases = {"other-name"};
@@ -36,6 +35,7 @@ class ServerFixture : public testing::Test {
     generation_ = v1::GenerationService::NewStub(channel_);
     models_ = v1::ModelService::NewStub(channel_);
   }
+  void TearDown() override { metrics_->AttachEngine(nullptr); }
 
   // Whether the metrics page has this line, now or within some seconds.
   bool MetricAppears(const std::string& line) {

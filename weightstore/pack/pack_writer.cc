@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <numeric>
@@ -109,8 +110,15 @@ class Writer {
     ASSIGN_OR_RETURN(header_.uuid, RandomUuid());
     RETURN_IF_ERROR(ReserveSpace());
     // Layers keep the cores busy, static tensors the drive: side by side neither waits.
-    RETURN_IF_ERROR(
-        ParallelFor(2, 2, [&](uint64_t i) { return i == 0 ? WriteLayers() : WriteStatics(); }));
+    // When one fails, the other stops at its next piece; that it did is not what went wrong.
+    std::array<absl::Status, 2> halves;
+    RETURN_IF_ERROR(ParallelFor(2, 2, [&](uint64_t i) {
+      halves[i] = i == 0 ? WriteLayers() : WriteStatics();
+      if (!halves[i].ok()) failed_ = true;
+      return absl::OkStatus();
+    }));
+    RETURN_IF_ERROR(absl::IsCancelled(halves[0]) ? halves[1] : halves[0]);
+    RETURN_IF_ERROR(halves[1]);
     RETURN_IF_ERROR(WriteTables());
     return Report();
   }
@@ -154,6 +162,11 @@ class Writer {
       return absl::OkStatus();  // Not offered here.
     return absl::ResourceExhaustedError(
         absl::StrCat("no space for the pack, which needs ", FormatBytes(bytes)));
+  }
+
+  // CANCELLED once the other half has failed.
+  absl::Status MayGoOn() const {
+    return failed_ ? absl::CancelledError("the other half of the pack failed") : absl::OkStatus();
   }
 
   void Advance(uint64_t bytes) {
@@ -221,6 +234,7 @@ class Writer {
     const bool by_row = entry.name() == "token_embd.weight" && i + 1 == plan_.statics.size();
     ChecksumStream checksum;
     for (uint64_t row = 0; row < entry.rows(); row += step) {
+      RETURN_IF_ERROR(MayGoOn());
       const uint64_t n = std::min(step, entry.rows() - row);
       const uint64_t offset = header_.static_offset + entry.offset() + row * row_bytes;
       ASSIGN_OR_RETURN(const std::span<uint8_t> room, output.Room(offset, n * row_bytes));
@@ -267,6 +281,7 @@ class Writer {
   }
 
   absl::StatusOr<RawRows> ReadRaw(const GgufTensor& matrix, uint64_t first, uint64_t count) {
+    RETURN_IF_ERROR(MayGoOn());
     if (IsPlain(matrix)) {
       ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(matrix.type));
       ASSIGN_OR_RETURN(const std::span<const uint8_t> rows, input_.Take(matrix, first, count));
@@ -392,8 +407,9 @@ class Writer {
   LayerPacker packer_;
   std::vector<float> floats_;  // rows that are not plain
   PackHeader header_ = {};
-  std::vector<uint64_t> checksums_;  // in the order of the block section
-  std::array<ErrorSums, 3> sums_;    // gate, up, down
+  std::vector<uint64_t> checksums_;   // in the order of the block section
+  std::array<ErrorSums, 3> sums_;     // gate, up, down
+  std::atomic<bool> failed_ = false;  // one of the halves
   Mutex progress_mutex_;
   uint64_t done_bytes_ GUARDED_BY(progress_mutex_) = 0;
 };

@@ -9,19 +9,13 @@
 #include <vector>
 
 #include "engine/kernels/kernels.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
 
 // Fills outputs that must stay: unlike NaN, it shows when something is added to it.
 constexpr float kUntouched = 12345.0f;
-
-std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 std::string RangeName(size_t begin, size_t end) {
   std::string name = std::to_string(begin);

@@ -13,6 +13,7 @@
 #include "engine/kernels/kernels.h"
 #include "proto/store/v1/static_rows.h"
 #include "tests/support/random_blocks.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
@@ -48,13 +49,6 @@ class Matrix {
   MatrixView view_;
   std::vector<std::vector<float>> decoded_;
 };
-
-std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 class MatVecTest : public testing::TestWithParam<std::tuple<GgmlType, SupportedKernelTable>> {
  protected:

@@ -15,19 +15,13 @@
 
 #include "proto/store/v1/static_rows.h"
 #include "tests/support/random_blocks.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
 
 // Fills outputs that must stay: unlike NaN, it shows when something is added to it.
 constexpr float kUntouched = 12345.0f;
-
-std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // Weights of one kind, decodable one by one, however they are encoded.
 struct Weights {

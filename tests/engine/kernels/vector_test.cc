@@ -13,19 +13,13 @@
 #include <vector>
 
 #include "engine/kernels/kernels.h"
+#include "tests/support/random_values.h"
 
 namespace tidegate {
 namespace {
 
 constexpr size_t kSizes[] = {1,  2,  7,  8,  9,  15,  16,  17,  31,  32,
                              33, 63, 64, 65, 96, 127, 129, 768, 1000};
-
-std::vector<float> RandomFloats(size_t n, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 class VectorTest : public testing::TestWithParam<SupportedKernelTable> {
  protected:

@@ -8,25 +8,19 @@
 #include <numeric>
 #include <random>
 
+#include "tests/support/random_values.h"
+
 namespace tidegate {
 namespace {
 
 constexpr uint32_t kInputs = 96, kTokens = 400;
 constexpr uint64_t kOutputs = 64;
 
-std::vector<float> Random(size_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& v : values) v = normal(random);
-  return values;
-}
-
 // Inputs that go together: each is the mean of a few hidden causes and something of its own.
 std::vector<float> Inputs() {
   constexpr uint32_t kCauses = 12;
-  const auto mix = Random(kInputs * kCauses, 1), causes = Random(kTokens * kCauses, 2);
-  std::vector<float> x = Random(kTokens * kInputs, 3);
+  const auto mix = Normals(kInputs * kCauses, 1, 1), causes = Normals(kTokens * kCauses, 1, 2);
+  std::vector<float> x = Normals(kTokens * kInputs, 1, 3);
   for (uint32_t t = 0; t < kTokens; ++t) {
     for (uint32_t i = 0; i < kInputs; ++i) {
       float& value = x[t * kInputs + i] *= 0.3f;
@@ -79,7 +73,7 @@ double OutputError(const std::vector<float>& a, const std::vector<float>& b,
 
 TEST(ErrorFeedbackTest, OutputsChangeLess) {
   const auto x = Inputs();
-  const auto source = Random(kInputs * kOutputs, 4);
+  const auto source = Normals(kInputs * kOutputs, 1, 4);
   for (const UnitEncoding encoding : {UnitEncoding::kQ4, UnitEncoding::kQ8}) {
     const double plain = OutputError(Stored(source, encoding), source, x);
     double narrower = plain;
@@ -98,7 +92,7 @@ TEST(ErrorFeedbackTest, OutputsChangeLess) {
 
 TEST(ErrorFeedbackTest, NeitherThreadsNorTheOrderOfColumnsMatter) {
   const auto moments = Moments(Inputs(), 40);
-  const auto source = Random(kInputs * kOutputs, 5);
+  const auto source = Normals(kInputs * kOutputs, 1, 5);
   auto expected = source;
   ASSERT_TRUE(
       AdjustForRounding(UnitEncoding::kQ4, moments, InOrder(), kOutputs, 1, expected.data()).ok());
@@ -120,7 +114,7 @@ TEST(ErrorFeedbackTest, NeitherThreadsNorTheOrderOfColumnsMatter) {
 }
 
 TEST(ErrorFeedbackTest, WithoutAnythingToGoByNothingChanges) {
-  const auto source = Random(kInputs * kOutputs, 6);
+  const auto source = Normals(kInputs * kOutputs, 1, 6);
   const std::vector<float> silent(kInputs * kTokens, 0.0f);
   std::vector<float> apart(kInputs * kInputs, 0.0f);  // one input at a time
   for (uint32_t i = 0; i < kInputs; ++i) apart[i * kInputs + i] = 1;
@@ -141,7 +135,7 @@ TEST(ErrorFeedbackTest, InputsThatAreCopiesOrSilentAreHarmless) {
     x[t * kInputs + 7] = x[t * kInputs + 6];
     x[t * kInputs + 20] = 0;
   }
-  const auto source = Random(kInputs * kOutputs, 7);
+  const auto source = Normals(kInputs * kOutputs, 1, 7);
   auto columns = source;
   ASSERT_TRUE(AdjustForRounding(UnitEncoding::kQ4, Moments(x, kInputs), InOrder(), kOutputs, 2,
                                 columns.data())
@@ -153,7 +147,7 @@ TEST(ErrorFeedbackTest, InputsThatAreCopiesOrSilentAreHarmless) {
 TEST(ErrorFeedbackTest, MomentsThatAreNotFiniteAreRefused) {
   auto x = Inputs();
   x[5] = std::numeric_limits<float>::infinity();
-  auto columns = Random(kInputs * kOutputs, 8);
+  auto columns = Normals(kInputs * kOutputs, 1, 8);
   const absl::Status status = AdjustForRounding(UnitEncoding::kQ4, Moments(x, kInputs), InOrder(),
                                                 kOutputs, 2, columns.data());
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);

@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <thread>
 
 #include "proto/store/v1/mask_trace.h"
 #include "proto/store/v1/static_rows.h"
@@ -437,6 +439,34 @@ TEST_F(WriterTest, ASourceThatShrinksIsDataLoss) {
   const auto report = WritePack(source, dir_.File("p"), {}, nullptr);
   EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss) << report.status();
   EXPECT_FALSE(FileExists(dir_.File("p")));
+}
+
+// Layers and static tensors are packed side by side: what fails in the one ends the other.
+TEST_F(WriterTest, AFailureOfOneHalfStopsTheOther) {
+  const TestModel many = {.layers = 32, .tied = true};  // its embedding is the first static tensor
+  for (const bool of_layers : {true, false}) {
+    GgufBuilder gguf = LlamaGguf(many);
+    if (of_layers) {
+      gguf.AddTensor("blk.0.ffn_gate.weight", GgmlType::kF32, {64, 96},
+                     std::vector<float>(64 * 96, NAN));
+    } else {
+      gguf.RemoveTensor("token_embd.weight");  // to the file's end
+      gguf.AddTensor("token_embd.weight", GgmlType::kF32, {64, 320}, std::vector<float>(64 * 320));
+    }
+    gguf.WriteTo(dir_.File("m.gguf"));
+    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    if (!of_layers) std::filesystem::resize_file(dir_.File("m.gguf"), source->file_bytes() - 4096);
+    // Slow enough for the failure to come amid the other half, which has 64 steps or more.
+    int steps = 0;
+    const auto report = WritePack(*source, dir_.File("p"), {}, [&](uint64_t, uint64_t) {
+      ++steps;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    });
+    EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss) << report.status();
+    EXPECT_THAT(std::string(report.status().message()),
+                HasSubstr(of_layers ? "blk.0.ffn_gate.weight" : "token_embd.weight"));
+    EXPECT_LT(steps, 48);
+  }
 }
 
 TEST(GoldenPackTest, PacksVerify) {
