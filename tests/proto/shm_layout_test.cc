@@ -214,7 +214,7 @@ std::vector<BadSession> BadSessions() {
       {"NewerVersion", [](H& h) { h.version = kShmVersion + 1; }},
       {"IndexOutside", [](H& h) { h.session_index = kMaxSessions; }},
       {"NoBlocks", [](H& h) { h.max_blocks = 0; }},
-      {"MoreBlocks", [](H& h) { h.max_blocks = 5; }},
+      {"MoreBlocks", [](H& h) { h.max_blocks = 8; }},
       {"TooManyBlocks", [](H& h) { h.max_blocks = kMaxUnits + 1; }},
       {"LeasesMoved", [](H& h) { h.leases_offset = 0; }},
       {"OtherStride", [](H& h) { h.lease_stride += 64; }},

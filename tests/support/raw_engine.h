@@ -87,6 +87,7 @@ class RawEngine {
   const UniqueFd& region_fd() const { return fds_[0]; }
   const UniqueFd& session_fd() const { return fds_[1]; }
   const UniqueFd& kick_fd() const { return fds_[2]; }
+  const UniqueFd& pack_fd() const { return fds_[3]; }
 
   SessionHeader& header() const { return *session_.At<SessionHeader>(0); }
   LeaseHeader& lease(uint32_t i) const { return *session_.At<LeaseHeader>(LeaseOffset(i)); }

@@ -26,6 +26,7 @@ class Recorder final : public AttachDelegate {
                        .region_fd = fd_.get(),
                        .session_fd = fd_.get(),
                        .kick_fd = fd_.get(),
+                       .pack_fd = fd_.get(),
                        .region_bytes = 11,
                        .session_bytes = 22};
   }
@@ -96,7 +97,7 @@ TEST_F(AttachServerTest, GrantsSizesAndDescriptors) {
   EXPECT_EQ(response.region_bytes(), 11u);
   EXPECT_EQ(response.session_bytes(), 22u);
   EXPECT_TRUE(engine.region_fd().valid() && engine.session_fd().valid() &&
-              engine.kick_fd().valid());
+              engine.kick_fd().valid() && engine.pack_fd().valid());
   EXPECT_EQ(recorder_.refused(), 0);
 }
 

@@ -61,6 +61,7 @@ class StrangeStore final : public AttachDelegate {
                        .region_fd = memory_.get(),
                        .session_fd = memory_.get(),
                        .kick_fd = event_.get(),
+                       .pack_fd = memory_.get(),
                        .region_bytes = announced,
                        .session_bytes = announced};
   }
