@@ -271,13 +271,16 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
                                                   std::span<const WantedBlock> wanted,
                                                   LeaseMode mode) {
   CHECK(wanted.size() <= max_blocks_);
-  const auto free = std::find_if(std::begin(leases_), std::end(leases_),
-                                 [](const LeaseUse& use) { return !use.active; });
-  CHECK(free != std::end(leases_));
-  const auto index = static_cast<uint32_t>(free - std::begin(leases_));
+  // In turn: the store has long taken the release of the one that was used longest ago.
+  uint32_t index = next_lease_;
+  while (leases_[index].active) {
+    index = (index + 1) % kLeasesPerSession;
+    CHECK(index != next_lease_);
+  }
+  next_lease_ = (index + 1) % kLeasesPerSession;
   // The store may still publish for the lease that used this place before, until it took the
   // release.
-  RETURN_IF_ERROR(WaitTaken(free->released_at));
+  RETURN_IF_ERROR(WaitTaken(leases_[index].released_at));
   if (!connected()) return StoreGone();
 
   LeaseHeader& header = lease_header(index);
@@ -298,7 +301,7 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
                         .mode = static_cast<uint32_t>(mode),
                         .block_count = static_cast<uint32_t>(wanted.size()),
                         .serial = lease.serial_}));
-  free->active = true;
+  leases_[index].active = true;
   lease.client_ = this;
   lease.lease_ = index;
   lease.block_count_ = wanted.size();

@@ -180,6 +180,7 @@ class WeightClient {
     uint32_t released_at = 0;  // value of submitted_ after its release
   };
   LeaseUse leases_[kLeasesPerSession];
+  uint32_t next_lease_ = 0;
 };
 
 }  // namespace tidegate
