@@ -10,12 +10,12 @@ namespace tidegate {
 namespace {
 
 LocalStoreOptions Options(bool tied, uint64_t budget) {
-  return {.model = {.matrices = GgmlType::kQ8_0, .tied = tied},
-          .pack = {.units = UnitEncoding::kQ8},
-          .store = {.memory_budget_bytes = budget,
-                    .engine_reserve_bytes = 0,
-                    .staging_bytes = 64 * kKiB,
-                    .policy = "lfu"}};
+  LocalStoreOptions options;
+  options.model = {.matrices = GgmlType::kQ8_0, .tied = tied};
+  options.store.memory_budget_bytes = budget;
+  options.store.engine_reserve_bytes = 0;
+  options.store.staging_bytes = 64 * kKiB;
+  return options;
 }
 
 // A budget that holds nearly everything.

@@ -345,7 +345,6 @@ TEST_F(StoreTest, SlotsAreDividedAsThePacksProfileSays) {
   const PackOptions options = {
       .units = UnitEncoding::kF32, .hidden_block_bytes = 4096, .profile = profile};
   ASSERT_TRUE(WritePack(*source, options_.pack_path, options, nullptr).ok());
-  // What is left of the budget beside all but about half of the blocks.
   options_.cache_fraction.reset();
   options_.staging_bytes = 64 << 10;
   options_.engine_reserve_bytes = 0;

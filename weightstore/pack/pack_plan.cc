@@ -135,6 +135,10 @@ absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Ex
 
 absl::Status PlanStatics(const GgufFile& source, const Architecture& architecture,
                          const LoraSet& adapters, PackPlan& plan) {
+  // Said before anything that its rows, the vocabulary, are needed for.
+  if (source.FindTensor("token_embd.weight") == nullptr) {
+    return absl::InvalidArgumentError("tensor token_embd.weight is missing");
+  }
   for (const Expected& expected :
        ExpectedStatics(source, architecture, plan.manifest.hyper_parameters())) {
     ASSIGN_OR_RETURN(const GgufTensor* tensor, CheckedTensor(source, expected, plan));
