@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "base/units.h"
 #include "proto/store/v1/profile.h"
+#include "weightstore/budget.h"
 #include "weightstore/pack/pack_plan.h"
 
 namespace tidegate {
@@ -325,6 +326,7 @@ Json DescribeGguf(const GgufFile& file) {
 Json DescribePack(const std::string& path, const PackIndex& index) {
   const store::v1::Manifest& manifest = index.manifest;
   Json statics = {{"bytes", index.header.static_bytes},
+                  {"always_in_memory_bytes", LeastStaticBytes(index)},
                   {"tensors", manifest.static_tensors_size()},
                   {"types", StaticTypes(manifest)}};
   Json streamed =

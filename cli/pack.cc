@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "proto/store/v1/profile.h"
+#include "weightstore/budget.h"
 #include "weightstore/pack/atomic_file.h"
 #include "weightstore/pack/pack_plan.h"
 #include "weightstore/pack/pack_writer.h"
@@ -108,6 +109,10 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   std::printf("  %-12s %s in %d tensors (%s), stays in memory\n", "static",
               FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size(),
               StaticTypes(index.manifest).c_str());
+  if (const uint64_t least = LeastStaticBytes(index); least < report.static_bytes) {
+    std::printf("  %-12s but for the embedding's %s where the budget does not hold everything\n",
+                "", FormatBytes(report.static_bytes - least).c_str());
+  }
   std::printf("  %-12s %s in %u layers, %s\n", "streamed", FormatBytes(report.block_bytes).c_str(),
               index.geometry.layer_count, std::string(UnitEncodingName(encoding)).c_str());
   PrintPadding("input units", index.geometry.kinds[0]);

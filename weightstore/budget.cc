@@ -47,13 +47,6 @@ uint64_t AffordableStaging(const BudgetRequest& request, uint64_t least, uint64_
   return std::max(least, std::min(share, limit) / kPageBytes * kPageBytes);
 }
 
-// The static section without the tensor that may stay on flash.
-uint64_t LeastStatics(const PackIndex& pack) {
-  const auto& tensors = pack.manifest.static_tensors();
-  if (tensors.empty() || tensors.rbegin()->row_xxh3().empty()) return pack.header.static_bytes;
-  return tensors.rbegin()->offset();
-}
-
 // Bytes of the budget that a plan takes.
 uint64_t PlanBytes(const PackIndex& pack, const RegionPlan& plan) {
   const PackGeometry& geometry = pack.geometry;
@@ -123,6 +116,12 @@ void FillRemainder(const PackIndex& pack, uint64_t budget, RegionPlan& plan) {
 
 }  // namespace
 
+uint64_t LeastStaticBytes(const PackIndex& pack) {
+  const auto& tensors = pack.manifest.static_tensors();
+  if (tensors.empty() || tensors.rbegin()->row_xxh3().empty()) return pack.header.static_bytes;
+  return tensors.rbegin()->offset();
+}
+
 uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
   constexpr uint64_t kKeysAndValues = 2, kHalfBytes = 2;
   return tokens * hp.layer_count() * kKeysAndValues * hp.kv_heads() * hp.head_size() * kHalfBytes;
@@ -164,7 +163,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   for (uint32_t k = 0; k < kUnitKinds; ++k) {
     whole.slots_per_layer[k] = geometry.kinds[k].block_count;
   }
-  if (PlanBytes(pack, whole) > budget) plan.static_bytes = LeastStatics(pack);
+  if (PlanBytes(pack, whole) > budget) plan.static_bytes = LeastStaticBytes(pack);
   uint64_t fixed = PlanBytes(pack, plan);
   RegionPlan least = plan;
   if (request.cache)

@@ -30,6 +30,10 @@ struct BudgetRequest {
 // INVALID_ARGUMENT for a fraction outside [0, 1] or staging smaller than a block.
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request);
 
+// Bytes of the static section that are in memory whatever the budget: without a last tensor that
+// may stay on flash.
+uint64_t LeastStaticBytes(const PackIndex& pack);
+
 // Bytes of a half-precision KV cache for `tokens` positions.
 uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens);
 
