@@ -95,6 +95,9 @@ absl::Status CheckFlags(const Flags& flags) {
   RETURN_IF_ERROR(CheckList("--density", flags.densities, 0.01));
   RETURN_IF_ERROR(CheckList("--gamma", flags.gammas, 0));
   RETURN_IF_ERROR(CheckList("--protected-share", flags.protected_shares, 0));
+  if (flags.model.input_share) {
+    RETURN_IF_ERROR(CheckList("--input-share", {*flags.model.input_share}, 0.01));
+  }
   RETURN_IF_ERROR(CheckList("--try-input-share", flags.input_shares, 0.01));
   RETURN_IF_ERROR(CheckTokens("--search-tokens", flags.search_tokens, flags.chunk));
   RETURN_IF_ERROR(CheckTokens("--final-tokens", flags.final_tokens, flags.chunk));
@@ -209,11 +212,11 @@ store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter,
 }
 
 // Measures the points of the search with other divisions of the slots and leaves the meter with the
-// one that reads least, where the difference is not chance.
+// one that reads clearly least.
 absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const Flags& flags, PointMeter& meter,
                                                          const MeasuredPoint& dense,
                                                          std::span<const MeasuredPoint> front) {
-  constexpr double kLeastGain = 0.01;
+  constexpr double kLeastGain = 0.03;  // Less is chance with the default number of tokens.
   std::vector<ShareTrial> trials;
   if (front.empty() || flags.model.input_share) return trials;
   std::vector<MeasuredPoint> even(front.begin(), front.end());
@@ -265,7 +268,7 @@ absl::Status RunCalibrate(const Flags& flags) {
   ASSIGN_OR_RETURN(const store::v1::HyperParameters hp, HyperParametersOf(flags.model.model));
   RETURN_IF_ERROR(CheckTasks(tasks, hp));
   ASSIGN_OR_RETURN(PointMeter meter, PointMeter::Create(options));
-  ASSIGN_OR_RETURN(const MeasuredPoint dense, meter.MeasureDense(tasks.final));
+  ASSIGN_OR_RETURN(MeasuredPoint dense, meter.MeasureDense(tasks.final));
   if (dense.flash_bytes <= 0) {
     return absl::InvalidArgumentError(
         "this memory holds every weight: nothing is read while decoding, and there is nothing to "
@@ -297,6 +300,7 @@ absl::Status RunCalibrate(const Flags& flags) {
   const size_t unused = search.points - found.front.size();
   ASSIGN_OR_RETURN(const std::vector<ShareTrial> shares,
                    ChooseInputShare(flags, meter, dense, found.front));
+  ASSIGN_OR_RETURN(dense, meter.MeasureDense(tasks.final));  // With the slots as they are now.
   meter.Skip(unused * tasks.final.all_tokens() +
              (flags.input_shares.size() * search.points - shares.size() * found.front.size()) *
                  tasks.search.all_tokens());

@@ -40,7 +40,8 @@ void ModelFlags::Register(CLI::App& command) {
       ->capture_default_str();
   command
       .add_option("--cache-fraction", cache_fraction,
-                  "share of each layer's units of each kind that the cache holds, [0, 1]")
+                  "share of each layer's units that the cache holds, of each kind unless "
+                  "--input-share says otherwise, [0, 1]")
       ->capture_default_str();
 }
 
@@ -68,7 +69,7 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--input-share", input_share,
                      "part of the cache's bytes for input units, [0, 1]; default: every kind has "
-                     "the same part of its units cached");
+                     "the same part of its units cached, in bench as the pack's profile says");
   command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
       ->capture_default_str();
   command.add_option("--flash-model", flash_model,

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "base/status_macros.h"
+#include "base/log.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
@@ -19,7 +19,11 @@ absl::Status Embedding::Decode(std::span<const TokenId> tokens, float* out) cons
   std::vector<std::byte> read;
   if (!client_->InRegion(*tensor_)) {
     read.resize(rows.size() * row_bytes);
-    RETURN_IF_ERROR(client_->ReadStaticRows(*tensor_, rows, read.data()));
+    const absl::Status status = client_->ReadStaticRows(*tensor_, rows, read.data());
+    if (!status.ok()) {
+      LogError(status.message());  // The store, which counts damaged blocks, knows nothing of it.
+      return status;
+    }
   }
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::byte* row =

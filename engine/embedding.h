@@ -18,7 +18,7 @@ class Embedding {
   Embedding(const WeightClient* client, const store::v1::StaticTensor* tensor, GgmlType type)
       : client_(client), tensor_(tensor), type_(type) {}
 
-  // out [tokens, columns]. REQUIRES: the tokens are rows. Errors: of ReadStaticRow().
+  // out [tokens, columns]. REQUIRES: the tokens are rows. Errors: of ReadStaticRows(); logged too.
   absl::Status Decode(std::span<const TokenId> tokens, float* out) const;
 
  private:

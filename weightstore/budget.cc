@@ -159,11 +159,19 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   }
 
   const uint64_t budget = request.memory_budget_bytes;
-  RegionPlan whole = plan;
-  for (uint32_t k = 0; k < kUnitKinds; ++k) {
-    whole.slots_per_layer[k] = geometry.kinds[k].block_count;
+  // Everything, or everything but what may stay on flash: staging takes what that leaves.
+  for (const uint64_t static_bytes : {plan.static_bytes, LeastStaticBytes(pack)}) {
+    RegionPlan whole = plan;
+    whole.static_bytes = static_bytes;
+    for (uint32_t k = 0; request.cache && k < kUnitKinds; ++k) {
+      whole.slots_per_layer[k] = geometry.kinds[k].block_count;
+    }
+    const uint64_t bytes = PlanBytes(pack, whole);
+    if (bytes > budget) continue;
+    whole.staging_bytes = AffordableStaging(request, plan.staging_bytes, budget - bytes);
+    return whole;
   }
-  if (PlanBytes(pack, whole) > budget) plan.static_bytes = LeastStaticBytes(pack);
+  plan.static_bytes = LeastStaticBytes(pack);
   uint64_t fixed = PlanBytes(pack, plan);
   RegionPlan least = plan;
   if (request.cache)

@@ -26,6 +26,12 @@ void LogFacts(const StoreInfo& info) {
           FormatBytes(info.streamed_model_bytes), " on flash, staging ",
           FormatBytes(info.staging_bytes), ", engine ", FormatBytes(info.engine_reserve_bytes),
           "; policy ", info.policy, ", ", info.warm_blocks, " blocks warm");
+  LogInfo("slots of a layer: ", info.slots_per_layer[0], " of ", info.blocks_per_layer[0],
+          " input blocks, ", info.slots_per_layer[1], " of ", info.blocks_per_layer[1],
+          " hidden blocks");
+  if (info.static_on_flash_bytes > 0) {
+    LogInfo("the embedding's ", FormatBytes(info.static_on_flash_bytes), " stay on flash");
+  }
 }
 
 // Everything the process owns, in construction order; destroyed in reverse.

@@ -58,7 +58,7 @@ class Store::Impl final : public AttachDelegate {
   void FillInfo(const RegionPlan& plan);
 
   const StoreOptions options_;
-  UniqueFd pack_fd_;
+  UniqueFd pack_fd_, session_pack_fds_[kMaxSessions];
   PackIndex pack_;
   Region region_;
   bool statics_adopted_ = false;
@@ -105,8 +105,6 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
 absl::Status Store::Impl::OpenPack() {
   ASSIGN_OR_RETURN(pack_fd_, UniqueFd::Open(options_.pack_path, O_RDONLY));
   ASSIGN_OR_RETURN(pack_, ReadPackIndex(pack_fd_.get(), options_.pack_path));
-  // Engines read single rows of a static tensor that found no room.
-  ::posix_fadvise(pack_fd_.get(), 0, 0, POSIX_FADV_RANDOM);
   return absl::OkStatus();
 }
 
@@ -242,6 +240,7 @@ void Store::Impl::FillInfo(const RegionPlan& plan) {
   info_.region_bytes = header.region_bytes;
   info_.huge_page_bytes = region_.huge_bytes();
   info_.static_bytes = plan.static_bytes;
+  info_.static_on_flash_bytes = pack_.header.static_bytes - plan.static_bytes;
   info_.slot_bytes = stats_.capacity_bytes;
   info_.streamed_model_bytes = pack_.geometry.blocks_bytes();
   info_.memory_budget_bytes = options_.memory_budget_bytes;
@@ -282,6 +281,16 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
     }
     sessions_in_use_ |= 1u << index;
   }
+  // An open file of its own: an engine may change the flags of what it is given.
+  auto pack_fd = UniqueFd::Open(absl::StrCat("/proc/self/fd/", pack_fd_.get()), O_RDONLY);
+  if (!pack_fd.ok()) {
+    MutexLock lock(mutex_);
+    sessions_in_use_ &= ~(1u << index);
+    return pack_fd.status();
+  }
+  // Engines read single rows of a static tensor that found no room.
+  ::posix_fadvise(pack_fd->get(), 0, 0, POSIX_FADV_RANDOM);
+  session_pack_fds_[index] = *std::move(pack_fd);
   const PackGeometry& geometry = pack_.geometry;
   auto session = Session::Create(
       index, SessionMaxBlocks(geometry),
@@ -296,7 +305,7 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
                        .region_fd = region_.read_only_fd(),
                        .session_fd = (*session)->memory_fd(),
                        .kick_fd = (*session)->kick_fd(),
-                       .pack_fd = pack_fd_.get(),
+                       .pack_fd = session_pack_fds_[index].get(),
                        .region_bytes = region_.header().region_bytes,
                        .session_bytes = (*session)->memory_bytes()};
   LogInfo("engine '", absl::CHexEscape(request.engine_name().substr(0, 64)),

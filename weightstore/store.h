@@ -28,8 +28,8 @@ struct StoreOptions {
   std::string policy = "value";                  // value, lfu, lru, none
   std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f *
                                          // units), whatever the budget
-  std::optional<double> input_share;  // see BudgetRequest; unset: the profile's, else evenly
-  bool follow_profile = true;         // of the pack, with a budget
+  std::optional<double> input_share;     // see BudgetRequest; unset: the profile's, else evenly
+  bool follow_profile = true;            // of the pack, with a budget
   uint32_t queue_depth = 256;
   std::string flash_backend = "auto";  // auto, io_uring, pread
   std::optional<FlashModel> flash_model;
@@ -47,8 +47,9 @@ struct StoreInfo {
   std::string policy;
   FlashInfo flash;
   uint64_t region_bytes = 0;
-  uint64_t huge_page_bytes = 0;  // of the region
-  uint64_t static_bytes = 0;
+  uint64_t huge_page_bytes = 0;        // of the region
+  uint64_t static_bytes = 0;           // in memory
+  uint64_t static_on_flash_bytes = 0;  // an embedding for which there is no room
   uint64_t slot_bytes = 0;
   uint64_t streamed_model_bytes = 0;
   uint64_t memory_budget_bytes = 0;

@@ -151,6 +151,23 @@ TEST_F(BudgetTest, TheEmbeddingIsInMemoryWhereEverythingIs) {
   EXPECT_EQ(SlotBytes(plan(budget)), geometry().blocks_bytes());
 }
 
+// Staging grows with the budget, but not out of what the last slots need.
+TEST_F(BudgetTest, WhatHoldsEverythingOnceHoldsItWithMore) {
+  bool complete = false, embedding = false;
+  for (uint64_t budget = SmallestKib({}) * kKiB; budget <= 64 * kMiB; budget += 16 * kKiB) {
+    const auto plan = PlanRegion(index(), {.memory_budget_bytes = budget});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_LE(Cost(*plan), budget);
+    const bool now = SlotBytes(*plan) == geometry().blocks_bytes();
+    ASSERT_TRUE(now || !complete) << budget;
+    complete = now;
+    const bool inside = plan->static_bytes == index().header.static_bytes;
+    ASSERT_TRUE(inside || !embedding) << budget;
+    embedding = inside;
+  }
+  EXPECT_TRUE(complete && embedding);
+}
+
 TEST_F(BudgetTest, BothKindsHoldAboutTheSameShare) {
   const uint64_t smallest = SmallestKib({}) * kKiB;
   const auto plan =
@@ -225,6 +242,10 @@ TEST_F(BudgetTest, WithoutCacheThereAreNoSlots) {
   const auto plan = PlanRegion(index(), {.memory_budget_bytes = kGiB, .cache = false});
   ASSERT_TRUE(plan.ok());
   EXPECT_EQ(plan->slots_per_layer[0] + plan->slots_per_layer[1], 0u);
+  const auto small = PlanRegion(
+      index(), {.memory_budget_bytes = Cost(*plan) - geometry().blocks_bytes(), .cache = false});
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_EQ(small->static_bytes, index().header.static_bytes) << "there is room for it";
 }
 
 TEST_F(BudgetTest, StagingIsChosenWithinBounds) {

@@ -15,6 +15,7 @@
 #include "base/futex.h"
 #include "base/status_macros.h"
 #include "proto/store/v1/control.pb.h"
+#include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
@@ -155,8 +156,12 @@ absl::Status WeightClient::CheckStatics() {
   }
   pack_static_offset_ = pack.static_offset;
   for (const store::v1::StaticTensor& tensor : manifest_.static_tensors()) {
-    const bool in_rows = static_cast<uint64_t>(tensor.row_xxh3_size()) == tensor.rows();
-    if (InRegion(tensor) || in_rows) continue;
+    if (InRegion(tensor)) continue;
+    const auto type = ToGgmlType(tensor.type());
+    const bool in_rows = type.ok() && tensor.rows() > 0 &&
+                         static_cast<uint64_t>(tensor.row_xxh3_size()) == tensor.rows() &&
+                         StaticRowBytes(*type, tensor.columns()) * tensor.rows() == tensor.bytes();
+    if (in_rows) continue;
     return absl::DataLossError("a static tensor lies outside the region; restart the store");
   }
   return absl::OkStatus();
@@ -183,13 +188,19 @@ absl::Status WeightClient::ReadStaticRows(const store::v1::StaticTensor& tensor,
   for (size_t i = 0; i < rows.size(); ++i) {
     std::byte* const row = out + i * row_bytes;
     const absl::Status read = ReadAt(pack_.get(), offset(rows[i]), row, row_bytes);
+    if (absl::IsOutOfRange(read)) {
+      return absl::DataLossError(absl::StrCat("row ", rows[i], " of ", tensor.name(),
+                                              ": the pack has been cut off; pack the model again"));
+    }
     if (!read.ok()) {
       return absl::UnavailableError(absl::StrCat("row ", rows[i], " of ", tensor.name(), ": ",
                                                  read.message(), "; check the drive of the pack"));
     }
     if (Checksum(row, row_bytes) != tensor.row_xxh3(static_cast<int>(rows[i]))) {
-      return absl::DataLossError(absl::StrCat("row ", rows[i], " of ", tensor.name(),
-                                              ": checksum differs; pack the model again"));
+      return absl::DataLossError(
+          absl::StrCat("row ", rows[i], " of ", tensor.name(),
+                       ": checksum differs; restart the store if the pack was "
+                       "overwritten, else pack the model again"));
     }
   }
   return absl::OkStatus();
