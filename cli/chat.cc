@@ -8,13 +8,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/line_reader.h"
 #include "cli/request_flags.h"
 #include "cli/stream_printer.h"
-#include "engine/utf8.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {

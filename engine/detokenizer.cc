@@ -1,7 +1,7 @@
 #include <string>
 
+#include "base/utf8.h"
 #include "engine/tokenizer.h"
-#include "engine/utf8.h"
 
 namespace tidegate {
 

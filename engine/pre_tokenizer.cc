@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
-#include "engine/utf8.h"
+#include "base/utf8.h"
 
 namespace tidegate {
 namespace {

@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf8.h"
 #include "engine/merge_table.h"
 #include "engine/pair_merger.h"
 #include "engine/text_model.h"
-#include "engine/utf8.h"
 
 namespace tidegate {
 namespace {

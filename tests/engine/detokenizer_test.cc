@@ -3,8 +3,8 @@
 
 #include <random>
 
+#include "base/utf8.h"
 #include "engine/tokenizer.h"
-#include "engine/utf8.h"
 #include "tests/engine/tiny_tokenizer.h"
 
 namespace tidegate {

@@ -6,7 +6,7 @@
 #include <map>
 #include <random>
 
-#include "engine/utf8.h"
+#include "base/utf8.h"
 #include "tests/engine/tiny_tokenizer.h"
 
 namespace tidegate {
