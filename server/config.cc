@@ -28,7 +28,8 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
   app.add_option("--port-file", config.port_file, "File to write the port of --listen into")
       ->envname("TIDEGATE_PORT_FILE");
   app.add_option("--metrics-listen", config.metrics_listen,
-                 "Address of Prometheus metrics over HTTP, or off")
+                 "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
+                 "unix:PATH; off: none")
       ->capture_default_str()
       ->envname("TIDEGATE_METRICS_LISTEN");
   app.add_option("--metrics-port-file", config.metrics_port_file,

@@ -107,7 +107,8 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
       ->delimiter(',')
       ->envname("TIDEGATE_ALLOW_UID");
   app.add_option("--metrics-listen", config.metrics_listen,
-                 "Address of Prometheus metrics over HTTP, or off")
+                 "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
+                 "unix:PATH; off: none")
       ->capture_default_str()
       ->envname("TIDEGATE_STORE_METRICS_LISTEN");
   app.add_option("--metrics-port-file", config.metrics_port_file,

@@ -57,7 +57,7 @@ absl::StatusOr<std::string> ReceiveAll(int fd) {
 
 }  // namespace
 
-absl::StatusOr<HttpResponse> HttpGet(uint16_t port, const std::string& path) {
+absl::StatusOr<HttpPage> HttpGet(uint16_t port, const std::string& path) {
   ASSIGN_OR_RETURN(UniqueFd fd, Connect(port));
   // HTTP/1.0: the body ends where the connection does, so there are no chunks to decode.
   RETURN_IF_ERROR(
@@ -67,7 +67,7 @@ absl::StatusOr<HttpResponse> HttpGet(uint16_t port, const std::string& path) {
   if (end == std::string::npos || text.rfind("HTTP/1.", 0) != 0 || text.size() < 12) {
     return absl::DataLossError(absl::StrCat("not an HTTP response: ", text.substr(0, 80)));
   }
-  return HttpResponse{std::atoi(text.c_str() + 9), text.substr(0, end), text.substr(end + 4)};
+  return HttpPage{std::atoi(text.c_str() + 9), text.substr(0, end), text.substr(end + 4)};
 }
 
 }  // namespace tidegate

@@ -8,7 +8,7 @@
 
 namespace tidegate {
 
-struct HttpResponse {
+struct HttpPage {
   int code = 0;         // 200
   std::string headers;  // status line and header lines
   std::string body;
@@ -16,6 +16,6 @@ struct HttpResponse {
 
 // GET http://127.0.0.1:`port``path`. UNAVAILABLE when nobody listens, DEADLINE_EXCEEDED after 10 s
 // without data.
-absl::StatusOr<HttpResponse> HttpGet(uint16_t port, const std::string& path);
+absl::StatusOr<HttpPage> HttpGet(uint16_t port, const std::string& path);
 
 }  // namespace tidegate

@@ -40,6 +40,7 @@ LIBRARIES = {
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "Highway": (r"hwy/", r"engine/kernels/|weightstore/pack/kernels/"),
     "PCRE2": (r"pcre2", r"engine/pre_tokenizer\.cc"),
+    "Boost": (r"boost/", r"base/http_server\.cc"),
     "prometheus-cpp": (r"prometheus/",
                        r"base/(metrics_\w+|process_metrics)|server/metrics"
                        r"|weightstore/store_metrics|(weightstore|server)/main\.cc"),
@@ -109,6 +110,7 @@ class ArrowsTest(unittest.TestCase):
             ("weightstore/pack/pack_writer.cc", '#include "hwy/highway.h"'),
             ("engine/tokenizer.cc", "#include <pcre2.h>"),
             ("engine/engine.cc", "#include <prometheus/registry.h>"),
+            ("base/metrics_server.cc", '#include "boost/asio/io_context.hpp"'),
             ("base/units.cc", "#include <CLI/CLI.hpp>"),
             ("template/lexer.cc", '#include "engine/utf8.h"'),
             ("engine/engine.cc", '#include "template/template.h"'),

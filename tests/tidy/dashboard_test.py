@@ -101,7 +101,7 @@ class GoldenTest(unittest.TestCase):
     def test_names_follow_the_rules(self):
         for name, (kind, _) in read_golden().items():
             with self.subTest(metric=name):
-                self.assertRegex(name, r"^(tidegate|process|exposer)_[a-z][a-z0-9_]*$")
+                self.assertRegex(name, r"^(tidegate|process)_[a-z][a-z0-9_]*$")
                 self.assertEqual(name.endswith("_total"), kind == "counter")
 
 

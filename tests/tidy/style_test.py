@@ -21,6 +21,8 @@ MAX_FILE_LINES = 500
 # Sources that no test is named after or includes: where else they are tested, or why not at all.
 TESTED_ELSEWHERE = {
     "base/aligned_buffer.cc": "tests/base/direct_file_test.cc",
+    "base/http_framing.cc": "behind http_server.h: tests/base/http_{server,reply}_test.cc",
+    "base/http_route.cc": "behind http_server.h: tests/base/http_server_test.cc",
     "base/futex.cc": "two system calls; every lease and every thread pool test waits through them",
     "base/log.cc": "one line on standard error; integration tests read it",
     "base/shutdown.cc": "signal masks of a whole process; tests/e2e drains with SIGTERM",

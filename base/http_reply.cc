@@ -1,0 +1,126 @@
+#include "base/http_reply.h"
+
+#include <utility>
+
+#include "base/check.h"
+
+namespace tidegate {
+
+HttpExchange::Output HttpExchange::Take() {
+  MutexLock lock(mutex_);
+  return {begun_, streaming_, std::exchange(head_, {}), std::exchange(bytes_, {}), ended_,
+          // A stream whose reader has left has no end that anybody waits for.
+          aborted_ || (streaming_ && gone_ && !ended_)};
+}
+
+void HttpExchange::OnSent(size_t bytes) {
+  MutexLock lock(mutex_);
+  unsent_bytes_ -= bytes;
+}
+
+std::function<void()> HttpExchange::TakeOnGone() {
+  gone_ = true;
+  std::function<void()> on_gone = std::exchange(on_gone_, nullptr);
+  return ended_ ? nullptr : on_gone;
+}
+
+void HttpExchange::OnPeerLeft() {
+  std::function<void()> on_gone;
+  {
+    MutexLock lock(mutex_);
+    on_gone = TakeOnGone();
+  }
+  if (on_gone) on_gone();
+}
+
+void HttpExchange::Disconnect() {
+  std::function<void()> on_gone;
+  {
+    MutexLock lock(mutex_);
+    wake_ = nullptr;
+    bytes_.clear();
+    on_gone = TakeOnGone();
+  }
+  if (on_gone) on_gone();
+}
+
+HttpReply& HttpReply::operator=(HttpReply&& other) noexcept {
+  if (this != &other) {
+    GiveUp();
+    exchange_ = std::move(other.exchange_);
+  }
+  return *this;
+}
+
+void HttpReply::Send(HttpResponse response) {
+  MutexLock lock(exchange_->mutex_);
+  CHECK(!exchange_->begun_);
+  exchange_->head_ = std::move(response);
+  exchange_->begun_ = exchange_->ended_ = true;
+  if (exchange_->wake_) exchange_->wake_();
+}
+
+void HttpReply::Begin(HttpResponse head) {
+  MutexLock lock(exchange_->mutex_);
+  CHECK(!exchange_->begun_);
+  exchange_->head_ = std::move(head);
+  exchange_->head_.body.clear();
+  exchange_->begun_ = exchange_->streaming_ = true;
+  if (exchange_->wake_) exchange_->wake_();
+}
+
+HttpReply::WriteResult HttpReply::Write(std::string_view bytes) {
+  MutexLock lock(exchange_->mutex_);
+  CHECK(exchange_->streaming_ && !exchange_->ended_);
+  if (exchange_->gone_) return WriteResult::kGone;
+  if (exchange_->unsent_bytes_ >= exchange_->max_unsent_bytes_) return WriteResult::kFull;
+  const bool wake = exchange_->bytes_.empty();  // else the connection knows already
+  exchange_->bytes_.append(bytes);
+  exchange_->unsent_bytes_ += bytes.size();
+  if (wake && exchange_->wake_) exchange_->wake_();
+  return WriteResult::kTaken;
+}
+
+void HttpReply::End() {
+  MutexLock lock(exchange_->mutex_);
+  CHECK(exchange_->streaming_ && !exchange_->ended_);
+  exchange_->ended_ = true;
+  if (exchange_->wake_) exchange_->wake_();
+}
+
+size_t HttpReply::unsent_bytes() const {
+  MutexLock lock(exchange_->mutex_);
+  return exchange_->unsent_bytes_;
+}
+
+void HttpReply::OnGone(std::function<void()> callback) {
+  {
+    MutexLock lock(exchange_->mutex_);
+    if (!exchange_->gone_) {
+      exchange_->on_gone_ = std::move(callback);
+      return;
+    }
+    if (exchange_->ended_) return;
+  }
+  callback();
+}
+
+// The handler is through with the request and has not answered, or not to the end.
+void HttpReply::GiveUp() {
+  if (exchange_ == nullptr) return;
+  {
+    MutexLock lock(exchange_->mutex_);
+    exchange_->on_gone_ = nullptr;
+    if (exchange_->ended_) return;
+    if (exchange_->begun_) {
+      exchange_->aborted_ = true;
+    } else {
+      exchange_->head_ = {500, "text/plain; charset=utf-8", "no answer\n"};
+      exchange_->begun_ = exchange_->ended_ = true;
+    }
+    if (exchange_->wake_) exchange_->wake_();
+  }
+  exchange_ = nullptr;
+}
+
+}  // namespace tidegate
