@@ -51,7 +51,7 @@ struct Flags {
   std::string json_path;
   bool profile = false;
 
-  uint32_t AllTokens() const { return prompt_tokens + warm_up + tokens; }
+  uint64_t AllTokens() const { return uint64_t{prompt_tokens} + warm_up + tokens; }
 };
 
 struct Row {
@@ -110,7 +110,7 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
                                bool half, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
-  KvCache kv(config, flags.AllTokens(), half);
+  KvCache kv(config, static_cast<uint32_t>(flags.AllTokens()), half);
   std::vector<float> logits(config.vocab_size);
   const std::vector<TokenId> prompt = Prompt(flags, config.vocab_size);
   const Usage start = UsageNow();
@@ -285,6 +285,15 @@ absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, co
   return absl::OkStatus();
 }
 
+// Behind its context a model computes, but nothing that it was trained for.
+absl::Status CheckContext(const Flags& flags) {
+  ASSIGN_OR_RETURN(const store::v1::HyperParameters hp, HyperParametersOf(flags.model.model));
+  if (flags.AllTokens() <= hp.context_length()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--prompt-tokens, --warm-up and --tokens, ", flags.AllTokens(),
+      " together, exceed the context of ", hp.context_length(), " that the model was trained for"));
+}
+
 absl::Status CheckFlags(const Flags& flags) {
   if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0) {
     return absl::InvalidArgumentError("--repeat, --tokens and --prompt-tokens must be at least 1");
@@ -322,6 +331,7 @@ absl::Status Run(Flags flags) {
     ASSIGN_OR_RETURN(flags.ids, ReadTokenIds(flags.ids_path));
   }
   RETURN_IF_ERROR(CheckFlags(flags));
+  RETURN_IF_ERROR(CheckContext(flags));
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.kv_tokens = flags.AllTokens();
   uint64_t whole = 0;

@@ -52,7 +52,9 @@ constexpr const char* kExamples =
     "is\n"
     "empty at the start and kept across chunks. With pruning every token is pruned as if it were\n"
     "generated. What is packed here has one unit per block, so that --cache-fraction counts "
-    "units.\n\n"
+    "units.\n"
+    "Arithmetic is exact unless --precision says otherwise: --precision fast scores what the "
+    "service does\nby default.\n\n"
     "--choices FILE also asks questions, a line of JSON each: {\"context\": \"Tom was hungry. "
     "He\", "
     "\n\"choices\": [\" ate.\", \" flew.\"], \"answer\": 0}. The accuracy is the share where the "
@@ -344,6 +346,7 @@ void AddEvalCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand(
       "eval", "Accuracy, hit rate and flash traffic of ways to prune, on a text");
+  flags->model.precision = PrecisionName(Precision::kExact);
   flags->model.RegisterWithoutPoint(*command);
   command->add_option("--mode", flags->modes, "list of dense, dip, dip_ca, glu, gate, up, cats")
       ->delimiter(',')

@@ -28,7 +28,8 @@ constexpr const char* kExamples =
     "prefill;\n"
     "--mode acts on the tokens that --greedy generates. With --positions beyond the prompt the "
     "logits\n"
-    "after generated tokens are printed too.\n";
+    "after generated tokens are printed too. Arithmetic is exact unless --precision says "
+    "otherwise.\n";
 
 struct Flags {
   ModelFlags model;
@@ -141,6 +142,7 @@ absl::Status Run(const Flags& flags) {
 void AddLogitsCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("logits", "Logits and greedy tokens of a prompt, as JSON");
+  flags->model.precision = PrecisionName(Precision::kExact);
   flags->model.Register(*command);
   command->add_option("--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")
       ->required();

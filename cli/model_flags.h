@@ -28,7 +28,7 @@ struct ModelFlags {
   std::string flash_backend = "auto";
   std::string flash_model;
   std::string kv = "f32";
-  std::string precision = "fast";
+  std::string precision = "fast";  // as the service; what proves something is "exact"
   uint32_t prefill_chunk = 256;
   uint32_t threads = 0;
   std::vector<std::string> lora;  // FILE=SCALE

@@ -166,7 +166,8 @@ bool Sequence::TakeToken() {
     Finish(FinishReason::kStopString, absl::OkStatus());
   } else if (accounts_.generated_tokens >= request_.max_tokens) {
     Finish(FinishReason::kMaxTokens, absl::OkStatus());
-  } else if (kv_.size() >= kv_.capacity()) {
+  } else if (accounts_.prompt_tokens + accounts_.generated_tokens >= kv_.capacity()) {
+    // The last token counts too, though its keys would never be stored.
     Finish(FinishReason::kContextLimit, absl::OkStatus());
   } else {
     return true;

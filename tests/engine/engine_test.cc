@@ -178,8 +178,34 @@ TEST(EngineTest, StopsAtTokensStringsAndTheContext) {
   Stream full = Submit(*engine, Request(100000));
   result = full.sink->Wait();
   EXPECT_EQ(result.reason, FinishReason::kContextLimit);
-  // The last token is sampled from a full cache: it never enters it.
-  EXPECT_EQ(result.accounts.prompt_tokens + result.accounts.generated_tokens, 128u + 1u);
+  EXPECT_EQ(result.accounts.prompt_tokens + result.accounts.generated_tokens, 128u);
+}
+
+// model.proto: prompt and generated tokens together are at most the context.
+TEST(EngineTest, PromptAndAnswerFillTheContextAndNoMore) {
+  LocalStore store;  // of a model with a context of 128
+  auto engine = Make(Options(store));
+  const struct {
+    uint32_t prompt, max_tokens, generated;
+    FinishReason reason;
+  } cases[] = {
+      {127, 1, 1, FinishReason::kMaxTokens},   {127, 9, 1, FinishReason::kContextLimit},
+      {126, 2, 2, FinishReason::kMaxTokens},   {126, 9, 2, FinishReason::kContextLimit},
+      {1, 127, 127, FinishReason::kMaxTokens}, {1, 4000000000, 127, FinishReason::kContextLimit}};
+  for (const auto& [prompt, max_tokens, generated, reason] : cases) {
+    GenerationRequest request = Request(max_tokens);
+    request.prompt.assign(prompt, 5);
+    const GenerationResult result = Submit(*engine, request).sink->Wait();
+    EXPECT_EQ(result.accounts.generated_tokens, generated) << prompt << " + " << max_tokens;
+    EXPECT_EQ(result.reason, reason) << prompt << " + " << max_tokens;
+  }
+  // A KV cache that is smaller than the context is the limit in its place.
+  EngineOptions small = Options(store);
+  small.kv_tokens = 20;
+  auto bounded = Make(small);
+  const GenerationResult result = Submit(*bounded, Request(100)).sink->Wait();
+  EXPECT_EQ(bounded->context_tokens(), 20u);
+  EXPECT_EQ(result.accounts.generated_tokens, 14u);
 }
 
 TEST(EngineTest, RefusesBadRequestsWithTheFieldAndTheRange) {

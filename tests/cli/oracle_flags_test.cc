@@ -1,0 +1,70 @@
+// What the commands with a model inside assume of arithmetic and of the context: those that prove
+// something are exact, those that show what the service does are as fast as it is.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/cli/command_line.h"
+#include "tests/support/gguf_builder.h"
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(OracleFlagsTest, WhatProvesIsExactAndWhatMeasuresSpeedIsFast) {
+  const struct {
+    void (*add)(CLI::App&, CommandRun&);
+    const char* name;
+    const char* precision;
+  } commands[] = {{AddLogitsCommand, "logits", "exact"},
+                  {AddEvalCommand, "eval", "exact"},
+                  {AddBenchCommand, "bench", "fast"},
+                  {AddCalibrateCommand, "calibrate", "fast"}};
+  for (const auto& [add, name, precision] : commands) {
+    CLI::App app;
+    CommandRun run;
+    add(app, run);
+    EXPECT_EQ(app.get_subcommand(name)->get_option("--precision")->get_default_str(), precision)
+        << name;
+  }
+}
+
+TEST(OracleFlagsTest, LogitsAreExactWithoutBeingAsked) {
+  const std::vector<std::string> plain = {"logits",   DemoModelPath(), "--units",  "f32",
+                                          "--tokens", "1,280,170",     "--greedy", "2"};
+  std::vector<std::string> exact = plain;
+  exact.insert(exact.end(), {"--precision", "exact"});
+  std::string by_default, told;
+  ASSERT_TRUE(RunCommand(AddLogitsCommand, plain, &by_default).ok());
+  ASSERT_TRUE(RunCommand(AddLogitsCommand, exact, &told).ok());
+  EXPECT_EQ(by_default, told);
+}
+
+// What is beyond the context means nothing, in every command alike.
+TEST(OracleFlagsTest, PromptAndAnswerFitIntoTheContextTogether) {
+  TempDir dir;
+  const std::string model = dir.File("m.gguf");
+  LlamaGguf({.context = 16}).WriteTo(model);
+  std::string prompt = "1";
+  for (int i = 1; i < 16; ++i) prompt += ",5";
+  const auto logits = [&](const std::string& greedy) {
+    std::string out;
+    return RunCommand(AddLogitsCommand, {"logits", model, "--tokens", prompt, "--greedy", greedy},
+                      &out);
+  };
+  EXPECT_TRUE(logits("0").ok());
+  EXPECT_THAT(std::string(logits("1").message()), HasSubstr("the context of 16"));
+  const auto bench = [&](const std::string& tokens) {
+    std::string out;
+    return RunCommand(AddBenchCommand,
+                      {"bench", model, "--budgets", "100%", "--modes", "dense", "--repeat", "1",
+                       "--prompt-tokens", "8", "--warm-up", "4", "--tokens", tokens},
+                      &out);
+  };
+  EXPECT_TRUE(bench("4").ok()) << bench("4");
+  EXPECT_THAT(std::string(bench("5").message()), HasSubstr("the context of 16"));
+}
+
+}  // namespace
+}  // namespace tidegate
