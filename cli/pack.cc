@@ -218,6 +218,10 @@ absl::Status RunPack(const Flags& flags) {
   std::vector<std::string> inputs = {flags.in, flags.calibrate, flags.profile, flags.trace};
   for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);
   RETURN_IF_ERROR(RefuseToReplace(inputs, out));
+  if (const std::vector<std::string> ignored = IgnoredKeys(source); !ignored.empty()) {
+    std::fprintf(stderr, "settings of the model that nothing here knows, ignored: %s\n",
+                 absl::StrJoin(ignored, ", ").c_str());
+  }
   if (!flags.profile.empty()) {
     ASSIGN_OR_RETURN(options.profile, ProfileFor(source, options, flags.profile));
   }

@@ -47,6 +47,7 @@ struct ModelParts {
   std::vector<UniqueFd> files;
   std::map<std::string, GgufValue> metadata;
   std::vector<GgufTensor> tensors;
+  std::vector<std::string> ignored_keys;  // of another format's configuration: nobody knows them
 };
 
 }  // namespace tidegate

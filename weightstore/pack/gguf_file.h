@@ -37,6 +37,7 @@ class GgufFile {
   size_t file_count() const { return parts_.files.size(); }
   const std::map<std::string, GgufValue>& metadata() const { return parts_.metadata; }
   const std::vector<GgufTensor>& tensors() const { return parts_.tensors; }
+  const std::vector<std::string>& ignored_keys() const { return parts_.ignored_keys; }
 
   // Typed look-ups. NOT_FOUND names the key; INVALID_ARGUMENT when it has another type or range.
   absl::StatusOr<std::string> GetString(const std::string& key) const;

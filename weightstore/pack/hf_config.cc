@@ -2,22 +2,25 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
+#include "weightstore/pack/hf_rope.h"
+#include "weightstore/pack/unread_keys.h"
 
 namespace tidegate {
 namespace {
 
 constexpr HfFamily kFamilies[] = {
     {.model_type = "llama", .architecture = "llama", .paired_heads = true},
-    {.model_type = "mistral", .architecture = "llama", .paired_heads = true},
+    {.model_type = "mistral", .architecture = "llama", .paired_heads = true, .window = 4096},
     {.model_type = "mixtral",
      .architecture = "llama",
      .paired_heads = true,
-     .experts = "num_local_experts"},
+     .experts = "num_local_experts",
+     .rope_theta = 1e6},
     {.model_type = "phi3", .architecture = "phi3"},
     {.model_type = "qwen2", .architecture = "qwen2"},
     {.model_type = "qwen3", .architecture = "qwen3"},
@@ -33,7 +36,8 @@ constexpr HfFamily kFamilies[] = {
      .architecture = "gemma3",
      .norms_plus_one = true,
      .sandwich_norms = true,
-     .tied = true},
+     .tied = true,
+     .rope_theta = 1e6},
 };
 
 constexpr uint64_t kMaxLayers = 1024;  // bounds lists made from the file's numbers
@@ -56,11 +60,40 @@ constexpr KeyRow kKeys[] = {
     {"head_dim", "attention.key_length", true, false},
     {"head_dim", "attention.value_length", true, false},
     {"rms_norm_eps", "attention.layer_norm_rms_epsilon", false, true},
-    {"rope_theta", "rope.freq_base", false, false},
     {"rope_local_base_freq", "rope.freq_base_swa", false, false},
-    {"attn_logit_softcapping", "attn_logit_softcapping", false, false},
-    {"final_logit_softcapping", "final_logit_softcapping", false, false},
 };
+
+// Read, but not by their name alone.
+constexpr std::string_view kOtherUsedKeys[] = {"_sliding_window_pattern",
+                                               "attention_bias",
+                                               "attn_logit_softcapping",
+                                               "decoder_sparse_step",
+                                               "final_logit_softcapping",
+                                               "hidden_act",
+                                               "hidden_activation",
+                                               "layer_norm_eps",
+                                               "layer_types",
+                                               "max_window_layers",
+                                               "mlp_only_layers",
+                                               "model_type",
+                                               "norm_eps",
+                                               "original_max_position_embeddings",
+                                               "partial_rotary_factor",
+                                               "position_embedding_type",
+                                               "qkv_bias",
+                                               "query_pre_attn_scalar",
+                                               "rope_parameters",
+                                               "rope_scaling",
+                                               "rope_theta",
+                                               "sliding_window",
+                                               "sliding_window_pattern",
+                                               "sliding_window_size",
+                                               "tie_word_embeddings",
+                                               "use_sliding_window"};
+// The same of mixtures of experts.
+constexpr std::string_view kExpertKeys[] = {"moe_intermediate_size", "norm_topk_prob",
+                                            "num_experts_per_tok",
+                                            "shared_expert_intermediate_size"};
 
 // One translation: the file on one side, what comes of it on the other.
 class Translation {
@@ -74,7 +107,10 @@ class Translation {
     RETURN_IF_ERROR(FillExperts());
     RETURN_IF_ERROR(FillHeads());
     RETURN_IF_ERROR(FillWindow());
-    RETURN_IF_ERROR(FillRope());
+    RETURN_IF_ERROR(TranslateRope(json_, out_));
+    RETURN_IF_ERROR(FillSoftCaps());
+    RETURN_IF_ERROR(CheckSameMeaning());
+    RETURN_IF_ERROR(JudgeOtherKeys());
     out_.tied = out_.family->tied;
     out_.says_tied = json_.Has("tie_word_embeddings");
     if (out_.says_tied) {
@@ -121,12 +157,20 @@ class Translation {
                                         " models with such experts are not supported"));
       }
     }
+    return CheckActivation();
+  }
+
+  // Gemma's authors wrote "gelu" into hidden_act and meant the form with tanh; hidden_activation
+  // means what it says.
+  absl::Status CheckActivation() const {
     const bool gelu = out_.family->architecture.starts_with("gemma");
     for (const char* key : {"hidden_act", "hidden_activation"}) {
       if (!json_.Has(key)) continue;
       ASSIGN_OR_RETURN(const std::string name, json_.String(key));
-      if (gelu ? name.starts_with("gelu") : name == "silu") continue;
-      return Unsupported(absl::StrCat("\"", key, "\" '", name, "' is not supported"));
+      const bool tanh = name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast" ||
+                        (name == "gelu" && std::string_view(key) == "hidden_act");
+      if (gelu ? tanh : name == "silu" || name == "swish") continue;
+      return Unsupported(absl::StrCat("\"", key, "\" ", Quoted(name), " is not supported"));
     }
     return absl::OkStatus();
   }
@@ -184,10 +228,6 @@ class Translation {
     if (out_.head_rows < 2 || out_.head_rows > kMaxHeadSize || out_.head_rows % 2 != 0) {
       return Unsupported(absl::StrCat("heads of ", out_.head_rows, " elements are not supported"));
     }
-    ASSIGN_OR_RETURN(const double part, PartialRotaryFactor());
-    if (!(part > 0 && part <= 1)) return Unsupported("\"partial_rotary_factor\" is impossible");
-    rotated_ = static_cast<uint64_t>(part * static_cast<double>(out_.head_rows));
-    Set("rope.dimension_count", rotated_);
     if (json_.Has("query_pre_attn_scalar")) {
       ASSIGN_OR_RETURN(const double scalar, json_.Number("query_pre_attn_scalar"));
       if (!(scalar > 0)) return Unsupported("\"query_pre_attn_scalar\" is not positive");
@@ -196,31 +236,109 @@ class Translation {
     return absl::OkStatus();
   }
 
+  // Null means none, which is not what a file means that does not say.
+  absl::Status FillSoftCaps() {
+    for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+      const auto found = json_.value().find(key);
+      if (found == json_.value().end()) continue;
+      double cap = 0;
+      if (!found->is_null()) {
+        ASSIGN_OR_RETURN(cap, json_.Number(key));
+      }
+      Set(key, cap);
+    }
+    return absl::OkStatus();
+  }
+
+  // Keys that say again, in other words, what is fixed already.
+  absl::Status CheckSameMeaning() {
+    const auto differs = [&](const char* key, const char* other) -> absl::StatusOr<bool> {
+      if (!json_.Has(key) || !json_.Has(other)) return false;
+      ASSIGN_OR_RETURN(const double a, json_.Number(key));
+      ASSIGN_OR_RETURN(const double b, json_.Number(other));
+      return a != b;
+    };
+    for (const auto& [key, other] : {std::pair("layer_norm_eps", "rms_norm_eps"),
+                                     {"norm_eps", "rms_norm_eps"},
+                                     {"sliding_window_size", "sliding_window"}}) {
+      ASSIGN_OR_RETURN(const bool contradiction, differs(key, other));
+      if (contradiction)
+        return Unsupported(absl::StrCat("\"", key, "\" differs from \"", other, "\""));
+    }
+    if (json_.Has("position_embedding_type")) {
+      ASSIGN_OR_RETURN(const std::string type, json_.String("position_embedding_type"));
+      if (type != "rope" && type != "rotary") {
+        return Unsupported(
+            absl::StrCat("\"position_embedding_type\" ", Quoted(type), " is not supported"));
+      }
+    }
+    const bool has_bias =
+        out_.family->architecture == "qwen2" || out_.family->architecture == "qwen2moe";
+    if (json_.Has("qkv_bias")) {
+      ASSIGN_OR_RETURN(const bool bias, json_.Bool("qkv_bias"));
+      if (bias != has_bias) return Unsupported("\"qkv_bias\" is not what such models have");
+    }
+    if (json_.Has("attention_bias")) {
+      ASSIGN_OR_RETURN(out_.attention_bias, json_.Bool("attention_bias"));
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsUsed(std::string_view key) const {
+    const auto among = [key](const auto& list) {
+      return std::find(std::begin(list), std::end(list), key) != std::end(list);
+    };
+    if (std::any_of(std::begin(kKeys), std::end(kKeys),
+                    [key](const KeyRow& row) { return key == row.from; })) {
+      return true;
+    }
+    const bool mixture = !out_.family->experts.empty();
+    return among(kOtherUsedKeys) ||
+           (mixture && (among(kExpertKeys) || key == out_.family->experts));
+  }
+
+  absl::Status JudgeOtherKeys() {
+    for (const auto& [key, value] : json_.value().items()) {
+      if (IsUsed(key)) continue;
+      const absl::Status judged =
+          JudgeUnreadKey(key, value, out_.family->model_type, out_.ignored_keys);
+      if (!judged.ok()) return Annotate(judged, json_.where());
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status FillWindow() {
     bool used = json_.Has("sliding_window");
+    const bool says = json_.value().contains("sliding_window");
+    if (!says && out_.family->window > 0) {
+      Set("attention.sliding_window", uint64_t{out_.family->window});
+    }
     if (used && json_.Has("use_sliding_window")) {
       ASSIGN_OR_RETURN(used, json_.Bool("use_sliding_window"));
     } else if (out_.family->architecture.starts_with("qwen")) {
       used = false;  // What these files mean when they do not say.
     }
+    ASSIGN_OR_RETURN(const std::vector<bool> types, LayerTypes());
     if (!used) {
       if (out_.family->sandwich_norms) return Unsupported("\"sliding_window\" is missing");
+      if (std::find(types.begin(), types.end(), true) != types.end()) {
+        return Unsupported("\"layer_types\" has a sliding window that \"sliding_window\" is not");
+      }
       return absl::OkStatus();
     }
     ASSIGN_OR_RETURN(const uint64_t window, json_.Uint("sliding_window"));
     Set("attention.sliding_window", window);
     std::vector<bool> windowed(layers_, true);
-    if (const nlohmann::json* types = json_.Find("layer_types")) {
-      if (!types->is_array() || types->size() != layers_) {
-        return Unsupported("\"layer_types\" does not fit the number of layers");
-      }
-      for (size_t i = 0; i < windowed.size(); ++i) windowed[i] = (*types)[i] == "sliding_attention";
+    const char* pattern =
+        json_.Has("sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern";
+    if (!types.empty()) {
+      windowed = types;
     } else if (json_.Has("max_window_layers")) {  // Qwen: the first ones see everything.
       ASSIGN_OR_RETURN(const uint64_t full, json_.Uint("max_window_layers"));
       for (uint64_t i = 0; i < std::min<uint64_t>(full, layers_); ++i) windowed[i] = false;
-    } else if (json_.Has("sliding_window_pattern")) {  // Gemma 3: one in so many sees everything.
-      ASSIGN_OR_RETURN(const uint64_t every, json_.Uint("sliding_window_pattern"));
-      if (every == 0) return Unsupported("\"sliding_window_pattern\" is 0");
+    } else if (json_.Has(pattern)) {  // Gemma 3: one in so many sees everything.
+      ASSIGN_OR_RETURN(const uint64_t every, json_.Uint(pattern));
+      if (every == 0) return Unsupported(absl::StrCat("\"", pattern, "\" is 0"));
       for (uint64_t i = every - 1; i < layers_; i += every) windowed[i] = false;
     } else {
       return absl::OkStatus();  // As the architecture has it.
@@ -229,136 +347,25 @@ class Translation {
     return absl::OkStatus();
   }
 
-  static constexpr const char* kRopeParameters = "rope_parameters";
-
-  // A number that is at the top in older files and among the parameters of RoPE in newer ones; 1
-  // where no file has it.
-  absl::StatusOr<double> PartialRotaryFactor() const {
-    const char* key = "partial_rotary_factor";
-    if (json_.Has(key)) return json_.Number(key);
-    if (!json_.Has(kRopeParameters)) return 1.0;
-    ASSIGN_OR_RETURN(const JsonObject rope, json_.Object(kRopeParameters));
-    return rope.Has(key) ? rope.Number(key) : 1.0;
-  }
-
-  absl::Status FillRope() {
-    const char* key = json_.Has("rope_scaling") ? "rope_scaling" : kRopeParameters;
-    if (!json_.Has(key)) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const JsonObject rope, json_.Object(key));
-    if (!rope.Has("full_attention")) return FillRopeOf(rope);
-    // By kind of layer, as newer Gemma 3 files have it.
-    if (rope.Has("sliding_attention")) {
-      ASSIGN_OR_RETURN(const JsonObject windowed, rope.Object("sliding_attention"));
-      if (windowed.Has("rope_theta")) {
-        ASSIGN_OR_RETURN(const double base, windowed.Number("rope_theta"));
-        Set("rope.freq_base_swa", base);
-      }
+  // By layer, whether it has the window; empty if the file has no such list.
+  absl::StatusOr<std::vector<bool>> LayerTypes() const {
+    std::vector<bool> windowed;
+    const nlohmann::json* types = json_.Find("layer_types");
+    if (types == nullptr) return windowed;
+    if (!types->is_array() || types->size() != layers_) {
+      return Unsupported("\"layer_types\" does not fit the number of layers");
     }
-    ASSIGN_OR_RETURN(const JsonObject full, rope.Object("full_attention"));
-    return FillRopeOf(full);
-  }
-
-  absl::Status FillRopeOf(const JsonObject& rope) {
-    if (rope.Has("rope_theta")) {
-      ASSIGN_OR_RETURN(const double base, rope.Number("rope_theta"));
-      Set("rope.freq_base", base);
+    for (const nlohmann::json& type : *types) {
+      windowed.push_back(type == "sliding_attention");
+      if (windowed.back() || type == "full_attention") continue;
+      return Unsupported("\"layer_types\" has others than full_attention and sliding_attention");
     }
-    const char* type_key = rope.Has("rope_type") ? "rope_type" : "type";
-    ASSIGN_OR_RETURN(const std::string type, rope.String(type_key));
-    if (type == "default") return absl::OkStatus();
-    if (type == "linear") return FillLinear(rope);
-    if (type == "llama3") return FillLlama3(rope);
-    if (type == "yarn") return FillYarn(rope);
-    if (type == "longrope" || type == "su") return FillLongRope(rope);
-    return Unsupported(absl::StrCat("RoPE scaling '", type, "' is not supported (linear, llama3, ",
-                                    "yarn and longrope are)"));
-  }
-
-  absl::Status FillLinear(const JsonObject& rope) {
-    ASSIGN_OR_RETURN(const double factor, rope.Number("factor"));
-    if (!(factor > 0)) return Unsupported("the factor of linear RoPE scaling is not positive");
-    Set("rope.scaling.type", std::string("linear"));
-    Set("rope.scaling.factor", factor);
-    return absl::OkStatus();
-  }
-
-  // Long waves are stretched by the factor, short ones not, those between in part.
-  absl::Status FillLlama3(const JsonObject& rope) {
-    ASSIGN_OR_RETURN(const double factor, rope.Number("factor"));
-    ASSIGN_OR_RETURN(const double low, rope.Number("low_freq_factor"));
-    ASSIGN_OR_RETURN(const double high, rope.Number("high_freq_factor"));
-    ASSIGN_OR_RETURN(const double original, rope.Number("original_max_position_embeddings"));
-    const auto base = out_.metadata.find(Key("rope.freq_base"));
-    const double theta = base == out_.metadata.end() ? 10000 : std::get<double>(base->second);
-    if (!(factor > 0 && low > 0 && high > low && original > 0 && theta > 0)) {
-      return Unsupported("the llama3 RoPE scaling has impossible numbers");
-    }
-    std::vector<float>& factors = out_.tensors["rope_freqs.weight"];
-    const auto dims = static_cast<double>(rotated_);
-    for (uint64_t i = 0; i < rotated_ / 2; ++i) {
-      const double wave = 2 * std::numbers::pi * std::pow(theta, 2 * static_cast<double>(i) / dims);
-      const double smooth = std::clamp((original / wave - low) / (high - low), 0.0, 1.0);
-      factors.push_back(static_cast<float>(1 / ((1 - smooth) / factor + smooth)));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status FillYarn(const JsonObject& rope) {
-    ASSIGN_OR_RETURN(const double factor, rope.Number("factor"));
-    if (!(factor > 0)) return Unsupported("the factor of YaRN is not positive");
-    Set("rope.scaling.type", std::string("yarn"));
-    Set("rope.scaling.factor", factor);
-    for (const auto& [from, to] : {std::pair("beta_fast", "rope.scaling.yarn_beta_fast"),
-                                   {"beta_slow", "rope.scaling.yarn_beta_slow"}}) {
-      if (!rope.Has(from)) continue;
-      ASSIGN_OR_RETURN(const double beta, rope.Number(from));
-      Set(to, beta);
-    }
-    if (rope.Has("attention_factor")) {  // Instead of YaRN's own, which GGUF's multiplies.
-      ASSIGN_OR_RETURN(const double magnitude, rope.Number("attention_factor"));
-      Set("rope.scaling.yarn_attn_factor", magnitude / (0.1 * std::log(factor) + 1));
-    }
-    return FillOriginalContext(rope);
-  }
-
-  absl::Status FillOriginalContext(const JsonObject& rope) {
-    const char* key = "original_max_position_embeddings";
-    if (!rope.Has(key) && !json_.Has(key)) return absl::OkStatus();
-    ASSIGN_OR_RETURN(original_, rope.Has(key) ? rope.Uint(key) : json_.Uint(key));
-    Set("rope.scaling.original_context_length", original_);
-    return absl::OkStatus();
-  }
-
-  absl::Status FillLongRope(const JsonObject& rope) {
-    for (const auto& [from, to] : {std::pair("short_factor", "rope_factors_short.weight"),
-                                   {"long_factor", "rope_factors_long.weight"}}) {
-      const nlohmann::json* list = rope.Find(from);
-      if (list == nullptr || !list->is_array() || list->size() != rotated_ / 2) {
-        return Unsupported(absl::StrCat("\"", from, "\" is no list of ", rotated_ / 2, " numbers"));
-      }
-      for (const nlohmann::json& number : *list) {
-        if (!number.is_number()) return Unsupported(absl::StrCat("\"", from, "\" is not numbers"));
-        out_.tensors[to].push_back(number.get<float>());
-      }
-    }
-    RETURN_IF_ERROR(FillOriginalContext(rope));
-    ASSIGN_OR_RETURN(const uint64_t context, json_.Uint("max_position_embeddings"));
-    if (original_ < 2) return Unsupported("\"original_max_position_embeddings\" is missing");
-    const double stretch = static_cast<double>(context) / static_cast<double>(original_);
-    double magnitude = 1;
-    if (stretch > 1) {
-      magnitude = std::sqrt(1 + std::log(stretch) / std::log(static_cast<double>(original_)));
-    }
-    Set("rope.scaling.type", std::string("longrope"));
-    Set("rope.scaling.attn_factor", magnitude);
-    return absl::OkStatus();
+    return windowed;
   }
 
   const JsonObject& json_;
   HfConfig out_;
   uint64_t layers_ = 0;
-  uint64_t rotated_ = 0;   // elements of a head
-  uint64_t original_ = 0;  // tokens of the context before scaling; 0: the file does not say
 };
 
 constexpr std::pair<std::string_view, const char*> kLayerNames[] = {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,13 +26,17 @@ struct HfFamily {
   bool sandwich_norms = false;    // norms before and after each block
   bool tied = false;              // tie_word_embeddings where the file does not say
   std::string_view experts = {};  // key of the number of experts; empty: plain MLPs
+  double rope_theta = 10000;      // where the file does not say
+  uint32_t window = 0;            // the same of sliding_window, tokens
 };
 
 struct HfConfig {
   const HfFamily* family = nullptr;
-  bool tied = false;       // lm_head is the embedding
-  bool says_tied = false;  // and the file says whether
-  uint64_t head_rows = 0;  // rows of one head
+  bool tied = false;                      // lm_head is the embedding
+  bool says_tied = false;                 // and the file says whether
+  uint64_t head_rows = 0;                 // rows of one head
+  std::optional<bool> attention_bias;     // whether q, k and v have biases, where the file says
+  std::vector<std::string> ignored_keys;  // of which nothing is known (unread_keys.h)
   std::map<std::string, GgufValue> metadata;
   std::map<std::string, std::vector<float>> tensors;  // GGUF name -> a vector
 };

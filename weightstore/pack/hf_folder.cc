@@ -121,6 +121,7 @@ class FolderReader {
     ASSIGN_OR_RETURN(const JsonObject json, JsonObject::ReadFile(PathIn(folder_, "config.json")));
     ASSIGN_OR_RETURN(config_, TranslateConfig(json));
     parts_.metadata = config_.metadata;
+    parts_.ignored_keys = config_.ignored_keys;
     std::error_code error;
     parts_.metadata["general.name"] =
         std::filesystem::canonical(folder_, error).filename().string();
@@ -128,6 +129,7 @@ class FolderReader {
       RETURN_IF_ERROR(Annotate(AddFile(PathIn(folder_, file)), PathIn(folder_, file)));
     }
     RETURN_IF_ERROR(CheckHead());
+    RETURN_IF_ERROR(CheckBias());
     RETURN_IF_ERROR(AddComputedTensors());
     RETURN_IF_ERROR(AddChatTemplate());
     return std::move(parts_);
@@ -172,6 +174,21 @@ class FolderReader {
     if (has_head || config_.tied || !config_.says_tied) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
         folder_, ": tensor lm_head.weight is missing, and \"tie_word_embeddings\" is false"));
+  }
+
+  // A bias that the file denies would be left out by the model's authors, and the other way round.
+  absl::Status CheckBias() const {
+    if (!config_.attention_bias.has_value() || config_.family->architecture.starts_with("qwen2")) {
+      return absl::OkStatus();
+    }
+    const bool has_bias =
+        std::any_of(parts_.tensors.begin(), parts_.tensors.end(), [](const auto& t) {
+          return absl::EndsWith(t.name, ".attn_q.bias") || absl::EndsWith(t.name, ".attn_qkv.bias");
+        });
+    if (has_bias == *config_.attention_bias) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder_, ": \"attention_bias\" is ", has_bias ? "false" : "true",
+                     ", but the folder has ", has_bias ? "" : "no ", "biases of q, k and v"));
   }
 
   // Tensors that GGUF has and the folder has as numbers in config.json: in a file in memory.

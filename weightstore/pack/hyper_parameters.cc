@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "weightstore/pack/architecture.h"
 #include "weightstore/pack/pack_plan.h"
+#include "weightstore/pack/unread_keys.h"
 
 namespace tidegate {
 namespace {
@@ -105,6 +106,68 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
   return absl::OkStatus();
 }
 
+// What is read below.
+constexpr std::string_view kUsed[] = {"attention.head_count",
+                                      "attention.head_count_kv",
+                                      "attention.key_length",
+                                      "attention.layer_norm_rms_epsilon",
+                                      "attention.scale",
+                                      "attention.sliding_window",
+                                      "attention.sliding_window_pattern",
+                                      "attention.value_length",
+                                      "attn_logit_softcapping",
+                                      "block_count",
+                                      "context_length",
+                                      "embedding_length",
+                                      "expert_count",
+                                      "expert_feed_forward_length",
+                                      "expert_gating_func",
+                                      "expert_used_count",
+                                      "expert_weights_norm",
+                                      "expert_weights_scale",
+                                      "feed_forward_length",
+                                      "final_logit_softcapping",
+                                      "rope.dimension_count",
+                                      "rope.freq_base",
+                                      "rope.freq_base_swa",
+                                      "rope.scale_linear",
+                                      "rope.scaling.attn_factor",
+                                      "rope.scaling.factor",
+                                      "rope.scaling.original_context_length",
+                                      "rope.scaling.type"};
+constexpr std::string_view kUsedByYarn[] = {
+    "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    "rope.scaling.yarn_ext_factor"};
+constexpr std::string_view kUsedBySharedExperts[] = {"expert_shared_count",
+                                                     "expert_shared_feed_forward_length"};
+
+// Refuses keys that may change the arithmetic and that nothing reads; what is not known at all goes
+// into `ignored`.
+absl::Status JudgeKeys(const Keys& keys, const Architecture& architecture,
+                       std::vector<std::string>& ignored) {
+  const GgufFile& source = keys.source();
+  const bool yarn = source.GetString(keys.Full("rope.scaling.type")).value_or("") == "yarn";
+  for (const auto& [full, value] : source.metadata()) {
+    if (!full.starts_with(keys.Full(""))) continue;
+    const std::string_view key = std::string_view(full).substr(keys.Full("").size());
+    const auto among = [key](const auto& list) {
+      return std::find(std::begin(list), std::end(list), key) != std::end(list);
+    };
+    if (among(kUsed) || (yarn && among(kUsedByYarn)) ||
+        (architecture.shared_expert && among(kUsedBySharedExperts))) {
+      continue;
+    }
+    if (key == "attention.causal") {
+      if (source.GetBool(full).value_or(false)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "metadata key ", full, " is not true: attention to later tokens is not supported"));
+    }
+    const absl::Status judged = JudgeUnreadKey(key, value, architecture.name, ignored);
+    if (!judged.ok()) return Annotate(judged, "metadata");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FillYarn(const Keys& keys, RopeScaling& scaling) {
   ASSIGN_OR_RETURN(const float mix, keys.Number("rope.scaling.yarn_ext_factor", true, 1));
   if (mix != 1) {
@@ -115,6 +178,16 @@ absl::Status FillYarn(const Keys& keys, RopeScaling& scaling) {
   ASSIGN_OR_RETURN(const float magnitude, keys.Number("rope.scaling.yarn_attn_factor", false, 1));
   ASSIGN_OR_RETURN(const float fast, keys.Number("rope.scaling.yarn_beta_fast", false, 32));
   ASSIGN_OR_RETURN(const float slow, keys.Number("rope.scaling.yarn_beta_slow", false, 1));
+  if (scaling.factor() < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ",
+                                                   keys.Full("rope.scaling.factor"), " is ",
+                                                   scaling.factor(), ": YaRN stretches"));
+  }
+  ASSIGN_OR_RETURN(const float base, keys.Number("rope.freq_base", false, 10000));
+  if (base <= 1) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata key ", keys.Full("rope.freq_base"),
+                                                   " is ", base, ", with YaRN it must exceed 1"));
+  }
   scaling.set_kind(RopeScaling::KIND_YARN);
   scaling.set_magnitude(scaling.magnitude() * magnitude);
   scaling.set_yarn_beta_fast(fast);
@@ -164,7 +237,8 @@ absl::StatusOr<RopeScaling> RopeScalingFromGguf(const Keys& keys, uint32_t conte
     }
     scaling.set_kind(RopeScaling::KIND_LONG);
   }
-  if (type != "longrope" && factor == 1) return scaling;
+  const bool magnified = keys.Has("rope.scaling.yarn_attn_factor");
+  if (type != "longrope" && factor == 1 && !magnified) return scaling;
   if (type == "linear") {
     scaling.set_kind(RopeScaling::KIND_LINEAR);
     scaling.set_factor(factor);
@@ -384,15 +458,26 @@ absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source) {
   return architecture;
 }
 
+std::vector<std::string> IgnoredKeys(const GgufFile& source) {
+  std::vector<std::string> ignored = source.ignored_keys();
+  const auto architecture = ArchitectureOf(source);
+  if (architecture.ok()) {
+    (void)JudgeKeys(Keys(source, (*architecture)->name), **architecture, ignored);
+  }
+  return ignored;
+}
+
 absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) {
   ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
   const Keys keys(source, architecture->name);
   RETURN_IF_ERROR(RejectUnknownArithmetic(keys));
+  std::vector<std::string> ignored;
+  RETURN_IF_ERROR(JudgeKeys(keys, *architecture, ignored));
   HyperParameters hp;
   RETURN_IF_ERROR(FillSizes(keys, hp));
   RETURN_IF_ERROR(FillExperts(keys, *architecture, hp));
   RETURN_IF_ERROR(CheckExpertsInAll(keys, hp));
-  ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", true, -1));
+  ASSIGN_OR_RETURN(const float epsilon, keys.Number("attention.layer_norm_rms_epsilon", false, -1));
   hp.set_rms_epsilon(epsilon);
   RETURN_IF_ERROR(FillHeads(keys, hp));
   RETURN_IF_ERROR(FillRope(keys, *architecture, hp));

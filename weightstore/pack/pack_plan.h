@@ -49,4 +49,7 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
 absl::StatusOr<store::v1::HyperParameters> HyperParametersFromGguf(const GgufFile& source);
 absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source);
 
+// Keys of the configuration of which nothing is known, for the operator (unread_keys.h).
+std::vector<std::string> IgnoredKeys(const GgufFile& source);
+
 }  // namespace tidegate

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "weightstore/pack/json_object.h"
 
 namespace tidegate {
@@ -274,6 +275,87 @@ TEST(HfConfigTest, WhatIsNotSupportedIsNamed) {
   EXPECT_THAT(refused("rope_scaling", {{"type", "linear"}, {"factor", 0}}),
               HasSubstr("not positive"));
   EXPECT_THAT(refused("partial_rotary_factor", 2.0), HasSubstr("partial_rotary_factor"));
+}
+
+TEST(HfConfigTest, KeysThatNobodyReadsAreRefusedIfTheyMayMatter) {
+  const auto message = [](const char* key, const Json& value, const char* type = "llama") {
+    Json json = Llama();
+    json["model_type"] = type;
+    json[key] = value;
+    return std::string(Translate(json).status().message());
+  };
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, Json>>{{"attention_multiplier", 0.5},
+                                                           {"residual_multiplier", 0.22},
+                                                           {"embedding_multiplier", 12},
+                                                           {"logits_scaling", 8},
+                                                           {"logit_scale", 0.0625},
+                                                           {"clip_qkv", 8},
+                                                           {"rope_interleaved", true},
+                                                           {"alibi", true},
+                                                           {"use_parallel_residual", true},
+                                                           {"qk_layernorm", true},
+                                                           {"mlp_bias", true},
+                                                           {"attention_sinks", true},
+                                                           {"rotary_pct", 0.25},
+                                                           {"no_rope_layers", {0, 1}},
+                                                           {"q_lora_rank", 1536},
+                                                           {"use_bidirectional_attention", true},
+                                                           {"routed_scaling_factor", 2.5},
+                                                           {"n_shared_experts", 2},
+                                                           {"softmax_scale", 0.1},
+                                                           {"quantization", {{"bits", 4}}}}) {
+    EXPECT_THAT(message(key, value), HasSubstr(absl::StrCat("key '", key, "' is "))) << key;
+  }
+  // Off, or known to change nothing.
+  for (const auto& [key, value] :
+       std::initializer_list<std::pair<const char*, Json>>{{"attention_multiplier", 1.0},
+                                                           {"mlp_bias", false},
+                                                           {"clip_qkv", nullptr},
+                                                           {"attention_dropout", 0.1},
+                                                           {"torch_dtype", "bfloat16"},
+                                                           {"use_cache", true},
+                                                           {"transformers_version", "4"},
+                                                           {"initializer_range", 0.02},
+                                                           {"pretraining_tp", 2},
+                                                           {"bos_token_id", 1},
+                                                           {"rope_interleaved", false},
+                                                           {"norm_eps", 1e-5},
+                                                           {"full_attn_mod", 1},
+                                                           {"use_sliding_window", true},
+                                                           {"warmup_steps", 3}}) {
+    EXPECT_EQ(message(key, value), "") << key;
+  }
+  EXPECT_THAT(message("norm_eps", 1e-6), HasSubstr("\"norm_eps\" differs from \"rms_norm_eps\""));
+  EXPECT_THAT(message("position_embedding_type", "alibi"), HasSubstr("'alibi'"));
+  EXPECT_THAT(message("qkv_bias", true), HasSubstr("qkv_bias"));
+  EXPECT_EQ(message("qkv_bias", true, "qwen2"), "");
+  EXPECT_THAT(message("layer_types", std::vector<std::string>(32, "linear_attention")),
+              HasSubstr("layer_types"));
+  EXPECT_THAT(message("layer_types", std::vector<std::string>(32, "sliding_attention")),
+              HasSubstr("\"layer_types\" has a sliding window"));
+  EXPECT_THAT(message("num_experts_per_tok", 2), HasSubstr("num_experts_per_tok"));
+  Json json = Llama();
+  json["favourite_colour"] = "blue";
+  EXPECT_THAT(Translate(json)->ignored_keys, ::testing::ElementsAre("favourite_colour"));
+}
+
+TEST(HfConfigTest, WhatFilesMeanThatDoNotSay) {
+  Json json = Llama();
+  json.erase("rope_theta");
+  EXPECT_EQ(Value<double>(*Translate(json), "llama.rope.freq_base"), 10000);
+  json["model_type"] = "mistral";
+  EXPECT_EQ(Value<uint64_t>(*Translate(json), "llama.attention.sliding_window"), 4096u);
+  json["model_type"] = "gemma3_text";
+  json["hidden_act"] = "gelu_pytorch_tanh";
+  json["sliding_window"] = 512;
+  EXPECT_EQ(Value<double>(*Translate(json), "gemma3.rope.freq_base"), 1e6);
+  json["model_type"] = "gemma2";
+  EXPECT_EQ(Translate(json)->metadata.count("gemma2.final_logit_softcapping"), 0u);
+  json["final_logit_softcapping"] = nullptr;
+  EXPECT_EQ(Value<double>(*Translate(json), "gemma2.final_logit_softcapping"), 0);
+  json["hidden_activation"] = "gelu";  // the exact one
+  EXPECT_THAT(std::string(Translate(json).status().message()), HasSubstr("hidden_activation"));
 }
 
 TEST(JsonObjectTest, SaysWhatIsWrongWithAFile) {

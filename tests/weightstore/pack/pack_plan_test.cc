@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "base/units.h"
@@ -217,6 +218,24 @@ std::vector<Refusal> Refusals() {
        "general.architecture is missing"},
       {"NegativeSoftCap", [](B& g) { g.SetFloat("llama.final_logit_softcapping", -30); },
        "impossible value -30"},
+      {"YarnShrinks",
+       [](B& g) {
+         g.SetString("llama.rope.scaling.type", "yarn");
+         g.SetFloat("llama.rope.scaling.factor", 0.5f);
+       },
+       "YaRN stretches"},
+      {"YarnBase",
+       [](B& g) {
+         g.SetString("llama.rope.scaling.type", "yarn");
+         g.SetFloat("llama.rope.scaling.factor", 4);
+         g.SetFloat("llama.rope.freq_base", 1);
+       },
+       "must exceed 1"},
+      {"NanScale", [](B& g) { g.SetFloat("llama.attention.scale", NAN); }, "impossible value nan"},
+      {"InfiniteBase", [](B& g) { g.SetFloat("llama.rope.freq_base", INFINITY); },
+       "impossible value inf"},
+      {"ZeroEpsilon", [](B& g) { g.SetFloat("llama.attention.layer_norm_rms_epsilon", 0); },
+       "impossible value 0"},
       {"LogitScale", [](B& g) { g.SetFloat("llama.logit_scale", 8); }, "llama.logit_scale"},
       {"OtherScaling", [](B& g) { g.SetString("llama.rope.scaling.type", "dynamic"); },
        "'dynamic' scaling"},
