@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +20,8 @@
 
 namespace tidegate {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kEverything = "100%";
 
@@ -200,38 +202,36 @@ absl::StatusOr<uint64_t> WholeBytes(const LocalModelOptions& options) {
   return local->store().info().region_bytes + local->store().info().engine_reserve_bytes;
 }
 
-std::string StagesJson(const Row& row) {
-  std::vector<std::string> parts;
-  for (size_t i = 0; i < kStages; ++i) {
-    parts.push_back(absl::StrFormat("\"%s\": %.6f", std::string(StageName(static_cast<Stage>(i))),
-                                    row.stage_seconds[i]));
-  }
-  return absl::StrJoin(parts, ", ");
-}
-
-std::string JsonRow(const Row& row) {
+Json JsonRow(const Row& row) {
   if (!row.error.empty()) {
-    return absl::StrFormat(
-        "{\"budget\": \"%s\", \"mode\": \"%s\", \"error\": \"budget too small\"}", row.budget,
-        row.mode);
+    return {{"budget", row.budget}, {"mode", row.mode}, {"error", "budget too small"}};
   }
-  return absl::StrFormat(
-      "{\"budget\": \"%s\", \"budget_bytes\": %d, \"mode\": \"%s\", \"tokens_per_second\": %.3f, "
-      "\"first_token_seconds\": %.6f, \"flash_bytes_per_token\": %.0f, "
-      "\"flash_reads_per_token\": %.0f, \"hit_rate\": %.4f, \"input_hit_rate\": %.4f, "
-      "\"hidden_hit_rate\": %.4f, "
-      "\"stall_share\": %.4f, \"backend\": \"%s\", \"cpu_seconds_per_token\": %.6f, "
-      "\"disk_bytes_per_token\": %.0f, \"prefill_tokens_per_second\": %.3f, "
-      "\"prefill_cpu_seconds_per_token\": %.6f, \"prefill_disk_bytes_per_token\": %.0f, "
-      "\"prefill_flash_bytes\": %d, \"load_seconds\": %.3f, \"huge_page_bytes\": %d, "
-      "\"peak_rss_bytes\": %d, "
-      "\"stage_seconds\": {%s}}",
-      row.budget, row.budget_bytes, row.mode, row.tokens_per_second, row.first_token_seconds,
-      row.flash_bytes_per_token, row.flash_reads_per_token, row.hit_rate, row.hit_rate_by_kind[0],
-      row.hit_rate_by_kind[1], row.stall_share, row.backend, row.decode.cpu_seconds,
-      row.decode.disk_bytes, row.prefill.tokens_per_second, row.prefill.cpu_seconds,
-      row.prefill.disk_bytes, row.prefill_flash_bytes, row.load_seconds, row.huge_page_bytes,
-      row.peak_rss_bytes, StagesJson(row));
+  Json stages = Json::object();
+  for (size_t i = 0; i < kStages; ++i) {
+    stages[std::string(StageName(static_cast<Stage>(i)))] = row.stage_seconds[i];
+  }
+  return {{"budget", row.budget},
+          {"budget_bytes", row.budget_bytes},
+          {"mode", row.mode},
+          {"tokens_per_second", row.tokens_per_second},
+          {"first_token_seconds", row.first_token_seconds},
+          {"flash_bytes_per_token", row.flash_bytes_per_token},
+          {"flash_reads_per_token", row.flash_reads_per_token},
+          {"hit_rate", row.hit_rate},
+          {"input_hit_rate", row.hit_rate_by_kind[0]},
+          {"hidden_hit_rate", row.hit_rate_by_kind[1]},
+          {"stall_share", row.stall_share},
+          {"backend", row.backend},
+          {"cpu_seconds_per_token", row.decode.cpu_seconds},
+          {"disk_bytes_per_token", row.decode.disk_bytes},
+          {"prefill_tokens_per_second", row.prefill.tokens_per_second},
+          {"prefill_cpu_seconds_per_token", row.prefill.cpu_seconds},
+          {"prefill_disk_bytes_per_token", row.prefill.disk_bytes},
+          {"prefill_flash_bytes", row.prefill_flash_bytes},
+          {"load_seconds", row.load_seconds},
+          {"huge_page_bytes", row.huge_page_bytes},
+          {"peak_rss_bytes", row.peak_rss_bytes},
+          {"stage_seconds", stages}};
 }
 
 void PrintRow(const Row& row) {
@@ -274,12 +274,14 @@ void PrintProfile(const Row& row) {
 }
 
 absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const Flags& flags) {
+  Json result = {{"model", flags.model.model},
+                 {"density", flags.model.density},
+                 {"gamma", flags.model.gamma},
+                 {"rows", Json::array()}};
+  for (const Row& row : rows) result["rows"].push_back(JsonRow(row));
   std::ofstream out(path);
-  out << absl::StrFormat(
-      "{\"model\": \"%s\", \"density\": %g, \"gamma\": %g, \"rows\": [\n  %s\n]}\n",
-      flags.model.model, flags.model.density, flags.model.gamma,
-      absl::StrJoin(rows, ",\n  ",
-                    [](std::string* text, const Row& row) { text->append(JsonRow(row)); }));
+  // A path need not be UTF-8, and what is no number becomes null.
+  out << result.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
   out.close();
   if (!out.good()) return absl::UnavailableError(absl::StrCat("cannot write ", path));
   return absl::OkStatus();

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "base/units.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
 #include "cli/local_model.h"
@@ -18,6 +19,7 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  tidegate inspect model.gguf               what is in it, and whether it can be packed\n"
     "  tidegate inspect Llama-3.2-1B/            the same of a folder with safetensors\n"
+    "  tidegate inspect big.gguf --weights       reads all of a large model too\n"
     "  tidegate inspect model.tgpack --verify    also reads every byte and compares checksums\n"
     "  tidegate inspect model.tgpack --json | jq .streamed.bytes\n";
 
@@ -25,7 +27,12 @@ struct Flags {
   std::string file;
   bool json = false;
   bool verify = false;
+  bool weights = false;
 };
+
+// Weights that take no more are looked through without being asked: a few seconds.
+constexpr uint64_t kSmallBytes = 2 * kGiB;
+constexpr uint64_t kProgressBytes = 64 * kMiB;  // to read: progress is shown beyond
 
 void Print(const Json& report, bool json) {
   // Bytes that are no UTF-8 (a name in a GGUF file) are replaced: dump() would throw.
@@ -62,7 +69,13 @@ absl::Status RunInspect(const Flags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat("--verify: ", flags.file, " is no pack and has no checksums; packs have"));
   }
-  Print(DescribeGguf(file), flags.json);
+  Progress progress("reading");
+  const Json report = DescribeGguf(file, flags.weights ? UINT64_MAX : kSmallBytes,
+                                   [&](uint64_t done, uint64_t total) {
+                                     if (total > kProgressBytes) progress.Update(done, total);
+                                   });
+  progress.Finish();
+  Print(report, flags.json);
   return absl::OkStatus();
 }
 
@@ -75,7 +88,12 @@ void AddInspectCommand(CLI::App& app, CommandRun& run) {
       ->required();
   command->add_flag("--json", flags->json, "JSON on standard output");
   command->add_flag("--verify", flags->verify,
-                    "Read every block and static tensor and compare checksums");
+                    "Of a pack: read every block and static tensor and compare checksums");
+  command->add_flag("--weights", flags->weights,
+                    absl::StrCat("Of a model: look through all weights for numbers that are not "
+                                 "finite, however many; up to ",
+                                 FormatBytes(kSmallBytes),
+                                 " are always looked through, of more the norms and biases"));
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunInspect(*flags); }; });
 }

@@ -10,6 +10,7 @@
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/pack_plan.h"
+#include "weightstore/pack/weight_check.h"
 
 namespace tidegate {
 namespace {
@@ -207,14 +208,19 @@ std::string Format(const GgufFile& file) {
                       file.file_count() > 1 ? absl::StrCat(", ", file.file_count(), " files") : "");
 }
 
-Json DescribePacking(const GgufFile& file) {
+Json DescribePacking(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress) {
   const PackOptions options;
   const auto plan = PlanPack(file, options);
-  if (!plan.ok()) return {{"possible", false}, {"why_not", std::string(plan.status().message())}};
+  absl::Status status = plan.status();
+  const bool vectors = status.ok() && WeightBytes(*plan) > most_bytes;
+  if (status.ok()) status = CheckWeights(file, *plan, vectors, progress);
+  if (!status.ok()) return {{"possible", false}, {"why_not", std::string(status.message())}};
   return {{"possible", true},
           {"static_bytes", plan->static_bytes},
           {"streamed", DescribeStreamed(plan->geometry, options.units)},
-          {"requantised", plan->requantised}};
+          {"requantised", plan->requantised},
+          {"weights_checked", vectors ? "vectors (--weights: all)" : "all"},
+          {"ignored_keys", IgnoredKeys(file)}};
 }
 
 Json NamesOf(const google::protobuf::RepeatedPtrField<std::string>& names) {
@@ -301,7 +307,7 @@ void RenderObject(const Json& object, int indent, std::string& out) {
 
 }  // namespace
 
-Json DescribeGguf(const GgufFile& file) {
+Json DescribeGguf(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress) {
   Json out = {{"file", file.path()}, {"format", Format(file)}, {"file_bytes", file.file_bytes()}};
   const auto architecture = file.GetString("general.architecture");
   const auto name = file.GetString("general.name");
@@ -319,7 +325,7 @@ Json DescribeGguf(const GgufFile& file) {
     out["tokenizer"] = {{"error", std::string(tokenizer.status().message())}};
   }
   out["chat_template"] = file.Has("tokenizer.chat_template");
-  out["packing"] = DescribePacking(file);
+  out["packing"] = DescribePacking(file, most_bytes, progress);
   return out;
 }
 

@@ -14,7 +14,9 @@ namespace tidegate {
 // Keys keep the order in which they are written.
 using Json = nlohmann::ordered_json;
 
-Json DescribeGguf(const GgufFile& file);
+// Weights are looked through for numbers that are not finite: all if they take no more than
+// `most_bytes`, else the vectors.
+Json DescribeGguf(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress);
 Json DescribePack(const std::string& path, const PackIndex& index);
 Json DescribeVerification(const VerifyReport& report);
 

@@ -2,14 +2,31 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/error_reason.h"
 #include "base/status_macros.h"
+#include "proto/gguf/finite.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
 namespace {
 
 constexpr size_t kRowGranule = 8;  // matrix rows per thread come in these
+
+// Packs hold finite numbers only: these have grown too large on the way.
+absl::Status NotFinite(const std::string& what) {
+  return WithErrorReason(
+      absl::InternalError(absl::StrCat(
+          what,
+          ": the model's numbers grow beyond what this arithmetic holds; its weights may be "
+          "damaged, or made for another precision")),
+      kNumbersNotFinite);
+}
+
+absl::Status StoreGone() {
+  return absl::UnavailableError("the weight store is gone; retry when it is back");
+}
 
 }  // namespace
 
@@ -136,8 +153,8 @@ void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const P
   }
 }
 
-void Decoder::PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
-                           StageTimes& times) {
+absl::Status Decoder::PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                                   StageTimes& times) {
   const ModelConfig& c = model_->config;
   const LayerWeights& w = model_->layers[layer];
   const LayerLora& lora = model_->lora.layers[layer];
@@ -155,16 +172,22 @@ void Decoder::PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const P
     float* key = key_.data() + size_t{t} * c.kv_size();
     PlaceHeads(w.query_norm, layer, t, query_.data() + size_t{t} * c.query_size(), c.query_heads);
     PlaceHeads(w.key_norm, layer, t, key, c.kv_heads);
-    kv.Store(*kernels_, layer, kv.size() + t, key, value_.data() + size_t{t} * c.kv_size());
+    const uint32_t position = kv.size() + t;
+    if (!kv.Store(*kernels_, layer, position, key, value_.data() + size_t{t} * c.kv_size())) {
+      return NotFinite(absl::StrCat("layer ", layer, ", position ", position,
+                                    ": a key or value is not a finite number",
+                                    kv.half() ? ", or too large for a half" : ""));
+    }
   }
+  return absl::OkStatus();
 }
 
-void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
-                        StageTimes& times) {
+absl::Status Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                                StageTimes& times) {
   const ModelConfig& c = model_->config;
   const LayerWeights& w = model_->layers[layer];
   Norm(w.attention_norm, x_.data(), tokens, normed_.data());
-  PrepareHeads(kv, layer, tokens, pass, times);
+  RETURN_IF_ERROR(PrepareHeads(kv, layer, tokens, pass, times));
   {
     const StageTimer timer(times, Stage::kAttention);
     Attend(kv, layer, tokens, pass);
@@ -179,6 +202,7 @@ void Decoder::Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass
     Norm(w.post_attention_norm, normed_.data(), tokens, normed_.data());
   }
   kernels_->add(normed_.data(), size_t{tokens} * c.hidden_size, x_.data());
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
@@ -218,24 +242,24 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   PrepareRotations(kv, count);
   RETURN_IF_ERROR(Embed(tokens));
   for (uint32_t layer = 0; layer < model_->config.layer_count; ++layer) {
-    Attention(kv, layer, count, pass, accounts.times);
+    absl::Status done = Attention(kv, layer, count, pass, accounts.times);
     // Nothing looks at the other positions behind the keys and values of the last layer.
     if (layer + 1 == model_->config.layer_count && count > 1 && !pass.every_position) {
       const size_t h = model_->config.hidden_size;
       std::copy_n(x_.begin() + static_cast<ptrdiff_t>((count - 1) * h), h, x_.begin());
       rows = 1;
     }
-    const absl::Status done = RunMlp(layer, rows, pass, accounts);
+    if (done.ok()) done = RunMlp(layer, rows, pass, accounts);
     if (!done.ok()) {
       mlp_.Reset();
-      return done;
+      return client_->connected() ? done : StoreGone();
     }
   }
   // A store that has died may have a successor that takes over the region and fills slots we were
   // reading: what was computed counts only if ours lived to the end.
   if (!client_->connected()) {
     mlp_.Reset();
-    return absl::UnavailableError("the weight store is gone; retry when it is back");
+    return StoreGone();
   }
   client_->ReportUses();
   kv.set_size(kv.size() + count);
@@ -243,16 +267,21 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
   return absl::OkStatus();
 }
 
-void Decoder::Logits(uint32_t index, Precision precision, std::span<float> logits,
-                     StageTimes& times) {
+absl::Status Decoder::Logits(uint32_t index, Precision precision, std::span<float> logits,
+                             StageTimes& times) {
   const StageTimer timer(times, Stage::kHead);
   CHECK(logits.size() == model_->config.vocab_size);
   const size_t h = model_->config.hidden_size;
   const Projection head = {&model_->head, &model_->lora.head, logits.data()};
   Project({&head, 1}, normed_.data() + index * h, 1, {.precision = precision});
+  if (const auto bad = FirstNotFinite(logits)) {  // Before a soft cap makes infinity look sane.
+    if (!client_->connected()) return StoreGone();
+    return NotFinite(absl::StrCat("the logit of token ", *bad, " is ", logits[*bad]));
+  }
   if (const float cap = model_->config.logit_cap; cap != 0) {
     kernels_->soft_cap(logits.size(), cap, logits.data());
   }
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
@@ -263,22 +292,24 @@ absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Prec
   RETURN_IF_ERROR(Forward(
       kv, tokens, {.prefill = true, .precision = precision, .every_position = every}, accounts));
   const uint32_t rows = every ? static_cast<uint32_t>(tokens.size()) : 1;
-  if (every) {
-    std::vector<float> row(model_->config.vocab_size);
-    for (uint32_t t = 0; t < rows; ++t) {
-      Logits(t, precision, row, accounts.times);
-      on_logits(first + t, row);
-    }
+  absl::Status done;
+  std::vector<float> row(every ? model_->config.vocab_size : 0);
+  for (uint32_t t = 0; every && t < rows && done.ok(); ++t) {
+    done = Logits(t, precision, row, accounts.times);
+    if (done.ok()) on_logits(first + t, row);
   }
-  if (!logits.empty()) Logits(rows - 1, precision, logits, accounts.times);
-  return absl::OkStatus();
+  if (done.ok() && !logits.empty()) done = Logits(rows - 1, precision, logits, accounts.times);
+  if (!done.ok()) kv.set_size(first);
+  return done;
 }
 
 absl::Status Decoder::Step(KvCache& kv, TokenId token, const PruneStep* step, Precision precision,
                            std::span<float> logits, PassAccounts& accounts) {
   RETURN_IF_ERROR(Forward(kv, {&token, 1}, {.precision = precision, .step = step}, accounts));
-  if (!logits.empty()) Logits(0, precision, logits, accounts.times);
-  return absl::OkStatus();
+  const absl::Status done =
+      logits.empty() ? absl::OkStatus() : Logits(0, precision, logits, accounts.times);
+  if (!done.ok()) kv.set_size(kv.size() - 1);
+  return done;
 }
 
 }  // namespace tidegate

@@ -45,7 +45,8 @@ class Decoder {
   // a prompt is cut into, bitwise; Step() rounds otherwise. logits [vocab_size] receives those of
   // the last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
   // tokens.size() <= tokens_max(), room in the cache, valid ids. After an error the cache holds
-  // what it held before.
+  // what it held before. Keys, values or logits that are not finite numbers are INTERNAL with the
+  // reason kNumbersNotFinite.
   absl::Status Prefill(KvCache& kv, std::span<const TokenId> tokens, Precision precision,
                        std::span<float> logits, PassAccounts& accounts,
                        const OnLogits& on_logits = nullptr);
@@ -76,10 +77,11 @@ class Decoder {
   absl::Status AddMlp(uint32_t layer, uint32_t tokens, const Pass& pass, float* y,
                       PassAccounts& accounts);
   absl::Status Embed(std::span<const TokenId> tokens);
-  void Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass, StageTimes& times);
+  absl::Status Attention(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                         StageTimes& times);
   // Queries, keys and values of normed_, in place; keys and values also in the cache.
-  void PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
-                    StageTimes& times);
+  absl::Status PrepareHeads(KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass,
+                            StageTimes& times);
   void Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass);
   struct Projection {
     const MatrixView* w;
@@ -99,7 +101,8 @@ class Decoder {
   void Norm(const float* weight, const float* x, uint32_t tokens, float* out);
   // y[t] += bias, y [tokens, size]; null: nothing.
   void AddBias(const float* bias, size_t size, uint32_t tokens, float* y);
-  void Logits(uint32_t index, Precision precision, std::span<float> logits, StageTimes& times);
+  absl::Status Logits(uint32_t index, Precision precision, std::span<float> logits,
+                      StageTimes& times);
 
   const Model* const model_;
   WeightClient* const client_;

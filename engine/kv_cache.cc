@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "proto/gguf/finite.h"
 
 namespace tidegate {
 
@@ -25,21 +26,26 @@ std::byte* KvCache::Row(uint32_t layer, uint32_t is_value, uint32_t head, uint32
   return data_.get() + row * head_size_ * (half_ ? 2 : 4);
 }
 
-void KvCache::Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
+bool KvCache::Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
                     const float* value) {
   CHECK(position < capacity_);
+  bool finite = true;
   for (uint32_t is_value = 0; is_value < 2; ++is_value) {
     const float* source = is_value != 0 ? value : key;
     for (uint32_t head = 0; head < kv_heads_; ++head) {
       std::byte* row = Row(layer, is_value, head, position);
       const float* from = source + head * head_size_;
       if (half_) {
-        kernels.to_half(from, head_size_, reinterpret_cast<uint16_t*>(row));
+        auto* halves = reinterpret_cast<uint16_t*>(row);
+        kernels.to_half(from, head_size_, halves);
+        finite = AllFiniteHalves({halves, head_size_}) && finite;
       } else {
         std::memcpy(row, from, head_size_ * sizeof(float));
+        finite = !FirstNotFinite({from, head_size_}) && finite;
       }
     }
   }
+  return finite;
 }
 
 }  // namespace tidegate

@@ -33,9 +33,9 @@ class KvCache {
     return Row(layer, 1, head, position);
   }
 
-  // Stores the rotated key and the value of `position`; both [kv_heads, head_size].
-  // REQUIRES: position < capacity().
-  void Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
+  // Stores the rotated key and the value of `position`; both [kv_heads, head_size]. False if one of
+  // the numbers, as it is stored, is not finite. REQUIRES: position < capacity().
+  bool Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
              const float* value);
 
   // Positions below `size` are complete in every layer.

@@ -1,6 +1,5 @@
 #include "engine/lora.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -59,16 +58,12 @@ std::vector<Target> TargetsOf(const LoraFile::Pair& pair, const ModelConfig& c, 
 absl::StatusOr<std::vector<float>> ReadFactor(const LoraFile& file, const GgufTensor& tensor) {
   std::vector<float> values(tensor.rows() * tensor.columns());
   RETURN_IF_ERROR(file.ReadRows(tensor, 0, tensor.rows(), values.data()));
-  if (std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
-    return values;
-  }
-  return absl::DataLossError(
-      absl::StrCat("tensor ", tensor.name, " holds values that are not finite numbers"));
+  return values;
 }
 
-// b [rows of the pair's product, rank].
-void Append(const LoraFile::Pair& pair, const std::vector<float>& a, const std::vector<float>& b,
-            const Target& target) {
+// b [rows of the pair's product, rank]. INVALID_ARGUMENT: factor times b overflows.
+absl::Status Append(const LoraFile::Pair& pair, const std::vector<float>& a,
+                    const std::vector<float>& b, const Target& target) {
   LoraFactors& to = *target.factors;
   const size_t rank = pair.rank();
   to.in = target.columns;
@@ -78,8 +73,13 @@ void Append(const LoraFile::Pair& pair, const std::vector<float>& a, const std::
   for (size_t k = 0; k < rank; ++k) {
     for (size_t r = 0; r < target.rows; ++r) {
       to.b.push_back(pair.factor * b[(target.first + r) * rank + k]);
+      if (std::isfinite(to.b.back())) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", pair.target, ".lora_b: row ", target.first + r, ", column ", k,
+                       " times ", pair.factor, " is too large; give a smaller scale"));
     }
   }
+  return absl::OkStatus();
 }
 
 absl::Status AddAdapter(const LoraSource& source, const std::string& architecture,
@@ -98,7 +98,7 @@ absl::Status AddAdapter(const LoraSource& source, const std::string& architectur
         CheckLoraShape(pair, targets.back().first + targets.back().rows, targets.back().columns));
     ASSIGN_OR_RETURN(const std::vector<float> a, ReadFactor(file, pair.a));
     ASSIGN_OR_RETURN(const std::vector<float> b, ReadFactor(file, pair.b));
-    for (const Target& target : targets) Append(pair, a, b, target);
+    for (const Target& target : targets) RETURN_IF_ERROR(Append(pair, a, b, target));
   }
   lora.descriptions.push_back(file.description());
   return absl::OkStatus();

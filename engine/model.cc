@@ -1,10 +1,12 @@
 #include "engine/model.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "proto/gguf/finite.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
@@ -63,7 +65,13 @@ class Statics {
       return absl::DataLossError(
           absl::StrCat("tensor ", name, " is not F32; pack the model again"));
     }
-    return reinterpret_cast<const float*>(view.data);
+    const auto* values = reinterpret_cast<const float*>(view.data);
+    if (const auto bad = FirstNotFinite({values, size})) {  // Packs of old releases.
+      return absl::DataLossError(absl::StrCat("tensor ", name, ": element ", *bad, " is ",
+                                              values[*bad],
+                                              ", not a finite number; pack the model again"));
+    }
+    return values;
   }
 
   // Null if the model has none.
@@ -183,6 +191,19 @@ absl::StatusOr<ModelRope> RopeFrom(const Statics& statics, const HyperParameters
   return rope;
 }
 
+absl::Status CheckRope(const ModelRope& rope) {
+  for (const RopeTable* table : {&rope.usual, &rope.long_context, &rope.windowed}) {
+    const bool finite = std::isfinite(static_cast<float>(table->magnitude)) &&
+                        std::all_of(table->frequencies.begin(), table->frequencies.end(),
+                                    [](double frequency) { return std::isfinite(frequency); });
+    if (!finite) {
+      return absl::DataLossError(
+          "the model's rotary frequencies are not finite numbers; pack the model again");
+    }
+  }
+  return absl::OkStatus();
+}
+
 UnitOrder OrderFrom(const store::v1::KindUnits& units) {
   UnitOrder order;
   order.unit_at.resize(static_cast<size_t>(units.positions_size()));
@@ -218,6 +239,7 @@ absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& clien
     model->unit_orders[1].push_back(OrderFrom(units.hidden()));
   }
   ASSIGN_OR_RETURN(model->rope, RopeFrom(statics, manifest.hyper_parameters()));
+  RETURN_IF_ERROR(CheckRope(model->rope));
   ASSIGN_OR_RETURN(model->lora,
                    LoadLora(adapters, manifest.architecture(), c, statics.Has("output.weight")));
   return model;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error_reason.h"
 #include "base/metrics_page.h"
 #include "base/mutex.h"
 #include "prometheus/counter.h"
@@ -222,6 +223,7 @@ struct EngineMetrics::Impl {
   prometheus::Counter* requests[kMethods][kCodes][kReasons] = {};
   std::array<prometheus::Counter*, kRejectReasons> rejected = {};
   std::array<prometheus::Counter*, kStages> cancelled = {};
+  prometheus::Counter* not_finite = nullptr;
   prometheus::Histogram* queue_seconds = nullptr;
   prometheus::Histogram* prefill_seconds = nullptr;
   prometheus::Histogram* decode_seconds = nullptr;
@@ -270,6 +272,11 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
   for (size_t i = 0; i < kStages; ++i) {
     cancelled[i] = &cancelled_family.Add({{"stage", kStageNames[i]}});
   }
+  not_finite = &prometheus::BuildCounter()
+                    .Name("tidegate_not_finite_total")
+                    .Help("Streams that ended because numbers of the model were not finite.")
+                    .Register(registry)
+                    .Add({});
 }
 
 void EngineMetrics::Impl::AddRequestHistograms(prometheus::Registry& registry) {
@@ -366,6 +373,7 @@ void EngineMetrics::OnDecodedToken(uint64_t flash_bytes, double input_density,
 
 void EngineMetrics::OnFinished(const GenerationResult& result) {
   const GenerationAccounts& accounts = result.accounts;
+  if (ErrorReason(result.status) == kNumbersNotFinite) impl_->not_finite->Increment();
   impl_->queue_seconds->Observe(accounts.queue_seconds);
   if (accounts.generated_tokens == 0) {
     impl_->duration_seconds->Observe(accounts.queue_seconds + accounts.prefill_seconds);

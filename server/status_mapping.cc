@@ -3,6 +3,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/error_reason.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -36,7 +37,8 @@ std::string ReasonOf(absl::StatusCode code, bool draining) {
 }
 
 void AddImpliedDetails(const ErrorContext& context, absl::Status& status) {
-  const std::string reason = ReasonOf(status.code(), context.draining);
+  std::string reason = ErrorReason(status);
+  if (reason.empty()) reason = ReasonOf(status.code(), context.draining);
   if (!reason.empty() && !HasDetail(status, google::rpc::ErrorInfo())) {
     status = WithReason(std::move(status), reason);
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "proto/gguf/finite.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/gguf/gguf_reader.h"
 
@@ -142,6 +143,12 @@ absl::Status LoraFile::ReadRows(const GgufTensor& factor, uint64_t first, uint64
         ReadAt(fd_.get(), factor.offset + (first + row) * row_bytes, raw.data(), n * row_bytes);
     RETURN_IF_ERROR(Annotate(read, factor.name));
     DecodeGgmlRow(type, raw.data(), n * columns, out + row * columns);
+    if (const auto bad = FirstNotFinite({out + row * columns, n * columns})) {
+      return absl::DataLossError(absl::StrCat(
+          "tensor ", absl::CHexEscape(factor.name), ": row ", first + row + *bad / columns,
+          ", column ", *bad % columns, " is ", out[row * columns + *bad],
+          ", not a finite number; copy or download the adapter again"));
+    }
   }
   return absl::OkStatus();
 }

@@ -43,7 +43,8 @@ class LoraFile {
   // Base name and scale: "adapter.gguf x 0.5".
   const std::string& description() const { return description_; }
 
-  // Decoded rows [first, first + count) of a factor, out [count, columns]. REQUIRES: it has them.
+  // Decoded rows [first, first + count) of a factor, out [count, columns]. DATA_LOSS names the
+  // place of a value that is not finite. REQUIRES: it has them.
   absl::Status ReadRows(const GgufTensor& factor, uint64_t first, uint64_t count, float* out) const;
 
  private:

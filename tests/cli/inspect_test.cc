@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "base/unique_fd.h"
 #include "cli/inspect_report.h"
 #include "proto/store/v1/profile.h"
@@ -59,6 +61,29 @@ TEST_F(InspectCommandTest, ExplainsAGguf) {
   EXPECT_EQ(report["packing"]["possible"], true);
   EXPECT_EQ(report["packing"]["streamed"]["encoding"], "q8");
   EXPECT_EQ(report["packing"]["streamed"]["input_units"]["units_per_block"], 2);
+}
+
+TEST_F(InspectCommandTest, LooksThroughTheWeights) {
+  EXPECT_EQ(
+      [&] {
+        LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
+        return Inspect("m.gguf")["packing"]["weights_checked"];
+      }(),
+      "all");
+  GgufBuilder gguf = LlamaGguf({});
+  std::vector<float> values(64 * 96, 0.5f);
+  values[64 * 3 + 7] = NAN;
+  gguf.AddTensor("blk.1.ffn_up.weight", GgmlType::kF32, {64, 96}, values);
+  gguf.WriteTo(dir_.File("bad.gguf"));
+  const Json report = Inspect("bad.gguf");
+  EXPECT_EQ(report["packing"]["possible"], false);
+  EXPECT_THAT(report["packing"]["why_not"].get<std::string>(),
+              HasSubstr("tensor blk.1.ffn_up.weight: row 3, column 7 is nan"));
+  // Of a large model, only what is quickly read unless asked.
+  const auto source = GgufFile::Open(dir_.File("bad.gguf"));
+  const Json quick = DescribeGguf(*source, 1000, nullptr);
+  EXPECT_EQ(quick["packing"]["possible"], true);
+  EXPECT_THAT(quick["packing"]["weights_checked"].get<std::string>(), HasSubstr("vectors"));
 }
 
 TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {

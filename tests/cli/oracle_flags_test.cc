@@ -66,5 +66,33 @@ TEST(OracleFlagsTest, PromptAndAnswerFitIntoTheContextTogether) {
   EXPECT_THAT(std::string(bench("5").message()), HasSubstr("the context of 16"));
 }
 
+// "nan" is no JSON: a model whose numbers overflow gives an error and no result.
+TEST(OracleFlagsTest, NumbersThatOverflowAreAnErrorInEveryCommand) {
+  TempDir dir;
+  const std::string model = dir.File("m.gguf");
+  GgufBuilder gguf = LlamaGguf({});
+  gguf.AddTensor("output_norm.weight", GgmlType::kF32, {64}, std::vector<float>(64, 3e38f));
+  gguf.WriteTo(model);
+  std::string ids = "1";
+  for (int i = 0; i < 40; ++i) ids += " 5";
+  WriteFileOrDie(dir.File("ids"), ids);
+  const auto expect_refused = [](void (*add)(CLI::App&, CommandRun&),
+                                 const std::vector<std::string>& arguments) {
+    std::string out;
+    const absl::Status status = RunCommand(add, arguments, &out);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << arguments[0] << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the logit of token"));
+    EXPECT_EQ(out.find("nan"), std::string::npos) << out;
+  };
+  expect_refused(AddLogitsCommand, {"logits", model, "--tokens", "1,5,6", "--positions", "0"});
+  expect_refused(AddLogitsCommand, {"logits", model, "--tokens", "1", "--greedy", "2"});
+  for (const char* mode : {"dense", "dip"}) {
+    expect_refused(AddEvalCommand, {"eval", model, "--ids", dir.File("ids"), "--chunk", "16",
+                                    "--mode", mode, "--density", "0.5", "--json"});
+    expect_refused(AddBenchCommand, {"bench", model, "--budgets", "100%", "--modes", mode,
+                                     "--prompt-tokens", "4", "--warm-up", "1", "--tokens", "1"});
+  }
+}
+
 }  // namespace
 }  // namespace tidegate

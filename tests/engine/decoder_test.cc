@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/error_reason.h"
 #include "tests/engine/local_engine.h"
 
 namespace tidegate {
@@ -133,6 +134,63 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, Precision::kFast, {}, accounts).code(),
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(kv.size(), 2u);
+}
+
+// Changes of a model after which it still packs.
+std::function<void(GgufBuilder&)> Fill(const char* name, std::vector<uint64_t> dims, float value) {
+  return [=](GgufBuilder& gguf) {
+    uint64_t elements = 1;
+    for (const uint64_t size : dims) elements *= size;
+    gguf.AddTensor(name, GgmlType::kF32, dims, std::vector<float>(elements, value));
+  };
+}
+
+void ExpectNotFinite(const absl::Status& status, const char* text) {
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_EQ(ErrorReason(status), kNumbersNotFinite);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(text));
+}
+
+TEST(DecoderTest, LogitsThatOverflowAreAnErrorAndLeaveTheCacheAsItWas) {
+  // Soft caps make 30 of infinity.
+  for (const bool capped : {false, true}) {
+    LocalStore store({.model = {}, .pack = {}, .store = {}, .change = [=](GgufBuilder& gguf) {
+                        Fill("output_norm.weight", {64}, 3e38f)(gguf);
+                        if (capped) gguf.SetFloat("llama.final_logit_softcapping", 30);
+                      }});
+    LocalDecoder local(store);
+    KvCache kv(local.model->config, 8, false);
+    std::vector<float> logits(local.model->config.vocab_size);
+    PassAccounts accounts;
+    const std::vector<TokenId> prompt = {1, 270, 280};
+    Decoder& decoder = *local.decoder;
+    // Nobody asks for logits: keys and values are finite.
+    ASSERT_TRUE(decoder.Prefill(kv, prompt, Precision::kExact, {}, accounts).ok());
+    ExpectNotFinite(decoder.Prefill(kv, prompt, Precision::kExact, logits, accounts), "the logit");
+    EXPECT_EQ(kv.size(), 3u);
+    const auto never = [](uint32_t, std::span<float>) { FAIL(); };
+    ExpectNotFinite(decoder.Prefill(kv, prompt, Precision::kExact, {}, accounts, never),
+                    "the logit");
+    EXPECT_EQ(kv.size(), 3u);
+    ExpectNotFinite(decoder.Step(kv, 5, nullptr, Precision::kExact, logits, accounts), "the logit");
+    EXPECT_EQ(kv.size(), 3u);
+  }
+}
+
+TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
+  LocalStore store(
+      {.model = {}, .pack = {}, .store = {}, .change = Fill("blk.1.attn_k.bias", {32}, 100000.0f)});
+  LocalDecoder local(store);
+  const std::vector<TokenId> prompt = {1, 270, 280};
+  std::vector<float> logits(local.model->config.vocab_size);
+  PassAccounts accounts;
+  KvCache half(local.model->config, 8, true), whole(local.model->config, 8, false);
+  ExpectNotFinite(local.decoder->Prefill(half, prompt, Precision::kExact, logits, accounts),
+                  "layer 1, position 0: a key or value is not a finite number, or too large");
+  EXPECT_EQ(half.size(), 0u);
+  ExpectNotFinite(local.decoder->Step(half, 1, nullptr, Precision::kExact, logits, accounts),
+                  "layer 1, position 0");
+  EXPECT_TRUE(local.decoder->Prefill(whole, prompt, Precision::kExact, logits, accounts).ok());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "base/error_reason.h"
 #include "base/mutex.h"
 #include "tests/engine/local_engine.h"
 
@@ -179,6 +180,29 @@ TEST(EngineTest, StopsAtTokensStringsAndTheContext) {
   result = full.sink->Wait();
   EXPECT_EQ(result.reason, FinishReason::kContextLimit);
   EXPECT_EQ(result.accounts.prompt_tokens + result.accounts.generated_tokens, 128u);
+}
+
+// A model whose numbers are finite in its file and overflow while it computes.
+TEST(EngineTest, NumbersThatOverflowEndTheStreamAndNothingElse) {
+  LocalStore store({.model = {}, .pack = {}, .store = {}, .change = [](GgufBuilder& gguf) {
+                      gguf.AddTensor("output_norm.weight", GgmlType::kF32, {64},
+                                     std::vector<float>(64, 3e38f));
+                    }});
+  auto engine = Make(Options(store));
+  for (const DecodeMode mode : {DecodeMode::kDense, DecodeMode::kDipCa}) {
+    for (const float temperature : {0.0f, 1.0f}) {
+      GenerationRequest request = Request();
+      request.pruning.mode = mode;
+      request.sampling.temperature = temperature;
+      Stream stream = Submit(*engine, request);
+      const GenerationResult result = stream.sink->Wait();
+      EXPECT_EQ(result.reason, FinishReason::kError);
+      EXPECT_EQ(result.status.code(), absl::StatusCode::kInternal) << result.status;
+      EXPECT_EQ(ErrorReason(result.status), kNumbersNotFinite);
+      EXPECT_EQ(stream.sink->tokens(), 0u);
+    }
+  }
+  EXPECT_TRUE(engine->ready());
 }
 
 // model.proto: prompt and generated tokens together are at most the context.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,6 +23,7 @@ struct LocalStoreOptions {
   TestModel model;
   PackOptions pack = {.units = UnitEncoding::kQ8};
   StoreOptions store;
+  std::function<void(GgufBuilder&)> change = {};  // of the model, before it is packed
 };
 
 // A running store on a fresh pack.
@@ -30,7 +32,9 @@ class LocalStore {
   explicit LocalStore(LocalStoreOptions options = {}) : options_(std::move(options)) {
     static std::atomic<int> counter = 0;
     gguf_path_ = dir_.File("model.gguf");
-    LlamaGguf(options_.model).WriteTo(gguf_path_);
+    GgufBuilder gguf = LlamaGguf(options_.model);
+    if (options_.change) options_.change(gguf);
+    gguf.WriteTo(gguf_path_);
     const auto source = GgufFile::Open(gguf_path_);
     CHECK(source.ok());
     options_.store.pack_path = dir_.File("model.tgpack");

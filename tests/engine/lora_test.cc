@@ -304,7 +304,7 @@ INSTANTIATE_TEST_SUITE_P(
                   AddPair(g, "blk.0.attn_q.weight", kHidden, kHidden, 1,
                           std::vector<float>(kHidden, NAN), std::vector<float>(kHidden));
                 },
-                "blk.0.attn_q.weight.lora_a holds values that are not finite"}),
+                "blk.0.attn_q.weight.lora_a: row 0, column 0 is nan, not a finite number"}),
     [](const auto& row) { return std::string(row.param.name); });
 
 TEST(LoraTest, AMissingFileIsNamed) {

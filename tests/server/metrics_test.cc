@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/error_reason.h"
 #include "tests/support/metrics_text.h"
 
 namespace tidegate {
@@ -207,6 +208,16 @@ TEST_F(EngineMetricsTest, RequestWithoutTokensIsNoDecode) {
   EXPECT_EQ(Value(R"(request_decode_seconds_count{model=""})"), 0);
   EXPECT_EQ(Value(R"(time_per_output_token_seconds_count{model=""})"), 0);
   EXPECT_EQ(Value(R"(cancellations_total{model="",stage="queued"})"), 0) << "counted twice";
+}
+
+TEST_F(EngineMetricsTest, StreamsThatEndedForTheirNumbersAreCounted) {
+  GenerationResult result;
+  result.status = absl::InternalError("something else");
+  metrics_->OnFinished(result);
+  EXPECT_EQ(Value(R"(not_finite_total{model=""})"), 0);
+  result.status = WithErrorReason(result.status, kNumbersNotFinite);
+  metrics_->OnFinished(result);
+  EXPECT_EQ(Value(R"(not_finite_total{model=""})"), 1);
 }
 
 TEST_F(EngineMetricsTest, GaugesFollowTheEngine) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error_reason.h"
 #include "tests/support/error_details.h"
 
 namespace tidegate {
@@ -52,6 +53,15 @@ INSTANTIATE_TEST_SUITE_P(
                     ImpliedCase{absl::StatusCode::kUnavailable, true, "DRAINING", 2},
                     ImpliedCase{absl::StatusCode::kOutOfRange, false, "CONTEXT_LENGTH_EXCEEDED", 0},
                     ImpliedCase{absl::StatusCode::kDataLoss, false, "WEIGHTS_DAMAGED", 0}));
+
+TEST(StatusMapping, TheReasonOfAnErrorIsToldWhateverItsCode) {
+  const auto reason = [](absl::StatusCode code) {
+    const absl::Status status = WithErrorReason(absl::Status(code, "m"), kNumbersNotFinite);
+    return DetailOf<google::rpc::ErrorInfo>(ToGrpcStatus(status, {}))->reason();
+  };
+  EXPECT_EQ(reason(absl::StatusCode::kInternal), "NUMBERS_NOT_FINITE");
+  EXPECT_EQ(reason(absl::StatusCode::kDataLoss), "NUMBERS_NOT_FINITE");
+}
 
 TEST(StatusMapping, OwnDetailsWinOverImpliedOnes) {
   const absl::Status status = WithReason(absl::UnavailableError("m"), "WARMING_UP");

@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "weightstore/pack/error_feedback.h"
 #include "weightstore/pack/parallel_for.h"
+#include "weightstore/pack/weight_check.h"
 
 namespace tidegate {
 namespace {
@@ -45,19 +46,6 @@ std::vector<uint32_t> UnitsInOrder(const store::v1::KindUnits& units, uint32_t u
     }
   }
   return order;
-}
-
-// Blames the source or the encoding for a column whose error is not a finite number.
-absl::Status CheckFinite(const GgufTensor& matrix, uint64_t column, const ErrorSums& sums,
-                         UnitEncoding encoding) {
-  if (std::isfinite(sums.difference)) return absl::OkStatus();
-  if (!std::isfinite(sums.source)) {
-    return absl::DataLossError(absl::StrCat("tensor ", matrix.name, ": column ", column,
-                                            " holds values that are not finite numbers"));
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("tensor ", matrix.name, ": column ", column, " holds values too large for ",
-                   std::string(UnitEncodingName(encoding)), "; use --units f32"));
 }
 
 struct ColumnSums {
@@ -167,6 +155,34 @@ SlabSums LayerPacker::SumsFrom(uint64_t column) {
   return {&sums_[0][column], &sums_[1][column], &sums_[2][column]};
 }
 
+// The matrix is read once more to find the place: a failure may take its time.
+absl::Status LayerPacker::CheckColumn(const GgufTensor& matrix, uint64_t column,
+                                      const ColumnRecord& record) {
+  if (std::isfinite(record.sums[column].difference) && std::isfinite(record.norms[column])) {
+    return absl::OkStatus();
+  }
+  uint64_t row = 0;
+  float largest = 0;
+  std::vector<float> values(matrix.columns());
+  const auto find = [&](uint64_t first, uint64_t count) -> absl::Status {
+    ASSIGN_OR_RETURN(const RawRows rows, reader_(matrix, first, count));
+    RETURN_IF_ERROR(CheckRows(matrix, first, count, rows.type, rows.bytes));
+    for (uint64_t r = 0; r < count; ++r) {
+      DecodeGgmlRow(rows.type, rows.bytes + r * GgmlRowBytes(rows.type, values.size()),
+                    values.size(), values.data());
+      if (std::fabs(values[column]) <= std::fabs(largest)) continue;
+      largest = values[column];
+      row = first + r;
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(ForEachBand(matrix, find));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor ", matrix.name, ": row ", matrix.first_row + row, ", column ", column, " is ",
+      largest, ", too large for ", std::string(UnitEncodingName(encoding_)), " units; use ",
+      encoding_ == UnitEncoding::kF32 ? "another model" : "--units f32"));
+}
+
 absl::Status LayerPacker::StoreBand(const GgufTensor& matrix, const RawRows& rows,
                                     uint64_t first_row, uint64_t count, const Pass& pass,
                                     const Columns& out) {
@@ -231,7 +247,7 @@ absl::Status LayerPacker::PackColumns(const GgufTensor& matrix, const Pass& pass
     const SlabSums sums = SumsFrom(unit);
     record.sums[unit] = {.difference = *sums.difference, .source = *sums.source};
     record.norms[unit] = static_cast<float>(std::sqrt(*sums.stored));
-    RETURN_IF_ERROR(CheckFinite(matrix, unit, record.sums[unit], encoding_));
+    RETURN_IF_ERROR(CheckColumn(matrix, unit, record));
   }
   return absl::OkStatus();
 }
@@ -262,15 +278,17 @@ absl::Status LayerPacker::PackWithFeedback(const GgufTensor& matrix, const Pass&
     return absl::OkStatus();
   }));
   RETURN_IF_ERROR(StoreColumns(matrix, pass, floats));  // The source again, to compare with.
-  return for_each_column([&](uint64_t c) {
+  RETURN_IF_ERROR(for_each_column([&](uint64_t c) {
     std::vector<float> decoded(elements);
     DecodeColumn(encoding_, out.At(c), elements, decoded.data());
     const ColumnSums sums = CompareColumn(columns + c * elements, decoded.data(), elements);
     const uint32_t unit = pass.units[c];
     record.norms[unit] = static_cast<float>(std::sqrt(sums.stored));
     record.sums[unit] = sums.error;
-    return CheckFinite(matrix, unit, sums.error, encoding_);
-  });
+    return absl::OkStatus();
+  }));
+  for (const uint32_t unit : pass.units) RETURN_IF_ERROR(CheckColumn(matrix, unit, record));
+  return absl::OkStatus();
 }
 
 absl::Status LayerPacker::RunPass(const Matrices& matrices, const KindGeometry& kind,

@@ -70,8 +70,8 @@ class LayerPacker {
   // Packs one kind of unit of one layer. `matrices` in the order of the unit's columns. Reads
   // positions of `units`, which must be a permutation; fills its norms and errors, adds to sums[i]
   // for matrices[i]. `moments` of the units' inputs, if not null, steer the rounding of grouped
-  // encodings; the matrices are then read twice. Errors: DATA_LOSS (weights that are not finite),
-  // INVALID_ARGUMENT (values too large for the encoding).
+  // encodings; the matrices are then read twice. Errors: DATA_LOSS (a weight that is not finite),
+  // INVALID_ARGUMENT (one that is too large for the encoding); its place is named.
   absl::Status PackUnits(const Matrices& matrices, const KindGeometry& kind, BlockSink& sink,
                          store::v1::KindUnits& units, std::span<ErrorSums> sums,
                          const InputMoments* moments = nullptr);
@@ -101,6 +101,8 @@ class LayerPacker {
   absl::Status StoreBand(const GgufTensor& matrix, const RawRows& rows, uint64_t first_row,
                          uint64_t count, const Pass& pass, const Columns& out);
   SlabSums SumsFrom(uint64_t column);
+  // An error if what was learnt of a column says that it cannot be stored.
+  absl::Status CheckColumn(const GgufTensor& matrix, uint64_t column, const ColumnRecord& record);
 
   const RowReader reader_;
   const UnitEncoding encoding_;

@@ -22,6 +22,7 @@
 #include "weightstore/pack/pack_plan.h"
 #include "weightstore/pack/parallel_for.h"
 #include "weightstore/pack/read_ahead.h"
+#include "weightstore/pack/weight_check.h"
 #include "weightstore/pack/write_behind.h"
 
 namespace tidegate {
@@ -240,7 +241,7 @@ class Writer {
       ASSIGN_OR_RETURN(const std::span<uint8_t> room, output.Room(offset, n * row_bytes));
       if (IsCopied(i)) {
         ASSIGN_OR_RETURN(const std::span<const uint8_t> from, input.Take(tensor, row, n));
-        RETURN_IF_ERROR(CopyRows(entry, from, n, room.data()));
+        RETURN_IF_ERROR(CopyRows(tensor, row, n, from, entry, room.data()));
       } else {
         RETURN_IF_ERROR(ReadMergedRows(tensor, row, n, reinterpret_cast<float*>(room.data())));
       }
@@ -255,13 +256,16 @@ class Writer {
     return absl::OkStatus();
   }
 
-  static absl::Status CopyRows(const store::v1::StaticTensor& entry, std::span<const uint8_t> from,
-                               uint64_t count, uint8_t* out) {
+  static absl::Status CopyRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
+                               std::span<const uint8_t> from, const store::v1::StaticTensor& entry,
+                               uint8_t* out) {
     const auto type = static_cast<GgmlType>(entry.type());
     const uint64_t from_bytes = from.size() / count, to_bytes = StoredRowBytes(entry);
-    return ParallelFor(Pieces(count), PackThreads(), [&](uint64_t piece) {
-      const uint64_t end = std::min(count, (piece + 1) * kPieceRows);
-      for (uint64_t r = piece * kPieceRows; r < end; ++r) {
+    return ParallelFor(Pieces(count), PackThreads(), [&](uint64_t piece) -> absl::Status {
+      const uint64_t begin = piece * kPieceRows, end = std::min(count, begin + kPieceRows);
+      RETURN_IF_ERROR(
+          CheckRows(tensor, first + begin, end - begin, type, &from[begin * from_bytes]));
+      for (uint64_t r = begin; r < end; ++r) {
         StoreStaticRow(type, &from[r * from_bytes], entry.columns(), out + r * to_bytes);
       }
       return absl::OkStatus();
@@ -276,7 +280,13 @@ class Writer {
       const uint64_t row = piece * kPieceRows, n = std::min(kPieceRows, count - row);
       float* const rows = out + row * tensor.columns();
       RETURN_IF_ERROR(source_.ReadRows(tensor, first + row, n, rows));
-      return adapters_.AddTo(tensor, first + row, n, rows);
+      RETURN_IF_ERROR(CheckRows(tensor, first + row, n, GgmlType::kF32, rows));
+      if (!adapters_.Touches(tensor.name)) return absl::OkStatus();
+      RETURN_IF_ERROR(adapters_.AddTo(tensor, first + row, n, rows));
+      const absl::Status sum = CheckRows(tensor, first + row, n, GgmlType::kF32, rows);
+      if (sum.ok()) return sum;
+      return absl::InvalidArgumentError(
+          absl::StrCat("an adapter is merged with too large a scale: ", sum.message()));
     });
   }
 

@@ -324,7 +324,7 @@ TEST_F(WriterTest, WeightsThatAreNotNumbersAreRefused) {
     const auto report = WritePack(*source, dir_.File("p"), {.units = units}, nullptr);
     EXPECT_EQ(report.status().code(), absl::StatusCode::kDataLoss);
     EXPECT_THAT(std::string(report.status().message()),
-                HasSubstr("blk.1.ffn_up.weight: column 5 "));
+                HasSubstr("blk.1.ffn_up.weight: row 3, column 5 is nan"));
   }
   EXPECT_THAT(Names(), ::testing::ElementsAre("m.gguf"));  // Nothing is left behind.
 }
@@ -339,7 +339,8 @@ TEST_F(WriterTest, ValuesBeyondTheEncodingAreRefused) {
   const auto report = WritePack(*source, dir_.File("p"), {.units = UnitEncoding::kF16}, nullptr);
   EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(report.status().message()),
-              HasSubstr("too large for f16; use --units f32"));
+              HasSubstr("blk.0.ffn_gate.weight: row 0, column 0 is 70000, too large for f16 units; "
+                        "use --units f32"));
   EXPECT_TRUE(WritePack(*source, dir_.File("p"), {.units = UnitEncoding::kF32}, nullptr).ok());
 }
 
