@@ -30,8 +30,8 @@ struct ErrorContext {
   bool draining = false;   // UNAVAILABLE means "going away" and not "no weight store"
 };
 
-// The same code and message; details: those of `status`, then ErrorInfo with ErrorReason() of it, or
-// else what its code implies:
+// The same code and message; details: those of `status`, then an ErrorInfo with
+// its ErrorReason(), or else what its code implies:
 //   RESOURCE_EXHAUSTED  ErrorInfo QUEUE_FULL, RetryInfo
 //   UNAVAILABLE         ErrorInfo DRAINING or WEIGHT_STORE_UNAVAILABLE, RetryInfo
 //   OUT_OF_RANGE        ErrorInfo CONTEXT_LENGTH_EXCEEDED
