@@ -15,11 +15,13 @@ absl::Status WritePortFile(const std::string& path, int port) {
   ASSIGN_OR_RETURN(const UniqueFd file,
                    UniqueFd::Open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644));
   const std::string text = absl::StrCat(port, "\n");
-  RETURN_IF_ERROR(WriteAt(file.get(), 0, text.data(), text.size()));
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("rename to ", path));
+  absl::Status status = WriteAt(file.get(), 0, text.data(), text.size());
+  if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("rename to ", path));
   }
-  return absl::OkStatus();
+  if (status.ok()) return status;
+  std::remove(temporary.c_str());
+  return Annotate(status, absl::StrCat("port file ", path));
 }
 
 }  // namespace tidegate

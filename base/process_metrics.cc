@@ -3,21 +3,19 @@
 #include <dirent.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <optional>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "base/read_file.h"
 
 namespace tidegate {
 namespace {
 
 std::string ReadAll(const std::string& path) {
-  std::ifstream in(path);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return in ? text.str() : std::string();
+  constexpr size_t kMaxBytes = 1 << 20;
+  return ReadFile(path, kMaxBytes).value_or("");
 }
 
 // The fields of /proc/self/stat behind the program's name, which may itself contain spaces and

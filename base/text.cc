@@ -45,6 +45,27 @@ std::string Escaped(std::string_view piece, Utf8Kind kind) {
   return std::string(piece);
 }
 
+std::string Shown(std::string_view text, size_t max_bytes, bool lines) {
+  std::string shown;
+  size_t whole = 0;  // bytes of `shown` that leave room for kCut
+  const size_t room = max_bytes - std::min(kCut.size(), max_bytes);
+  while (!text.empty()) {
+    const Utf8Step step = NextUtf8(text);
+    const bool stays = lines && (text.front() == '\n' || text.front() == '\t');
+    const std::string piece =
+        stays ? std::string(1, text.front()) : Escaped(text.substr(0, step.bytes), step.kind);
+    if (shown.size() + piece.size() > max_bytes) {
+      shown.resize(whole);
+      shown.append(kCut.substr(0, max_bytes));
+      return shown;
+    }
+    shown += piece;
+    if (shown.size() <= room) whole = shown.size();
+    text.remove_prefix(step.bytes);
+  }
+  return shown;
+}
+
 }  // namespace
 
 bool IsValidUtf8(std::string_view text) {
@@ -67,22 +88,11 @@ std::string_view CutAtCharacter(std::string_view text, size_t max_bytes) {
 }
 
 std::string Printable(std::string_view text, size_t max_bytes) {
-  std::string shown;
-  size_t whole = 0;  // bytes of `shown` that leave room for kCut
-  const size_t room = max_bytes - std::min(kCut.size(), max_bytes);
-  while (!text.empty()) {
-    const Utf8Step step = NextUtf8(text);
-    const std::string piece = Escaped(text.substr(0, step.bytes), step.kind);
-    if (shown.size() + piece.size() > max_bytes) {
-      shown.resize(whole);
-      shown.append(kCut.substr(0, max_bytes));
-      return shown;
-    }
-    shown += piece;
-    if (shown.size() <= room) whole = shown.size();
-    text.remove_prefix(step.bytes);
-  }
-  return shown;
+  return Shown(text, max_bytes, /*lines=*/false);
+}
+
+std::string PrintableLines(std::string_view text, size_t max_bytes) {
+  return Shown(text, max_bytes, /*lines=*/true);
 }
 
 std::string Quoted(std::string_view text, size_t max_bytes) {

@@ -27,6 +27,10 @@ std::string_view CutAtCharacter(std::string_view text, size_t max_bytes);
 // that something was cut.
 std::string Printable(std::string_view text, size_t max_bytes = kShownBytes);
 
+// The same for text of several lines, such as an answer on a terminal or an error with its details:
+// line feeds and tabs stay.
+std::string PrintableLines(std::string_view text, size_t max_bytes);
+
 // Printable() between single quotes, for the middle of a sentence.
 std::string Quoted(std::string_view text, size_t max_bytes = kShownBytes);
 

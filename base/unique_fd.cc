@@ -7,8 +7,14 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 
 namespace tidegate {
+namespace {
+
+constexpr size_t kShownPathBytes = 4096;  // the longest that the system takes
+
+}  // namespace
 
 UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
   if (this != &other) {
@@ -25,7 +31,9 @@ void UniqueFd::reset() {
 
 absl::StatusOr<UniqueFd> UniqueFd::Open(const std::string& path, int flags, mode_t mode) {
   const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  if (fd < 0)
+    return absl::ErrnoToStatus(errno,
+                               absl::StrCat("cannot open ", Printable(path, kShownPathBytes)));
   return UniqueFd(fd);
 }
 
@@ -58,6 +66,7 @@ absl::Status WriteAt(int fd, uint64_t offset, const void* data, size_t bytes) {
     const ssize_t n = ::pwrite(fd, in, bytes, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("write at offset ", offset));
+    if (n == 0) return absl::ErrnoToStatus(ENOSPC, absl::StrCat("write at offset ", offset));
     in += n;
     offset += static_cast<uint64_t>(n);
     bytes -= static_cast<size_t>(n);

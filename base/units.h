@@ -12,10 +12,11 @@ namespace tidegate {
 
 inline constexpr uint64_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB;
 
-// "4096", "64KiB", "1.5GiB", "1GB" (decimal) -> bytes. INVALID_ARGUMENT names the text.
+// "4096", "64KiB", "1.5GiB", "1GB" (decimal) -> bytes, at most 2^60. INVALID_ARGUMENT names the
+// text.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);
 
-// "80us", "1.5ms", "2s" -> nanoseconds.
+// "80us", "1.5ms", "2s" -> nanoseconds, at most 100 years.
 absl::StatusOr<std::chrono::nanoseconds> ParseDuration(std::string_view text);
 
 // "200k", "1.5M", "300" -> plain number.

@@ -36,6 +36,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/numbers.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
@@ -278,14 +279,15 @@ absl::Status MeasureRow(const Settings& settings, const std::vector<Column>& col
 }
 
 absl::Status ReadSettings(Settings& settings) {
-  const std::string seconds = Setting("TIDEGATE_BENCH_SECONDS", "0.5");
-  const std::string rounds = Setting("TIDEGATE_BENCH_ROUNDS", "3");
-  if (!absl::SimpleAtod(seconds, &settings.seconds) || !(settings.seconds > 0) ||
-      !absl::SimpleAtoi(rounds, &settings.rounds) || settings.rounds == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("TIDEGATE_BENCH_SECONDS '", seconds,
-                                                   "' and TIDEGATE_BENCH_ROUNDS '", rounds,
-                                                   "' must be numbers above 0"));
-  }
+  const auto named = [](const auto& number, const char* name) {
+    return number.ok() ? absl::OkStatus() : Annotate(number.status(), name);
+  };
+  const auto seconds = ParseReal(Setting("TIDEGATE_BENCH_SECONDS", "0.5"), {0.001, 3600});
+  RETURN_IF_ERROR(named(seconds, "TIDEGATE_BENCH_SECONDS"));
+  const auto rounds = ParseInteger(Setting("TIDEGATE_BENCH_ROUNDS", "3"), {1, 10000});
+  RETURN_IF_ERROR(named(rounds, "TIDEGATE_BENCH_ROUNDS"));
+  settings.seconds = *seconds;
+  settings.rounds = static_cast<uint32_t>(*rounds);
   for (const auto size :
        absl::StrSplit(Setting("TIDEGATE_BENCH_SIZES", "4KiB,8KiB,16KiB,32KiB,128KiB,1MiB"), ',')) {
     ASSIGN_OR_RETURN(const uint64_t bytes, ParseBytes({size.data(), size.size()}));
@@ -295,11 +297,9 @@ absl::Status ReadSettings(Settings& settings) {
     settings.sizes.push_back(static_cast<uint32_t>(bytes));
   }
   for (const auto text : absl::StrSplit(Setting("TIDEGATE_BENCH_DEPTHS", "32,128"), ',')) {
-    uint32_t depth = 0;
-    if (!absl::SimpleAtoi(text, &depth) || depth == 0) {
-      return absl::InvalidArgumentError("TIDEGATE_BENCH_DEPTHS: numbers above 0");
-    }
-    settings.depths.push_back(depth);
+    const auto depth = ParseInteger({text.data(), text.size()}, {1, 4096});
+    RETURN_IF_ERROR(named(depth, "TIDEGATE_BENCH_DEPTHS"));
+    settings.depths.push_back(static_cast<uint32_t>(*depth));
   }
   settings.columns = absl::StrSplit(Setting("TIDEGATE_BENCH_COLUMNS", "io_uring,small,fio"), ',');
   return FindFile(settings.file);

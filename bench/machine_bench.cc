@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/numbers.h"
 #include "base/units.h"
 
 namespace tidegate {
@@ -56,12 +57,13 @@ double Pass(std::span<const uint64_t> words, size_t threads, uint64_t& sum) {
 
 int Run() {
   const char* setting = std::getenv("TIDEGATE_BENCH_MIB");
-  const uint64_t mib = setting != nullptr ? std::strtoull(setting, nullptr, 10) : 1024;
-  if (mib < 1 || mib > 64 * 1024) {
-    std::fprintf(stderr, "machine_bench: TIDEGATE_BENCH_MIB '%s' is not in [1, 65536]\n", setting);
+  const auto mib = ParseInteger(setting != nullptr ? setting : "1024", {1, 65536});
+  if (!mib.ok()) {
+    std::fprintf(stderr, "machine_bench: TIDEGATE_BENCH_MIB: %s\n",
+                 std::string(mib.status().message()).c_str());
     return 1;
   }
-  const size_t bytes = mib * kMiB;
+  const size_t bytes = *mib * kMiB;
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     std::fprintf(stderr, "machine_bench: no memory for %s; set TIDEGATE_BENCH_MIB\n",

@@ -1,22 +1,24 @@
 // `tidegate bench`: tokens per second, time to first token and flash traffic over memory budgets.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/flags.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/report_folder.h"
 #include "cli/token_ids.h"
 #include "cli/usage_meter.h"
+#include "weightstore/pack/atomic_file.h"
 
 namespace tidegate {
 namespace {
@@ -24,6 +26,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kEverything = "100%";
+constexpr double kMaxPercent = 1000;
+constexpr size_t kShownPathBytes = 4096;
+constexpr uint64_t kMaxTokens = 1 << 24;  // of each part of a run
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -182,15 +187,14 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
 
 // Bytes of "1GiB", or of "50%" of what everything resident takes.
 absl::StatusOr<uint64_t> BudgetBytes(const std::string& text, uint64_t whole) {
-  double percent = 0;
   if (absl::EndsWith(text, "%")) {
-    if (!absl::SimpleAtod(text.substr(0, text.size() - 1), &percent) || percent <= 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--budgets: '", text, "' is not a percentage"));
-    }
-    return static_cast<uint64_t>(static_cast<double>(whole) * percent / 100);
+    const auto percent = ParseReal(std::string_view(text).substr(0, text.size() - 1),
+                                   {.low = 0, .high = kMaxPercent, .above_low = true});
+    if (!percent.ok()) return Annotate(percent.status(), "--budgets, percent");
+    return static_cast<uint64_t>(static_cast<double>(whole) * *percent / 100);
   }
-  return ParseBytes(text);
+  const auto bytes = ParseBytes(text);
+  return bytes.ok() ? bytes : Annotate(bytes.status(), "--budgets");
 }
 
 // What the store takes with every unit resident, found by asking it.
@@ -279,12 +283,8 @@ absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, co
                  {"gamma", flags.model.gamma},
                  {"rows", Json::array()}};
   for (const Row& row : rows) result["rows"].push_back(JsonRow(row));
-  std::ofstream out(path);
   // A path need not be UTF-8, and what is no number becomes null.
-  out << result.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
-  out.close();
-  if (!out.good()) return absl::UnavailableError(absl::StrCat("cannot write ", path));
-  return absl::OkStatus();
+  return WriteTextFile(path, result.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 // Behind its context a model computes, but nothing that it was trained for.
@@ -297,9 +297,6 @@ absl::Status CheckContext(const Flags& flags) {
 }
 
 absl::Status CheckFlags(const Flags& flags) {
-  if (flags.repeat == 0 || flags.tokens == 0 || flags.prompt_tokens == 0) {
-    return absl::InvalidArgumentError("--repeat, --tokens and --prompt-tokens must be at least 1");
-  }
   if (!flags.ids_path.empty() && flags.ids.size() < flags.AllTokens()) {
     return absl::InvalidArgumentError(
         absl::StrCat(flags.ids_path, " has ", flags.ids.size(), " token ids; --prompt-tokens, ",
@@ -334,10 +331,15 @@ absl::Status Run(Flags flags) {
   }
   RETURN_IF_ERROR(CheckFlags(flags));
   RETURN_IF_ERROR(CheckContext(flags));
+  if (!flags.json_path.empty()) {
+    RETURN_IF_ERROR(RefuseToReplace({{flags.model.model, flags.ids_path}}, flags.json_path));
+    // Whether it can be written, before the work.
+    RETURN_IF_ERROR(AtomicFile::Create(flags.json_path).status());
+  }
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.kv_tokens = flags.AllTokens();
   uint64_t whole = 0;
-  std::printf("model %s", flags.model.model.c_str());
+  std::printf("model %s", Printable(flags.model.model, kShownPathBytes).c_str());
   if (absl::StrContains(flags.budgets, '%')) {
     ASSIGN_OR_RETURN(whole, WholeBytes(options));
     std::printf(", everything resident takes %s", FormatBytes(whole).c_str());
@@ -380,13 +382,12 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--budgets", flags->budgets, "memory budgets, comma-separated")
       ->capture_default_str();
   command->add_option("--modes", flags->modes, "modes, comma-separated")->capture_default_str();
-  command->add_option("--prompt-tokens", flags->prompt_tokens, "length of the prompt")
-      ->capture_default_str();
-  command->add_option("--warm-up", flags->warm_up, "generated tokens before measuring")
-      ->capture_default_str();
-  command->add_option("--tokens", flags->tokens, "measured tokens per run")->capture_default_str();
-  command->add_option("--repeat", flags->repeat, "runs; medians are printed")
-      ->capture_default_str();
+  AddIntegerFlag(*command, "--prompt-tokens", flags->prompt_tokens, {1, kMaxTokens},
+                 "length of the prompt");
+  AddIntegerFlag(*command, "--warm-up", flags->warm_up, {0, kMaxTokens},
+                 "generated tokens before measuring");
+  AddIntegerFlag(*command, "--tokens", flags->tokens, {1, kMaxTokens}, "measured tokens per run");
+  AddIntegerFlag(*command, "--repeat", flags->repeat, {1, 1000}, "runs; medians are printed");
   command->add_option("--ids", flags->ids_path, "file of token ids: the prompt, then what follows");
   command->add_flag("--profile", flags->profile,
                     "also print where a token's time goes: attention, masks, leases, stalls, ...");

@@ -10,8 +10,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/flags.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/layer_sensitivity.h"
@@ -48,6 +50,10 @@ constexpr const char* kExamples =
     "`tidegate pack`\n"
     "would write it.\n";
 
+constexpr double kLeastShare = 0.01;  // of densities and parts of the cache to try
+
+constexpr size_t kShownPathBytes = 4096;
+
 struct Flags {
   ModelFlags model;
   std::string text, out;      // paths
@@ -64,15 +70,6 @@ struct Flags {
   bool no_layers = false;
 };
 
-absl::Status CheckList(const char* flag, const std::vector<double>& values, double least) {
-  for (const double value : values) {
-    if (value >= least && value <= 1) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " ", value, " is outside [", least, ", 1]"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckTokens(const char* flag, uint64_t tokens, uint32_t chunk) {
   if (tokens >= chunk) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(flag, " ", tokens, " is less than a --chunk of ",
@@ -85,20 +82,10 @@ absl::Status CheckFlags(const Flags& flags) {
         "give the memory to calibrate for in one way: --memory-budget 4GiB as for tidegate-store, "
         "or --cache-fraction 0.5 of the streamed weights");
   }
-  if (flags.cache_fraction) {
-    RETURN_IF_ERROR(CheckList("--cache-fraction", {*flags.cache_fraction}, 0));
+  if (flags.model.input_share.value_or(1) < kLeastShare) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--input-share ", *flags.model.input_share, " is less than ", kLeastShare));
   }
-  if (!(flags.max_increase > 0)) {
-    return absl::InvalidArgumentError(absl::StrCat("--max-perplexity-increase ", flags.max_increase,
-                                                   ": a share above 0, for example 0.05"));
-  }
-  RETURN_IF_ERROR(CheckList("--density", flags.densities, 0.01));
-  RETURN_IF_ERROR(CheckList("--gamma", flags.gammas, 0));
-  RETURN_IF_ERROR(CheckList("--protected-share", flags.protected_shares, 0));
-  if (flags.model.input_share) {
-    RETURN_IF_ERROR(CheckList("--input-share", {*flags.model.input_share}, 0.01));
-  }
-  RETURN_IF_ERROR(CheckList("--try-input-share", flags.input_shares, 0.01));
   RETURN_IF_ERROR(CheckTokens("--search-tokens", flags.search_tokens, flags.chunk));
   RETURN_IF_ERROR(CheckTokens("--final-tokens", flags.final_tokens, flags.chunk));
   const std::string inputs[] = {flags.model.model, flags.text};
@@ -322,36 +309,25 @@ absl::Status RunCalibrate(const Flags& flags) {
   std::printf(
       "\n%s: perplexity %.4f with nothing pruned, of %llu tokens; %.1f %% of the streamed "
       "weights in memory\n",
-      flags.out.c_str(), profile.conditions().perplexity(),
+      Printable(flags.out, kShownPathBytes).c_str(), profile.conditions().perplexity(),
       static_cast<unsigned long long>(profile.conditions().final_tokens()),
       100 * profile.conditions().cache_share());
   return absl::OkStatus();
 }
 
 void AddListFlags(CLI::App& command, Flags& flags) {
-  command.add_option("--density", flags.densities, "list of shares of MLP weights to try, (0, 1]")
-      ->delimiter(',')
-      ->capture_default_str();
-  command
-      .add_option("--gamma", flags.gammas,
-                  "list of score factors of units that are not resident, [0, 1]")
-      ->delimiter(',')
-      ->capture_default_str();
-  command
-      .add_option("--protected-share", flags.protected_shares,
+  AddRealListFlag(command, "--density", flags.densities, {kLeastShare, 1},
+                  "list of shares of MLP weights to try, [0.01, 1]");
+  AddRealListFlag(command, "--gamma", flags.gammas, {0, 1},
+                  "list of score factors of units that are not resident, [0, 1]");
+  AddRealListFlag(command, "--protected-share", flags.protected_shares, {0, 1},
                   "list of parts of a mask that gamma spares, [0, 1]; all but the first are tried "
-                  "around the best points only")
-      ->delimiter(',')
-      ->capture_default_str();
-  command
-      .add_option("--try-input-share", flags.input_shares,
+                  "around the best points only");
+  AddRealListFlag(command, "--try-input-share", flags.input_shares, {kLeastShare, 1},
                   "list of parts of the cache's bytes for input units, [0.01, 1]: what reads least "
-                  "at equal loss goes into the profile. Not with --input-share")
-      ->delimiter(',')
-      ->capture_default_str();
-  command.add_option("--points", flags.points, "points in the profile at most, besides no pruning")
-      ->check(CLI::Range(2, kMaxLadderPoints - 1))
-      ->capture_default_str();
+                  "at equal loss goes into the profile. Not with --input-share");
+  AddIntegerFlag(command, "--points", flags.points, {2, kMaxLadderPoints - 1},
+                 "points in the profile at most, besides no pruning");
   command.add_flag("--uniform", flags.no_layers, "the same density in every layer; saves time");
 }
 
@@ -370,24 +346,17 @@ void AddCalibrateCommand(CLI::App& app, CommandRun& run) {
       ->check(NotEmpty());
   command->add_option("--memory-budget", flags->memory_budget,
                       "memory of the store, as its own flag, e.g. 4GiB");
-  command->add_option("--cache-fraction", flags->cache_fraction,
-                      "instead: share of the streamed weights that the cache holds, [0, 1]");
-  command
-      ->add_option("--max-perplexity-increase", flags->max_increase,
-                   "loss of the fastest point at most, a share: 0.05 is 5 %")
-      ->capture_default_str();
+  AddRealFlag(*command, "--cache-fraction", flags->cache_fraction, {0, 1},
+              "instead: share of the streamed weights that the cache holds, [0, 1]");
+  AddRealFlag(*command, "--max-perplexity-increase", flags->max_increase, {0, 1e6, true},
+              "loss of the fastest point at most, a share: 0.05 is 5 %");
   AddListFlags(*command, *flags);
-  command
-      ->add_option("--search-tokens", flags->search_tokens,
-                   "tokens to compare candidates on, whole chunks of at most half of the text")
-      ->capture_default_str();
-  command
-      ->add_option("--final-tokens", flags->final_tokens,
-                   "tokens behind these, whole chunks, for the numbers of the profile")
-      ->capture_default_str();
-  command->add_option("--chunk", flags->chunk, "tokens per chunk, each with an empty KV cache")
-      ->check(CLI::Range(16, 65536))
-      ->capture_default_str();
+  AddIntegerFlag(*command, "--search-tokens", flags->search_tokens, {0, kMaxTextTokens},
+                 "tokens to compare candidates on, whole chunks of at most half of the text");
+  AddIntegerFlag(*command, "--final-tokens", flags->final_tokens, {0, kMaxTextTokens},
+                 "tokens behind these, whole chunks, for the numbers of the profile");
+  AddIntegerFlag(*command, "--chunk", flags->chunk, {16, kMaxChunkTokens},
+                 "tokens per chunk, each with an empty KV cache");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return RunCalibrate(*flags); }; });
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/utf8.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
@@ -15,6 +16,7 @@
 #include "cli/line_reader.h"
 #include "cli/request_flags.h"
 #include "cli/stream_printer.h"
+#include "cli/terminal_text.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {
@@ -93,7 +95,8 @@ class ChatSession {
     } else if (line == "/accounts") {
       accounts_ = !accounts_;
     } else {
-      std::cerr << (line == "/help" ? "" : "there is no command " + line + "\n") << kHelp;
+      std::cerr << (line == "/help" ? "" : "there is no command " + Printable(line) + "\n")
+                << kHelp;
     }
   }
 
@@ -109,7 +112,8 @@ class ChatSession {
     }
     request_.mutable_messages()->RemoveLast();
     if (!terminal_ || !std::cout.good()) return status;
-    std::cerr << "tidegate: " << std::string(status.message()) << '\n';
+    std::cerr << "tidegate: " << ForTerminal({status.message().data(), status.message().size()})
+              << '\n';
     return absl::OkStatus();
   }
 
@@ -118,7 +122,7 @@ class ChatSession {
     InterruptGuard interrupt([&context] { context.TryCancel(); });
     if (stub_ == nullptr) stub_ = v1::GenerationService::NewStub(Dial(options_.server));
     StreamPrinter printer(accounts_ ? StreamPrinter::Form::kText : StreamPrinter::Form::kQuiet,
-                          std::cout, std::cerr);
+                          OutputIsTerminal(), std::cout, std::cerr);
     const auto reader = stub_->Chat(&context, request_);
     v1::GenerateResponse response;
     while (reader->Read(&response)) {
@@ -127,7 +131,7 @@ class ChatSession {
     }
     const grpc::Status status = reader->Finish();
     printer.Finish();
-    if (!std::cout.good()) return absl::CancelledError("standard output was closed");
+    if (!std::cout.good()) return absl::CancelledError("standard output cannot be written");
     if (interrupt.signal() == SIGTERM) return absl::CancelledError("terminated");
     if (interrupt.interrupted()) return absl::OkStatus();  // what was said stays said
     return ExplainError(status, options_.server, "tidegate-engine");

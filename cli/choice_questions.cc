@@ -1,11 +1,14 @@
 #include "cli/choice_questions.h"
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "base/config_file.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 
 namespace tidegate {
 namespace {
@@ -13,6 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kMaxChoices = 16;
+constexpr size_t kMaxFileBytes = size_t{1} << 30;
 constexpr size_t kMaxTokens = 4096;  // of a question with its longest choice
 
 struct QuestionText {
@@ -25,6 +29,15 @@ absl::StatusOr<QuestionText> ParseLine(const std::string& line) {
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   const auto wrong = [](const std::string& what) { return absl::InvalidArgumentError(what); };
   if (!json.is_object()) return wrong("no JSON object");
+  static const std::vector<std::string>& keys =
+      *new std::vector<std::string>{"context", "choices", "answer"};
+  for (const auto& [key, value] : json.items()) {
+    if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
+    const std::string nearest = NearestName(key, keys);
+    return wrong(absl::StrCat("the key ", Quoted(key), " is not known",
+                              nearest.empty() ? "; use context, choices and answer"
+                                              : absl::StrCat("; did you mean ", nearest, "?")));
+  }
   QuestionText question;
   const auto context = json.find("context"), choices = json.find("choices"),
              answer = json.find("answer");
@@ -83,8 +96,8 @@ absl::StatusOr<ChoiceQuestion> Encode(const QuestionText& text, const Tokenizer&
 
 absl::StatusOr<std::vector<ChoiceQuestion>> ReadChoiceQuestions(const std::string& path,
                                                                 const Tokenizer& tokenizer) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  ASSIGN_OR_RETURN(std::string content, ReadFile(path, kMaxFileBytes));
+  std::istringstream in(std::move(content));
   std::vector<ChoiceQuestion> questions;
   std::string line;
   for (size_t number = 1; std::getline(in, line); ++number) {

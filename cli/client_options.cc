@@ -1,12 +1,26 @@
 #include "cli/client_options.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <cstdlib>
+#include <initializer_list>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/flags.h"
+#include "base/listen_address.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace tidegate {
 namespace {
+
+constexpr size_t kMaxShownBytes = 2000;
 
 const char* CodeName(grpc::StatusCode code) {
   static constexpr const char* kNames[] = {"OK",
@@ -31,25 +45,18 @@ const char* CodeName(grpc::StatusCode code) {
 }
 
 // Bytes of a peer that end up on a terminal: control characters could change its state.
-std::string Printable(const std::string& text) {
-  std::string printable = text;
-  for (char& c : printable) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return printable;
-}
+std::string Shown(const std::string& text) { return Printable(text, kMaxShownBytes); }
 
 void AppendBadRequest(const google::rpc::BadRequest& detail, std::string& text) {
   for (const auto& violation : detail.field_violations()) {
-    absl::StrAppend(&text, "\n  ", Printable(violation.field()), ": ",
-                    Printable(violation.description()));
+    absl::StrAppend(&text, "\n  ", Shown(violation.field()), ": ", Shown(violation.description()));
   }
 }
 
 void AppendErrorInfo(const google::rpc::ErrorInfo& detail, std::string& text) {
-  absl::StrAppend(&text, "\n  reason ", Printable(detail.reason()));
+  absl::StrAppend(&text, "\n  reason ", Shown(detail.reason()));
   for (const auto& [key, value] : detail.metadata()) {
-    absl::StrAppend(&text, ", ", Printable(key), " ", Printable(value));
+    absl::StrAppend(&text, ", ", Shown(key), " ", Shown(value));
   }
 }
 
@@ -67,33 +74,83 @@ void AppendDetail(const google::protobuf::Any& any, std::string& text) {
     absl::StrAppend(&text, "\n  try again after ",
                     FormatSeconds(static_cast<double>(delay.seconds()) + delay.nanos() * 1e-9));
   } else if (any.UnpackTo(&request)) {
-    absl::StrAppend(&text, "\n  request ", Printable(request.request_id()));
+    absl::StrAppend(&text, "\n  request ", Shown(request.request_id()));
   }
+}
+
+// Whether `target` is on this machine by its form: a Unix socket, a loopback or wildcard address.
+bool IsLocal(const std::string& target) {
+  const absl::StatusOr<ListenAddress> address = ParseListenAddress(target);
+  if (!address.ok()) return false;
+  if (address->is_unix()) return true;
+  const std::string host = absl::AsciiStrToLower(address->host);
+  if (host == "localhost" || absl::EndsWith(host, ".localhost")) return true;
+  in_addr v4 = {};
+  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) {
+    const uint32_t number = ntohl(v4.s_addr);
+    return number >> 24 == 127 || number == 0;
+  }
+  in6_addr v6 = {};
+  if (::inet_pton(AF_INET6, host.c_str(), &v6) != 1) return false;
+  if (IN6_IS_ADDR_LOOPBACK(&v6) || IN6_IS_ADDR_UNSPECIFIED(&v6)) return true;
+  return IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127;
+}
+
+// The variable by which gRPC takes a proxy to `target`, null if it takes none. As its
+// http_proxy mapper reads them: the first that is set decides, and an entry of the exceptions fits
+// the end of a host's name.
+const char* ProxyVariable(const std::string& target) {
+  const absl::StatusOr<ListenAddress> address = ParseListenAddress(target);
+  if (!address.ok() || IsLocal(target)) return nullptr;
+  const auto first = [](std::initializer_list<const char*> names) -> const char* {
+    for (const char* name : names) {
+      if (std::getenv(name) != nullptr) return name;
+    }
+    return nullptr;
+  };
+  const char* proxy = first({"grpc_proxy", "https_proxy", "http_proxy"});
+  if (proxy == nullptr || *std::getenv(proxy) == '\0') return nullptr;
+  const char* exceptions = first({"no_grpc_proxy", "no_proxy"});
+  if (exceptions == nullptr) return proxy;
+  for (const absl::string_view entry :
+       absl::StrSplit(std::getenv(exceptions), ',', absl::SkipWhitespace())) {
+    if (absl::EndsWithIgnoreCase(address->host, absl::StripAsciiWhitespace(entry))) return nullptr;
+  }
+  return proxy;
 }
 
 }  // namespace
 
 void AddServerFlag(CLI::App& command, std::string& server) {
   if (server.empty()) server = "127.0.0.1:50051";
-  command.add_option("--server", server, "Address of tidegate-engine: HOST:PORT or unix:PATH")
-      ->capture_default_str()
+  AddAddressFlag(command, "--server", server, "Address of tidegate-engine: HOST:PORT or unix:PATH")
       ->envname("TIDEGATE_SERVER");
 }
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& target) {
-  return grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+  grpc::ChannelArguments arguments;
+  if (IsLocal(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
 }
 
 absl::Status ExplainError(const grpc::Status& status, const std::string& target,
                           const std::string& program) {
   if (status.ok()) return absl::OkStatus();
   std::string text =
-      absl::StrCat(CodeName(status.error_code()), ": ", Printable(status.error_message()));
+      absl::StrCat(CodeName(status.error_code()), ": ", Shown(status.error_message()));
   google::rpc::Status details;
   if (!status.error_details().empty() && details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& any : details.details()) AppendDetail(any, text);
-  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-    absl::StrAppend(&text, "\n  is ", program, " running at ", target, "?");
+  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+             status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+      absl::StrAppend(&text, "\n  is ", program, " running at ", target, "?");
+    }
+    const char* proxy = ProxyVariable(target);
+    if (proxy != nullptr) {
+      absl::StrAppend(&text, "\n  the connection went through the proxy that ", proxy,
+                      " names; no_proxy=", ParseListenAddress(target)->host, " goes past it");
+    }
   }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
 }

@@ -13,7 +13,8 @@ namespace tidegate {
 // --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER. `server` outlives `command`.
 void AddServerFlag(CLI::App& command, std::string& server);
 
-// A channel to HOST:PORT or unix:PATH; connects with the first call.
+// A channel to HOST:PORT or unix:PATH; connects with the first call. What is on this machine is
+// reached directly, whatever proxy the environment names.
 std::shared_ptr<grpc::Channel> Dial(const std::string& target);
 
 // An error for a person: code, message, then one line per detail (which field, when to try again).

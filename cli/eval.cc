@@ -7,6 +7,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "cli/byte_rate.h"
@@ -111,7 +112,6 @@ class Recording {
 };
 
 absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
-  if (flags.chunk == 0) return absl::InvalidArgumentError("--chunk must be at least 1");
   if (tokens.size() < size_t{flags.chunk} + 1) {
     return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(),
                                                    " tokens; --chunk ", flags.chunk,
@@ -152,10 +152,6 @@ absl::StatusOr<std::vector<EvalPoint>> Points(const Flags& flags) {
   for (const EvalPoint& point : points) {
     const auto options = FlagsOf(flags.model, point).LocalOptions();
     if (!options.ok()) return options.status();
-    if (!(point.cache_fraction >= 0 && point.cache_fraction <= 1)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--cache-fraction ", point.cache_fraction, " is outside [0, 1]"));
-    }
   }
   return points;
 }
@@ -352,26 +348,19 @@ void AddEvalCommand(CLI::App& app, CommandRun& run) {
       ->delimiter(',')
       ->check(CLI::IsMember({"dense", "dip", "dip_ca", "glu", "gate", "up", "cats"}))
       ->capture_default_str();
-  command->add_option("--density", flags->densities, "list of shares of MLP weights used, (0, 1]")
-      ->delimiter(',')
-      ->capture_default_str();
-  command
-      ->add_option("--gamma", flags->gammas,
-                   "list of score factors of units that are not resident, [0, 1]; 1 ignores the "
-                   "cache; dip_ca")
-      ->delimiter(',')
-      ->capture_default_str();
-  command
-      ->add_option("--cache-fraction", flags->cache_fractions,
-                   "list of shares of each layer's units of each kind that the cache holds, [0, 1]")
-      ->delimiter(',')
-      ->capture_default_str();
+  AddRealListFlag(*command, "--density", flags->densities, {0, 1, true},
+                  "list of shares of MLP weights used, (0, 1]");
+  AddRealListFlag(*command, "--gamma", flags->gammas, {0, 1},
+                  "list of score factors of units that are not resident, [0, 1]; 1 ignores the "
+                  "cache; dip_ca");
+  AddRealListFlag(*command, "--cache-fraction", flags->cache_fractions, {0, 1},
+                  "list of shares of each layer's units of each kind that the cache holds, [0, 1]");
   command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");
   command->add_option("--choices", flags->choices, "file of multiple-choice questions, see below");
-  command->add_option("--chunk", flags->chunk, "tokens per chunk")->capture_default_str();
-  command->add_option("--max-tokens", flags->max_tokens,
-                      "score whole chunks up to this many, at least one; 0: all");
+  AddIntegerFlag(*command, "--chunk", flags->chunk, {1, kMaxChunkTokens}, "tokens per chunk");
+  AddIntegerFlag(*command, "--max-tokens", flags->max_tokens, {0, kMaxTextTokens},
+                 "score whole chunks up to this many, at least one; 0: all");
   command->add_option("--dram-speed", flags->dram_speed, "of the modelled device")
       ->capture_default_str();
   command->add_option("--flash-speed", flags->flash_speed, "of the modelled device")

@@ -3,12 +3,11 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "base/utf8.h"
@@ -17,6 +16,7 @@
 #include "cli/interrupt.h"
 #include "cli/request_flags.h"
 #include "cli/stream_printer.h"
+#include "cli/terminal_text.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {
@@ -37,14 +37,8 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
   if (!options.prompt.empty()) {
     return absl::InvalidArgumentError("give PROMPT or --prompt-file, not both");
   }
-  std::ifstream file(options.prompt_file == "-" ? "/dev/stdin" : options.prompt_file,
-                     std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad() || !file.is_open()) {
-    return absl::NotFoundError(
-        absl::StrCat("--prompt-file ", options.prompt_file, ": cannot be read"));
-  }
-  return text;
+  const auto text = ReadFile(options.prompt_file, kMaxPromptBytes);
+  return text.ok() ? text : Annotate(text.status(), "--prompt-file");
 }
 
 StreamPrinter::Form FormOf(const GenerateOptions& options) {
@@ -75,7 +69,7 @@ absl::Status Generate(GenerateOptions& options) {
   }
   InterruptGuard interrupt([&context] { context.TryCancel(); });
   const auto stub = v1::GenerationService::NewStub(Dial(options.server));
-  StreamPrinter printer(FormOf(options), std::cout, std::cerr);
+  StreamPrinter printer(FormOf(options), OutputIsTerminal(), std::cout, std::cerr);
   const auto reader = stub->Generate(&context, options.request);
   v1::GenerateResponse response;
   bool output_open = true;
@@ -86,7 +80,7 @@ absl::Status Generate(GenerateOptions& options) {
   const grpc::Status status = reader->Finish();
   printer.Finish();
   if (interrupt.interrupted()) return absl::CancelledError("interrupted");
-  if (!output_open) return absl::CancelledError("standard output was closed");
+  if (!output_open) return absl::CancelledError("standard output cannot be written");
   return ExplainError(status, options.server, "tidegate-engine");
 }
 

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/status_macros.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
@@ -71,8 +72,8 @@ void AddHealthCommand(CLI::App& app, CommandRun& run) {
       ->add_option("--service", options->service,
                    "readiness, liveness, a service such as tidegate.v1.GenerationService, or ''")
       ->capture_default_str();
-  command->add_option("--wait", options->wait_seconds, "ask again for up to this many seconds")
-      ->check(CLI::Range(0.0, 3600.0));
+  AddRealFlag(*command, "--wait", options->wait_seconds, {0, 3600},
+              "ask again for up to this many seconds");
   command->callback([options, &run] { run = [options] { return WaitForHealth(*options); }; });
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/progress.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
@@ -42,7 +43,7 @@ void Print(const Json& report, bool json) {
 }
 
 absl::Status InspectPack(const Flags& flags) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(flags.file, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(flags.file));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.file));
   Json report = DescribePack(flags.file, index);
   if (!flags.verify) {

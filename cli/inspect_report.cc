@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
@@ -14,6 +15,8 @@
 
 namespace tidegate {
 namespace {
+
+constexpr size_t kShownTextBytes = 2000;  // reasons are long, names should not be
 
 using store::v1::HyperParameters;
 using store::v1::RopeScaling;
@@ -257,7 +260,7 @@ Json DescribeProfile(const store::v1::Manifest& manifest) {
 }
 
 std::string ScalarText(const std::string& key, const Json& value) {
-  if (value.is_string()) return value.get<std::string>();
+  if (value.is_string()) return Printable(value.get<std::string>(), kShownTextBytes);
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
   if (absl::EndsWith(key, "bytes") && value.is_number_unsigned()) {
     const auto bytes = value.get<uint64_t>();
@@ -271,7 +274,7 @@ std::string ScalarText(const std::string& key, const Json& value) {
 
 std::string Label(std::string key) {
   std::replace(key.begin(), key.end(), '_', ' ');
-  return key;
+  return Printable(key);
 }
 
 void RenderObject(const Json& object, int indent, std::string& out);

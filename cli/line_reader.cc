@@ -4,6 +4,8 @@
 
 #include <cerrno>
 
+#include "base/text.h"
+
 namespace tidegate {
 namespace {
 
@@ -27,8 +29,9 @@ LineReader::Event LineReader::Next(std::string& line) {
     const size_t end = buffer_.find('\n');
     if (end != std::string::npos || buffer_.size() >= kMaxLineBytes ||
         (ended_ && !buffer_.empty())) {
-      line = buffer_.substr(0, end);
-      buffer_.erase(0, end == std::string::npos ? end : end + 1);
+      line = CutAtCharacter(std::string_view(buffer_).substr(0, end), kMaxLineBytes);
+      const bool whole = line.size() == end;
+      buffer_.erase(0, line.size() + (whole ? 1 : 0));
       return Event::kLine;
     }
     if (ended_) return Event::kEnd;

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "proto/store/v1/pack_format.h"
@@ -27,7 +28,7 @@ absl::StatusOr<uint64_t> FirstBytes(int fd, const std::string& path) {
 absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
   std::error_code error;
   if (std::filesystem::is_directory(model, error)) return ReadHfTokenizer(model);
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(model));
   ASSIGN_OR_RETURN(const uint64_t start, FirstBytes(fd.get(), model));
   if (std::memcmp(&start, "GGUF", 4) == 0) {
     ASSIGN_OR_RETURN(const GgufFile gguf, GgufFile::Open(model));

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "weightstore/budget.h"
@@ -57,7 +58,7 @@ bool FitsInMemory(uint64_t bytes) {
 }
 
 absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(store.pack_path, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(store.pack_path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), store.pack_path));
   store.engine_reserve_bytes = KvCacheBytes(index.manifest.hyper_parameters(), tokens);
   return absl::OkStatus();
@@ -66,7 +67,7 @@ absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
 }  // namespace
 
 bool StartsAsPack(const std::string& path) {
-  const auto fd = UniqueFd::Open(path, O_RDONLY);
+  const auto fd = OpenFile(path);
   uint64_t magic = 0;
   return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
 }
@@ -78,7 +79,7 @@ absl::StatusOr<store::v1::HyperParameters> HyperParametersOf(const std::string& 
     if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
     return hyper_parameters;
   }
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(model, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(model));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
   return index.manifest.hyper_parameters();
 }
@@ -109,7 +110,7 @@ absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) 
   RETURN_IF_ERROR(WritePack(source, path, pack_options, [&](uint64_t done, uint64_t total) {
                     if (show) progress.Update(done, total);
                   }).status());
-  ASSIGN_OR_RETURN(packed.fd_, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(packed.fd_, OpenFile(path));
   // Opens again what has lost its name.
   packed.path_ = absl::StrCat("/proc/self/fd/", packed.fd_.get());
   return packed;
@@ -126,12 +127,11 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
                                                              const PackedModel& packed) {
   auto local = std::unique_ptr<LocalModel>(new LocalModel());
   // Everything in them is open or mapped when this function returns.
-  ASSIGN_OR_RETURN(const TemporaryFolder folder, TemporaryFolder::Create(TemporaryParent()));
   ASSIGN_OR_RETURN(const TemporaryFolder memory, TemporaryFolder::Create(kMemoryParent));
   StoreOptions store = options.store;
   store.pack_path = packed.path();
   if (options.kv_tokens) RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, store));
-  store.socket_path = folder.path() + "/store.sock";
+  store.socket_path = memory.path() + "/store.sock";  // $TMPDIR may be too long for an address
   store.region_path = memory.path() + "/region";
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));
   RETURN_IF_ERROR(local->store_->Start());

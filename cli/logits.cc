@@ -6,11 +6,11 @@
 #include <memory>
 #include <set>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/flags.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
@@ -31,6 +31,8 @@ constexpr const char* kExamples =
     "after generated tokens are printed too. Arithmetic is exact unless --precision says "
     "otherwise.\n";
 
+constexpr uint64_t kMaxPosition = 1 << 24;  // beyond any context, and any vocabulary
+
 struct Flags {
   ModelFlags model;
   std::string tokens;
@@ -42,11 +44,9 @@ struct Flags {
 absl::StatusOr<std::vector<uint32_t>> ParseList(const std::string& text, const char* flag) {
   std::vector<uint32_t> numbers;
   for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
-    uint32_t number = 0;
-    if (!absl::SimpleAtoi(part, &number)) {
-      return absl::InvalidArgumentError(absl::StrCat(flag, ": '", part, "' is not a number"));
-    }
-    numbers.push_back(number);
+    const auto number = ParseInteger({part.data(), part.size()}, {0, kMaxPosition});
+    if (!number.ok()) return Annotate(number.status(), flag);
+    numbers.push_back(static_cast<uint32_t>(*number));
   }
   return numbers;
 }
@@ -148,8 +148,10 @@ void AddLogitsCommand(CLI::App& app, CommandRun& run) {
       ->required();
   command->add_option("--positions", flags->positions,
                       "further positions to print, comma-separated");
-  command->add_option("--greedy", flags->greedy, "tokens to generate by largest logit");
-  command->add_option("--context", flags->context, "context size in tokens; 0: the model's own");
+  AddIntegerFlag(*command, "--greedy", flags->greedy, {0, kMaxPosition},
+                 "tokens to generate by largest logit");
+  AddIntegerFlag(*command, "--context", flags->context, {0, kMaxPosition},
+                 "context size in tokens; 0: the model's own");
   command->footer(kExamples);
   command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
 }

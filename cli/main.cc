@@ -3,12 +3,22 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/build_info_values.h"
+#include "base/flags.h"
 #include "base/log.h"
+#include "base/standard_streams.h"
+#include "base/text.h"
 #include "cli/commands.h"
 
-int main(int argc, char** argv) {
-  // Store and engine run inside some commands: only what is wrong belongs between their results.
-  tidegate::InitLog("tidegate", tidegate::LogLevel::kWarning);
+namespace {
+
+constexpr size_t kMaxMessageBytes = 8192;
+
+void Complain(std::string_view message) {
+  std::fprintf(stderr, "tidegate: %s\n",
+               tidegate::PrintableLines(message, kMaxMessageBytes).c_str());
+}
+
+int Run(int argc, char** argv) {
   CLI::App app{
       "Tidegate serves language models that are larger than the memory they are given.\n\n"
       "A first run:\n"
@@ -35,13 +45,27 @@ int main(int argc, char** argv) {
   tidegate::AddStatsCommand(app, run);
   const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {
-    std::fprintf(stderr, "tidegate: unknown command '%s'; `tidegate --help` lists them\n", argv[1]);
+    Complain("unknown command " + tidegate::Quoted(argv[1]) + "; `tidegate --help` lists them");
     return 1;
   }
-  CLI11_PARSE(app, argc, argv);
-
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return tidegate::ExplainParseError(app, error);
+  }
   const absl::Status status = run();
   if (status.ok()) return 0;
-  std::fprintf(stderr, "tidegate: %s\n", std::string(status.message()).c_str());
+  // Who finds the output closed has stopped for that: main() says so.
+  if (tidegate::FlushStandardOutput().ok())
+    Complain({status.message().data(), status.message().size()});
   return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  tidegate::OpenStandardStreams();
+  // Store and engine run inside some commands: only what is wrong belongs between their results.
+  tidegate::InitLog("tidegate", tidegate::LogLevel::kWarning);
+  return tidegate::FinishStandardOutput("tidegate", Run(argc, argv));
 }

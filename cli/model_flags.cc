@@ -1,9 +1,12 @@
 #include "cli/model_flags.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "engine/pruning.h"
+#include "server/request_validation.h"
 
 namespace tidegate {
 namespace {
@@ -11,12 +14,10 @@ namespace {
 // Without a budget to take a share of: room for large reads.
 constexpr uint64_t kStagingBytes = kMiB;
 
-constexpr uint32_t kThreadsMax = 1024;  // As tidegate-engine's flag.
-
 constexpr const char* kUnits = "q8";  // of what is packed here
 
 absl::Status CheckUnitsOfPack(const std::string& path, UnitEncoding wanted) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
   const auto own = static_cast<UnitEncoding>(index.manifest.unit_encoding());
   if (own == wanted) return absl::OkStatus();
@@ -31,29 +32,21 @@ absl::Status CheckUnitsOfPack(const std::string& path, UnitEncoding wanted) {
 void ModelFlags::Register(CLI::App& command) {
   RegisterWithoutPoint(command);
   command.add_option("--mode", mode, "dense, dip or dip_ca")->capture_default_str();
-  command.add_option("--density", density, "share of MLP weights used, (0, 1]")
-      ->capture_default_str();
-  command
-      .add_option(
-          "--gamma", gamma,
-          "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca")
-      ->capture_default_str();
-  command
-      .add_option("--cache-fraction", cache_fraction,
-                  "share of each layer's units that the cache holds, of each kind unless "
-                  "--input-share says otherwise, [0, 1]")
-      ->capture_default_str();
+  AddRealFlag(command, "--density", density, {0, 1, true}, "share of MLP weights used, (0, 1]");
+  AddRealFlag(command, "--gamma", gamma, {0, 1},
+              "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca");
+  AddRealFlag(command, "--cache-fraction", cache_fraction, {0, 1},
+              "share of each layer's units that the cache holds, of each kind unless "
+              "--input-share says otherwise, [0, 1]");
 }
 
 void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
   RegisterWithoutPruning(command);
-  command.add_option("--fixed-top-n", fixed_top_n, "largest scores that gamma spares")
-      ->capture_default_str();
-  command
-      .add_option("--protected-share", protected_share,
-                  "part of a mask, its largest scores, that gamma spares, [0, 1]; 0 is the "
-                  "published rule")
-      ->capture_default_str();
+  AddIntegerFlag(command, "--fixed-top-n", fixed_top_n, {0, kMaxFixedTopN},
+                 "largest scores that gamma spares");
+  AddRealFlag(command, "--protected-share", protected_share, {0, 1},
+              "part of a mask, its largest scores, that gamma spares, [0, 1]; 0 is the "
+              "published rule");
 }
 
 void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
@@ -67,9 +60,9 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       ->default_str(kUnits);
   command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
       ->capture_default_str();
-  command.add_option("--input-share", input_share,
-                     "part of the cache's bytes for input units, [0, 1]; default: every kind has "
-                     "the same part of its units cached, in bench as the pack's profile says");
+  AddRealFlag(command, "--input-share", input_share, {0, 1},
+              "part of the cache's bytes for input units, [0, 1]; default: every kind has "
+              "the same part of its units cached, in bench as the pack's profile says");
   command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
       ->capture_default_str();
   command.add_option("--flash-model", flash_model,
@@ -81,11 +74,9 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
           "fast (bfloat16 where the CPU multiplies it faster: in prompts, and against 4-bit "
           "weights) or exact (float)")
       ->capture_default_str();
-  command.add_option("--prefill-chunk", prefill_chunk, "prompt tokens computed at once")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  command.add_option("--threads", threads, "compute threads; 0: one per core")
-      ->capture_default_str();
+  AddIntegerFlag(command, "--prefill-chunk", prefill_chunk, {1, 65536},
+                 "prompt tokens computed at once");
+  AddIntegerFlag(command, "--threads", threads, {0, 1024}, "compute threads; 0: one per core");
   command.add_option(
       "--lora", lora,
       "LoRA adapter, FILE or FILE=SCALE; may be repeated; merged into what is packed here, "
@@ -96,7 +87,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   LocalModelOptions options;
   options.model = model;
   // Everything that can be wrong is said before a long packing, not after it.
-  RETURN_IF_ERROR(CheckPruning());
+  RETURN_IF_ERROR(ParseDecodeMode(mode).status());
   RETURN_IF_ERROR(HalfKv().status());
   RETURN_IF_ERROR(ParsedPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units.empty() ? kUnits : units));
@@ -104,8 +95,9 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
     RETURN_IF_ERROR(CheckUnitsOfPack(model, options.units));
   }
   for (const std::string& text : lora) {
-    ASSIGN_OR_RETURN(LoraSource source, ParseLoraSource(text));
-    options.adapters.push_back(std::move(source));
+    absl::StatusOr<LoraSource> source = ParseLoraSource(text);
+    if (!source.ok()) return Annotate(source.status(), "--lora");
+    options.adapters.push_back(*std::move(source));
   }
   options.store.policy = policy;
   options.store.cache_fraction = cache_fraction;
@@ -115,32 +107,12 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   if (!flash_model.empty()) {
     ASSIGN_OR_RETURN(options.store.flash_model, ParseFlashModel(flash_model));
   }
-  if (threads > kThreadsMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--threads ", threads, " is more than ", kThreadsMax));
-  }
   options.threads = threads;
   options.prefill_chunk_tokens = prefill_chunk;
   return options;
 }
 
-absl::Status ModelFlags::CheckPruning() const {
-  RETURN_IF_ERROR(ParseDecodeMode(mode).status());
-  if (!(density > 0 && density <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("--density ", density, " is outside (0, 1]"));
-  }
-  if (!(gamma >= 0 && gamma <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("--gamma ", gamma, " is outside [0, 1]"));
-  }
-  if (!(protected_share >= 0 && protected_share <= 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--protected-share ", protected_share, " is outside [0, 1]"));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& config) const {
-  RETURN_IF_ERROR(CheckPruning());
   ASSIGN_OR_RETURN(const DecodeMode decode_mode, ParseDecodeMode(mode));
   if (decode_mode == DecodeMode::kDense) return std::optional<PruneStep>();
   const DensitySplit split = SplitDensity(density);

@@ -43,7 +43,6 @@ struct ModelFlags {
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
   // Null mode dense gives no step. Errors name the flag and its range.
   absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
-  absl::Status CheckPruning() const;
   absl::StatusOr<bool> HalfKv() const;
   absl::StatusOr<Precision> ParsedPrecision() const;
 };

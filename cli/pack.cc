@@ -9,12 +9,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/flags.h"
 #include "base/progress.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/text_score.h"
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/atomic_file.h"
@@ -53,6 +57,9 @@ constexpr const char* kExamples =
     "their "
     "facts.\n"
     "The pack appears under its name only when it is complete.\n";
+
+constexpr size_t kShownPathBytes = 4096;
+constexpr size_t kShownKeysBytes = 2000;
 
 struct Flags {
   std::string in;
@@ -100,11 +107,11 @@ void PrintRounding(const PackReport& report) {
 }
 
 absl::Status PrintSummary(const std::string& path, const PackReport& report) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
   const auto encoding = static_cast<UnitEncoding>(index.manifest.unit_encoding());
-  std::printf("%s: %s, %s\n", path.c_str(), index.manifest.model_name().c_str(),
-              FormatBytes(report.file_bytes).c_str());
+  std::printf("%s: %s, %s\n", Printable(path, kShownPathBytes).c_str(),
+              index.manifest.model_name().c_str(), FormatBytes(report.file_bytes).c_str());
   std::printf("  %-12s %s\n", "uuid", UuidText(report.uuid).c_str());
   std::printf("  %-12s %s in %d tensors (%s), stays in memory\n", "static",
               FormatBytes(report.static_bytes).c_str(), index.manifest.static_tensors_size(),
@@ -220,7 +227,7 @@ absl::Status RunPack(const Flags& flags) {
   RETURN_IF_ERROR(RefuseToReplace(inputs, out));
   if (const std::vector<std::string> ignored = IgnoredKeys(source); !ignored.empty()) {
     std::fprintf(stderr, "settings of the model that nothing here knows, ignored: %s\n",
-                 absl::StrJoin(ignored, ", ").c_str());
+                 Printable(absl::StrJoin(ignored, ", "), kShownKeysBytes).c_str());
   }
   if (!flags.profile.empty()) {
     ASSIGN_OR_RETURN(options.profile, ProfileFor(source, options, flags.profile));
@@ -271,10 +278,8 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
                    "For --units q4: a text that the model reads first, so that rounding changes "
                    "least what its weights are used for")
       ->check(NotEmpty());
-  command
-      ->add_option("--calibrate-tokens", flags->calibrate_tokens,
-                   "Tokens to take from the start of that text; 0: all")
-      ->capture_default_str();
+  AddIntegerFlag(*command, "--calibrate-tokens", flags->calibrate_tokens, {0, kMaxTextTokens},
+                 "Tokens to take from the start of that text; 0: all");
   command->add_option("--lora", flags->lora,
                       "LoRA adapter (GGUF) to merge, FILE or FILE=SCALE; may be repeated; matrices "
                       "that it changes and that stay in memory become F32");

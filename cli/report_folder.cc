@@ -43,11 +43,18 @@ std::string Html(const ReportPage& page) {
   return out + "</body></html>\n";
 }
 
+// Complete, but still without its name.
+absl::StatusOr<AtomicFile> Written(const std::string& path, const std::string& text) {
+  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  const absl::Status status = WriteAt(file.fd(), 0, text.data(), text.size());
+  if (!status.ok()) return Annotate(status, path);
+  return file;
+}
+
 }  // namespace
 
 absl::Status WriteTextFile(const std::string& path, const std::string& text) {
-  ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
-  RETURN_IF_ERROR(WriteAt(file.fd(), 0, text.data(), text.size()));
+  ASSIGN_OR_RETURN(AtomicFile file, Written(path, text));
   return file.Commit();
 }
 
@@ -60,14 +67,21 @@ absl::Status MakeReportFolder(const std::string& folder) {
 }
 
 absl::Status WriteReportFolder(const std::string& folder, const ReportPage& page) {
+  // All are written before the first gets its name: a full drive leaves nothing of a report.
+  std::vector<AtomicFile> files;
   const auto write = [&](const std::string& name, const std::string& text) {
-    return WriteTextFile((std::filesystem::path(folder) / name).string(), text);
+    const std::string path = (std::filesystem::path(folder) / name).string();
+    absl::StatusOr<AtomicFile> file = Written(path, text);
+    if (file.ok()) files.push_back(*std::move(file));
+    return file.status();
   };
   for (const auto& [name, plot] : page.plots) {
     RETURN_IF_ERROR(write(name + ".svg", RenderSvg(plot)));
   }
   RETURN_IF_ERROR(write("results.csv", page.csv));
-  return write("index.html", Html(page));
+  RETURN_IF_ERROR(write("index.html", Html(page)));
+  for (AtomicFile& file : files) RETURN_IF_ERROR(file.Commit());
+  return absl::OkStatus();
 }
 
 std::string CommandText(const CLI::App& command) {

@@ -4,50 +4,58 @@
 #pragma once
 
 #include <chrono>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
+#include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
+#include "server/request_validation.h"
 #include "tidegate/v1/generation.pb.h"
 
 namespace tidegate {
 
-// A flag whose value goes straight into the request.
-template <typename T, typename Set>
-CLI::Option* AddField(CLI::App& command, const char* name, const char* help, Set set) {
-  return command.add_option_function<T>(
-      name, [set](const T& value) { set(value); }, help);
-}
+inline constexpr uint64_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 
 template <typename Request>
 void AddSamplingFlags(CLI::App& command, Request& request) {
+  constexpr RealRange kPenalty = {-10, 10};
   v1::SamplingParams& sampling = *request.mutable_sampling();
   v1::StopConditions& stop = *request.mutable_stop();
-  AddField<uint32_t>(command, "--max-tokens,-n", "Tokens to generate at most; default 128",
-                     [&](uint32_t v) { request.set_max_tokens(v); });
-  AddField<float>(command, "--temperature", "0 is greedy; default 0.8",
-                  [&](float v) { sampling.set_temperature(v); });
-  AddField<uint32_t>(command, "--top-k", "0 is off; default 40",
-                     [&](uint32_t v) { sampling.set_top_k(v); });
-  AddField<float>(command, "--top-p", "1 is off; default 0.95",
-                  [&](float v) { sampling.set_top_p(v); });
-  AddField<float>(command, "--min-p", "0 is off; default 0.05",
-                  [&](float v) { sampling.set_min_p(v); });
-  AddField<float>(command, "--repetition-penalty", "1 is off; default 1",
-                  [&](float v) { sampling.set_repetition_penalty(v); });
-  AddField<float>(command, "--presence-penalty", "Default 0",
-                  [&](float v) { sampling.set_presence_penalty(v); });
-  AddField<float>(command, "--frequency-penalty", "Default 0",
-                  [&](float v) { sampling.set_frequency_penalty(v); });
-  AddField<uint64_t>(command, "--seed", "Default: a random one",
-                     [&](uint64_t v) { sampling.set_seed(v); });
-  AddField<std::vector<std::string>>(command, "--stop", "Stop at this text; may be repeated",
-                                     [&](const std::vector<std::string>& v) {
-                                       stop.mutable_strings()->Assign(v.begin(), v.end());
-                                     });
+  const auto integer = [&](const char* names, IntegerRange range, const char* help, auto set) {
+    AddIntegerFlag(command, names, set, range, help);
+  };
+  const auto real = [&](const char* names, RealRange range, const char* help, auto set) {
+    AddRealFlag(command, names, set, range, help);
+  };
+  integer("--max-tokens,-n", {1, kMaxUint32}, "Tokens to generate at most; default 128",
+          [&](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); });
+  real("--temperature", {0, 100}, "0 is greedy; default 0.8",
+       [&](double v) { sampling.set_temperature(static_cast<float>(v)); });
+  integer("--top-k", {0, kMaxUint32}, "0 is off; default 40",
+          [&](uint64_t v) { sampling.set_top_k(static_cast<uint32_t>(v)); });
+  real("--top-p", {0, 1, true}, "1 is off; default 0.95",
+       [&](double v) { sampling.set_top_p(static_cast<float>(v)); });
+  real("--min-p", {0, 1}, "0 is off; default 0.05",
+       [&](double v) { sampling.set_min_p(static_cast<float>(v)); });
+  real("--repetition-penalty", {0, 10, true}, "1 is off; default 1",
+       [&](double v) { sampling.set_repetition_penalty(static_cast<float>(v)); });
+  real("--presence-penalty", kPenalty, "Default 0",
+       [&](double v) { sampling.set_presence_penalty(static_cast<float>(v)); });
+  real("--frequency-penalty", kPenalty, "Default 0",
+       [&](double v) { sampling.set_frequency_penalty(static_cast<float>(v)); });
+  integer("--seed", {}, "Default: a random one", [&](uint64_t v) { sampling.set_seed(v); });
+  command.add_option_function<std::vector<std::string>>(
+      "--stop",
+      [&](const std::vector<std::string>& v) {
+        stop.mutable_strings()->Assign(v.begin(), v.end());
+      },
+      "Stop at this text; may be repeated");
   command.add_flag_callback(
       "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
 }
@@ -55,23 +63,32 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
 template <typename Request>
 void AddPruningFlags(CLI::App& command, Request& request) {
   v1::Pruning& pruning = *request.mutable_pruning();
-  AddField<std::string>(
-      command, "--mode", "dense, dip or dip_ca; default: the server's", [&](const std::string& v) {
+  const auto share = [&](const char* name, RealRange range, const char* help, auto set) {
+    AddRealFlag(command, name, set, range, help);
+  };
+  AddTextFlag(
+      command, "--mode",
+      [&pruning](const std::string& text) {
         v1::DecodeMode mode;
-        if (!v1::DecodeMode_Parse(absl::StrCat("DECODE_MODE_", absl::AsciiStrToUpper(v)), &mode)) {
-          throw CLI::ValidationError(absl::StrCat("--mode ", v, ": use dense, dip or dip_ca"));
+        if (!v1::DecodeMode_Parse(absl::StrCat("DECODE_MODE_", absl::AsciiStrToUpper(text)),
+                                  &mode)) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(Quoted(text), ": use dense, dip or dip_ca"));
         }
         pruning.set_mode(mode);
-      });
-  AddField<float>(command, "--density", "Share of the MLP used; default: the server's",
-                  [&](float v) { pruning.set_density(v); });
-  AddField<float>(command, "--gamma", "Score factor of units not in memory; default: the server's",
-                  [&](float v) { pruning.set_gamma(v); });
-  AddField<uint32_t>(command, "--fixed-top-n", "Largest scores that gamma leaves alone",
-                     [&](uint32_t v) { pruning.set_fixed_top_n(v); });
-  AddField<float>(command, "--protected-share",
-                  "Part of a mask, its largest scores, that gamma leaves alone",
-                  [&](float v) { pruning.set_protected_share(v); });
+        return absl::OkStatus();
+      },
+      "dense, dip or dip_ca; default: the server's");
+  share("--density", {0, 1, true}, "Share of the MLP used; default: the server's",
+        [&](double v) { pruning.set_density(static_cast<float>(v)); });
+  share("--gamma", {0, 1}, "Score factor of units not in memory; default: the server's",
+        [&](double v) { pruning.set_gamma(static_cast<float>(v)); });
+  AddIntegerFlag(
+      command, "--fixed-top-n",
+      [&](uint64_t v) { pruning.set_fixed_top_n(static_cast<uint32_t>(v)); }, {0, kMaxFixedTopN},
+      "Largest scores that gamma leaves alone");
+  share("--protected-share", {0, 1}, "Part of a mask, its largest scores, that gamma leaves alone",
+        [&](double v) { pruning.set_protected_share(static_cast<float>(v)); });
   command.add_flag_callback(
       "--reproducible", [&] { pruning.set_reproducible(true); },
       "Ignore the cache, so that a seed always gives the same text");
@@ -80,17 +97,14 @@ void AddPruningFlags(CLI::App& command, Request& request) {
 // A flag that takes a time such as 300ms.
 template <typename Set>
 void AddTimeFlag(CLI::App& command, const char* name, const char* help, Set set) {
-  command
-      .add_option_function<std::string>(
-          name,
-          [set](const std::string& text) {
-            const auto duration = ParseDuration(text);
-            if (!duration.ok()) {
-              throw CLI::ValidationError(std::string(duration.status().message()));
-            }
-            set(*duration);
-          },
-          help)
+  AddTextFlag(
+      command, name,
+      [set](const std::string& text) {
+        ASSIGN_OR_RETURN(const std::chrono::nanoseconds duration, ParseDuration(text));
+        set(duration);
+        return absl::OkStatus();
+      },
+      help)
       ->type_name("TIME");
 }
 

@@ -6,12 +6,13 @@
 #include <optional>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/flags.h"
 #include "base/progress.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
@@ -51,6 +52,8 @@ constexpr const char* kExamples =
     "recorded\n"
     "with --mode dip does not depend on the cache; one of dip_ca was made for the cache it saw.\n";
 
+constexpr uint64_t kMaxKvTokens = uint64_t{1} << 32;
+
 struct Flags {
   std::string shape, pack, trace;
   std::string dram = "30%,50%,70%,100%";
@@ -72,18 +75,13 @@ absl::StatusOr<uint64_t> DramBytes(absl::string_view text, uint64_t whole) {
     const absl::StatusOr<uint64_t> bytes = ParseBytes({text.data(), text.size()});
     return bytes.ok() ? bytes : Annotate(bytes.status(), "--dram");
   }
-  double percent = 0;
-  if (!absl::SimpleAtod(number, &percent) || !(percent > 0 && percent <= 1000)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--dram: '", text, "' is not a percentage above 0"));
-  }
-  return static_cast<uint64_t>(static_cast<double>(whole) * percent / 100);
+  const auto percent =
+      ParseReal({number.data(), number.size()}, {.low = 0, .high = 1000, .above_low = true});
+  if (!percent.ok()) return Annotate(percent.status(), "--dram, percent");
+  return static_cast<uint64_t>(static_cast<double>(whole) * *percent / 100);
 }
 
 absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
-  if (!(flags.bits > 0 && flags.bits <= 64)) {
-    return absl::InvalidArgumentError(absl::StrCat("--bits ", flags.bits, " is outside (0, 64]"));
-  }
   std::vector<std::string> names;
   for (const ModelDimensions& model : PublishedModels()) {
     if (model.name == flags.shape) return BytesOf(model, flags.bits, flags.kv_tokens);
@@ -94,7 +92,7 @@ absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
 }
 
 absl::StatusOr<ModelBytes> ModelOfPack(const Flags& flags) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(flags.pack, O_RDONLY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(flags.pack));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.pack));
   const auto& hp = index.manifest.hyper_parameters();
   return ModelBytes{
@@ -269,9 +267,9 @@ void AddSimulateCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--pack", flags->pack, "sizes from this pack instead");
   command->add_option("--trace", flags->trace,
                       "masks recorded by `tidegate eval --record`; without: dense only");
-  command->add_option("--bits", flags->bits, "of every weight of a --shape")->capture_default_str();
-  command->add_option("--kv-tokens", flags->kv_tokens, "length of the key/value cache (f16)")
-      ->capture_default_str();
+  AddRealFlag(*command, "--bits", flags->bits, {0, 64, true}, "of every weight of a --shape");
+  AddIntegerFlag(*command, "--kv-tokens", flags->kv_tokens, {0, kMaxKvTokens},
+                 "length of the key/value cache (f16)");
   command->add_option("--dram", flags->dram, "amounts of DRAM: bytes, or percent of everything")
       ->capture_default_str();
   command->add_option("--flash", flags->flash, "speeds of flash")->capture_default_str();

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/status_macros.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
@@ -41,8 +42,8 @@ absl::Status PrintStats(const StatsOptions& options) {
 void AddStatsCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<StatsOptions>();
   CLI::App* command = app.add_subcommand("stats", "Show what a weight store has done and holds");
-  command->add_option("--socket", options->socket, "Attach socket of tidegate-store")
-      ->capture_default_str()
+  AddSocketFlag(*command, "--socket", options->socket, AdminServer::kMaxAttachSocketBytes,
+                "Attach socket of tidegate-store")
       ->envname("TIDEGATE_STORE_SOCKET");
   command->add_flag("--json", options->json, "JSON instead of a table");
   command->callback([options, &run] { run = [options] { return PrintStats(*options); }; });

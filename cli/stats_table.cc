@@ -2,13 +2,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/text.h"
 #include "base/units.h"
 
 namespace tidegate {
 namespace {
 
+constexpr size_t kShownRowBytes = 1000;
+
 std::string Row(const std::string& name, const std::string& value) {
-  return absl::StrFormat("%-18s %s\n", name, value);
+  return absl::StrFormat("%-18s %s\n", name, Printable(value, kShownRowBytes));
 }
 
 std::string Percent(uint64_t part, uint64_t whole) {

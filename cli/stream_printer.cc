@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "base/units.h"
 #include "cli/proto_json.h"
+#include "cli/terminal_text.h"
 
 namespace tidegate {
 namespace {
@@ -20,8 +21,12 @@ std::string ReasonText(v1::FinishReason reason) {
 
 }  // namespace
 
-StreamPrinter::StreamPrinter(Form form, std::ostream& out, std::ostream& err)
-    : form_(form), out_(out), err_(err), begin_(std::chrono::steady_clock::now()) {}
+StreamPrinter::StreamPrinter(Form form, bool terminal, std::ostream& out, std::ostream& err)
+    : form_(form),
+      terminal_(terminal),
+      out_(out),
+      err_(err),
+      begin_(std::chrono::steady_clock::now()) {}
 
 bool StreamPrinter::Print(const v1::GenerateResponse& response) {
   switch (response.event_case()) {
@@ -52,7 +57,7 @@ void StreamPrinter::PrintDelta(const v1::Delta& delta) {
   }
   if (delta.text().empty()) return;
   line_open_ = delta.text().back() != '\n';
-  out_ << delta.text() << std::flush;
+  out_ << (terminal_ ? ForTerminal(delta.text()) : delta.text()) << std::flush;
 }
 
 void StreamPrinter::Finish() {
@@ -106,7 +111,7 @@ void StreamPrinter::PrintJson() {
   } else {
     json["finished"] = nullptr;
   }
-  out_ << json.dump(2) << '\n' << std::flush;
+  out_ << json.dump(2, ' ', /*ensure_ascii=*/terminal_) << '\n' << std::flush;
 }
 
 }  // namespace tidegate

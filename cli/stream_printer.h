@@ -22,7 +22,8 @@ class StreamPrinter {
     kQuiet,  // words to `out`
     kJson,   // one object to `out` at the end
   };
-  StreamPrinter(Form form, std::ostream& out, std::ostream& err);
+  // `terminal`: control characters in words are shown, not acted upon.
+  StreamPrinter(Form form, bool terminal, std::ostream& out, std::ostream& err);
 
   // False when `out` cannot be written any more: the reader has gone.
   bool Print(const v1::GenerateResponse& response);
@@ -38,6 +39,7 @@ class StreamPrinter {
   void PrintJson();
 
   const Form form_;
+  const bool terminal_;
   std::ostream& out_;
   std::ostream& err_;
   const std::chrono::steady_clock::time_point begin_;

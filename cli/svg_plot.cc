@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "base/text.h"
 
 namespace tidegate {
 namespace {
@@ -119,8 +120,10 @@ void AppendSeries(std::string* out, const PlotSeries& series, size_t index, cons
 }  // namespace
 
 std::string EscapeXml(const std::string& text) {
-  return absl::StrReplaceAll(text,
-                             {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
+  // XML has no way to write most control characters, and none to write bytes that are no UTF-8.
+  return absl::StrReplaceAll(
+      PrintableLines(text, std::string::npos),
+      {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}, {"'", "&#39;"}});
 }
 
 std::vector<double> RoundTicks(double low, double high, int count) {

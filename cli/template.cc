@@ -1,7 +1,6 @@
 // `tidegate template`: what a chat template makes of a conversation.
 #include "template/template.h"
 
-#include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <memory>
@@ -11,6 +10,7 @@
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
+#include "cli/terminal_text.h"
 #include "template/json_value.h"
 #include "template/lexer.h"
 
@@ -51,10 +51,8 @@ absl::Status RunTemplate(const TemplateOptions& options) {
   ASSIGN_OR_RETURN(const jinja::Variables variables, ReadConversation(options.conversation_file));
   const auto text = (*parsed)->Render(variables, std::time(nullptr));
   if (!text.ok()) return Annotate(text.status(), options.template_file);
-  std::fwrite(text->bytes().data(), 1, text->size(), stdout);
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    return absl::ErrnoToStatus(errno, "cannot write to standard output");
-  }
+  const std::string shown = ForOutput(text->bytes());
+  std::fwrite(shown.data(), 1, shown.size(), stdout);
   return absl::OkStatus();
 }
 

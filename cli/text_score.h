@@ -13,6 +13,10 @@
 
 namespace tidegate {
 
+// Bounds of flags: no text of at most 1 GiB has more tokens, and no chunk is longer.
+inline constexpr uint64_t kMaxTextTokens = uint64_t{1} << 30;
+inline constexpr uint64_t kMaxChunkTokens = 65536;
+
 // Sums over the scored tokens.
 struct Score {
   double nll = 0;       // nats

@@ -1,27 +1,29 @@
 #include "cli/token_ids.h"
 
-#include <fstream>
-#include <sstream>
+#include <limits>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/numbers.h"
+#include "base/read_file.h"
+#include "base/status_macros.h"
 
 namespace tidegate {
+namespace {
+
+constexpr size_t kMaxIdsBytes = size_t{1} << 30;
+constexpr uint64_t kMaxTokenId = std::numeric_limits<TokenId>::max();
+
+}  // namespace
 
 absl::StatusOr<std::vector<TokenId>> ReadTokenIds(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in.good()) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  std::stringstream text;
-  text << in.rdbuf();
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxIdsBytes));
   std::vector<TokenId> ids;
   for (const absl::string_view part :
-       absl::StrSplit(text.str(), absl::ByAnyChar(" ,\n\t[]"), absl::SkipEmpty())) {
-    TokenId id = 0;
-    if (!absl::SimpleAtoi(part, &id)) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": '", part, "' is not a token id"));
-    }
-    ids.push_back(id);
+       absl::StrSplit(text, absl::ByAnyChar(" ,\n\t\r[]"), absl::SkipEmpty())) {
+    const auto id = ParseInteger({part.data(), part.size()}, {0, kMaxTokenId});
+    if (!id.ok()) return Annotate(id.status(), absl::StrCat(path, ": token ids"));
+    ids.push_back(static_cast<TokenId>(*id));
   }
   return ids;
 }

@@ -1,22 +1,19 @@
 // `tidegate tokenize`: text to ids and back.
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/numbers.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
-#include "base/unique_fd.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/load_tokenizer.h"
+#include "cli/terminal_text.h"
 
 namespace tidegate {
 namespace {
@@ -31,64 +28,34 @@ struct TokenizeOptions {
   bool decode = false;
 };
 
-// Everything up to the end of a file, a pipe or a terminal. `name` is for messages.
-absl::StatusOr<std::string> ReadAll(int fd, const std::string& name) {
-  std::string content;
-  std::vector<char> buffer(size_t{64} << 10);
-  for (;;) {
-    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", name));
-    if (n == 0) return content;
-    content.append(buffer.data(), static_cast<size_t>(n));
-    if (content.size() > kMaxInputBytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, " is larger than ", FormatBytes(kMaxInputBytes), "; split it"));
-    }
-  }
-}
-
-absl::StatusOr<std::string> ReadInput(const std::string& file) {
-  if (file.empty()) return ReadAll(STDIN_FILENO, "standard input");
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(file, O_RDONLY));
-  return ReadAll(fd.get(), file);
-}
-
-absl::Status Print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    return absl::ErrnoToStatus(errno, "cannot write to standard output");
-  }
-  return absl::OkStatus();
-}
-
 // Ids of "[1, 2, 3]" or of the same without brackets or without commas.
 absl::StatusOr<std::vector<TokenId>> ParseIds(const std::string& text, const Tokenizer& tokenizer) {
   std::vector<TokenId> ids;
   for (const absl::string_view word :
        absl::StrSplit(text, absl::ByAnyChar("[], \t\r\n"), absl::SkipEmpty())) {
-    TokenId id = 0;
-    if (!absl::SimpleAtoi(word, &id) || !tokenizer.IsValid(id)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "\"", absl::CHexEscape(word.substr(0, 40)),
-          "\" is not a token id; ids of this model are 0 to ", tokenizer.vocab_size() - 1));
-    }
-    ids.push_back(id);
+    const auto id = ParseInteger({word.data(), word.size()}, {0, tokenizer.vocab_size() - 1});
+    if (!id.ok()) return Annotate(id.status(), "token ids");
+    ids.push_back(static_cast<TokenId>(*id));
   }
   return ids;
 }
 
 absl::Status RunTokenize(const TokenizeOptions& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(options.model));
-  ASSIGN_OR_RETURN(const std::string input, ReadInput(options.file));
+  ASSIGN_OR_RETURN(const std::string input,
+                   ReadFile(options.file.empty() ? "-" : options.file, kMaxInputBytes));
   if (options.decode) {
     ASSIGN_OR_RETURN(const std::vector<TokenId> ids, ParseIds(input, *tokenizer));
-    return Print(tokenizer->Decode(ids, /*render_special=*/!options.no_special));
+    const std::string text = tokenizer->Decode(ids, /*render_special=*/!options.no_special);
+    const std::string shown = ForOutput(text);
+    std::fwrite(shown.data(), 1, shown.size(), stdout);
+    return absl::OkStatus();
   }
   const PromptPart part = {input, /*trusted=*/options.parse_special};
   const std::vector<TokenId> ids =
       tokenizer->EncodePrompt({&part, 1}, /*add_special=*/!options.no_special);
-  return Print(absl::StrCat("[", absl::StrJoin(ids, ", "), "]\n"));
+  std::printf("[%s]\n", absl::StrJoin(ids, ", ").c_str());
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
+#include <sstream>
 #include <string>
+
+#include "base/read_file.h"
 
 namespace tidegate {
 namespace {
@@ -15,7 +17,8 @@ double Seconds(const timeval& time) {
 }
 
 uint64_t DiskBytes() {
-  std::ifstream io("/proc/self/io");
+  constexpr size_t kMaxBytes = 1 << 16;
+  std::istringstream io(ReadFile("/proc/self/io", kMaxBytes).value_or(""));
   std::string name;
   for (uint64_t value = 0; io >> name >> value;) {
     if (name == "read_bytes:") return value;

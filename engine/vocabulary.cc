@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "engine/byte_level.h"
 
 namespace tidegate {
@@ -168,8 +169,7 @@ absl::Status IndexAddedTokens(Vocabulary& v) {
 }  // namespace
 
 std::string QuotedToken(std::string_view text) {
-  const absl::string_view shown(text.data(), std::min(text.size(), size_t{80}));
-  return absl::StrCat("\"", absl::CHexEscape(shown), "\"");
+  return absl::StrCat("\"", Printable(text, 80), "\"");
 }
 
 absl::Status ReadVocabulary(const store::v1::Tokenizer& data, Vocabulary& vocabulary) {

@@ -10,6 +10,8 @@ import json
 import random
 import re
 
+from arguments import run, whole
+
 CONTEXT_SENTENCES = 3
 CHOICES = 4
 
@@ -22,8 +24,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stories", help="text; stories separated by lines <|endoftext|>")
     parser.add_argument("out", help="JSON lines, as `tidegate eval --choices` reads them")
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--questions", type=whole(1, 1_000_000), default=200)
+    parser.add_argument("--seed", type=whole(), default=1)
     args = parser.parse_args()
     with open(args.stories, encoding="utf-8") as file:
         stories = [sentences_of(story) for story in file.read().split("<|endoftext|>")]
@@ -42,4 +44,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from arguments import run, whole
+
 
 # -------------------------------------------------------------------------------------------- GGUF
 
@@ -327,7 +329,7 @@ def main():
     c = commands.add_parser("ids")
     c.add_argument("model", type=Path)
     c.add_argument("text", type=Path)
-    c.add_argument("--count", type=int, default=32 * CHUNK + 1)
+    c.add_argument("--count", type=whole(1, 1 << 30), default=32 * CHUNK + 1)
     c.add_argument("--out", type=Path, default=Path("golden.ids"))
     c.set_defaults(function=write_ids)
     c = commands.add_parser("golden")
@@ -340,4 +342,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

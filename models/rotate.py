@@ -24,6 +24,8 @@ import struct
 
 import numpy as np
 
+from arguments import run, whole
+
 F32, F16, Q4_0, Q8_0 = 0, 1, 2, 8
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -230,8 +232,8 @@ def main():
     parser.add_argument("model")
     parser.add_argument("output")
     parser.add_argument("--ids", required=True, help="file of token ids, as `tidegate tokenize` prints them")
-    parser.add_argument("--window", type=int, default=256, help="tokens that see each other")
-    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--window", type=whole(1, 1 << 20), default=256, help="tokens that see each other")
+    parser.add_argument("--max-tokens", type=whole(1, 1 << 30), default=4096)
     parser.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="of matrices")
     arguments = parser.parse_args()
     with open(arguments.ids, encoding="utf-8") as file:
@@ -252,4 +254,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -50,6 +50,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arguments import real, run, whole
 from training.corpus import (BOS, EOS, SOURCES, STORIES, Documents, load_tokenizer, prepare, read_documents,
                              split_documents)
 from training.distil import PROMPTS, distil, dream, label, sample_stories
@@ -119,13 +120,13 @@ def add_recipe_options(p):
     p.add_argument("--preset", choices=sorted(SHAPES), default="demo", help="shape and recipe")
     p.add_argument("--name", help="of the checkpoint (default: the preset's)")
     for name in ("dim", "layers", "ff", "heads", "kv-heads", "steps", "batch", "warmup", "seed", "eval-every"):
-        p.add_argument(f"--{name}", type=int)
+        p.add_argument(f"--{name}", type=whole())
     for name in ("lr", "weight-decay", "dropout", "ramp", "dreams", "hard"):
-        p.add_argument(f"--{name}", type=float)
+        p.add_argument(f"--{name}", type=real(-1e9, 1e9))
     for name in ("mix-begin", "mix-end"):
-        p.add_argument(f"--{name}", type=float, nargs=len(SOURCES), metavar="SHARE", help=f"shares of {SOURCES}")
-    p.add_argument("--save-every", type=int, default=0, help="steps between checkpoints to resume from")
-    p.add_argument("--stop-after", type=float, default=0, help="seconds; ends with a checkpoint and status 3")
+        p.add_argument(f"--{name}", type=real(-1e9, 1e9), nargs=len(SOURCES), metavar="SHARE", help=f"shares of {SOURCES}")
+    p.add_argument("--save-every", type=whole(), default=0, help="steps between checkpoints to resume from")
+    p.add_argument("--stop-after", type=real(-1e9, 1e9), default=0, help="seconds; ends with a checkpoint and status 3")
 
 
 def parse():
@@ -142,36 +143,36 @@ def parse():
         c.set_defaults(function=function)
         return c
 
-    command("prepare", prepare).add_argument("--vocab", type=int, default=4096)
+    command("prepare", prepare).add_argument("--vocab", type=whole(), default=4096)
     add_recipe_options(command("train", train))
     c = command("dream", dream)
-    c.add_argument("--tokens", type=int, default=12_000_000)
-    c.add_argument("--rows", type=int, default=4096, help="stories told at a time")
-    c.add_argument("--length", type=int, default=384, help="longest story in tokens")
-    c.add_argument("--seed", type=int, default=7)
+    c.add_argument("--tokens", type=whole(), default=12_000_000)
+    c.add_argument("--rows", type=whole(), default=4096, help="stories told at a time")
+    c.add_argument("--length", type=whole(), default=384, help="longest story in tokens")
+    c.add_argument("--seed", type=whole(), default=7)
     c.add_argument("--teachers", required=True, help="names, separated by commas")
     c = command("label", label)
     c.add_argument("--teachers", required=True, help="names, separated by commas")
-    c.add_argument("--rows", type=int, default=64, help="windows at a time")
+    c.add_argument("--rows", type=whole(), default=64, help="windows at a time")
     add_recipe_options(command("distil", distil))
     command("eval", evaluate).add_argument("models", nargs="+", help="name of a checkpoint, or a GGUF file")
     c = command("sample", sample)
     c.add_argument("model")
     c.add_argument("--prompt", action="append")
-    c.add_argument("--seed", type=int, default=1)
-    c.add_argument("--temperature", type=float, default=0.8)
-    c.add_argument("--top-k", type=int, default=40)
+    c.add_argument("--seed", type=whole(), default=1)
+    c.add_argument("--temperature", type=real(-1e9, 1e9), default=0.8)
+    c.add_argument("--top-k", type=whole(), default=40)
     c = command("export", export)
     c.add_argument("model")
     c.add_argument("--gguf-name", help="file name without .f16.gguf")
     c.add_argument("--out-dir", type=Path, default=Path("out"))
     c = command("recover", recover)
     c.add_argument("model", help="name of a checkpoint, or a GGUF file")
-    c.add_argument("--rank", type=int, default=32)
-    c.add_argument("--steps", type=int, default=3000)
-    c.add_argument("--batch", type=int, default=64)
-    c.add_argument("--lr", type=float, default=2e-3)
-    c.add_argument("--seed", type=int, default=1)
+    c.add_argument("--rank", type=whole(), default=32)
+    c.add_argument("--steps", type=whole(), default=3000)
+    c.add_argument("--batch", type=whole(), default=64)
+    c.add_argument("--lr", type=real(-1e9, 1e9), default=2e-3)
+    c.add_argument("--seed", type=whole(), default=1)
     c.add_argument("--out", type=Path, default=Path("adapter.gguf"))
     c = command("card", write_card)
     c.add_argument("--model", default="demo", help="name of the checkpoint's record (default demo)")
@@ -192,4 +193,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,9 +2,18 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
+#include "base/listen_address.h"
+#include "base/status_macros.h"
+#include "base/text.h"
+#include "proto/store/v1/manifest_names.h"
+#include "server/request_validation.h"
 
 namespace tidegate {
 namespace {
+
+// Beyond any model's context, and far from overflow when multiplied with the bytes of a token.
+constexpr uint64_t kMaxContextTokens = uint64_t{1} << 24;
+constexpr uint64_t kMaxKvTokens = uint64_t{1} << 32;
 
 constexpr char kFooter[] = R"(
 Every flag may also be set by the environment variable shown, or in the --config file; the
@@ -18,26 +27,39 @@ Examples:
   tidegate-engine --target-tokens-per-second 10 --profile profile.json
 )";
 
+// Clients give it in requests and get it in answers, so it stays as it is or is refused.
+absl::Status CheckAlias(const std::string& alias) {
+  if (!alias.empty() && Printable(alias, kMaxModelNameBytes) == alias) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(alias), " is no name: 1 to ",
+                                                 kMaxModelNameBytes,
+                                                 " bytes of UTF-8 without control characters"));
+}
+
 void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
-  app.add_option(
-         "--listen", config.listen,
-         "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no TLS "
-         "and no authentication: use 127.0.0.1:PORT where strangers reach the machine")
-      ->capture_default_str()
+  AddAddressFlag(
+      app, "--listen", config.listen,
+      "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no TLS "
+      "and no authentication: use 127.0.0.1:PORT where strangers reach the machine")
       ->envname("TIDEGATE_LISTEN");
   app.add_option("--port-file", config.port_file, "File to write the port of --listen into")
       ->envname("TIDEGATE_PORT_FILE");
-  app.add_option("--metrics-listen", config.metrics_listen,
+  AddAddressFlag(app, "--metrics-listen", config.metrics_listen,
                  "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
-                 "unix:PATH; off: none")
-      ->capture_default_str()
+                 "unix:PATH; off: none",
+                 /*off=*/true)
       ->envname("TIDEGATE_METRICS_LISTEN");
   app.add_option("--metrics-port-file", config.metrics_port_file,
                  "File to write the port of --metrics-listen into")
       ->envname("TIDEGATE_METRICS_PORT_FILE");
-  app.add_option("--model-alias", config.model_aliases,
-                 "Further name of the model in requests; may be repeated")
-      ->delimiter(',')
+  AddTextListFlag(
+      app, "--model-alias", [&config] { config.model_aliases.clear(); },
+      [&config](const std::string& alias) {
+        RETURN_IF_ERROR(CheckAlias(alias));
+        config.model_aliases.push_back(alias);
+        return absl::OkStatus();
+      },
+      "Further name of the model in requests; may be repeated")
+      ->type_name("NAME")
       ->envname("TIDEGATE_MODEL_ALIAS");
   app.add_option("--chat-template", config.chat_template_file,
                  "File with a chat template (Jinja) to use for Chat instead of the model's own")
@@ -51,63 +73,47 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
 }
 
 void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
-  app.add_option("--store-socket", engine.store_socket, "Attach socket of tidegate-store")
-      ->capture_default_str()
+  AddSocketFlag(app, "--store-socket", engine.store_socket, kMaxSocketPathBytes,
+                "Attach socket of tidegate-store")
       ->envname("TIDEGATE_STORE_SOCKET");
-  app.add_option_function<std::vector<std::string>>(
-         "--lora",
-         [&engine](const std::vector<std::string>& texts) {
-           engine.adapters.clear();
-           for (const std::string& text : texts) {
-             absl::StatusOr<LoraSource> source = ParseLoraSource(text);
-             if (!source.ok()) throw CLI::ValidationError(std::string(source.status().message()));
-             engine.adapters.push_back(*std::move(source));
-           }
-         },
-         "LoRA adapter (GGUF) to use beside the weights: FILE or FILE=SCALE; may be repeated. Its "
-         "factors take 4 bytes a number of the store's --engine-reserve")
+  AddTextListFlag(
+      app, "--lora", [&engine] { engine.adapters.clear(); },
+      [&engine](const std::string& text) {
+        ASSIGN_OR_RETURN(LoraSource source, ParseLoraSource(text));
+        engine.adapters.push_back(std::move(source));
+        return absl::OkStatus();
+      },
+      "LoRA adapter (GGUF) to use beside the weights: FILE or FILE=SCALE; may be repeated. Its "
+      "factors take 4 bytes a number of the store's --engine-reserve")
       ->type_name("FILE[=SCALE]")
-      ->delimiter(',')
       ->envname("TIDEGATE_LORA");
-  app.add_option("--max-running", engine.max_running, "Streams decoded at once")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str()
+  AddIntegerFlag(app, "--max-running", engine.max_running, {1, 1024}, "Streams decoded at once")
       ->envname("TIDEGATE_MAX_RUNNING");
-  app.add_option("--max-waiting", engine.max_waiting,
+  AddIntegerFlag(app, "--max-waiting", engine.max_waiting, {0, 65536},
                  "Requests that wait for a place; more get RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str()
       ->envname("TIDEGATE_MAX_WAITING");
-  app.add_option("--context", engine.context_tokens,
+  AddIntegerFlag(app, "--context", engine.context_tokens, {0, kMaxContextTokens},
                  "Tokens of one request, prompt included; 0: the model's, at most 4096")
-      ->capture_default_str()
       ->envname("TIDEGATE_CONTEXT");
-  app.add_option("--kv-tokens", engine.kv_tokens,
+  AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
-      ->capture_default_str()
       ->envname("TIDEGATE_KV_TOKENS");
-  app.add_option("--prefill-chunk", engine.prefill_chunk_tokens,
+  AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {1, 65536},
                  "Prompt tokens computed at once; more are faster, other streams wait longer")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str()
       ->envname("TIDEGATE_PREFILL_CHUNK");
-  app.add_option_function<std::string>(
-         "--precision",
-         [&engine](const std::string& text) {
-           const absl::StatusOr<Precision> precision = ParsePrecision(text);
-           if (!precision.ok()) {
-             throw CLI::ValidationError(std::string(precision.status().message()));
-           }
-           engine.precision = *precision;
-         },
-         "Arithmetic: fast (bfloat16 where the CPU multiplies it faster: in prompts, and against "
-         "4-bit weights) or exact (float); reproducible requests are exact")
+  AddTextFlag(
+      app, "--precision",
+      [&engine](const std::string& text) {
+        ASSIGN_OR_RETURN(engine.precision, ParsePrecision(text));
+        return absl::OkStatus();
+      },
+      "Arithmetic: fast (bfloat16 where the CPU multiplies it faster: in prompts, and against "
+      "4-bit weights) or exact (float); reproducible requests are exact")
       ->type_name("PRECISION")
       ->default_str("fast")
       ->envname("TIDEGATE_PRECISION");
-  app.add_option("--threads", engine.threads, "Threads that compute; 0: one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str()
+  AddIntegerFlag(app, "--threads", engine.threads, {0, 1024},
+                 "Threads that compute; 0: one per core")
       ->envname("TIDEGATE_THREADS");
   app.add_flag_callback(
          "--no-overlap", [&engine] { engine.overlap = false; },
@@ -116,22 +122,18 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
 }
 
 void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
-  app.add_option_function<std::string>(
-         "--mode",
-         [&bounds](const std::string& text) {
-           const absl::StatusOr<DecodeMode> mode = ParseDecodeMode(text);
-           if (!mode.ok()) throw CLI::ValidationError(std::string(mode.status().message()));
-           bounds.defaults.mode = *mode;
-         },
-         "Pruning unless a request says otherwise: dense, dip, dip_ca")
+  AddTextFlag(
+      app, "--mode",
+      [&bounds](const std::string& text) {
+        ASSIGN_OR_RETURN(bounds.defaults.mode, ParseDecodeMode(text));
+        return absl::OkStatus();
+      },
+      "Pruning unless a request says otherwise: dense, dip, dip_ca")
       ->type_name("MODE")
       ->default_str("dip_ca")
       ->envname("TIDEGATE_MODE");
   const auto add = [&app](const char* name, float& value, const char* help, const char* env) {
-    app.add_option(name, value, help)
-        ->check(CLI::Range(0.0, 1.0))
-        ->capture_default_str()
-        ->envname(env);
+    AddRealFlag(app, name, value, {0, 1}, help)->envname(env);
   };
   add("--density", bounds.defaults.density, "Default share of the MLP used", "TIDEGATE_DENSITY");
   add("--density-min", bounds.density_min,
@@ -146,24 +148,19 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
   add("--protected-share", bounds.defaults.protected_share,
       "Part of a mask, its largest scores, that gamma leaves alone; 0 is the published rule",
       "TIDEGATE_PROTECTED_SHARE");
-  app.add_option("--fixed-top-n", bounds.defaults.fixed_top_n,
+  AddIntegerFlag(app, "--fixed-top-n", bounds.defaults.fixed_top_n, {0, kMaxFixedTopN},
                  "Default count of largest scores that gamma leaves alone")
-      ->check(CLI::Range(0, 1048576))
-      ->capture_default_str()
       ->envname("TIDEGATE_FIXED_TOP_N");
 }
 
 void AddSteeringFlags(CLI::App& app, SteeringOptions& steering) {
-  app.add_option("--target-tokens-per-second", steering.target_tokens_per_second,
-                 "Moves requests that set neither density nor gamma along the profile's points, "
-                 "so that each stream is about this fast; 0: does not")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str()
+  AddRealFlag(app, "--target-tokens-per-second", steering.target_tokens_per_second, {0, 1e6},
+              "Moves requests that set neither density nor gamma along the profile's points, "
+              "so that each stream is about this fast; 0: does not")
       ->envname("TIDEGATE_TARGET_TOKENS_PER_SECOND");
-  app.add_option("--max-perplexity-increase", steering.max_perplexity_increase,
-                 "Perplexity that these requests may lose by the profile, a share (0.05 is 5 %): "
-                 "alone it chooses the fastest point within it, with a target it is the limit")
-      ->check(CLI::Range(0.0, 1e6))
+  AddRealFlag(app, "--max-perplexity-increase", steering.max_perplexity_increase, {0, 1e6},
+              "Perplexity that these requests may lose by the profile, a share (0.05 is 5 %): "
+              "alone it chooses the fastest point within it, with a target it is the limit")
       ->envname("TIDEGATE_MAX_PERPLEXITY_INCREASE");
   app.add_option("--profile", steering.profile,
                  "Profile of `tidegate calibrate` to choose from instead of the pack's own")
@@ -172,12 +169,6 @@ void AddSteeringFlags(CLI::App& app, SteeringOptions& steering) {
 }
 
 absl::Status CheckSteering(const EngineOptions& engine) {
-  const SteeringOptions& s = engine.steering;
-  // The range checks of the flags let NaN through.
-  if (!(s.target_tokens_per_second >= 0) || !(s.max_perplexity_increase.value_or(0) >= 0)) {
-    return absl::InvalidArgumentError(
-        "--target-tokens-per-second and --max-perplexity-increase must be numbers of 0 or more");
-  }
   if (!engine.steering.wanted()) {
     if (engine.steering.profile.empty()) return absl::OkStatus();
     return absl::InvalidArgumentError(
@@ -209,7 +200,6 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   AddPruningFlags(app, config.engine.pruning);
   AddSteeringFlags(app, config.engine.steering);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
-  if (config.metrics_listen == "off") config.metrics_listen.clear();
   return exit_code;
 }
 
@@ -223,10 +213,6 @@ absl::Status ValidateServerConfig(const ServerConfig& config) {
   status.Update(
       CheckBounds("--gamma", pruning.defaults.gamma, pruning.gamma_min, pruning.gamma_max));
   status.Update(CheckSteering(config.engine));
-  if (config.listen.find(':') == std::string::npos) {
-    status.Update(absl::InvalidArgumentError(
-        absl::StrCat("--listen ", config.listen, ": use HOST:PORT or unix:PATH")));
-  }
   return status;
 }
 

@@ -7,6 +7,7 @@
 #include "base/port_file.h"
 #include "base/read_file.h"
 #include "base/shutdown.h"
+#include "base/standard_streams.h"
 #include "base/status_macros.h"
 #include "engine/engine.h"
 #include "engine/kernels/kernels.h"
@@ -73,10 +74,11 @@ absl::Status Run(const ServerConfig& config) {
 }  // namespace tidegate
 
 int main(int argc, char** argv) {
+  tidegate::OpenStandardStreams();
   tidegate::BlockShutdownSignals();  // before any thread starts
   tidegate::ServerConfig config;
   const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);
-  if (exit_code.has_value()) return *exit_code;
+  if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-engine", *exit_code);
   tidegate::InitLog("tidegate-engine", config.log_level);
   absl::Status status = tidegate::ValidateServerConfig(config);
   if (status.ok()) status = tidegate::Run(config);

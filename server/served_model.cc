@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "google/rpc/error_details.pb.h"
 #include "server/status_mapping.h"
 
@@ -26,10 +27,10 @@ absl::StatusOr<ModelInfo> ServedModel::Find(const std::string& name) const {
   }
   google::rpc::ResourceInfo resource;
   resource.set_resource_type("tidegate.v1.Model");
-  resource.set_resource_name(name.substr(0, kEchoBytes));
+  resource.set_resource_name(Printable(name, kEchoBytes));
   resource.set_description(absl::StrCat("this server serves ", info.name));
   absl::Status status = absl::NotFoundError(absl::StrCat(
-      "no model '", name.substr(0, kEchoBytes), "' here; this server serves '", info.name, "'"));
+      "no model ", Quoted(name, kEchoBytes), " here; this server serves '", info.name, "'"));
   AddDetail(resource, status);
   return status;
 }

@@ -4,12 +4,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error_reason.h"
+#include "base/text.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace tidegate {
 namespace {
 
+constexpr size_t kMaxMessageBytes = 2000;  // twice in the metadata, of which clients take 8 KiB
 constexpr char kTypePrefix[] = "type.googleapis.com/";
 
 std::string TypeUrl(const google::protobuf::Message& message) {
@@ -87,14 +89,17 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
   AddImpliedDetails(context, full);
   google::rpc::Status proto;
   proto.set_code(static_cast<int>(full.code()));
-  proto.set_message(std::string(full.message()));
+  // Not every client can read a status whose text is no UTF-8.
+  const std::string message =
+      PrintableLines({full.message().data(), full.message().size()}, kMaxMessageBytes);
+  proto.set_message(message);
   full.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
     if (!absl::StartsWith(type_url, kTypePrefix)) return;
     google::protobuf::Any* any = proto.add_details();
     any->set_type_url(std::string(type_url));
     any->set_value(std::string(payload));
   });
-  return grpc::Status(static_cast<grpc::StatusCode>(full.code()), std::string(full.message()),
+  return grpc::Status(static_cast<grpc::StatusCode>(full.code()), message,
                       proto.SerializeAsString());
 }
 

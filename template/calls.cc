@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/evaluator.h"
 #include "template/scope_guard.h"
@@ -77,7 +78,9 @@ absl::StatusOr<Value> Evaluator::CallGlobal(std::string_view name, const Argumen
   const Value* message = Argument(arguments, 0, "message");  // raise_exception
   ASSIGN_OR_RETURN(const Text text,
                    message == nullptr ? absl::StatusOr<Text>(Text()) : runtime_.ToText(*message));
-  return absl::InvalidArgumentError(text.bytes().substr(0, 1000));
+  constexpr size_t kMaxMessageBytes = 1000;
+  const std::string_view cut = CutAtCharacter(text.bytes(), kMaxMessageBytes);
+  return absl::InvalidArgumentError({cut.data(), cut.size()});
 }
 
 absl::StatusOr<Value> Evaluator::CallRange(const Arguments& arguments) {

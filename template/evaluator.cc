@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/filters.h"
 #include "template/methods.h"
@@ -191,8 +192,8 @@ absl::Status Evaluator::AssignOne(std::string_view target, const Value& value) {
   }
   ASSIGN_OR_RETURN(const Value* object, Find(target.substr(0, dot)));
   if (object == nullptr || !object->is_namespace()) {
-    return runtime_.Error(
-        Cat("cannot assign attribute on non-namespace object '", target.substr(0, dot), "'"));
+    return runtime_.Error(Cat("cannot assign attribute on non-namespace object '",
+                              CutAtCharacter(target.substr(0, dot), kShownBytes), "'"));
   }
   auto& entries = object->names().entries;
   const std::string_view name = target.substr(dot + 1);

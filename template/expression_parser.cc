@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/parser.h"
 
@@ -19,7 +20,7 @@ std::string Describe(const Token& token) {
     case Token::Kind::kBlockEnd:
       return "'%}'";
     default:
-      return Cat("'", token.text.substr(0, 40), "'");
+      return Cat("'", CutAtCharacter(token.text, 40), "'");
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/characters.h"
 #include "template/text_functions.h"
@@ -187,7 +188,7 @@ absl::StatusOr<Value> ApplyFilter(Runtime& runtime, std::string_view name, const
   RETURN_IF_ERROR(runtime.Charge(1));
   const FilterFunction filter = FindFilter(name);
   if (filter == nullptr) {
-    return runtime.Error(Cat("there is no filter '", name.substr(0, 80), "'"));
+    return runtime.Error(Cat("there is no filter '", CutAtCharacter(name, 80), "'"));
   }
   return filter({runtime, name, input, arguments});
 }
@@ -197,7 +198,7 @@ absl::StatusOr<bool> ApplyTest(Runtime& runtime, std::string_view name, const Va
   RETURN_IF_ERROR(runtime.Charge(1));
   const TestFunction test = FindTest(name);
   if (test == nullptr) {
-    return runtime.Error(Cat("there is no test '", name.substr(0, 80), "'"));
+    return runtime.Error(Cat("there is no test '", CutAtCharacter(name, 80), "'"));
   }
   return test(runtime, value, arguments);
 }

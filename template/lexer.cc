@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/characters.h"
 #include "template/string_literal.h"
@@ -255,8 +256,8 @@ class Lexer {
     const auto result = is_float ? std::from_chars(first, last, tokens_.back().number)
                                  : std::from_chars(first, last, tokens_.back().integer);
     if (result.ec != std::errc() || result.ptr != last) {
-      return SyntaxError(line_,
-                         Cat("the number ", digits.substr(0, 40), " does not fit into 64 bits"));
+      return SyntaxError(
+          line_, Cat("the number ", CutAtCharacter(digits, 40), " does not fit into 64 bits"));
     }
     Advance(end);
     return absl::OkStatus();

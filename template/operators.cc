@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/characters.h"
 #include "template/methods.h"
@@ -130,7 +131,7 @@ absl::StatusOr<Value> Concatenate(Runtime& runtime, const Value& a, const Value&
 
 Value NoAttribute(Runtime& runtime, const Value& object, std::string_view name) {
   return runtime.Undefined(
-      Cat("'", object.KindName(), "' has no attribute '", name.substr(0, 80), "'"));
+      Cat("'", object.KindName(), "' has no attribute '", CutAtCharacter(name, 80), "'"));
 }
 
 std::shared_ptr<const Callable> NamedMethod(std::string_view name) {
@@ -230,7 +231,8 @@ absl::StatusOr<Value> GetItem(Runtime& runtime, const Value& object, const Value
   }
   if (key.is_string()) return GetAttribute(runtime, object, key.string());
   ASSIGN_OR_RETURN(const Text text, runtime.ToText(key));
-  return runtime.Undefined(Cat(object.KindName(), " has no element ", text.view().substr(0, 80)));
+  return runtime.Undefined(
+      Cat(object.KindName(), " has no element ", CutAtCharacter(text.view(), 80)));
 }
 
 absl::StatusOr<Value> Slice(Runtime& runtime, const Value& object, const Value& begin,

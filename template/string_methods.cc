@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "template/cat.h"
 #include "template/characters.h"
 #include "template/methods.h"
@@ -233,7 +234,7 @@ Result FormatMethod(const Call& call) {
     const size_t index = field.empty() ? next++ : number ? std::stoul(field) : SIZE_MAX;
     const Value* value = Argument(call.arguments, index, field);
     if (value == nullptr) {
-      return call.runtime.Error(Cat("format: no value for {", field.substr(0, 40), "}"));
+      return call.runtime.Error(Cat("format: no value for {", CutAtCharacter(field, 40), "}"));
     }
     ASSIGN_OR_RETURN(const Text piece, call.runtime.ToText(*value));
     RETURN_IF_ERROR(call.runtime.Append(piece, out));

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/listen_address.h"
 #include "grpcpp/grpcpp.h"
 #include "tidegate/v1/weight_store.grpc.pb.h"
 #include "weightstore/store.h"
@@ -20,8 +21,11 @@ class AdminServer {
  public:
   // Where WeightStoreService listens for a store with this attach socket.
   static std::string SocketPath(const std::string& attach_socket) {
-    return attach_socket + ".grpc";
+    return attach_socket + std::string(kSuffix);
   }
+  // The longest attach socket whose SocketPath() still fits into an address.
+  static constexpr std::string_view kSuffix = ".grpc";
+  static constexpr size_t kMaxAttachSocketBytes = kMaxSocketPathBytes - kSuffix.size();
 
   // Listens on `socket_path`, for the owner and the group. `info` and `stats` outlive the result.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& socket_path,

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "proto/store/v1/shm_layout.h"
 
 namespace tidegate {
@@ -86,7 +87,10 @@ void Answer(int fd, const store::v1::AttachResponse& response, const AttachGrant
 store::v1::AttachResponse ErrorResponse(const absl::Status& status) {
   store::v1::AttachResponse response;
   response.set_code(static_cast<int32_t>(status.code()));
-  response.set_message(std::string(status.message()));
+  constexpr size_t kMaxMessageBytes = 2000;
+  // Protobuf strings must be UTF-8; a path in a message need not be.
+  response.set_message(
+      Printable({status.message().data(), status.message().size()}, kMaxMessageBytes));
   return response;
 }
 

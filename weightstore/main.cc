@@ -4,6 +4,7 @@
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/shutdown.h"
+#include "base/standard_streams.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "weightstore/admin_service.h"
@@ -69,10 +70,11 @@ absl::Status Run(const StoreConfig& config) {
 }  // namespace tidegate
 
 int main(int argc, char** argv) {
+  tidegate::OpenStandardStreams();
   tidegate::BlockShutdownSignals();  // before any thread starts
   tidegate::StoreConfig config;
   const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);
-  if (exit_code.has_value()) return *exit_code;
+  if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-store", *exit_code);
   tidegate::InitLog("tidegate-store", config.log_level);
   const absl::Status status = tidegate::Run(config);
   if (status.ok()) return 0;

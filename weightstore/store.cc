@@ -12,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/attach_server.h"
@@ -103,7 +105,7 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
 }
 
 absl::Status Store::Impl::OpenPack() {
-  ASSIGN_OR_RETURN(pack_fd_, UniqueFd::Open(options_.pack_path, O_RDONLY));
+  ASSIGN_OR_RETURN(pack_fd_, OpenFile(options_.pack_path));
   ASSIGN_OR_RETURN(pack_, ReadPackIndex(pack_fd_.get(), options_.pack_path));
   return absl::OkStatus();
 }
@@ -308,8 +310,7 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
                        .pack_fd = session_pack_fds_[index].get(),
                        .region_bytes = region_.header().region_bytes,
                        .session_bytes = (*session)->memory_bytes()};
-  LogInfo("engine '", absl::CHexEscape(request.engine_name().substr(0, 64)),
-          "' attached as session ", index);
+  LogInfo("engine '", Printable(request.engine_name(), 64), "' attached as session ", index);
   loop_->AddSession(*std::move(session));
   return grant;
 }

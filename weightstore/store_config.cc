@@ -8,8 +8,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
+#include "base/status_macros.h"
 #include "base/units.h"
 #include "proto/store/v1/pack_format.h"
+#include "weightstore/admin_service.h"
 
 namespace tidegate {
 namespace {
@@ -25,6 +27,10 @@ Examples:
   tidegate-store --pack model.tgpack --memory-budget 2GiB --flash-model bandwidth=1GB/s,latency=80us
 )";
 
+// Of the socket's path in the region's name, whose hash tells longer ones apart: a name has at most
+// 255 bytes.
+constexpr size_t kMaxRegionNameBytes = 160;
+
 void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
   StoreOptions& store = config.store;
   app.add_option("--pack", store.pack_path, "Pack to serve, made by 'tidegate pack'")
@@ -34,15 +40,14 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
                "Memory for weights and KV cache, for example 8GiB")
       ->required()
       ->envname("TIDEGATE_MEMORY_BUDGET");
-  app.add_option_function<std::string>(
-         "--engine-reserve",
-         [&store](const std::string& text) {
-           const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
-           if (!bytes.ok()) throw CLI::ValidationError(std::string(bytes.status().message()));
-           store.engine_reserve_bytes = *bytes;
-         },
-         "Part of the budget left to the engine, for its KV cache and the adapters of its --lora; "
-         "default: one KV cache of the trained context")
+  AddTextFlag(
+      app, "--engine-reserve",
+      [&store](const std::string& text) {
+        ASSIGN_OR_RETURN(store.engine_reserve_bytes, ParseBytes(text));
+        return absl::OkStatus();
+      },
+      "Part of the budget left to the engine, for its KV cache and the adapters of its --lora; "
+      "default: one KV cache of the trained context")
       ->type_name("BYTES")
       ->envname("TIDEGATE_ENGINE_RESERVE");
   AddBytesFlag(app, "--staging", store.staging_bytes,
@@ -52,10 +57,9 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
       ->check(CLI::IsMember({"value", "lfu", "lru", "none"}))
       ->capture_default_str()
       ->envname("TIDEGATE_POLICY");
-  app.add_option("--input-share", store.input_share,
-                 "Part of the cache's bytes for input units, [0, 1]; default: what the pack's "
-                 "profile says, else every kind has the same part of its units cached")
-      ->check(CLI::Range(0.0, 1.0))
+  AddRealFlag(app, "--input-share", store.input_share, {0, 1},
+              "Part of the cache's bytes for input units, [0, 1]; default: what the pack's "
+              "profile says, else every kind has the same part of its units cached")
       ->envname("TIDEGATE_INPUT_SHARE");
   app.add_option("--region-dir", config.region_dir,
                  "Folder on tmpfs for the shared region; only this process opens it")
@@ -76,20 +80,17 @@ void AddFlashFlags(CLI::App& app, StoreOptions& store) {
          "--require-io-uring", [&store] { store.flash_backend = "io_uring"; },
          "Fail at start instead of falling back to pread; same as --flash-backend io_uring")
       ->envname("TIDEGATE_REQUIRE_IO_URING");
-  app.add_option_function<std::string>(
-         "--flash-model",
-         [&store](const std::string& text) {
-           const absl::StatusOr<FlashModel> model = ParseFlashModel(text);
-           if (!model.ok()) throw CLI::ValidationError(std::string(model.status().message()));
-           store.flash_model = *model;
-         },
-         "Behave like a given device, for repeatable experiments: "
-         "bandwidth=1GB/s,latency=80us,iops=200k")
+  AddTextFlag(
+      app, "--flash-model",
+      [&store](const std::string& text) {
+        ASSIGN_OR_RETURN(store.flash_model, ParseFlashModel(text));
+        return absl::OkStatus();
+      },
+      "Behave like a given device, for repeatable experiments: "
+      "bandwidth=1GB/s,latency=80us,iops=200k")
       ->type_name("MODEL")
       ->envname("TIDEGATE_FLASH_MODEL");
-  app.add_option("--queue-depth", store.queue_depth, "Reads in flight at most")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str()
+  AddIntegerFlag(app, "--queue-depth", store.queue_depth, {1, 4096}, "Reads in flight at most")
       ->envname("TIDEGATE_QUEUE_DEPTH");
   app.add_flag_callback(
          "--no-verify", [&store] { store.verify_checksums = false; },
@@ -98,18 +99,25 @@ void AddFlashFlags(CLI::App& app, StoreOptions& store) {
 }
 
 void AddServiceFlags(CLI::App& app, StoreConfig& config) {
-  app.add_option("--socket", config.store.socket_path,
-                 "Unix socket where engines attach; WeightStoreService listens on <socket>.grpc")
-      ->capture_default_str()
+  StoreOptions& store = config.store;
+  AddSocketFlag(app, "--socket", config.store.socket_path, AdminServer::kMaxAttachSocketBytes,
+                "Unix socket where engines attach; WeightStoreService listens on <socket>.grpc")
       ->envname("TIDEGATE_STORE_SOCKET");
-  app.add_option("--allow-uid", config.store.allowed_uids,
-                 "User id that may attach besides root and this process's; may be repeated")
-      ->delimiter(',')
+  AddTextListFlag(
+      app, "--allow-uid", [&store] { store.allowed_uids.clear(); },
+      [&store](const std::string& text) {
+        // The highest number means "no user" to the kernel.
+        ASSIGN_OR_RETURN(const uint64_t uid, ParseInteger(text, {0, 4294967294}));
+        store.allowed_uids.push_back(static_cast<uint32_t>(uid));
+        return absl::OkStatus();
+      },
+      "User id that may attach besides root and this process's; may be repeated")
+      ->type_name("UID")
       ->envname("TIDEGATE_ALLOW_UID");
-  app.add_option("--metrics-listen", config.metrics_listen,
+  AddAddressFlag(app, "--metrics-listen", config.metrics_listen,
                  "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
-                 "unix:PATH; off: none")
-      ->capture_default_str()
+                 "unix:PATH; off: none",
+                 /*off=*/true)
       ->envname("TIDEGATE_STORE_METRICS_LISTEN");
   app.add_option("--metrics-port-file", config.metrics_port_file,
                  "File to write the port of --metrics-listen into")
@@ -128,7 +136,6 @@ std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConf
   AddFlashFlags(app, config.store);
   AddServiceFlags(app, config);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
-  if (config.metrics_listen == "off") config.metrics_listen.clear();
   config.store.region_path = RegionPath(config.region_dir, config.store.socket_path);
   return exit_code;
 }
@@ -138,6 +145,7 @@ std::string RegionPath(const std::string& region_dir, const std::string& socket_
   std::string name = std::filesystem::absolute(socket_path, ignored).lexically_normal().string();
   const uint64_t whole = Checksum(name.data(), name.size());  // "/a_b" and "/a/b" read alike.
   std::replace(name.begin(), name.end(), '/', '_');
+  name = name.substr(name.size() - std::min(name.size(), kMaxRegionNameBytes));
   return absl::StrCat(region_dir, "/tidegate-", getuid(), name, "-",
                       absl::Hex(whole, absl::kZeroPad16), ".region");
 }

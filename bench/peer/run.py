@@ -43,10 +43,16 @@ def parse_bytes(text):
     return value
 
 
-def positive(text):
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return int(text)
+def whole(low):
+    """A type for add_argument: decimal digits, at least `low`."""
+    def parse(text):
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= low):
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a whole number from {low} to 999999999")
+        return int(text)
+    return parse
+
+
+positive = whole(1)
 
 
 def chosen_cases(text):
@@ -86,7 +92,7 @@ def parser():
         help="where tidegate was built [build/release]")
     add("--modules", type=pathlib.Path, default=REPOSITORY / "build" / "peer", metavar="DIR",
         help="where llama.cpp is installed from npm [build/peer]")
-    add("--fio-seconds", type=int, default=4, help="for each point; 0: no fio [4]")
+    add("--fio-seconds", type=whole(0), default=4, help="for each point; 0: no fio [4]")
     add("--cold-disk", action="store_true", help="do not read the files once beforehand")
     add("--lock", type=pathlib.Path, metavar="FILE", help="hold this lock (flock) during each run")
     add("--json", type=pathlib.Path, metavar="FILE", help="also write everything, every run included")

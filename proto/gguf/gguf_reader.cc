@@ -1,7 +1,5 @@
 #include "proto/gguf/gguf_reader.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -11,6 +9,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "proto/gguf/ggml_type.h"
@@ -231,17 +230,6 @@ absl::Status PlaceTensor(GgufTensor& tensor, uint64_t data_start, uint32_t align
   return absl::OkStatus();
 }
 
-absl::StatusOr<UniqueFd> OpenRegularFile(const std::string& path) {
-  auto fd = UniqueFd::Open(path, O_RDONLY);
-  if (!fd.ok()) return fd.status();
-  struct stat info;
-  if (::fstat(fd->get(), &info) != 0)
-    return absl::ErrnoToStatus(errno, absl::StrCat("fstat ", path));
-  if (S_ISREG(info.st_mode)) return std::move(*fd);
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, " is not a regular file; name a GGUF file or a folder with safetensors"));
-}
-
 absl::Status Parse(int fd, uint64_t file_bytes, ModelParts& parts) {
   GgufCursor in(fd, file_bytes);
   ASSIGN_OR_RETURN(const Counts counts, TakeCounts(in));
@@ -270,7 +258,7 @@ absl::Status Parse(int fd, uint64_t file_bytes, ModelParts& parts) {
 absl::StatusOr<ModelParts> ReadGguf(const std::string& path) {
   ModelParts parts;
   parts.path = path;
-  ASSIGN_OR_RETURN(UniqueFd fd, OpenRegularFile(path));
+  ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path));
   ASSIGN_OR_RETURN(parts.file_bytes, FileSize(fd.get()));
   RETURN_IF_ERROR(Annotate(Parse(fd.get(), parts.file_bytes, parts), path));
   parts.files.push_back(std::move(fd));

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <map>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/numbers.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "proto/gguf/finite.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/gguf/gguf_reader.h"
@@ -18,6 +21,7 @@ namespace tidegate {
 namespace {
 
 constexpr uint64_t kMaxRank = 4096;
+constexpr char kLoraExample[] = "; write FILE or FILE=SCALE, for example adapter.gguf=0.5";
 constexpr double kMaxFactor = 1e6;  // sane ones are near 1; products must stay finite
 constexpr uint64_t kReadChunkBytes = 1 << 20;
 
@@ -94,16 +98,23 @@ absl::StatusOr<LoraSource> ParseLoraSource(const std::string& text) {
   const size_t equals = text.rfind('=');
   LoraSource source;
   source.path = text.substr(0, equals);
-  if (equals != std::string::npos && !absl::SimpleAtof(text.substr(equals + 1), &source.scale)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--lora '", text, "': write FILE=SCALE, for example adapter.gguf=0.5"));
+  if (source.path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(text), " names no file", kLoraExample));
   }
+  if (equals == std::string::npos) return source;
+  constexpr double kMax = std::numeric_limits<float>::max();
+  const auto scale = ParseReal(std::string_view(text).substr(equals + 1), {-kMax, kMax});
+  if (!scale.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Quoted(text), ": the scale ", scale.status().message(), kLoraExample));
+  }
+  source.scale = static_cast<float>(*scale);
   return source;
 }
 
 std::string LoraName(const LoraSource& source) {
   const std::string name = std::filesystem::path(source.path).filename().string();
-  return absl::StrCat(absl::CHexEscape(name), "=", source.scale);
+  return absl::StrCat(Printable(name), "=", source.scale);
 }
 
 absl::StatusOr<LoraFile> LoraFile::Open(const LoraSource& source, const std::string& architecture) {

@@ -5,25 +5,126 @@
 
 #include <cstdlib>
 
+#include "tests/support/test_support.h"
+
 namespace tidegate {
 namespace {
 
 using testing::ElementsAre;
 
-TEST(Flags, EnvironmentFillsWhatTheCommandLineLeavesOut) {
+class SettingsTest : public testing::Test {
+ protected:
+  SettingsTest() {
+    AddCommonFlags(app_, "prog");
+    app_.add_option("--listen", listen_)->envname("TIDEGATE_TEST_LISTEN");
+    AddIntegerFlag(app_, "--max-running", running_, {1, 10}, "")->envname("TIDEGATE_TEST_RUNNING");
+    AddTextListFlag(
+        app_, "--names", [this] { names_.clear(); },
+        [this](const std::string& name) {
+          names_.push_back(name);
+          return absl::OkStatus();
+        },
+        "")
+        ->envname("TIDEGATE_TEST_NAMES");
+    app_.add_flag("--keep", keep_)->envname("TIDEGATE_TEST_KEEP");
+  }
+  ~SettingsTest() override {
+    for (const std::string& name : set_) unsetenv(name.c_str());
+  }
+
+  void Set(const std::string& name, const std::string& value) {
+    setenv(name.c_str(), value.c_str(), 1);
+    set_.push_back(name);
+  }
+  // Standard error of a run with this file; empty if it went well.
+  std::string Run(const std::string& config, std::vector<std::string> arguments = {}) {
+    WriteFileOrDie(path_, config);
+    arguments.insert(arguments.begin(), {"prog", "--config", path_});
+    std::vector<const char*> argv;
+    for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+    testing::internal::CaptureStderr();
+    const auto code = ParseFlags(app_, static_cast<int>(argv.size()), argv.data());
+    const std::string err = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(code.value_or(0) != 0, !err.empty()) << err;
+    return err;
+  }
+
+  TempDir folder_;
+  const std::string path_ = folder_.File("c");
+  CLI::App app_;
+  std::string listen_;
+  uint32_t running_ = 1;
+  std::vector<std::string> names_;
+  bool keep_ = false;
+  std::vector<std::string> set_;
+};
+
+TEST_F(SettingsTest, CommandLineBeatsEnvironmentBeatsFile) {
+  Set("TIDEGATE_TEST_LISTEN", "env");
+  Set("TIDEGATE_TEST_RUNNING", "5");
+  Set("TIDEGATE_TEST_NAMES", "");  // as not set
+  EXPECT_EQ(Run("listen = file\nmax-running = 6\nnames = [a, \"b,c\"]\nkeep = true\n",
+                {"--listen", "line"}),
+            "");
+  EXPECT_EQ(listen_, "line");
+  EXPECT_EQ(running_, 5u);
+  EXPECT_THAT(names_, ElementsAre("a", "b", "c"));
+  EXPECT_TRUE(keep_);
+}
+
+TEST_F(SettingsTest, UnknownKeysAreRefusedWithTheNearestOne) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"\nlistne = x\n", "line 2: 'listne' is not known; did you mean listen?"},
+      {"max_running = 2\n", "line 1: 'max_running' is not known; did you mean max-running?"},
+      {"colour = red\n", "line 1: 'colour' is not known; prog --help lists"},
+      {"[listen]\n", "line 1: section '[listen]' is not known"},
+      {"config = x\n", "'config' is not known"},
+      {"help = true\n", "'help' is not known"},
+      {"listen = a\nlisten = b\n", "line 2: 'listen' stands in line 1 already"},
+      {"keep = perhaps\n", "line 1: --keep is 'perhaps': use true or false"},
+      {"keep = [true, true]\n", "--keep is 'true,true'"}};
+  for (const auto& [config, message] : cases) {
+    EXPECT_THAT(Run(config),
+                testing::AllOf(testing::HasSubstr(message), testing::HasSubstr(path_)));
+  }
+}
+
+TEST_F(SettingsTest, WrongValuesNameWhereTheyStand) {
+  EXPECT_THAT(Run("listen = a\nmax-running = 99\n"),
+              testing::AllOf(testing::StartsWith("--max-running: '99' is not a whole number"),
+                             testing::HasSubstr("line 2")));
+  Set("TIDEGATE_TEST_RUNNING", "-1");
+  EXPECT_THAT(Run(""), testing::HasSubstr("(from TIDEGATE_TEST_RUNNING)"));
+}
+
+TEST_F(SettingsTest, MisspelledVariablesAreRefused) {
+  Set("TIDEGATE_TEST_RUNING", "3");
+  EXPECT_THAT(Run(""), testing::HasSubstr("'TIDEGATE_TEST_RUNING' is not known; did you mean "
+                                          "TIDEGATE_TEST_RUNNING?"));
+  unsetenv("TIDEGATE_TEST_RUNING");
+  // What Kubernetes makes of a service's name is none of ours.
+  Set("TIDEGATE_PORT", "tcp://10.0.0.1:50051");
+  Set("TIDEGATE_SERVICE_HOST", "10.0.0.1");
+  EXPECT_EQ(Run(""), "");
+}
+
+TEST_F(SettingsTest, FilesThatCannotBeReadAreErrors) {
+  for (const std::string& path : {folder_.path(), folder_.File("none"), std::string("/dev/zero")}) {
+    const char* const argv[] = {"prog", "--config", path.c_str()};
+    testing::internal::CaptureStderr();
+    EXPECT_NE(ParseFlags(app_, 3, argv).value_or(0), 0);
+    EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr(path));
+  }
+}
+
+TEST(Flags, MistakesArePrintedWithoutControlCharacters) {
   CLI::App app;
-  std::string a, b, c;
-  app.add_option("--aa", a)->envname("TG_FLAGS_TEST_A");
-  app.add_option("--bb", b)->envname("TG_FLAGS_TEST_B");
-  app.add_option("--cc", c)->envname("TG_FLAGS_TEST_C");
-  setenv("TG_FLAGS_TEST_A", "1", 1);
-  setenv("TG_FLAGS_TEST_B", "2", 1);
-  setenv("TG_FLAGS_TEST_C", "", 1);
-  EXPECT_THAT(WithEnvironment(app, {"--bb=9"}), ElementsAre("--bb=9", "--aa=1"));
-  EXPECT_THAT(WithEnvironment(app, {"--bbb", "x"}), ElementsAre("--bbb", "x", "--aa=1", "--bb=2"));
-  unsetenv("TG_FLAGS_TEST_A");
-  unsetenv("TG_FLAGS_TEST_B");
-  unsetenv("TG_FLAGS_TEST_C");
+  const char* const argv[] = {"x", "\x1b[31mred", "\xff"};
+  testing::internal::CaptureStderr();
+  EXPECT_NE(ParseFlags(app, 3, argv).value_or(0), 0);
+  const std::string err = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(err.find('\x1b'), std::string::npos);
+  EXPECT_THAT(err, testing::HasSubstr("\\u{1b}[31mred"));
 }
 
 TEST(Flags, ParsesQuantities) {
@@ -41,6 +142,71 @@ TEST(Flags, ParsesQuantities) {
   EXPECT_EQ(level, LogLevel::kError);
   const char* const bad[] = {"x", "--bytes", "much"};
   EXPECT_NE(ParseFlags(app, 3, bad).value_or(0), 0);
+}
+
+// What ParseFlags() says about "--n VALUE" on standard error; empty if it takes it.
+std::string Complaint(CLI::App& app, const std::string& flag, const std::string& value) {
+  const char* const arguments[] = {"x", flag.c_str(), value.c_str()};
+  testing::internal::CaptureStderr();
+  const std::optional<int> code = ParseFlags(app, 3, arguments);
+  const std::string complaint = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(code.has_value(), !complaint.empty());
+  EXPECT_NE(code, 0);
+  return complaint;
+}
+
+TEST(Flags, NumbersAreCheckedAndRangesNamed) {
+  CLI::App app;
+  uint32_t small = 3;
+  uint64_t large = 0;
+  double share = 0.5;
+  std::optional<double> unset;
+  std::vector<double> list = {1, 0.5};
+  EXPECT_EQ(AddIntegerFlag(app, "--small,-s", small, {1, 100}, "")->get_default_str(), "3");
+  AddIntegerFlag(app, "--large", large, {}, "");
+  AddRealFlag(app, "--share", share, {0, 1, true}, "");
+  AddRealFlag(app, "--unset", unset, {0, 1}, "");
+  EXPECT_EQ(AddRealListFlag(app, "--list", list, {0, 1}, "")->get_default_str(), "1,0.5");
+  for (const char* bad : {"-1", "0", "101", "99999999999999999999999", "4294967297", "", "5x",
+                          "0x10", "+5", "1e1", " 5"}) {
+    EXPECT_THAT(Complaint(app, "--small", bad),
+                testing::HasSubstr("is not a whole number from 1 to 100"));
+  }
+  EXPECT_THAT(Complaint(app, "-s", "0"), testing::StartsWith("--small: '0' is not"));
+  EXPECT_THAT(Complaint(app, "--large", "-1"),
+              testing::HasSubstr("from 0 to 18446744073709551615"));
+  for (const char* bad : {"0", "1.01", "nan", "inf", "-1", "", "x"}) {
+    EXPECT_THAT(Complaint(app, "--share", bad), testing::HasSubstr("above 0 up to 1")) << bad;
+  }
+  EXPECT_THAT(Complaint(app, "--list", "0.5,2"), testing::StartsWith("--list: '2' is not"));
+  EXPECT_EQ(Complaint(app, "--small", "010"), "");
+  EXPECT_EQ(small, 10u);
+  EXPECT_EQ(Complaint(app, "--large", "18446744073709551615"), "");
+  EXPECT_EQ(large, std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ(Complaint(app, "--unset", "0.25"), "");
+  EXPECT_EQ(unset, 0.25);
+  EXPECT_EQ(Complaint(app, "--list", "0.75,0"), "");
+  EXPECT_THAT(list, ElementsAre(0.75, 0));
+}
+
+TEST(Flags, AddressesAndSocketsAreCheckedAtOnce) {
+  CLI::App app;
+  std::string address = "127.0.0.1:1", metrics = "127.0.0.1:2", socket = "/s";
+  AddAddressFlag(app, "--listen", address, "");
+  AddAddressFlag(app, "--metrics", metrics, "", /*off=*/true);
+  AddSocketFlag(app, "--socket", socket, 102, "");
+  for (const char* bad : {"127.0.0.1:99999", "127.0.0.1:", "127.0.0.1:-1", "127.0.0.1:+5", ":5", "",
+                          "999.1.1.1:0", "off", "127.0.0.1:65536", "::1:5", "127.0.0.1:5 "}) {
+    EXPECT_THAT(Complaint(app, "--listen", bad), testing::StartsWith("--listen: ")) << bad;
+  }
+  EXPECT_EQ(Complaint(app, "--listen", "[::1]:65535"), "");
+  EXPECT_EQ(address, "[::1]:65535");
+  EXPECT_EQ(Complaint(app, "--metrics", "off"), "");
+  EXPECT_EQ(metrics, "");
+  EXPECT_EQ(Complaint(app, "--socket", std::string(102, 's')), "");
+  EXPECT_THAT(Complaint(app, "--socket", std::string(103, 's')),
+              testing::HasSubstr("has 103 bytes; from 1 to 102"));
+  EXPECT_EQ(socket.size(), 102u);
 }
 
 }  // namespace

@@ -63,5 +63,12 @@ TEST(Printable, IsBoundedAndSaysWhenItCuts) {
 
 TEST(Quoted, PutsTheTextBetweenQuotes) { EXPECT_EQ(Quoted("a\nb"), "'a\\nb'"); }
 
+TEST(Text, LinesStayLines) {
+  EXPECT_EQ(PrintableLines("a\n\tb\x1b[2J\r\n", 100), "a\n\tb\\u{1b}[2J\\r\n");
+  EXPECT_EQ(PrintableLines("a\xff\nb", 100), "a\\xff\nb");
+  EXPECT_EQ(PrintableLines("0123456789", 6), "012...");
+  EXPECT_EQ(PrintableLines(std::string(100000, 'x'), std::string::npos).size(), 100000u);
+}
+
 }  // namespace
 }  // namespace tidegate

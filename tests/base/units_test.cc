@@ -37,6 +37,22 @@ TEST(UnitsTest, RefusesWhatIsNoNumberOfBytes) {
   }
 }
 
+TEST(UnitsTest, WholeNumbersStayExactAndLargeOnesAreRefused) {
+  EXPECT_EQ(*ParseBytes("9007199254740993"), 9007199254740993u);  // no double has this value
+  EXPECT_EQ(*ParseBytes("1048576TiB"), uint64_t{1} << 60);
+  EXPECT_EQ(*ParseDuration("9007199254740993ns"), nanoseconds(9007199254740993));
+  EXPECT_EQ(*ParseDuration("876600h"), std::chrono::hours(876600));
+  for (const char* text : {"1152921504606846977", "1048577TiB", "18446744073709551616",
+                           "99999999999999999999999", "17000000000GiB", "0.5", "0.0001KiB"}) {
+    EXPECT_EQ(ParseBytes(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+  for (const char* text :
+       {"876601h", "9223372036854775807ns", "18446744073709551615ns", "0.1ns", "300000000000h"}) {
+    EXPECT_EQ(ParseDuration(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
+  EXPECT_FALSE(ParseCount(std::string(300, '9')).ok());
+}
+
 TEST(UnitsTest, ParsesDurations) {
   EXPECT_EQ(*ParseDuration("80us"), nanoseconds(80'000));
   EXPECT_EQ(*ParseDuration("1.5ms"), nanoseconds(1'500'000));

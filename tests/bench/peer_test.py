@@ -43,7 +43,7 @@ class ArgumentsTest(unittest.TestCase):
                     (("--only", ","), "no case is named"),
                     (("--cap", "4 apples"), "'4 apples' is not a size"),
                     (("--cap", "0"), "not above 0"),
-                    (("--runs", "0"), "'0' is not a number above 0"),
+                    (("--runs", "0"), "'0' is not a whole number from 1"),
                     (("--build", "/nowhere"), "run scripts/build"),
                     ((*built, "--only", "resident"), "--q4-gguf is missing; it is needed for resident"),
                     ((*built, "--only", "resident", "--q4-gguf", "/nowhere.gguf"), "/nowhere.gguf does not exist")):

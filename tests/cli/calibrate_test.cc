@@ -129,12 +129,13 @@ TEST_F(CalibrateTest, TheSameTextGivesTheSameProfile) {
 TEST_F(CalibrateTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({}), HasSubstr("--memory-budget 4GiB"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--memory-budget", "1GiB"}), HasSubstr("give the"));
-  EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction 1.5"));
+  EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction: '1.5'"));
   EXPECT_THAT(Error({"--memory-budget", "much"}), HasSubstr("--memory-budget: "));
-  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--density", "0.5,0"}), HasSubstr("--density 0 "));
-  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--gamma", "2"}), HasSubstr("--gamma 2 "));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--density", "0.5,0"}),
+              HasSubstr("--density: '0'"));
+  EXPECT_THAT(Error({"--cache-fraction", "0.5", "--gamma", "2"}), HasSubstr("--gamma: '2'"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--max-perplexity-increase", "0"}),
-              HasSubstr("--max-perplexity-increase 0"));
+              HasSubstr("--max-perplexity-increase: '0'"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--chunk", "1024"}),
               HasSubstr("--chunk 1024 is longer than the 512 tokens"));
   EXPECT_THAT(Error({"--cache-fraction", "0.5", "--search-tokens", "0"}),

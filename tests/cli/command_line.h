@@ -30,14 +30,15 @@ inline absl::Status RunCommand(const std::function<void(CLI::App&, CommandRun&)>
   return run();
 }
 
-// The same; `out` receives standard output, and standard error is dropped.
+// The same; `out`, which may be null, receives standard output, and standard error is dropped.
 inline absl::Status RunCommand(const std::function<void(CLI::App&, CommandRun&)>& add,
                                std::vector<std::string> arguments, std::string* out) {
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
   const absl::Status status = RunCommand(add, std::move(arguments));
   std::fflush(stdout);
-  *out = ::testing::internal::GetCapturedStdout();
+  const std::string printed = ::testing::internal::GetCapturedStdout();
+  if (out != nullptr) *out = printed;
   ::testing::internal::GetCapturedStderr();
   return status;
 }

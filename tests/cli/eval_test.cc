@@ -97,8 +97,8 @@ TEST_F(EvalCommandTest, AsksQuestions) {
 
 TEST_F(EvalCommandTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--mode", "deja"}), HasSubstr("deja"));
-  EXPECT_THAT(Error({"--mode", "dip", "--density", "0.5,0"}), HasSubstr("--density 0 "));
-  EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction 1.5"));
+  EXPECT_THAT(Error({"--mode", "dip", "--density", "0.5,0"}), HasSubstr("--density: '0'"));
+  EXPECT_THAT(Error({"--cache-fraction", "1.5"}), HasSubstr("--cache-fraction: '1.5'"));
   EXPECT_THAT(Error({"--mode", "glu", "--density", "0.5"}), HasSubstr("no --mode given reaches"));
   EXPECT_THAT(Error({"--chunk", "1024"}), HasSubstr("--chunk 1024 is longer than the 512 tokens"));
   EXPECT_THAT(Error({"--report", "/proc/none"}), HasSubstr("cannot make the folder /proc/none"));
@@ -109,6 +109,8 @@ TEST_F(EvalCommandTest, ErrorsNameFlagValueAndRemedy) {
   const std::pair<const char*, const char*> questions[] = {
       {"{", "choices.jsonl:2: no JSON object"},
       {R"({"choices": ["a", "b"], "answer": 0})", "\"context\" is no string"},
+      {R"({"context": "x", "choice": ["a", "b"], "answer": 0})",
+       "choices.jsonl:2: the key 'choice' is not known; did you mean choices?"},
       {R"({"context": "x", "choices": ["a"], "answer": 0})", "list of 2 to 16 texts"},
       {R"({"context": "x", "choices": ["a", ""], "answer": 0})", "a choice is no text"},
       {R"({"context": "x", "choices": ["a", "b"], "answer": 2})", "no index into"},

@@ -155,9 +155,46 @@ TEST_F(GenerateTest, ReadsThePromptFromAFile) {
   EXPECT_EQ(engine_->last_request().prompt.size(), 2u);
 }
 
+TEST_F(GenerateTest, PromptFilesThatAreNoneAreErrors) {
+  TempDir folder;
+  WriteFileOrDie(folder.File("large"), std::string((1 << 20) + 1, 'x'));
+  const std::pair<std::string, const char*> cases[] = {{folder.path(), "is a folder"},
+                                                       {".", "is a folder"},
+                                                       {folder.File("none"), "cannot open"},
+                                                       {"/dev/zero", "is larger than"},
+                                                       {folder.File("large"), "is larger than"}};
+  for (const auto& [path, text] : cases) {
+    const Outcome outcome = Generate({"--prompt-file", path}, nullptr);
+    EXPECT_THAT(std::string(outcome.status.message()), HasSubstr(text)) << path;
+    EXPECT_THAT(std::string(outcome.status.message()), testing::StartsWith("--prompt-file"));
+  }
+}
+
+// A proxy of the environment is for other machines.
+TEST_F(GenerateTest, LoopbackNeedsNoProxy) {
+  const char* const kVariables[] = {"grpc_proxy", "https_proxy", "http_proxy"};
+  for (const char* variable : kVariables) setenv(variable, "http://127.0.0.1:9", 1);
+  const Outcome here = Generate({"a", "--quiet"}, Story());
+  const absl::Status there =
+      RunCommand(AddGenerateCommand, {"generate", "a", "--server", "tidegate.invalid:1"}, nullptr);
+  setenv("no_proxy", "other,.invalid", 1);
+  setenv("grpc_proxy", "", 1);
+  const absl::Status direct =
+      RunCommand(AddGenerateCommand,
+                 {"generate", "a", "--server", "tidegate.invalid:1", "--deadline", "20s"}, nullptr);
+  for (const char* variable : kVariables) unsetenv(variable);
+  unsetenv("no_proxy");
+  EXPECT_TRUE(here.status.ok()) << here.status;
+  EXPECT_EQ(here.out, " upon a time\n");
+  EXPECT_THAT(std::string(there.message()),
+              HasSubstr("through the proxy that grpc_proxy names; no_proxy=tidegate.invalid"));
+  EXPECT_THAT(std::string(direct.message()), testing::Not(HasSubstr("proxy")));
+}
+
 TEST_F(GenerateTest, ErrorsSayWhichFieldAndWhenToTryAgain) {
-  const Outcome bad = Generate({"a", "--top-p", "7", "--density", "0.1"}, nullptr);
-  EXPECT_THAT(std::string(bad.status.message()), HasSubstr("sampling.top_p: 7 is outside (0, 1]"));
+  const std::string stop(300, 's');
+  const Outcome bad = Generate({"a", "--stop", stop, "--density", "0.1"}, nullptr);
+  EXPECT_THAT(std::string(bad.status.message()), HasSubstr("stop.strings[0]: 300 bytes"));
   EXPECT_THAT(std::string(bad.status.message()), HasSubstr("pruning.density: 0.1 is outside"));
   engine_->SetSubmitError(absl::ResourceExhaustedError("64 requests wait already"));
   const Outcome full = Generate({"a"}, nullptr);

@@ -97,7 +97,7 @@ TEST_F(SimulateCommandTest, MistakesAreNamed) {
               HasSubstr("--flash: 'fast' is not a rate; write for example 1GB/s"));
   EXPECT_THAT(Error({"--shape", "llama-3-8b", "--dram", "-5%"}),
               HasSubstr("--dram: '-5%' is not a percentage above 0"));
-  EXPECT_THAT(Error({"--shape", "llama-3-8b", "--bits", "0"}), HasSubstr("--bits 0 is outside"));
+  EXPECT_THAT(Error({"--shape", "llama-3-8b", "--bits", "0"}), HasSubstr("--bits: '0'"));
   EXPECT_THAT(Error({"--pack", pack_, "--trace", trace_, "--policies", "lfu,magic"}),
               HasSubstr("unknown policy 'magic'; use value, lfu, lru, none or belady"));
   EXPECT_THAT(Error({"--pack", pack_, "--trace", trace_, "--csv", trace_}),

@@ -30,7 +30,7 @@ TEST(ReadTokenIds, NamesWhatIsWrong) {
   const TempDir folder;
   const absl::Status word = ReadTokenIds(FileOf(folder, "1 two")).status();
   EXPECT_EQ(word.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(word.ToString(), HasSubstr("'two' is not a token id"));
+  EXPECT_THAT(word.ToString(), HasSubstr("token ids: 'two' is not a whole number"));
   EXPECT_EQ(ReadTokenIds(folder.path() + "/none").status().code(), absl::StatusCode::kNotFound);
 }
 

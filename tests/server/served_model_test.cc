@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/text.h"
 #include "server/status_mapping.h"
 #include "tests/support/error_details.h"
 #include "tests/support/fake_engine.h"
@@ -27,7 +28,22 @@ TEST(ServedModel, OtherNamesAreNotFoundAndCut) {
   EXPECT_LT(status.message().size(), 300u);
   const auto resource = DetailOf<google::rpc::ResourceInfo>(ToGrpcStatus(status, {}));
   ASSERT_TRUE(resource.has_value());
-  EXPECT_EQ(resource->resource_name(), std::string(128, 'x'));
+  EXPECT_EQ(resource->resource_name(), std::string(125, 'x') + "...");
+  const absl::Status strange = model.Find("x\x1b[31m" + std::string(100, '\xc3')).status();
+  EXPECT_TRUE(IsValidUtf8({strange.message().data(), strange.message().size()}));
+  EXPECT_EQ(strange.message().find('\x1b'), std::string::npos);
+}
+
+// "é" has two bytes: a cut at a byte count would leave half of one.
+TEST(ServedModel, LongNamesAreCutBetweenCharacters) {
+  FakeEngine engine;
+  std::string name = "x";
+  for (int i = 0; i < 100; ++i) name += "\xc3\xa9";
+  const grpc::Status status = ToGrpcStatus(ServedModel(engine, {}).Find(name).status(), {});
+  EXPECT_TRUE(IsValidUtf8(status.error_message()));
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_TRUE(DetailOf<google::rpc::ResourceInfo>(status).has_value());
 }
 
 TEST(ServedModel, IsUnavailableUntilTheEngineIsAttached) {

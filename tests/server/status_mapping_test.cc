@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error_reason.h"
+#include "base/text.h"
 #include "tests/support/error_details.h"
 
 namespace tidegate {
@@ -19,6 +20,17 @@ TEST(StatusMapping, CodeAndMessageStayInBothPlaces) {
   EXPECT_EQ(proto.code(), 13);
   EXPECT_EQ(proto.message(), "broken");
   EXPECT_EQ(proto.details_size(), 0);
+}
+
+TEST(StatusMapping, MessagesAreBoundedUtf8) {
+  const std::string bad = "cut \xc3\x1b[31m" + std::string(100000, 'x');
+  const grpc::Status status = ToGrpcStatus(absl::InternalError(bad), {});
+  EXPECT_TRUE(IsValidUtf8(status.error_message()));
+  EXPECT_EQ(status.error_message().find('\x1b'), std::string::npos);
+  EXPECT_LE(status.error_message().size(), 2000u);
+  google::rpc::Status proto;
+  ASSERT_TRUE(proto.ParseFromString(status.error_details()));
+  EXPECT_EQ(proto.message(), status.error_message());
 }
 
 struct ImpliedCase {

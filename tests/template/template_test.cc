@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 #include "nlohmann/json.hpp"
 #include "template/json_value.h"
 #include "template/lexer.h"
@@ -122,10 +123,15 @@ TEST(Template, ErrorsNameTheLineAndTheThing) {
       {"{% set x.y = 1 %}", "cannot assign attribute on non-namespace object 'x'"},
       {"{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "takes not more than 1 argument"},
       {"{{ raise_exception('No ' + 'way') }}", "INVALID_ARGUMENT: No way"},
+      // Cuts are between characters.
+      {"{{ raise_exception('x' + '\xc3\xa9' * 600) }}", "INVALID_ARGUMENT: x\xc3\xa9"},
+      {"{% set a = {} %}{{ a['x' + '\xc3\xa9' * 60].b }}", "FAILED_PRECONDITION: line 1: "},
+      {"{% set a = 1 %}{{ a['x' + '\xc3\xa9' * 60].b }}", "FAILED_PRECONDITION: line 1: "},
   };
   for (const auto& [source, expected] : cases) {
     EXPECT_NE(RenderOrError(source).find(expected), std::string::npos) << source << "\n"
                                                                        << RenderOrError(source);
+    EXPECT_TRUE(IsValidUtf8(RenderOrError(source))) << source;
   }
 }
 

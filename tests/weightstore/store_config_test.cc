@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/number_flags.h"
 #include "tests/support/test_support.h"
+#include "weightstore/admin_service.h"
 
 namespace tidegate {
 namespace {
@@ -84,13 +86,58 @@ TEST(StoreConfig, MistakesEndTheProgram) {
                                                     {"--queue-depth", "0"},
                                                     {"--engine-reserve", "-1"},
                                                     {"--input-share", "1.5"},
-                                                    {"--allow-uid", "me"}}) {
+                                                    {"--allow-uid", "me"},
+                                                    {"--allow-uid", "-1"},
+                                                    {"--allow-uid", "4294967296"},
+                                                    {"--allow-uid", "7,4294967295"},
+                                                    {"--metrics-listen", "127.0.0.1:99999"},
+                                                    {"--metrics-listen", "999.1.1.1:0"}}) {
     StoreConfig config;
     std::vector<const char*> all = {"--pack", "m", "--memory-budget", "1GiB"};
     if (arguments[0] == std::string("--memory-budget")) all = {"--pack", "m"};
     all.insert(all.end(), arguments.begin(), arguments.end());
     EXPECT_NE(Parse(all, config).value_or(0), 0) << arguments[0];
   }
+}
+
+TEST(StoreConfig, EveryNumberIsChecked) {
+  StoreConfig unused;
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(Parse({"--help"}, unused), 0);
+  const auto flags = NumberFlags(testing::internal::GetCapturedStdout());
+  EXPECT_GE(flags.size(), 2u);
+  for (const NumberFlag& flag : flags) {
+    EXPECT_TRUE(flag.ours) << flag.name;
+    for (const std::string& text : NoNumbers()) {
+      StoreConfig config;
+      const std::string argument = flag.name + "=" + text;
+      testing::internal::CaptureStderr();
+      const auto code = Parse({"--pack=m", "--memory-budget=1GiB", argument.c_str()}, config);
+      EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::StartsWith(flag.name)) << text;
+      EXPECT_NE(code.value_or(0), 0) << argument;
+    }
+  }
+}
+
+// "<socket>.grpc" has to fit as well: not found out after everything is loaded.
+TEST(StoreConfig, SocketsAreCheckedAtOnce) {
+  for (const size_t bytes : {1, 102, 103, 107, 108, 300}) {
+    StoreConfig config;
+    const std::string argument = "--socket=" + std::string(bytes, 's');
+    testing::internal::CaptureStderr();
+    const auto code = Parse({"--pack=m", "--memory-budget=1GiB", argument.c_str()}, config);
+    const std::string err = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(code.has_value(), bytes > 102) << err;
+    if (bytes > 102) EXPECT_THAT(err, testing::HasSubstr("from 1 to 102"));
+  }
+  EXPECT_LE(AdminServer::SocketPath(std::string(102, 's')).size(), kMaxSocketPathBytes);
+}
+
+TEST(StoreConfig, RegionNamesFitIntoAFolder) {
+  const std::string deep = "/" + std::string(300, 'd') + "/s";
+  const std::string path = RegionPath("/dev/shm", deep);
+  EXPECT_LE(path.size() - path.rfind('/') - 1, 255u);
+  EXPECT_NE(path, RegionPath("/dev/shm", "/d" + deep));
 }
 
 TEST(StoreConfig, RegionsOfDifferentSocketsDiffer) {

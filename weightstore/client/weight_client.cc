@@ -14,7 +14,9 @@
 #include "base/check.h"
 #include "base/futex.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "proto/store/v1/control.pb.h"
+#include "proto/store/v1/manifest_names.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
@@ -112,7 +114,7 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
   ASSIGN_OR_RETURN(client->socket_, Connect(socket_path));
   store::v1::AttachRequest request;
   request.set_protocol_version(kControlVersion);
-  request.set_engine_name(engine_name.substr(0, 64));
+  request.set_engine_name(Printable(engine_name, 64));
   const std::string bytes = request.SerializeAsString();
   if (::send(client->socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 &&
       errno != EPIPE) {  // EPIPE: refused at once; the answer says why.
@@ -140,6 +142,7 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
                                         static_cast<int>(header.manifest_bytes))) {
     return absl::DataLossError("the shared manifest is damaged; restart the store");
   }
+  BoundNames(client->manifest_);
   ASSIGN_OR_RETURN(client->geometry_, GeometryFromManifest(client->manifest_));
   if (SessionMaxBlocks(client->geometry_) != client->max_blocks_) {
     return absl::DataLossError("session and manifest disagree; restart the store");

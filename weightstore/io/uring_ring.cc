@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <fstream>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "weightstore/io/flash_file.h"
@@ -43,9 +44,10 @@ std::string MemlockText() {
 
 // 0 where the setting is absent (kernels before 6.6) or unreadable.
 int IoUringDisabledSetting() {
-  std::ifstream in("/proc/sys/kernel/io_uring_disabled");
+  constexpr size_t kMaxBytes = 64;
   int value = 0;
-  return in >> value ? value : 0;
+  const auto text = ReadFile("/proc/sys/kernel/io_uring_disabled", kMaxBytes);
+  return text.ok() && absl::SimpleAtoi(*text, &value) ? value : 0;
 }
 
 std::string LikelyCause(int error) {

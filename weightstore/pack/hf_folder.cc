@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "weightstore/pack/hf_config.h"
 #include "weightstore/pack/json_object.h"
@@ -137,7 +138,7 @@ class FolderReader {
 
  private:
   absl::Status AddFile(const std::string& path) {
-    ASSIGN_OR_RETURN(UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
+    ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path));
     ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
     ASSIGN_OR_RETURN(const std::vector<SafetensorsEntry> entries,
                      ReadSafetensorsDirectory(fd.get(), bytes));
@@ -213,13 +214,7 @@ class FolderReader {
   absl::Status AddChatTemplate() {
     const std::string file = PathIn(folder_, "chat_template.jinja");
     if (Exists(file)) {
-      ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(file, O_RDONLY));
-      ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
-      if (bytes > kMaxTemplateBytes) {
-        return absl::DataLossError(absl::StrCat(file, " has ", bytes, " bytes, which is too long"));
-      }
-      std::string text(bytes, '\0');
-      RETURN_IF_ERROR(Annotate(ReadAt(fd.get(), 0, text.data(), bytes), file));
+      ASSIGN_OR_RETURN(std::string text, ReadFile(file, kMaxTemplateBytes));
       parts_.metadata["tokenizer.chat_template"] = std::move(text);
       return absl::OkStatus();
     }

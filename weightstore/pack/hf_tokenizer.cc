@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "weightstore/pack/json_object.h"
@@ -18,24 +19,11 @@ namespace {
 using Json = nlohmann::json;
 using store::v1::Tokenizer;
 
-absl::StatusOr<std::string> ReadWhole(const std::string& path) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
-  const auto bytes = FileSize(fd.get());
-  if (!bytes.ok()) return Annotate(bytes.status(), path);
-  if (*bytes > kMaxTokenizerFileBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": ", *bytes, " bytes; at most ", kMaxTokenizerFileBytes, " are read"));
-  }
-  std::string content(*bytes, '\0');
-  RETURN_IF_ERROR(Annotate(ReadAt(fd.get(), 0, content.data(), content.size()), path));
-  return content;
-}
-
 // The object of a JSON file that may be missing: null then.
 absl::StatusOr<Json> ReadOptionalJson(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return Json();
-  ASSIGN_OR_RETURN(const std::string content, ReadWhole(path));
+  ASSIGN_OR_RETURN(const std::string content, ReadFile(path, kMaxTokenizerFileBytes));
   Json json = ParseUntrustedJson(content);
   if (!json.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": no JSON object, or nested too deeply"));
@@ -125,7 +113,7 @@ absl::StatusOr<Tokenizer> ReadHfTokenizer(const std::string& folder) {
                      ": neither tokenizer.json nor tokenizer.model; copy one of the two "
                      "from where the model comes from"));
   }
-  ASSIGN_OR_RETURN(const std::string content, ReadWhole(path));
+  ASSIGN_OR_RETURN(const std::string content, ReadFile(path, kMaxTokenizerFileBytes));
   auto tokenizer = is_json ? TokenizerFromJson(content) : TokenizerFromSentencePiece(content);
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
 

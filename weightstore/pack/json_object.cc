@@ -1,10 +1,8 @@
 #include "weightstore/pack/json_object.h"
 
-#include <fcntl.h>
-
 #include "absl/strings/str_cat.h"
+#include "base/read_file.h"
 #include "base/status_macros.h"
-#include "base/unique_fd.h"
 
 namespace tidegate {
 
@@ -27,14 +25,7 @@ nlohmann::json ParseUntrustedJson(std::string_view text) {
 }
 
 absl::StatusOr<JsonObject> JsonObject::ReadFile(const std::string& path) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, UniqueFd::Open(path, O_RDONLY));
-  ASSIGN_OR_RETURN(const uint64_t bytes, FileSize(fd.get()));
-  if (bytes > kMaxJsonBytes) {
-    return absl::DataLossError(
-        absl::StrCat(path, " has ", bytes, " bytes, at most ", kMaxJsonBytes, " are read"));
-  }
-  std::string text(bytes, '\0');
-  RETURN_IF_ERROR(Annotate(ReadAt(fd.get(), 0, text.data(), bytes), path));
+  ASSIGN_OR_RETURN(const std::string text, tidegate::ReadFile(path, kMaxJsonBytes));
   return Parse(text, path);
 }
 

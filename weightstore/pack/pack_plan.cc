@@ -11,7 +11,9 @@
 #include "absl/strings/str_join.h"
 #include "base/build_info_values.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
+#include "proto/store/v1/manifest_names.h"
 #include "proto/store/v1/profile.h"
 #include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
@@ -370,29 +372,6 @@ absl::Status PlanGeometry(const PackOptions& options, PackPlan& plan) {
   return absl::OkStatus();
 }
 
-// Protobuf strings must be UTF-8; names in files need not be.
-bool IsUtf8(const std::string& text) {
-  for (size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<uint8_t>(text[i]);
-    const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : 4;
-    if ((length == 4 && lead >> 3 != 30) || length > text.size() - i) return false;
-    uint32_t code = length == 1 ? lead : lead & (0x7f >> length);
-    for (size_t j = 1; j < length; ++j) {
-      const auto next = static_cast<uint8_t>(text[i + j]);
-      if (next >> 6 != 2) return false;
-      code = code << 6 | (next & 0x3f);
-    }
-    static constexpr uint32_t kSmallest[] = {0, 0x80, 0x800, 0x10000};
-    if (code < kSmallest[length - 1] || code > 0x10ffff || code >> 11 == 0x1b) return false;
-    i += length;
-  }
-  return true;
-}
-
-std::string Printable(const std::string& text) {
-  return IsUtf8(text) ? text : absl::CHexEscape(text);
-}
-
 // Types of the matrices, the one with the most bytes first.
 std::string MatrixTypes(const PackPlan& plan) {
   std::map<std::string, uint64_t> bytes;
@@ -413,13 +392,13 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
   const std::filesystem::path path(source.path());
   auto name = source.GetString("general.name");
   plan.manifest.set_model_name(
-      Printable(name.ok() && !name->empty() ? *name : path.stem().string()));
+      Printable(name.ok() && !name->empty() ? *name : path.stem().string(), kMaxModelNameBytes));
   plan.manifest.set_architecture(std::string(architecture.name));
   if (source.Has("tokenizer.chat_template")) {
     ASSIGN_OR_RETURN(*plan.manifest.mutable_chat_template(),
                      source.GetString("tokenizer.chat_template"));
   }
-  if (!IsUtf8(plan.manifest.chat_template())) {
+  if (!IsValidUtf8(plan.manifest.chat_template())) {
     return absl::InvalidArgumentError("metadata key tokenizer.chat_template is not UTF-8");
   }
   ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
@@ -436,7 +415,7 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
         plan.manifest.hyper_parameters().vocab_size(), " rows"));
   }
   store::v1::Source& from = *plan.manifest.mutable_source();
-  from.set_file_name(Printable(path.filename().string()));
+  from.set_file_name(Printable(path.filename().string(), kMaxModelNameBytes));
   from.mutable_adapters()->Assign(adapters.names().begin(), adapters.names().end());
   from.set_file_bytes(source.file_bytes());
   from.set_matrix_types(MatrixTypes(plan));

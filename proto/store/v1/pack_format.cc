@@ -15,9 +15,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
 #include "proto/gguf/ggml_type.h"
+#include "proto/store/v1/manifest_names.h"
 #include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
 
@@ -126,11 +128,13 @@ absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_b
                       tensor.rows() <= (4u << 20) && tensor.columns() <= (4u << 20) &&
                       tensor.columns() % GgmlBlockElements(type) == 0 &&
                       tensor.rows() * StaticRowBytes(type, tensor.columns()) == tensor.bytes();
-    if (!fits) return Damaged(absl::StrCat("static tensor ", tensor.name(), " does not fit"));
+    if (!fits)
+      return Damaged(absl::StrCat("static tensor ", Printable(tensor.name()), " does not fit"));
     const bool by_row = !tensor.row_xxh3().empty();
     const bool last = &tensor == &*manifest.static_tensors().rbegin() && tensor.offset() >= end;
     if (by_row && (!last || static_cast<uint64_t>(tensor.row_xxh3_size()) != tensor.rows())) {
-      return Damaged(absl::StrCat("static tensor ", tensor.name(), " has checksums out of place"));
+      return Damaged(
+          absl::StrCat("static tensor ", Printable(tensor.name()), " has checksums out of place"));
     }
     end = std::max(end, tensor.offset() + tensor.bytes());
   }
@@ -252,6 +256,7 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
       !index.manifest.ParseFromString(index.manifest_bytes)) {
     return Annotate(Damaged("manifest checksum differs"), path);
   }
+  BoundNames(index.manifest);
   auto geometry = GeometryFromManifest(index.manifest);
   if (!geometry.ok()) return Annotate(geometry.status(), path);
   index.geometry = *geometry;

@@ -4,12 +4,13 @@
 #include <cmath>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "google/protobuf/util/json_util.h"
+#include "proto/store/v1/manifest_names.h"
 #include "proto/store/v1/pack_format.h"
 
 namespace tidegate {
@@ -95,14 +96,10 @@ absl::Status CheckLadder(const Profile& profile) {
 
 // The parser's messages quote the file, line breaks and all, and point at a place with a caret.
 std::string OneLine(std::string message) {
-  constexpr size_t kMost = 200;
   std::replace_if(message.begin(), message.end(), absl::ascii_isspace, ' ');
   absl::RemoveExtraAsciiWhitespace(&message);
-  absl::string_view start = message;
-  const bool cut = start.size() > kMost;
-  if (cut) start = start.substr(0, kMost);
-  // Bytes that are no ASCII are escaped too: the cut may be inside a character.
-  return absl::StrCat(absl::CHexEscape(absl::StripSuffix(start, " ^")), cut ? "..." : "");
+  const absl::string_view text = absl::StripSuffix(message, " ^");
+  return Printable({text.data(), text.size()});
 }
 
 // 0.2 as 0.2, one field a line.
@@ -174,6 +171,7 @@ absl::StatusOr<Profile> ParseProfile(std::string_view text) {
         absl::StrCat("no profile: ", OneLine(std::string(parsed.message())), kRemedy));
   }
   RETURN_IF_ERROR(CheckProfile(profile));
+  BoundNames(profile);
   return profile;
 }
 

@@ -184,6 +184,9 @@ TEST_F(PlanTest, NamesThatAreNotUtf8AreEscaped) {
   EXPECT_EQ(plan->manifest.model_name(), "caf\\xe9");
   gguf.SetString("general.name", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\x8a");
   EXPECT_EQ(Plan(gguf)->manifest.model_name(), "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\x8a");
+  gguf.SetString("general.name", "m\n2026 info: forged\x1b[2J" + std::string(300000, 'x'));
+  EXPECT_EQ(Plan(gguf)->manifest.model_name().substr(0, 29), "m\\n2026 info: forged\\u{1b}[2J");
+  EXPECT_EQ(Plan(gguf)->manifest.model_name().size(), 256u);
   gguf.Remove("general.name");
   EXPECT_EQ(Plan(gguf)->manifest.model_name(), "m");
 }

@@ -1,0 +1,19 @@
+#include "cli/terminal_text.h"
+
+#include <unistd.h>
+
+#include "base/text.h"
+
+namespace tidegate {
+
+bool OutputIsTerminal() { return ::isatty(STDOUT_FILENO) != 0; }
+
+std::string ForTerminal(std::string_view text) {
+  return PrintableLines(text, /*max_bytes=*/std::string::npos);
+}
+
+std::string ForOutput(std::string_view text) {
+  return OutputIsTerminal() ? ForTerminal(text) : std::string(text);
+}
+
+}  // namespace tidegate
