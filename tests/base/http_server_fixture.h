@@ -29,6 +29,8 @@ inline std::string Get(const std::string& path, const std::string& headers = "")
 
 class HttpServerTest : public ::testing::Test {
  protected:
+  void TearDown() override { server_.reset(); }  // before what its handlers use
+
   void StartServer(HttpServerOptions options = {}, const ListenAddress& listen = FreePort()) {
     auto server = HttpServer::Start(listen, Routes(), options);
     ASSERT_TRUE(server.ok()) << server.status();
@@ -52,15 +54,16 @@ class HttpServerTest : public ::testing::Test {
 
   // The reply of the next request for /later, which a test answers itself.
   HttpReply TakeReply() {
-    EXPECT_TRUE(WaitUntil([&] { return ReplyCount() > 0; }, kPatience));
-    MutexLock lock(mutex_);
-    HttpReply reply = std::move(replies_.front());
-    replies_.erase(replies_.begin());
-    return reply;
-  }
-  size_t ReplyCount() {
-    MutexLock lock(mutex_);
-    return replies_.size();
+    std::optional<HttpReply> reply;
+    const auto take = [&] {
+      MutexLock lock(mutex_);
+      if (replies_.empty()) return false;
+      reply.emplace(std::move(replies_.front()));
+      replies_.erase(replies_.begin());
+      return true;
+    };
+    EXPECT_TRUE(WaitUntil(take, kPatience));
+    return std::move(reply).value();
   }
 
   std::unique_ptr<HttpServer> server_;
