@@ -4,6 +4,7 @@
 #include <atomic>
 #include <deque>
 #include <thread>
+#include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -24,9 +25,9 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kBackOffMin{50}, kBackOffMax{2000};
 constexpr std::chrono::milliseconds kIdleCheck{50};  // of the store, by an idle engine
 
-absl::Status NoStore(const std::string& why) {
-  return absl::UnavailableError(absl::StrCat("the weight store is not attached; retry shortly",
-                                             why.empty() ? "" : " (", why, why.empty() ? "" : ")"));
+// For clients: why it is away is for the log alone.
+absl::Status NoStore() {
+  return absl::UnavailableError("the weight store is not attached; retry shortly");
 }
 
 class EngineImpl final : public Engine {
@@ -88,7 +89,8 @@ class EngineImpl final : public Engine {
   ThreadPool pool_;
   std::unique_ptr<AttachedModel> attached_;
   std::optional<Steering> steering_;
-  absl::Status configuration_error_;  // of the last attach
+  absl::Status attach_error_;         // of the last attach
+  absl::Status configuration_error_;  // the same, where another attempt would not help
   std::vector<Running> running_;      // after attached_ and steering_: sequences use them
   std::chrono::milliseconds back_off_ = kBackOffMin;
   Clock::time_point next_attach_;
@@ -105,7 +107,6 @@ class EngineImpl final : public Engine {
   bool drain_expired_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
-  std::string last_attach_error_ ABSL_GUARDED_BY(mutex_);  // empty: the last attach worked
   std::shared_ptr<const Tokenizer> tokenizer_ ABSL_GUARDED_BY(mutex_);
   ModelInfo info_ ABSL_GUARDED_BY(mutex_);
   uint32_t context_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -116,10 +117,7 @@ absl::Status EngineImpl::Start() {
   while (!EnsureAttached()) {
     if (!configuration_error_.ok()) return configuration_error_;  // waiting would not help
     if (options_.attach_timeout.count() == 0) break;
-    if (Clock::now() >= deadline) {
-      MutexLock lock(mutex_);
-      return absl::UnavailableError(last_attach_error_);
-    }
+    if (Clock::now() >= deadline) return absl::UnavailableError(attach_error_.message());
     std::this_thread::sleep_for(kBackOffMin);
   }
   thread_ = std::thread([this] { Loop(); });
@@ -143,7 +141,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
     MutexLock lock(mutex_);
     if (draining_)
       return absl::UnavailableError("the engine is draining; send the request elsewhere");
-    if (!stats_.attached) return NoStore(last_attach_error_);
+    if (!stats_.attached) return NoStore();
     tokenizer = tokenizer_;
     context = context_tokens_;
   }
@@ -151,7 +149,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   MutexLock lock(mutex_);
   if (draining_)
     return absl::UnavailableError("the engine is draining; send the request elsewhere");
-  if (!stats_.attached || tokenizer != tokenizer_) return NoStore(last_attach_error_);
+  if (!stats_.attached || tokenizer != tokenizer_) return NoStore();
   if (waiting_.size() >= options_.max_waiting) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
                                                      " requests wait already; retry later"));
@@ -200,13 +198,13 @@ EngineStats EngineImpl::stats() const {
 
 absl::StatusOr<std::shared_ptr<const Tokenizer>> EngineImpl::tokenizer() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore(last_attach_error_);
+  if (tokenizer_ == nullptr) return NoStore();
   return tokenizer_;
 }
 
 absl::StatusOr<ModelInfo> EngineImpl::model_info() const {
   MutexLock lock(mutex_);
-  if (tokenizer_ == nullptr) return NoStore(last_attach_error_);
+  if (tokenizer_ == nullptr) return NoStore();
   return info_;
 }
 
@@ -224,13 +222,9 @@ bool EngineImpl::EnsureAttached() {
     Detach();
   }
   if (Clock::now() < next_attach_) return false;
-  if (const absl::Status status = Attach(); !status.ok()) {
-    const std::string error(status.message());
-    {
-      MutexLock lock(mutex_);
-      if (error != last_attach_error_) LogWarning("not attached yet: ", error);
-      last_attach_error_ = error;
-    }
+  const absl::Status before = std::exchange(attach_error_, Attach());
+  if (!attach_error_.ok()) {
+    if (attach_error_ != before) LogWarning("not attached yet: ", attach_error_.message());
     next_attach_ = Clock::now() + back_off_;
     back_off_ = std::min(back_off_ * 2, kBackOffMax);
     return false;
@@ -262,7 +256,6 @@ void EngineImpl::Publish() {
   MutexLock lock(mutex_);
   stats_.steering = steering_ ? steering_->stats() : SteeringStats();
   if (tokenizer_ != nullptr) ++stats_.reattached;
-  last_attach_error_.clear();
   tokenizer_ = attached_->tokenizer;
   info_ = attached_->info;
   context_tokens_ = attached_->context_tokens;

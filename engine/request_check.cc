@@ -67,9 +67,7 @@ absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds&
     return absl::OutOfRangeError(absl::StrCat("the prompt has ", request.prompt.size(),
                                               " tokens; with at least one generated token it "
                                               "exceeds the context of ",
-                                              context_tokens,
-                                              "; shorten it or start the engine with a larger "
-                                              "--context"));
+                                              context_tokens, "; shorten it"));
   }
   RETURN_IF_ERROR(CheckPruning(request.pruning, bounds));
   RETURN_IF_ERROR(CheckStops(request.stop, tokenizer));

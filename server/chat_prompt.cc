@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "server/request_validation.h"
 #include "server/status_mapping.h"
 
@@ -46,10 +48,26 @@ absl::Status ForCaller(const absl::Status& status) {
     violations.Add("messages", absl::StrCat("the chat template refuses them: ", message));
     return violations.ToStatus();
   }
-  return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "the chat template cannot be rendered: ", message,
-                        "; another one may be given with tidegate-engine --chat-template FILE")),
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("the chat template cannot be rendered: ", message)),
                     "CHAT_TEMPLATE_FAILED");
+}
+
+// `source`: a model's, "" if it has none.
+absl::StatusOr<std::shared_ptr<const jinja::Template>> ParseTemplate(const std::string& source) {
+  constexpr char kRemedy[] = "; another one may be given with --chat-template FILE";
+  if (source.empty()) {
+    LogWarning("Chat is refused: the model has no chat template", kRemedy);
+    return WithReason(
+        absl::FailedPreconditionError("the model has no chat template; use Generate with a prompt "
+                                      "of your own"),
+        "NO_CHAT_TEMPLATE");
+  }
+  auto parsed = jinja::Template::Parse(source);
+  if (parsed.ok()) return std::shared_ptr<const jinja::Template>(*std::move(parsed));
+  LogWarning("Chat is refused: the model's chat template: ", Printable(std::string(parsed.status().message())),
+             kRemedy);
+  return ForCaller(absl::FailedPreconditionError(std::string(parsed.status().message())));
 }
 
 }  // namespace
@@ -88,20 +106,9 @@ absl::StatusOr<ChatPrompts> ChatPrompts::Create(const std::string& override_temp
 absl::StatusOr<std::shared_ptr<const jinja::Template>> ChatPrompts::TemplateOf(
     const ModelInfo& model) {
   const std::string& source = override_.empty() ? model.chat_template : override_;
-  if (source.empty()) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                          "the model '", model.name,
-                          "' has no chat template; start tidegate-engine with "
-                          "--chat-template FILE, or use Generate with a prompt of your own")),
-                      "NO_CHAT_TEMPLATE");
-  }
   MutexLock lock(cache_->mutex);
-  if (cache_->parsed == nullptr || cache_->source != source) {
-    auto parsed = jinja::Template::Parse(source);
-    if (!parsed.ok()) {
-      return ForCaller(absl::FailedPreconditionError(std::string(parsed.status().message())));
-    }
-    cache_->parsed = std::move(*parsed);
+  if (cache_->source != source) {
+    cache_->parsed = ParseTemplate(source);
     cache_->source = source;
   }
   return cache_->parsed;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,11 +41,12 @@ class ChatPrompts {
   // The template of the model that was asked last.
   struct Cache {
     Mutex mutex;
-    std::string source ABSL_GUARDED_BY(mutex);
-    std::shared_ptr<const jinja::Template> parsed ABSL_GUARDED_BY(mutex);
+    std::optional<std::string> source ABSL_GUARDED_BY(mutex);
+    absl::StatusOr<std::shared_ptr<const jinja::Template>> parsed ABSL_GUARDED_BY(mutex);
   };
 
   ChatPrompts() = default;
+  // What is wrong with it is logged once, with the flag that mends it.
   absl::StatusOr<std::shared_ptr<const jinja::Template>> TemplateOf(const ModelInfo& model);
 
   std::string override_;

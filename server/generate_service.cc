@@ -39,28 +39,30 @@ absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  return GenerateStream::Begin(state_, context, *request);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationServiceImpl::Generate(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return GenerateStream::Begin<v1::GenerateRequest>(state_, context, *request);
 }
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Chat(
-    grpc::CallbackServerContext* context, const v1::ChatRequest* request) {
-  return GenerateStream::Begin(state_, context, *request);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationServiceImpl::Chat(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  return GenerateStream::Begin<v1::ChatRequest>(state_, context, *request);
 }
 
 grpc::ServerUnaryReactor* GenerationServiceImpl::Tokenize(grpc::CallbackServerContext* context,
-                                                          const v1::TokenizeRequest* request,
-                                                          v1::TokenizeResponse* response) {
-  return FinishUnary(context, TokenizeText(state_.model, *request, *response), state_,
-                     RpcMethod::kTokenize);
+                                                          const grpc::ByteBuffer* request,
+                                                          grpc::ByteBuffer* response) {
+  return AnswerUnary<v1::TokenizeRequest, v1::TokenizeResponse>(
+      {context, request, response, RpcMethod::kTokenize}, state_,
+      [this](const auto& in, auto& out) { return TokenizeText(state_.model, in, out); });
 }
 
 grpc::ServerUnaryReactor* GenerationServiceImpl::Detokenize(grpc::CallbackServerContext* context,
-                                                            const v1::DetokenizeRequest* request,
-                                                            v1::DetokenizeResponse* response) {
-  return FinishUnary(context, DetokenizeIds(state_.model, *request, *response), state_,
-                     RpcMethod::kDetokenize);
+                                                            const grpc::ByteBuffer* request,
+                                                            grpc::ByteBuffer* response) {
+  return AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      {context, request, response, RpcMethod::kDetokenize}, state_,
+      [this](const auto& in, auto& out) { return DetokenizeIds(state_.model, in, out); });
 }
 
 }  // namespace tidegate

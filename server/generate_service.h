@@ -11,21 +11,28 @@
 
 namespace tidegate {
 
-class GenerationServiceImpl final : public v1::GenerationService::CallbackService {
+// Requests come as bytes: wire_messages.h says why.
+using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Generate<
+    v1::GenerationService::WithRawCallbackMethod_Chat<
+        v1::GenerationService::WithRawCallbackMethod_Tokenize<
+            v1::GenerationService::WithRawCallbackMethod_Detokenize<
+                v1::GenerationService::Service>>>>;
+
+class GenerationServiceImpl final : public RawGenerationService {
  public:
   // `state` is not owned.
   explicit GenerationServiceImpl(ServingState& state) : state_(state) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Chat(grpc::CallbackServerContext* context,
-                                                       const v1::ChatRequest* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Chat(grpc::CallbackServerContext* context,
+                                                   const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
-                                       const v1::DetokenizeRequest* request,
-                                       v1::DetokenizeResponse* response) override;
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
   ServingState& state_;

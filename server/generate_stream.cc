@@ -1,6 +1,7 @@
 #include "server/generate_stream.h"
 
 #include <random>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "server/conversions.h"
 #include "server/request_validation.h"
 #include "server/status_mapping.h"
+#include "server/wire_messages.h"
 
 namespace tidegate {
 namespace {
@@ -26,6 +28,11 @@ std::string MakeRequestId() {
 
 bool PastDeadline(const grpc::CallbackServerContext& context) {
   return context.deadline() <= std::chrono::system_clock::now() + kDeadlineSlack;
+}
+
+void FillDelta(TokenBuffer::Step step, v1::Delta& delta) {
+  delta.set_text(std::move(step.text));
+  delta.mutable_token_ids()->Assign(step.ids.begin(), step.ids.end());
 }
 
 }  // namespace
@@ -58,28 +65,6 @@ GenerateStream::~GenerateStream() {
   state_.metrics->OnRequestDone(method_, code_.load(), reason);
 }
 
-GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
-                                      const v1::GenerateRequest& request) {
-  return BeginCall(state, context, RpcMethod::kGenerate, request);
-}
-
-GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
-                                      const v1::ChatRequest& request) {
-  return BeginCall(state, context, RpcMethod::kChat, request);
-}
-
-template <typename Request>
-GenerateStream* GenerateStream::BeginCall(ServingState& state, grpc::CallbackServerContext* context,
-                                          RpcMethod method, const Request& request) {
-  std::shared_ptr<GenerateStream> stream(
-      new GenerateStream(state, context, method, request.request_id()));
-  stream->self_ = stream;
-  const absl::Status status = stream->Submit(request, stream);
-  // From here on gRPC calls back once the caller has returned the reactor to it.
-  stream->Perform(status.ok() ? stream->buffer_.Start() : stream->buffer_.Reject(status));
-  return stream.get();
-}
-
 RequestBounds GenerateStream::Bounds(const Tokenizer& tokenizer) const {
   return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens()};
 }
@@ -102,19 +87,38 @@ template <typename Request>
 absl::Status GenerateStream::Submit(const Request& request,
                                     const std::shared_ptr<GenerateStream>& self) {
   Engine& engine = state_.engine;
-  absl::Status status = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
-    ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
-    ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
-    started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
-    ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
-    return absl::OkStatus();
-  }();
-  if (!status.ok() && state_.metrics != nullptr) {
-    state_.metrics->OnRejected(RejectReasonOf(status.code(), state_.draining));
-  }
-  return status;
+  ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
+  ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
+  started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
+  ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
+  return absl::OkStatus();
 }
+
+template <typename Request>
+GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
+                                      const grpc::ByteBuffer& bytes) {
+  constexpr bool kIsChat = std::is_same_v<Request, v1::ChatRequest>;
+  Request request;
+  absl::Status status = TakeRequest(bytes, request);
+  std::shared_ptr<GenerateStream> stream(new GenerateStream(
+      state, context, kIsChat ? RpcMethod::kChat : RpcMethod::kGenerate, request.request_id()));
+  stream->self_ = stream;
+  if (status.ok()) status = stream->Submit(request, stream);
+  if (!status.ok() && state.metrics != nullptr) {
+    state.metrics->OnRejected(RejectReasonOf(status.code(), state.draining));
+  }
+  // From here on gRPC calls back once the caller has returned the reactor to it.
+  stream->Perform(status.ok() ? stream->buffer_.Start() : stream->buffer_.Reject(status));
+  return stream.get();
+}
+
+template GenerateStream* GenerateStream::Begin<v1::GenerateRequest>(ServingState&,
+                                                                    grpc::CallbackServerContext*,
+                                                                    const grpc::ByteBuffer&);
+template GenerateStream* GenerateStream::Begin<v1::ChatRequest>(ServingState&,
+                                                                grpc::CallbackServerContext*,
+                                                                const grpc::ByteBuffer&);
 
 void GenerateStream::OnTokens(std::string_view text, std::span<const TokenId> ids) {
   Perform(buffer_.Tokens(text, ids));
@@ -145,17 +149,20 @@ void GenerateStream::OnDone() {
 }
 
 void GenerateStream::Perform(TokenBuffer::Step step) {
+  v1::GenerateResponse response;
   switch (step.action) {
     case TokenBuffer::Action::kNone:
       return;
     case TokenBuffer::Action::kWriteStarted:
-      *response_.mutable_started() = std::move(started_);
-      return StartWrite(&response_);
+      *response.mutable_started() = std::move(started_);
+      return Write(response);
     case TokenBuffer::Action::kWriteTokens:
-      return WriteTokens(std::move(step));
+      FillDelta(std::move(step), *response.mutable_delta());
+      return Write(response);
     case TokenBuffer::Action::kFinishWithResult:
-      *response_.mutable_finished() = ToProto(step.result);
-      return StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+      *response.mutable_finished() = ToProto(step.result);
+      write_ = ToBytes(response);
+      return StartWriteAndFinish(&write_, grpc::WriteOptions(), grpc::Status::OK);
     case TokenBuffer::Action::kFinish:
       return FinishWith(step.status);
     case TokenBuffer::Action::kAbort:
@@ -164,11 +171,9 @@ void GenerateStream::Perform(TokenBuffer::Step step) {
   }
 }
 
-void GenerateStream::WriteTokens(TokenBuffer::Step step) {
-  v1::Delta& delta = *response_.mutable_delta();
-  delta.set_text(std::move(step.text));
-  delta.mutable_token_ids()->Assign(step.ids.begin(), step.ids.end());
-  StartWrite(&response_);
+void GenerateStream::Write(const v1::GenerateResponse& response) {
+  write_ = ToBytes(response);
+  StartWrite(&write_);
 }
 
 void GenerateStream::FinishWith(const absl::Status& status) {

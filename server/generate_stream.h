@@ -20,14 +20,13 @@
 
 namespace tidegate {
 
-class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  // Checks and submits `request`. gRPC owns the returned reactor. `state` outlives the engine's
-  // interest in the stream.
+  // Reads, checks and submits a request: a v1::GenerateRequest or a v1::ChatRequest. gRPC owns the
+  // returned reactor. `state` outlives the engine's interest in the stream.
+  template <typename Request>
   static GenerateStream* Begin(ServingState& state, grpc::CallbackServerContext* context,
-                               const v1::GenerateRequest& request);
-  static GenerateStream* Begin(ServingState& state, grpc::CallbackServerContext* context,
-                               const v1::ChatRequest& request);
+                               const grpc::ByteBuffer& request);
   ~GenerateStream() override;
 
  private:
@@ -46,9 +45,6 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void OnResult(const GenerationResult& result);
 
   template <typename Request>
-  static GenerateStream* BeginCall(ServingState& state, grpc::CallbackServerContext* context,
-                                   RpcMethod method, const Request& request);
-  template <typename Request>
   absl::Status Submit(const Request& request, const std::shared_ptr<GenerateStream>& self);
   absl::StatusOr<GenerationRequest> Parse(const v1::GenerateRequest& request,
                                           const ModelInfo& model,
@@ -57,7 +53,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
                                           const std::shared_ptr<const Tokenizer>& tokenizer);
   RequestBounds Bounds(const Tokenizer& tokenizer) const;
   void Perform(TokenBuffer::Step step);
-  void WriteTokens(TokenBuffer::Step step);
+  void Write(const v1::GenerateResponse& response);
   void FinishWith(const absl::Status& status);
 
   ServingState& state_;
@@ -67,7 +63,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   v1::Started started_;
   TokenBuffer buffer_;
   uint64_t engine_id_ = 0;                                      // of Submit(); 0: never submitted
-  v1::GenerateResponse response_;                               // the write that is out
+  grpc::ByteBuffer write_;                                      // the write that is out
   std::atomic<absl::StatusCode> code_ = absl::StatusCode::kOk;  // of the call, for metrics
   std::atomic<uint32_t> reason_ = 0;  // FinishReason; 0: the engine has not ended it
   std::shared_ptr<GenerateStream> self_;

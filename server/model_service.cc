@@ -14,17 +14,19 @@ absl::Status ModelServiceImpl::Describe(const std::string& name, v1::Model& mode
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext* context,
-                                                     const v1::GetModelRequest* request,
-                                                     v1::GetModelResponse* response) {
-  return FinishUnary(context, Describe(request->model(), *response->mutable_model()), state_,
-                     RpcMethod::kGetModel);
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* response) {
+  return AnswerUnary<v1::GetModelRequest, v1::GetModelResponse>(
+      {context, request, response, RpcMethod::kGetModel}, state_,
+      [this](const auto& in, auto& out) { return Describe(in.model(), *out.mutable_model()); });
 }
 
 grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerContext* context,
-                                                       const v1::ListModelsRequest*,
-                                                       v1::ListModelsResponse* response) {
-  return FinishUnary(context, Describe("", *response->add_models()), state_,
-                     RpcMethod::kListModels);
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* response) {
+  return AnswerUnary<v1::ListModelsRequest, v1::ListModelsResponse>(
+      {context, request, response, RpcMethod::kListModels}, state_,
+      [this](const auto&, auto& out) { return Describe("", *out.add_models()); });
 }
 
 }  // namespace tidegate

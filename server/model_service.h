@@ -7,17 +7,21 @@
 
 namespace tidegate {
 
-class ModelServiceImpl final : public v1::ModelService::CallbackService {
+// Requests come as bytes: wire_messages.h says why.
+using RawModelService = v1::ModelService::WithRawCallbackMethod_GetModel<
+    v1::ModelService::WithRawCallbackMethod_ListModels<v1::ModelService::Service>>;
+
+class ModelServiceImpl final : public RawModelService {
  public:
   // `state` is not owned.
   explicit ModelServiceImpl(const ServingState& state) : state_(state) {}
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
-                                     const v1::GetModelRequest* request,
-                                     v1::GetModelResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
-                                       const v1::ListModelsRequest* request,
-                                       v1::ListModelsResponse* response) override;
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
   absl::Status Describe(const std::string& name, v1::Model& model) const;

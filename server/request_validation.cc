@@ -5,11 +5,11 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "google/rpc/error_details.pb.h"
 #include "server/conversions.h"
 #include "server/status_mapping.h"
@@ -18,6 +18,8 @@ namespace tidegate {
 namespace {
 
 constexpr size_t kMaxReportedViolations = 16;
+constexpr size_t kMaxDescriptionBytes =
+    1000;  // only what a chat template says is longer than a line
 
 // Copies an optional field into `target` when it is set and inside [low, high], or (low, high] with
 // `low_open`. NaN is outside.
@@ -235,8 +237,7 @@ void CheckMessages(const v1::ChatRequest& request, Violations& violations) {
     const std::string& role = request.messages(i).role();
     if (std::find(std::begin(kRoles), std::end(kRoles), role) == std::end(kRoles)) {
       violations.Add(absl::StrCat("messages[", i, "].role"),
-                     absl::StrCat("'", absl::CHexEscape(role.substr(0, 40)), "' is none of ",
-                                  absl::StrJoin(kRoles, ", ")));
+                     absl::StrCat(Quoted(role, 40), " is none of ", absl::StrJoin(kRoles, ", ")));
     }
     bytes += request.messages(i).content().size();
   }
@@ -282,10 +283,10 @@ absl::Status CheckContext(size_t prompt_tokens, uint32_t context_tokens) {
 
 }  // namespace
 
-void Violations::Add(std::string field, std::string description) {
+void Violations::Add(std::string field, const std::string& description) {
   ++count_;
   if (violations_.size() < kMaxReportedViolations) {
-    violations_.push_back({std::move(field), std::move(description)});
+    violations_.push_back({std::move(field), Printable(description, kMaxDescriptionBytes)});
   }
 }
 

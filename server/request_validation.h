@@ -63,8 +63,8 @@ bool IsValidRequestId(std::string_view id);
 class Violations {
  public:
   // Beyond a limit that keeps the error inside a client's metadata limit (8 KiB), violations are
-  // only counted.
-  void Add(std::string field, std::string description);
+  // only counted. The description is made one printable line.
+  void Add(std::string field, const std::string& description);
   bool empty() const { return count_ == 0; }
   // INVALID_ARGUMENT with BadRequest. REQUIRES: !empty().
   absl::Status ToStatus() const;

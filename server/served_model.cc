@@ -28,9 +28,9 @@ absl::StatusOr<ModelInfo> ServedModel::Find(const std::string& name) const {
   google::rpc::ResourceInfo resource;
   resource.set_resource_type("tidegate.v1.Model");
   resource.set_resource_name(Printable(name, kEchoBytes));
-  resource.set_description(absl::StrCat("this server serves ", info.name));
+  resource.set_description(absl::StrCat("this server serves ", Quoted(info.name)));
   absl::Status status = absl::NotFoundError(absl::StrCat(
-      "no model ", Quoted(name, kEchoBytes), " here; this server serves '", info.name, "'"));
+      "no model ", Quoted(name, kEchoBytes), " here; this server serves ", Quoted(info.name)));
   AddDetail(resource, status);
   return status;
 }

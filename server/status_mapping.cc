@@ -4,6 +4,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error_reason.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -36,6 +37,32 @@ std::string ReasonOf(absl::StatusCode code, bool draining) {
     default:
       return "";
   }
+}
+
+// Whether the text was written for clients. Errors of ours that nobody foresaw have texts for us:
+// of paths, of errno, of functions. What was foreseen carries a reason.
+bool IsForClients(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kDeadlineExceeded:
+      return true;
+    default:
+      return HasDetail(status, google::rpc::ErrorInfo()) || !ErrorReason(status).empty();
+  }
+}
+
+absl::Status Foreseen(const absl::Status& status, const ErrorContext& context) {
+  if (IsForClients(status)) return status;
+  LogError("request ", context.request_id, ": ", absl::StatusCodeToString(status.code()), ": ",
+           Printable(std::string(status.message()), kMaxMessageBytes));
+  return absl::InternalError("the server has made an error, which its log describes");
 }
 
 void AddImpliedDetails(const ErrorContext& context, absl::Status& status) {
@@ -85,7 +112,7 @@ std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code) {
 
 grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context) {
   if (status.ok()) return grpc::Status::OK;
-  absl::Status full = status;
+  absl::Status full = Foreseen(status, context);
   AddImpliedDetails(context, full);
   google::rpc::Status proto;
   proto.set_code(static_cast<int>(full.code()));

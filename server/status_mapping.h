@@ -30,8 +30,9 @@ struct ErrorContext {
   bool draining = false;   // UNAVAILABLE means "going away" and not "no weight store"
 };
 
-// The same code and message; details: those of `status`, then an ErrorInfo with
-// its ErrorReason(), or else what its code implies:
+// The same code and message, as one line; INTERNAL with a text that says nothing, and a line in the
+// log, where the code shows that the text was not written for clients. Details: those of `status`,
+// then an ErrorInfo with its ErrorReason(), or else what its code implies:
 //   RESOURCE_EXHAUSTED  ErrorInfo QUEUE_FULL, RetryInfo
 //   UNAVAILABLE         ErrorInfo DRAINING or WEIGHT_STORE_UNAVAILABLE, RetryInfo
 //   OUT_OF_RANGE        ErrorInfo CONTEXT_LENGTH_EXCEEDED

@@ -5,14 +5,15 @@
 
 namespace tidegate {
 
-grpc::ServerUnaryReactor* FinishUnary(grpc::CallbackServerContext* context,
-                                      const absl::Status& status, const ServingState& state,
-                                      RpcMethod method) {
-  if (state.metrics != nullptr) state.metrics->OnRequestDone(method, status.code());
+grpc::ServerUnaryReactor* FinishUnary(const UnaryCall& call, const absl::Status& status,
+                                      const google::protobuf::Message& response,
+                                      const ServingState& state) {
+  if (state.metrics != nullptr) state.metrics->OnRequestDone(call.method, status.code());
   if (const auto delay = RetryDelay(status.code()); delay.has_value()) {
-    context->AddTrailingMetadata(kRetryPushbackKey, absl::StrCat(delay->count()));
+    call.context->AddTrailingMetadata(kRetryPushbackKey, absl::StrCat(delay->count()));
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (status.ok()) *call.response = ToBytes(response);
+  grpc::ServerUnaryReactor* reactor = call.context->DefaultReactor();
   reactor->Finish(status.ok() ? grpc::Status::OK : ToGrpcStatus(status, {"", state.draining}));
   return reactor;
 }

@@ -1,16 +1,38 @@
-// The end of a unary call, the same for every method: status with details, pushback metadata,
-// metrics.
+// A unary call, the same for every method: the request out of its bytes, a handler, the answer or a
+// status with details, pushback metadata, metrics.
 #pragma once
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "grpcpp/grpcpp.h"
 #include "server/serving_state.h"
+#include "server/wire_messages.h"
 
 namespace tidegate {
 
-// Returns the reactor that a handler hands to gRPC.
-grpc::ServerUnaryReactor* FinishUnary(grpc::CallbackServerContext* context,
-                                      const absl::Status& status, const ServingState& state,
-                                      RpcMethod method);
+// As gRPC gives it to the handlers of one method.
+struct UnaryCall {
+  grpc::CallbackServerContext* context;
+  const grpc::ByteBuffer* request;
+  grpc::ByteBuffer* response;
+  RpcMethod method;
+};
+
+// Returns the reactor that a handler hands to gRPC. `response` is sent if `status` is OK.
+grpc::ServerUnaryReactor* FinishUnary(const UnaryCall& call, const absl::Status& status,
+                                      const google::protobuf::Message& response,
+                                      const ServingState& state);
+
+// `handle` runs if the request can be read.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* AnswerUnary(
+    const UnaryCall& call, const ServingState& state,
+    absl::FunctionRef<absl::Status(const Request&, Response&)> handle) {
+  Request request;
+  Response response;
+  absl::Status status = TakeRequest(*call.request, request);
+  if (status.ok()) status = handle(request, response);
+  return FinishUnary(call, status, response, state);
+}
 
 }  // namespace tidegate

@@ -4,10 +4,13 @@
 
 #include <chrono>
 #include <limits>
+#include <optional>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "proto/wire/parse_message.h"
 
 namespace tidegate {
 namespace {
@@ -106,20 +109,39 @@ v1::GetStatsResponse ToProto(const StoreInfo& info, const StoreStats& stats) {
   return response;
 }
 
-class AdminServer::Service final : public v1::WeightStoreService::CallbackService {
+// Takes requests as bytes: what protobuf refuses, gRPC would answer with UNIMPLEMENTED and no text.
+using RawService =
+    v1::WeightStoreService::WithRawCallbackMethod_GetStats<v1::WeightStoreService::Service>;
+
+class AdminServer::Service final : public RawService {
  public:
   Service(const StoreInfo& info, const StoreStats& stats) : info_(info), stats_(stats) {}
 
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
-                                     const v1::GetStatsRequest*,
-                                     v1::GetStatsResponse* response) override {
-    *response = ToProto(info_, stats_);
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
+    reactor->Finish(Answer(*request, *response));
     return reactor;
   }
 
  private:
+  grpc::Status Answer(const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer) const {
+    grpc::Slice whole;
+    if (!bytes.Valid() || !bytes.DumpToSingleSlice(&whole).ok()) {
+      return {grpc::StatusCode::INVALID_ARGUMENT, "the call has no message"};
+    }
+    v1::GetStatsRequest request;
+    const std::string_view text(reinterpret_cast<const char*>(whole.begin()), whole.size());
+    if (const std::optional<WireFault> fault = ParseMessage(text, request)) {
+      return {grpc::StatusCode::INVALID_ARGUMENT,
+              absl::StrCat(fault->field, ": ", fault->description)};
+    }
+    bool own = false;
+    return grpc::SerializationTraits<v1::GetStatsResponse>::Serialize(ToProto(info_, stats_),
+                                                                      &answer, &own);
+  }
+
   const StoreInfo& info_;
   const StoreStats& stats_;
 };

@@ -359,6 +359,12 @@ TEST(EngineTest, WaitsForAStoreThatIsNotUpYet) {
   ASSERT_TRUE(engine.ok());
   EXPECT_FALSE((*engine)->ready());
   EXPECT_EQ((*engine)->tokenizer().status().code(), absl::StatusCode::kUnavailable);
+  // Clients are told that, and nothing of sockets and flags.
+  for (const absl::Status& status :
+       {(*engine)->tokenizer().status(), (*engine)->model_info().status(),
+        (*engine)->Submit(GenerationRequest(), std::make_shared<Sink>()).status()}) {
+    EXPECT_EQ(status, absl::UnavailableError("the weight store is not attached; retry shortly"));
+  }
   options.attach_timeout = std::chrono::milliseconds(1);
   const auto impatient = Engine::Create(options, nullptr);
   EXPECT_EQ(impatient.status().code(), absl::StatusCode::kUnavailable);

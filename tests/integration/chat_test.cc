@@ -127,11 +127,12 @@ TEST_F(ChatTest, CtrlCStopsTheAnswerAndNotTheProgram) {
   EXPECT_THAT(chat.Output(), HasSubstr("60 tokens,"));
 }
 
-TEST_F(ChatTest, WithoutATemplateTheErrorNamesTheRemedy) {
+TEST_F(ChatTest, WithoutATemplateTheClientAndTheLogNameARemedyEach) {
   ASSERT_NO_FATAL_FAILURE(daemons_->Start());
   const RunResult run = RunChat("Hi\n", "");
   EXPECT_EQ(run.exit_code, 1);
-  EXPECT_THAT(run.err, HasSubstr("--chat-template FILE"));
+  EXPECT_THAT(run.err, HasSubstr("no chat template; use Generate"));
+  EXPECT_THAT(daemons_->engine().Output(), HasSubstr("--chat-template FILE"));
   WriteFileOrDie(dir_->File("bad.jinja"), "{{");
   ASSERT_NO_FATAL_FAILURE(daemons_->StopEngine());
   const RunResult bad = RunProgram(

@@ -25,7 +25,7 @@ TEST(ServedModel, OtherNamesAreNotFoundAndCut) {
   const ServedModel model(engine, {});
   const absl::Status status = model.Find(std::string(10000, 'x')).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_LT(status.message().size(), 300u);
+  EXPECT_LT(status.message().size(), 400u);
   const auto resource = DetailOf<google::rpc::ResourceInfo>(ToGrpcStatus(status, {}));
   ASSERT_TRUE(resource.has_value());
   EXPECT_EQ(resource->resource_name(), std::string(125, 'x') + "...");
@@ -44,6 +44,16 @@ TEST(ServedModel, LongNamesAreCutBetweenCharacters) {
   google::rpc::Status details;
   ASSERT_TRUE(details.ParseFromString(status.error_details()));
   EXPECT_TRUE(DetailOf<google::rpc::ResourceInfo>(status).has_value());
+}
+
+TEST(ServedModel, AForeignNameIsSaidBackAsOnePrintableLine) {
+  FakeEngine engine;
+  const ServedModel model(engine, {});
+  const absl::Status status = model.Find("a\n\x1b[2Jb\xff").status();
+  EXPECT_EQ(status.message(), "no model 'a\\n\\u{1b}[2Jb\\xff' here; this server serves 'tiny'");
+  const auto resource = DetailOf<google::rpc::ResourceInfo>(ToGrpcStatus(status, {}));
+  ASSERT_TRUE(resource.has_value());
+  EXPECT_EQ(resource->resource_name(), "a\\n\\u{1b}[2Jb\\xff");
 }
 
 TEST(ServedModel, IsUnavailableUntilTheEngineIsAttached) {

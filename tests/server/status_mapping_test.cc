@@ -1,5 +1,6 @@
 #include "server/status_mapping.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/error_reason.h"
@@ -9,22 +10,46 @@
 namespace tidegate {
 namespace {
 
+using testing::HasSubstr;
+using testing::Not;
+
 TEST(StatusMapping, OkStaysOk) { EXPECT_TRUE(ToGrpcStatus(absl::OkStatus(), {}).ok()); }
 
 TEST(StatusMapping, CodeAndMessageStayInBothPlaces) {
-  const grpc::Status status = ToGrpcStatus(absl::InternalError("broken"), {});
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
-  EXPECT_EQ(status.error_message(), "broken");
+  const grpc::Status status = ToGrpcStatus(absl::NotFoundError("no such thing"), {});
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(status.error_message(), "no such thing");
   google::rpc::Status proto;
   ASSERT_TRUE(proto.ParseFromString(status.error_details()));
-  EXPECT_EQ(proto.code(), 13);
-  EXPECT_EQ(proto.message(), "broken");
+  EXPECT_EQ(proto.code(), 5);
+  EXPECT_EQ(proto.message(), "no such thing");
   EXPECT_EQ(proto.details_size(), 0);
+}
+
+TEST(StatusMapping, WhatWasNotWrittenForClientsIsLoggedAndNotSent) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kInternal, absl::StatusCode::kUnknown,
+        absl::StatusCode::kPermissionDenied, absl::StatusCode::kUnimplemented,
+        absl::StatusCode::kAborted}) {
+    testing::internal::CaptureStderr();
+    const grpc::Status status =
+        ToGrpcStatus(absl::Status(code, "open /run/x.sock: EPERM"), {"r-1"});
+    EXPECT_THAT(
+        testing::internal::GetCapturedStderr(),
+        HasSubstr("request r-1: " + absl::StatusCodeToString(code) + ": open /run/x.sock: EPERM"));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+    EXPECT_THAT(status.error_message(), Not(HasSubstr("/run/x.sock")));
+    EXPECT_THAT(status.error_details(), Not(HasSubstr("/run/x.sock")));
+    EXPECT_EQ(DetailOf<google::rpc::RequestInfo>(status)->request_id(), "r-1");
+  }
+  const absl::Status foreseen =
+      WithReason(absl::InternalError("not a finite number"), "NOT_FINITE");
+  EXPECT_EQ(ToGrpcStatus(foreseen, {}).error_message(), "not a finite number");
 }
 
 TEST(StatusMapping, MessagesAreBoundedUtf8) {
   const std::string bad = "cut \xc3\x1b[31m" + std::string(100000, 'x');
-  const grpc::Status status = ToGrpcStatus(absl::InternalError(bad), {});
+  const grpc::Status status = ToGrpcStatus(absl::NotFoundError(bad), {});
   EXPECT_TRUE(IsValidUtf8(status.error_message()));
   EXPECT_EQ(status.error_message().find('\x1b'), std::string::npos);
   EXPECT_LE(status.error_message().size(), 2000u);

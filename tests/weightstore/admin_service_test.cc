@@ -1,13 +1,20 @@
 #include "weightstore/admin_service.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "tests/support/raw_call.h"
+#include "tests/support/test_support.h"
+#include "tests/support/wire_bytes.h"
+
 namespace tidegate {
 namespace {
 
-// Over a socket: tests/cli/stats_test.cc.
+using testing::HasSubstr;
+
+// As a command shows it: tests/cli/stats_test.cc.
 TEST(AdminService, SaysEverything) {
   StoreInfo info;
   info.pack_uuid = "uuid-1";
@@ -42,6 +49,25 @@ TEST(AdminService, SaysEverything) {
   EXPECT_EQ(buckets[0].count(), 1u);
   EXPECT_TRUE(std::isinf(buckets[buckets.size() - 1].upper_bound()));
   EXPECT_EQ(buckets[buckets.size() - 1].count(), 1u);
+}
+
+TEST(AdminService, BytesThatAreNoRequestAreAnsweredInWords) {
+  TempDir folder;
+  const StoreInfo info;
+  const StoreStats stats;
+  const std::string socket = folder.File("store.sock.grpc");
+  const auto server = AdminServer::Start(socket, info, stats);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = grpc::CreateChannel("unix:" + socket, grpc::InsecureChannelCredentials());
+  const std::string method = "/tidegate.v1.WeightStoreService/GetStats";
+  EXPECT_TRUE(RawCall(channel, method, {""}).status.ok());
+  EXPECT_TRUE(RawCall(channel, method, {WireField(9, "later")}).status.ok());
+  const grpc::Status cut = RawCall(channel, method, {WireField(9, "later").substr(0, 4)}).status;
+  EXPECT_EQ(cut.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(cut.error_message(), HasSubstr("(field 9): is cut off: 5 bytes"));
+  const grpc::Status none = RawCall(channel, method, {}).status;
+  EXPECT_EQ(none.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(none.error_message(), "the call has no message");
 }
 
 }  // namespace
