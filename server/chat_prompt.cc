@@ -65,8 +65,8 @@ absl::StatusOr<std::shared_ptr<const jinja::Template>> ParseTemplate(const std::
   }
   auto parsed = jinja::Template::Parse(source);
   if (parsed.ok()) return std::shared_ptr<const jinja::Template>(*std::move(parsed));
-  LogWarning("Chat is refused: the model's chat template: ", Printable(std::string(parsed.status().message())),
-             kRemedy);
+  LogWarning("Chat is refused: the model's chat template: ",
+             Printable(std::string(parsed.status().message())), kRemedy);
   return ForCaller(absl::FailedPreconditionError(std::string(parsed.status().message())));
 }
 

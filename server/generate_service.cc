@@ -1,5 +1,6 @@
 #include "server/generate_service.h"
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/generate_stream.h"
 #include "server/request_validation.h"
@@ -7,6 +8,16 @@
 
 namespace tidegate {
 namespace {
+
+// What most clients take in one message, and gRPC sends. An answer is refused by us: gRPC would end
+// the call with a status that names nothing, after it was counted as answered.
+absl::Status CheckAnswerBytes(const char* field, size_t bytes) {
+  if (bytes <= kMaxMessageBytes) return absl::OkStatus();
+  Violations violations;
+  violations.Add(field, absl::StrCat("makes an answer of more than ", kMaxMessageBytes,
+                                     " bytes; send it in parts"));
+  return violations.ToStatus();
+}
 
 absl::Status TokenizeText(const ServedModel& model, const v1::TokenizeRequest& request,
                           v1::TokenizeResponse& response) {
@@ -20,7 +31,7 @@ absl::Status TokenizeText(const ServedModel& model, const v1::TokenizeRequest& r
       response.add_pieces(std::string(tokenizer->Piece(id, /*render_special=*/true)));
     }
   }
-  return absl::OkStatus();
+  return CheckAnswerBytes("text", response.ByteSizeLong());
 }
 
 absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest& request,
@@ -32,9 +43,11 @@ absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest
   StreamingDetokenizer detokenizer(*tokenizer, /*continues_text=*/false);
   for (const uint32_t id : request.token_ids()) {
     response.mutable_text()->append(detokenizer.Add(static_cast<TokenId>(id)));
+    // Tokens may be long: 4 MiB of ids would else become gigabytes.
+    RETURN_IF_ERROR(CheckAnswerBytes("token_ids", response.text().size()));
   }
   response.mutable_text()->append(detokenizer.Finish());
-  return absl::OkStatus();
+  return CheckAnswerBytes("token_ids", response.ByteSizeLong());
 }
 
 }  // namespace

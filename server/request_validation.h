@@ -21,7 +21,9 @@ namespace tidegate {
 
 inline constexpr size_t kMaxPromptBytes = 1 << 20;
 inline constexpr int kMaxMessages = 4096;
-inline constexpr size_t kMaxDetokenizeIds = 1 << 20;
+// What Tokenize makes of the largest text can be given back: a token for each byte, a space in
+// front, start and end.
+inline constexpr size_t kMaxDetokenizeIds = kMaxPromptBytes + 8;
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "server/grpc_log.h"
+#include "server/wire_messages.h"
 
 namespace tidegate {
 namespace {
@@ -16,10 +18,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-// Limits of one connection and of all together. Messages: the largest prompt is 1 MiB of text or as
-// many ids as a context has. Streams: many more than --max-running + --max-waiting, so that a full
-// queue answers and does not hang in HTTP/2.
-constexpr int kMaxMessageBytes = 4 << 20;
+// Limits of one connection and of all together. Streams: many more than --max-running +
+// --max-waiting, so that a full queue answers and does not hang in HTTP/2.
 constexpr int kMaxMetadataBytes = 16 << 10;
 constexpr int kMaxStreamsPerConnection = 1024;
 constexpr size_t kMemoryQuotaBytes = 256 << 20;
@@ -39,6 +39,11 @@ constexpr milliseconds kCloseTime{200};
 void SetLimits(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  // Nothing compressed comes in: gRPC unpacks before it looks at the size, and half a MiB of gzip
+  // would take half a GiB of memory.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.SetResourceQuota(grpc::ResourceQuota("tidegate").Resize(kMemoryQuotaBytes));
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
@@ -76,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 }
 
 absl::Status Server::Listen(const ServerOptions& options) {
+  TakeGrpcLog();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -10,6 +10,10 @@
 
 namespace tidegate {
 
+// Of a request and of an answer: the largest prompt is 1 MiB of text, or as many ids as a context
+// has; most clients take no larger answer.
+inline constexpr int kMaxMessageBytes = 4 << 20;
+
 // Fills `request` from the bytes of a call. INVALID_ARGUMENT with BadRequest that names the field
 // which protobuf refuses. Gives the bytes back: gRPC would keep them, and the larger buffers that
 // they arrived in, until the call ends, which for a stream may be hours.

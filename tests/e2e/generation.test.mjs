@@ -172,6 +172,28 @@ describe('a running service', () => {
     }
   });
 
+  it('names the field of a text that was cut inside a character', async () => {
+    const cut = 'a\ud83d';  // half of an emoji, as slice() leaves it
+    const blamed = (error) => {
+      assert.equal(error?.code, status.INVALID_ARGUMENT);
+      return errorDetails(error).BadRequest.field_violations.map((violation) => violation.field);
+    };
+    const rejected = await service.metric('tidegate_requests_rejected_total');
+    assert.deepEqual(blamed((await client.generate({ text: cut }).done).error), ['text']);
+    assert.deepEqual(
+      blamed((await client.generate({ text: prompt, stop: { strings: ['ok', cut] } }).done).error),
+      ['stop.strings[1]']);
+    const messages = ['Hi', 'Ho', cut].map((content) => ({ role: 'user', content }));
+    assert.deepEqual(blamed((await client.chat({ messages }).done).error), ['messages[2].content']);
+    assert.equal(await service.metric('tidegate_requests_rejected_total'), rejected + 3);
+    const unary = [[client.tokenize({ text: cut }), 'text'],
+      [client.detokenize({ token_ids: [1], model: cut }), 'model'],
+      [client.getModel({ model: cut }), 'model']];
+    for (const [call, field] of unary) {
+      assert.deepEqual(blamed(await call.then(() => null, (error) => error)), [field]);
+    }
+  });
+
   it('answers OUT_OF_RANGE to a prompt over the context', async () => {
     const { model } = await client.getModel();
     const ids = new Array(model.context_tokens + 1).fill(5);

@@ -107,5 +107,48 @@ TEST_F(WireMessagesTest, ARequestIdThatCouldBeReadIsSaidBack) {
   EXPECT_EQ(DetailOf<google::rpc::RequestInfo>(answer.status)->request_id(), "r-1");
 }
 
+// Half a MiB of gzip is half a GiB of text, and gRPC unpacks before it looks at sizes.
+TEST_F(WireMessagesTest, CompressedRequestsAreRefused) {
+  v1::TokenizeRequest request;
+  request.set_text(std::string(1 << 20, 'a'));
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    grpc::ClientContext context;
+    context.set_compression_algorithm(algorithm);
+    v1::TokenizeResponse response;
+    const grpc::Status status = generation_->Tokenize(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_THAT(status.error_message(), HasSubstr("disabled"));
+  }
+  grpc::ClientContext plain;
+  v1::TokenizeResponse response;
+  EXPECT_TRUE(generation_->Tokenize(&plain, request, &response).ok());
+}
+
+TEST_F(WireMessagesTest, AnswersTooLargeForAMessageAreRefusedByField) {
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text(std::string(1 << 20, '~'));
+  tokenize.set_with_pieces(true);
+  EXPECT_EQ(BlamedField("/tidegate.v1.GenerationService/Tokenize", tokenize.SerializeAsString()),
+            "text");
+  EXPECT_TRUE(Counted("Tokenize", "INVALID_ARGUMENT", 1));
+}
+
+// The largest text, in tokens, can be made a text again.
+TEST_F(WireMessagesTest, WhatTokenizeMakesDetokenizeTakes) {
+  v1::TokenizeRequest tokenize;
+  tokenize.set_text(std::string(1 << 20, '~'));
+  v1::TokenizeResponse tokens;
+  grpc::ClientContext context;
+  ASSERT_TRUE(generation_->Tokenize(&context, tokenize, &tokens).ok());
+  EXPECT_GT(tokens.token_ids_size(), 1 << 20);
+  v1::DetokenizeRequest detokenize;
+  *detokenize.mutable_token_ids() = tokens.token_ids();
+  v1::DetokenizeResponse text;
+  grpc::ClientContext second;
+  const grpc::Status status = generation_->Detokenize(&second, detokenize, &text);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(text.text(), tokenize.text());
+}
+
 }  // namespace
 }  // namespace tidegate
