@@ -5,6 +5,7 @@
 #include "base/build_info_values.h"
 #include "base/flags.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
@@ -65,6 +66,7 @@ int Run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   tidegate::OpenStandardStreams();
+  tidegate::PrepareProcess();
   // Store and engine run inside some commands: only what is wrong belongs between their results.
   tidegate::InitLog("tidegate", tidegate::LogLevel::kWarning);
   return tidegate::FinishStandardOutput("tidegate", Run(argc, argv));

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
+#include "base/process.h"
 #include "base/read_file.h"
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
@@ -75,6 +76,7 @@ absl::Status Run(const ServerConfig& config) {
 
 int main(int argc, char** argv) {
   tidegate::OpenStandardStreams();
+  tidegate::PrepareProcess();
   tidegate::BlockShutdownSignals();  // before any thread starts
   tidegate::ServerConfig config;
   const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);

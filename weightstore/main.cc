@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
+#include "base/process.h"
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/status_macros.h"
@@ -71,6 +72,7 @@ absl::Status Run(const StoreConfig& config) {
 
 int main(int argc, char** argv) {
   tidegate::OpenStandardStreams();
+  tidegate::PrepareProcess();
   tidegate::BlockShutdownSignals();  // before any thread starts
   tidegate::StoreConfig config;
   const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);

@@ -181,6 +181,23 @@ TEST_F(BadInput, ABudgetTooSmallNamesTheSmallestThatWorks) {
   ExpectError("tidegate-store", StoreArguments(Pack(), absl::StrCat(below, "KiB")), smallest);
 }
 
+// A limit on file sizes ends a program without a word, unless the signal is ignored.
+TEST_F(BadInput, AFileSizeLimitIsAnErrorThatNamesTheFile) {
+  const auto run = [](const std::string& command) {
+    return RunProgram({"/bin/sh", "-c", "ulimit -f 1000; exec " + command}, kLimit);
+  };
+  const RunResult pack = run(absl::StrCat(BinaryPath("tidegate"), " pack ", DemoModelPath(), " -o ",
+                                          File("limited.tgpack")));
+  EXPECT_EQ(pack.exit_code, 1) << pack.err;
+  EXPECT_THAT(pack.err, HasSubstr("limited.tgpack"));
+  EXPECT_THAT(pack.err, HasSubstr("File too large"));
+  EXPECT_FALSE(FileExists(File("limited.tgpack")));
+  const RunResult store = run(absl::StrCat(
+      BinaryPath("tidegate-store"), " ", absl::StrJoin(StoreArguments(Pack(), kSmallBudget), " ")));
+  EXPECT_EQ(store.exit_code, 1) << store.err;
+  EXPECT_THAT(store.err, HasSubstr("File too large"));
+}
+
 TEST_F(BadInput, WrongSocketsAreNamed) {
   std::vector<std::string> arguments = StoreArguments(Pack(), kSmallBudget);
   arguments[5] = File("text.gguf");

@@ -159,10 +159,12 @@ class Writer {
   absl::Status ReserveSpace() {
     const uint64_t bytes = header_.manifest_offset;
     if (::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
-    if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG)
+    const int error = errno;
+    if (error != ENOSPC && error != EDQUOT && error != EFBIG) {
       return absl::OkStatus();  // Not offered here.
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no space for the pack, which needs ", FormatBytes(bytes)));
+    }
+    return absl::ResourceExhaustedError(absl::StrCat("no space for the pack, which needs ",
+                                                     FormatBytes(bytes), ": ", strerror(error)));
   }
 
   // CANCELLED once the other half has failed.
