@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
 #include "cli/local_model.h"
+#include "cli/terminal_text.h"
 
 namespace tidegate {
 namespace {
@@ -36,9 +37,7 @@ constexpr uint64_t kSmallBytes = 2 * kGiB;
 constexpr uint64_t kProgressBytes = 64 * kMiB;  // to read: progress is shown beyond
 
 void Print(const Json& report, bool json) {
-  // Bytes that are no UTF-8 (a name in a GGUF file) are replaced: dump() would throw.
-  const std::string text =
-      json ? report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : RenderText(report);
+  const std::string text = json ? JsonForOutput(report) + "\n" : RenderText(report);
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 

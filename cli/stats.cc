@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/proto_json.h"
 #include "cli/stats_table.h"
+#include "cli/terminal_text.h"
 #include "tidegate/v1/weight_store.grpc.pb.h"
 #include "weightstore/admin_service.h"
 
@@ -32,7 +33,7 @@ absl::Status PrintStats(const StatsOptions& options) {
   const grpc::Status status = stub->GetStats(&context, v1::GetStatsRequest(), &response);
   RETURN_IF_ERROR(ExplainError(status, target, "tidegate-store"));
   const std::string text =
-      options.json ? ProtoToJson(response).dump(2) + "\n" : StatsTable(response);
+      options.json ? JsonForOutput(ProtoToJson(response)) + "\n" : StatsTable(response);
   std::fputs(text.c_str(), stdout);
   return absl::OkStatus();
 }

@@ -16,4 +16,8 @@ std::string ForOutput(std::string_view text) {
   return OutputIsTerminal() ? ForTerminal(text) : std::string(text);
 }
 
+std::string JsonForOutput(const nlohmann::ordered_json& json, int indent) {
+  return json.dump(indent, ' ', OutputIsTerminal(), nlohmann::json::error_handler_t::replace);
+}
+
 }  // namespace tidegate

@@ -2,6 +2,7 @@
 // a pipe or a file gets it as it is. Thread-safe: free functions.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
@@ -14,5 +15,9 @@ std::string ForTerminal(std::string_view text);
 
 // ForTerminal() where standard output is one, else the text itself.
 std::string ForOutput(std::string_view text);
+
+// JSON for standard output, with bytes that are no UTF-8 replaced; ASCII alone on a terminal, so
+// that no control character gets there.
+std::string JsonForOutput(const nlohmann::ordered_json& json, int indent = 2);
 
 }  // namespace tidegate

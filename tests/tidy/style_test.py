@@ -68,6 +68,14 @@ TESTED_ELSEWHERE = {
 LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}])/(wo" r"rk|ho" r"me|ro" r"ot)/\w")
 
+# What has one place of its own, and what is written elsewhere instead of it. Templates have their own numbers.
+ONE_PLACE = (
+    (re.compile(r"\bstd::(basic_)?i?fstream\b|\bfopen\s*\("), "whole files are read by base/read_file.h"),
+    (re.compile(r"\bstd::ofstream\b"), "files that people get are written by AtomicFile or WriteTextFile()"),
+    (re.compile(r"\b(std::sto[a-z]+|strto[a-z]+|ato[ifl]+)\s*\("), "numbers are read by base/numbers.h"),
+)
+ONE_PLACE_FREE = ("tests/", "template/")
+
 TOKEN = re.compile(
     r'//[^\n]*|/\*.*?\*/'
     r'|R"(?P<tag>[^()\\ ]{0,16})\(.*?\)(?P=tag)"'
@@ -159,6 +167,9 @@ def check_code(path, text):
     for first, count in functions(text):
         if count > MAX_FUNCTION_LINES:
             found.append(f"{path}:{first}: function of {count} lines, at most {MAX_FUNCTION_LINES}")
+    if not path.startswith(ONE_PLACE_FREE):
+        for number, line in enumerate(bare_code(text).split("\n"), 1):
+            found += [f"{path}:{number}: {rule}" for pattern, rule in ONE_PLACE if pattern.search(line)]
     if path.endswith(".h"):
         if not text.startswith("// "):
             found.append(f"{path}: a header opens with a comment that says what it is for")
@@ -253,6 +264,13 @@ class SelfTest(unittest.TestCase):
         self.assertFalse(check_code("a.cc", "ä" * 100 + "\n"), "columns, not bytes")
         self.assertTrue(check_code("a.cc", "\n" * 501))
         self.assertFalse(check_code("a.cc", "\n" * 500))
+
+    def test_one_place(self):
+        for line in ("std::ifstream in(path);", "FILE* f = fopen(p, m);", "std::ofstream out(p);",
+                     "auto n = strtoull(t, nullptr, 10);", "int i = std::stoi(text);", "int i = atoi(text);"):
+            self.assertTrue(check_code("a.cc", line + "\n"), line)
+            self.assertFalse(check_code("tests/a.cc", line + "\n"), line)
+        self.assertFalse(check_code("a.cc", '// std::ifstream\nauto s = "fopen(";\nstore(x); history(x);\n'))
 
     def test_headers(self):
         self.assertFalse(check_code("a.h", self.GOOD_HEADER))
