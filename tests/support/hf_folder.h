@@ -80,7 +80,9 @@ inline nlohmann::json HfConfigOf(const GgufFile& model) {
     config["num_local_experts"] = whole("expert_count");
     config["num_experts_per_tok"] = whole("expert_used_count");
   }
-  if (model.Has("llama.rope.freq_base")) config["rope_theta"] = number("rope.freq_base");
+  // A GGUF file that does not say means this; a folder means what its family's authors chose.
+  const bool has_base = model.Has("llama.rope.freq_base");
+  config["rope_theta"] = has_base ? number("rope.freq_base") : 10000.0;
   return config;
 }
 
