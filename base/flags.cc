@@ -179,6 +179,17 @@ class Settings {
   std::vector<std::string> arguments_;
 };
 
+// The duration as ParseDuration() takes it back: "120s".
+std::string DurationText(std::chrono::nanoseconds duration) {
+  constexpr std::pair<int64_t, const char*> kUnits[] = {
+      {1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
+  for (const auto& [nanoseconds, name] : kUnits) {
+    if (duration.count() % nanoseconds == 0)
+      return absl::StrCat(duration.count() / nanoseconds, name);
+  }
+  return "";
+}
+
 // What help shows as the value of a number.
 std::string RangeName(IntegerRange range) {
   const bool open = range.high >= std::numeric_limits<uint32_t>::max();
@@ -325,7 +336,8 @@ CLI::Option* AddDurationFlag(CLI::App& app, const std::string& names,
                return duration.status();
              },
              help)
-      ->type_name("TIME");
+      ->type_name("TIME")
+      ->default_str(DurationText(value));
 }
 
 CLI::Option* AddAddressFlag(CLI::App& app, const std::string& names, std::string& value,
@@ -381,7 +393,9 @@ CLI::Option* AddLogLevelFlag(CLI::App& app, LogLevel& value) {
              },
              "Lowest level logged: debug, info, warning, error")
       ->type_name("LEVEL")
-      ->default_str("info")
+      ->default_str(std::find_if(kLevels.begin(), kLevels.end(),
+                                 [&value](const auto& level) { return level.second == value; })
+                        ->first)
       ->envname("TIDEGATE_LOG_LEVEL");
 }
 

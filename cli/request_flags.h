@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "engine/engine.h"
 #include "server/request_validation.h"
 #include "tidegate/v1/generation.pb.h"
 
@@ -27,29 +28,38 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
   constexpr RealRange kPenalty = {-10, 10};
   v1::SamplingParams& sampling = *request.mutable_sampling();
   v1::StopConditions& stop = *request.mutable_stop();
-  const auto integer = [&](const char* names, IntegerRange range, const char* help, auto set) {
-    AddIntegerFlag(command, names, set, range, help);
+  // What the engine does where a request leaves a field unset.
+  const GenerationRequest usual;
+  const SamplingParams& usually = usual.sampling;
+  const auto integer = [&](const char* names, IntegerRange range, uint32_t by_default,
+                           const char* help, auto set) {
+    AddIntegerFlag(command, names, set, range, help)->default_str(absl::StrCat(by_default));
   };
-  const auto real = [&](const char* names, RealRange range, const char* help, auto set) {
-    AddRealFlag(command, names, set, range, help);
+  const auto real = [&](const char* names, RealRange range, float by_default, const char* help,
+                        auto set) {
+    AddRealFlag(command, names, set, range, help)->default_str(absl::StrCat(by_default));
   };
-  integer("--max-tokens,-n", {1, kMaxUint32}, "Tokens to generate at most; default 128",
+  integer("--max-tokens,-n", {1, kMaxUint32}, usual.max_tokens, "Tokens to generate at most",
           [&](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); });
-  real("--temperature", {0, 100}, "0 is greedy; default 0.8",
+  real("--temperature", {0, 100}, usually.temperature, "0 is greedy",
        [&](double v) { sampling.set_temperature(static_cast<float>(v)); });
-  integer("--top-k", {0, kMaxUint32}, "0 is off; default 40",
+  integer("--top-k", {0, kMaxUint32}, usually.top_k, "0 is off",
           [&](uint64_t v) { sampling.set_top_k(static_cast<uint32_t>(v)); });
-  real("--top-p", {0, 1, true}, "1 is off; default 0.95",
+  real("--top-p", {0, 1, true}, usually.top_p, "1 is off",
        [&](double v) { sampling.set_top_p(static_cast<float>(v)); });
-  real("--min-p", {0, 1}, "0 is off; default 0.05",
+  real("--min-p", {0, 1}, usually.min_p, "0 is off",
        [&](double v) { sampling.set_min_p(static_cast<float>(v)); });
-  real("--repetition-penalty", {0, 10, true}, "1 is off; default 1",
+  real("--repetition-penalty", {0, 10, true}, usually.repetition_penalty, "1 is off",
        [&](double v) { sampling.set_repetition_penalty(static_cast<float>(v)); });
-  real("--presence-penalty", kPenalty, "Default 0",
+  real("--presence-penalty", kPenalty, usually.presence_penalty,
+       "Subtracted once from tokens of the window",
        [&](double v) { sampling.set_presence_penalty(static_cast<float>(v)); });
-  real("--frequency-penalty", kPenalty, "Default 0",
+  real("--frequency-penalty", kPenalty, usually.frequency_penalty,
+       "Subtracted for every occurrence in the window",
        [&](double v) { sampling.set_frequency_penalty(static_cast<float>(v)); });
-  integer("--seed", {}, "Default: a random one", [&](uint64_t v) { sampling.set_seed(v); });
+  AddIntegerFlag(
+      command, "--seed", [&](uint64_t v) { sampling.set_seed(v); }, IntegerRange(),
+      "Default: a random one");
   command.add_option_function<std::vector<std::string>>(
       "--stop",
       [&](const std::vector<std::string>& v) {

@@ -9,12 +9,10 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/defaults.h"
 
 namespace tidegate {
 namespace {
-
-// A longer context than this must be asked for: its KV cache is memory that slots could use.
-constexpr uint32_t kDefaultContextTokens = 4096;
 
 ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
   const store::v1::Manifest& manifest = client.manifest();

@@ -5,6 +5,7 @@
 #include "base/listen_address.h"
 #include "base/status_macros.h"
 #include "base/text.h"
+#include "proto/store/v1/defaults.h"
 #include "proto/store/v1/manifest_names.h"
 #include "server/request_validation.h"
 
@@ -67,7 +68,6 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
       ->envname("TIDEGATE_CHAT_TEMPLATE");
   AddDurationFlag(app, "--drain-timeout", config.drain_timeout,
                   "After SIGTERM, time for running streams to end by themselves")
-      ->default_str("120s")
       ->envname("TIDEGATE_DRAIN_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
 }
@@ -93,7 +93,9 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
                  "Requests that wait for a place; more get RESOURCE_EXHAUSTED")
       ->envname("TIDEGATE_MAX_WAITING");
   AddIntegerFlag(app, "--context", engine.context_tokens, {0, kMaxContextTokens},
-                 "Tokens of one request, prompt included; 0: the model's, at most 4096")
+                 absl::StrCat("Tokens of one request, prompt and answer together; 0: the model's, "
+                              "at most ",
+                              kDefaultContextTokens))
       ->envname("TIDEGATE_CONTEXT");
   AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
@@ -110,7 +112,7 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       "Arithmetic: fast (bfloat16 where the CPU multiplies it faster: in prompts, and against "
       "4-bit weights) or exact (float); reproducible requests are exact")
       ->type_name("PRECISION")
-      ->default_str("fast")
+      ->default_str(std::string(PrecisionName(engine.precision)))
       ->envname("TIDEGATE_PRECISION");
   AddIntegerFlag(app, "--threads", engine.threads, {0, 1024},
                  "Threads that compute; 0: one per core")
@@ -130,7 +132,7 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
       },
       "Pruning unless a request says otherwise: dense, dip, dip_ca")
       ->type_name("MODE")
-      ->default_str("dip_ca")
+      ->default_str(std::string(DecodeModeName(bounds.defaults.mode)))
       ->envname("TIDEGATE_MODE");
   const auto add = [&app](const char* name, float& value, const char* help, const char* env) {
     AddRealFlag(app, name, value, {0, 1}, help)->envname(env);

@@ -7,12 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/defaults.h"
 
 namespace tidegate {
 namespace {
 
-// Context that the default reserve is for: what the model was trained on, within reason.
-constexpr uint64_t kReserveContextTokens = 4096;
 // Staging per lease by default: enough for a few large reads in flight, a small part of the budget.
 constexpr uint64_t kStagingMaxBytes = 4 * kMiB;
 constexpr uint64_t kStagingBudgetShare = 256;
@@ -138,7 +137,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   plan.manifest_bytes = pack.header.manifest_bytes;
   plan.static_bytes = pack.header.static_bytes;
   plan.engine_reserve_bytes = request.engine_reserve_bytes.value_or(
-      KvCacheBytes(hp, std::min<uint64_t>(hp.context_length(), kReserveContextTokens)));
+      KvCacheBytes(hp, std::min(hp.context_length(), kDefaultContextTokens)));
   ASSIGN_OR_RETURN(plan.staging_bytes, LeastStaging(geometry, request));
 
   if (request.cache_fraction.has_value()) {

@@ -10,6 +10,7 @@
 #include "base/flags.h"
 #include "base/status_macros.h"
 #include "base/units.h"
+#include "proto/store/v1/defaults.h"
 #include "proto/store/v1/pack_format.h"
 #include "weightstore/admin_service.h"
 
@@ -46,8 +47,10 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
         ASSIGN_OR_RETURN(store.engine_reserve_bytes, ParseBytes(text));
         return absl::OkStatus();
       },
-      "Part of the budget left to the engine, for its KV cache and the adapters of its --lora; "
-      "default: one KV cache of the trained context")
+      absl::StrCat(
+          "Part of the budget left to the engine, for its KV cache and the adapters of its "
+          "--lora; default: the KV cache of one context, the model's own but at most ",
+          kDefaultContextTokens, " tokens"))
       ->type_name("BYTES")
       ->envname("TIDEGATE_ENGINE_RESERVE");
   AddBytesFlag(app, "--staging", store.staging_bytes,

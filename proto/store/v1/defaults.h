@@ -1,0 +1,13 @@
+// What store and engine assume alike where nobody says otherwise.
+#pragma once
+
+#include <cstdint>
+
+namespace tidegate {
+
+// Tokens of the context that the store reserves memory for and that the engine offers: the model's
+// own, at most so many. A longer one must be asked for: its KV cache is memory that slots could
+// use.
+inline constexpr uint32_t kDefaultContextTokens = 4096;
+
+}  // namespace tidegate

@@ -1,0 +1,130 @@
+// For every flag of every program: what --help shows as its default is what the code uses.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <map>
+#include <regex>
+
+#include "absl/strings/str_cat.h"
+#include "cli/commands.h"
+#include "proto/store/v1/defaults.h"
+#include "server/config.h"
+#include "weightstore/store_config.h"
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Engine {
+  using Config = ServerConfig;
+  static constexpr auto kParse = ParseServerConfig;
+  static inline const std::vector<const char*> kNeeded = {"tidegate-engine"};
+};
+struct Store {
+  using Config = StoreConfig;
+  static constexpr auto kParse = ParseStoreConfig;
+  static inline const std::vector<const char*> kNeeded = {"tidegate-store", "--pack", "p",
+                                                          "--memory-budget", "1GiB"};
+};
+
+// False: a mistake, which was explained.
+template <typename Program>
+bool Parse(const std::string& argument, typename Program::Config& config) {
+  std::vector<const char*> arguments = Program::kNeeded;
+  arguments.push_back(argument.c_str());
+  ::testing::internal::CaptureStderr();
+  const auto code = Program::kParse(static_cast<int>(arguments.size()), arguments.data(), config);
+  std::fflush(stderr);
+  ::testing::internal::GetCapturedStderr();
+  return !code.has_value();
+}
+
+// What help shows with the values of `config` as defaults.
+template <typename Program>
+std::string Help(typename Program::Config config) {
+  ::testing::internal::CaptureStdout();
+  const char* const arguments[] = {"program", "--help"};
+  EXPECT_EQ(Program::kParse(2, arguments, config), 0);
+  std::fflush(stdout);
+  return ::testing::internal::GetCapturedStdout();
+}
+
+// "--flag TYPE [default]" -> flag, default.
+std::map<std::string, std::string> Defaults(const std::string& help) {
+  static const std::regex kShown(R"((--[a-z-]+) [^\s\[]+ \[([^\]\n]*)\])");
+  std::map<std::string, std::string> defaults;
+  for (std::sregex_iterator at(help.begin(), help.end(), kShown), end; at != end; ++at) {
+    defaults[(*at)[1]] = (*at)[2];
+  }
+  return defaults;
+}
+
+template <typename Program>
+class ProgramHelpTest : public ::testing::Test {};
+using Programs = ::testing::Types<Engine, Store>;
+TYPED_TEST_SUITE(ProgramHelpTest, Programs);
+
+// Given by hand, the default changes nothing; another value is shown in its place, so that none was
+// typed into the text.
+TYPED_TEST(ProgramHelpTest, ShowsWhatTheCodeUses) {
+  const typename TypeParam::Config usual;
+  const std::string help = Help<TypeParam>(usual);
+  const std::map<std::string, std::string> defaults = Defaults(help);
+  ASSERT_GT(defaults.size(), 5u) << help;
+  for (const auto& [flag, value] : defaults) {
+    typename TypeParam::Config same;
+    EXPECT_TRUE(Parse<TypeParam>(absl::StrCat(flag, "=", value), same)) << flag << " " << value;
+    EXPECT_EQ(Defaults(Help<TypeParam>(same)), defaults) << flag;
+    bool shown = false;
+    for (const char* other : {"1", "2", "0.5", "7s", "exact", "dense", "error", "lru", "pread",
+                              "127.0.0.1:1", "/run/x.sock"}) {
+      typename TypeParam::Config changed;
+      if (other == value || !Parse<TypeParam>(absl::StrCat(flag, "=", other), changed)) continue;
+      shown = Defaults(Help<TypeParam>(changed))[flag] == other;
+      break;
+    }
+    EXPECT_TRUE(shown) << flag << " [" << value << "] is not rendered from its variable";
+  }
+}
+
+TEST(HelpDefaultsTest, ContextAndReserveNameTheirBound) {
+  const std::string bound = absl::StrCat("at most ", kDefaultContextTokens);
+  const auto one_line = [](const std::string& help) {
+    return std::regex_replace(help, std::regex(R"(\s+)"), " ");
+  };
+  EXPECT_THAT(one_line(Help<Engine>(ServerConfig())), HasSubstr(bound));
+  EXPECT_THAT(one_line(Help<Store>(StoreConfig())), HasSubstr(bound));
+}
+
+// Of every command: the default is a value that the flag takes, and that leaves it as it is.
+TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
+  size_t seen = 0;
+  for (const auto add :
+       {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
+        AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddCalibrateCommand,
+        AddSimulateCommand, AddBenchCommand, AddHealthCommand, AddStatsCommand}) {
+    CLI::App app;
+    CommandRun run;
+    add(app, run);
+    CLI::App* command = app.get_subcommands({}).front();
+    for (CLI::Option* option : command->get_options()) option->required(false);
+    for (CLI::Option* option : command->get_options()) {
+      const std::string value = option->get_default_str();
+      if (value.empty() || option->get_lnames().empty()) continue;
+      const std::string flag = absl::StrCat("--", option->get_lnames().front());
+      std::string text = value;
+      if (text.front() == '[') text = text.substr(1, text.size() - 2);  // a list
+      std::vector<std::string> reversed = {absl::StrCat(flag, "=", text), command->get_name()};
+      EXPECT_NO_THROW(app.parse(reversed)) << command->get_name() << " " << flag << " " << text;
+      option->capture_default_str();
+      EXPECT_EQ(option->get_default_str(), value) << command->get_name() << " " << flag;
+      ++seen;
+    }
+  }
+  EXPECT_GT(seen, 40u);
+}
+
+}  // namespace
+}  // namespace tidegate
