@@ -51,9 +51,9 @@ std::string Help(typename Program::Config config) {
   return ::testing::internal::GetCapturedStdout();
 }
 
-// "--flag TYPE [default]" -> flag, default.
+// "--flag TYPE=default" -> flag, default.
 std::map<std::string, std::string> Defaults(const std::string& help) {
-  static const std::regex kShown(R"((--[a-z-]+) [^\s\[]+ \[([^\]\n]*)\])");
+  static const std::regex kShown(R"((--[a-z-]+) [^\s=]+=(\S+))");
   std::map<std::string, std::string> defaults;
   for (std::sregex_iterator at(help.begin(), help.end(), kShown), end; at != end; ++at) {
     defaults[(*at)[1]] = (*at)[2];
@@ -85,7 +85,7 @@ TYPED_TEST(ProgramHelpTest, ShowsWhatTheCodeUses) {
       shown = Defaults(Help<TypeParam>(changed))[flag] == other;
       break;
     }
-    EXPECT_TRUE(shown) << flag << " [" << value << "] is not rendered from its variable";
+    EXPECT_TRUE(shown) << flag << "=" << value << " is not rendered from its variable";
   }
 }
 
