@@ -65,19 +65,21 @@ std::string_view HttpRequest::Header(const std::string& name) const {
 
 absl::StatusOr<HttpTarget> ParseHttpTarget(const std::string& text) {
   std::string_view target = text;
+  bool has_host = false;
   for (const std::string scheme : {"http://", "https://"}) {
     if (!absl::StartsWithIgnoreCase(text, scheme)) continue;
     target.remove_prefix(scheme.size());
     const size_t end = target.find_first_of("/?");
     if (end == 0 || target.empty()) return absl::InvalidArgumentError("target without a host");
     target = end == std::string_view::npos ? "/" : target.substr(end);
+    has_host = true;
     break;
   }
   const size_t mark = target.find('?');
   HttpTarget parsed;
   if (mark != std::string_view::npos) parsed.query = std::string(target.substr(mark + 1));
   target = target.substr(0, mark);
-  if (target.empty() && mark == 0) target = "/";
+  if (target.empty() && has_host) target = "/";
   if (target.empty() || target.front() != '/') {
     return absl::InvalidArgumentError("target that is not a path");
   }

@@ -433,7 +433,7 @@ void HttpServer::Impl::AcceptLater(int error) {
                ": cannot accept a connection: ", std::strerror(error));
   }
   const bool short_of = error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
-  if (short_of && MakeRoom()) return Accept();
+  if (short_of && MakeRoom()) return AcceptOne();  // before somebody else takes the place
   accept_timer.expires_after(kAcceptPause);
   accept_timer.async_wait([this](const ErrorCode& cancelled) {
     if (!cancelled && !stopping) Accept();
