@@ -17,7 +17,7 @@ class LogBurst {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit LogBurst(Clock::duration period = std::chrono::seconds(10)) : period_(period) {}
+  explicit LogBurst(Clock::duration period = std::chrono::minutes(1)) : period_(period) {}
 
   template <typename... Parts>
   void Warning(const Parts&... parts) {

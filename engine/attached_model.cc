@@ -1,12 +1,13 @@
 #include "engine/attached_model.h"
 
-#include <unistd.h>
+#include <malloc.h>
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/log.h"
+#include "base/memory_limit.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "proto/store/v1/defaults.h"
@@ -45,12 +46,12 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   const uint64_t reserve_bytes = reserved - std::min(reserved, attached.info.adapter_bytes);
   const uint64_t capacity =
       options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / token_bytes;
-  const auto memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                      static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
-  if (capacity > memory / token_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a KV cache for ", capacity, " tokens takes ", token_bytes,
-                     " bytes each, more than this machine's memory; lower --kv-tokens"));
+  const MemoryLimit memory = ReadMemoryLimit();
+  if (capacity > memory.bytes / token_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a KV cache for ", capacity, " tokens takes ", token_bytes, " bytes each, more than ",
+        memory.by_cgroup ? "the control group's limit of memory" : "this machine's memory",
+        "; lower --kv-tokens"));
   }
   const uint32_t context = options.context_tokens != 0
                                ? options.context_tokens
@@ -86,17 +87,31 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
         "the tokenizer has more tokens than the embedding; pack the model again");
   }
   attached->tokenizer = std::move(tokenizer);
+  attached->client->ForgetTokenizer();
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
                                                 options.prefill_chunk_tokens, options.overlap);
   attached->info = InfoFrom(*attached->client, *attached->model);
   RETURN_IF_ERROR(SizeKv(options, *attached));
+  ::malloc_trim(0);  // what reading the manifest took
   return attached;
 }
 
 void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
   const ModelInfo& info = attached.info;
+  const uint32_t wanted = options.context_tokens != 0
+                              ? options.context_tokens
+                              : std::min(info.trained_context_tokens, kDefaultContextTokens);
+  if (attached.context_tokens < wanted) {
+    LogWarning("a context is ", attached.context_tokens, " tokens and not ", wanted,
+               ": the KV cache has room for no more; start the store with a larger "
+               "--engine-reserve or the engine with --kv-tokens");
+  } else if (options.context_tokens == 0 && wanted < info.trained_context_tokens) {
+    LogInfo("a context is ", wanted, " of the ", info.trained_context_tokens,
+            " tokens that the model was trained on; --context allows more");
+  }
   LogInfo("attached: model ", info.name, ", context ", attached.context_tokens,
-          " tokens, KV cache for ", attached.kv_capacity_tokens, " tokens",
+          " tokens, KV cache for ", attached.kv_capacity_tokens, " tokens (",
+          options.kv_tokens != 0 ? "--kv-tokens" : "the store's engine reserve", ")",
           info.adapters.empty() ? ""
                                 : absl::StrCat(", adapters ", absl::StrJoin(info.adapters, ", "),
                                                " (", FormatBytes(info.adapter_bytes), ")"));

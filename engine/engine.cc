@@ -12,6 +12,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "engine/attached_model.h"
+#include "engine/kernels/kernels.h"
 #include "engine/request_check.h"
 #include "engine/sequence.h"
 #include "engine/steering.h"
@@ -113,6 +114,10 @@ class EngineImpl final : public Engine {
 };
 
 absl::Status EngineImpl::Start() {
+  LogInfo("computing with ", pool_.thread_count(), " threads",
+          options_.threads == 0 ? " (one for each core that this process may use)" : "",
+          ", kernels ", std::string(BestKernels(options_.precision).name), ", precision ",
+          std::string(PrecisionName(options_.precision)));
   const Clock::time_point deadline = Clock::now() + options_.attach_timeout;
   while (!EnsureAttached()) {
     if (!configuration_error_.ok()) return configuration_error_;  // waiting would not help

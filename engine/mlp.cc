@@ -209,11 +209,14 @@ void Mlp::CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed) 
 // Many tokens: batches are full, because each one reads and writes the outputs of all tokens, and
 // streamed blocks are copied, so that staging goes on filling while a batch is added.
 absl::Status Mlp::RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
-  const size_t block_bytes = client_->geometry().kind(sweep.kind).block_bytes;
+  const KindGeometry& kind = client_->geometry().kind(sweep.kind);
+  const size_t block_bytes = kind.block_bytes;
+  const size_t copies_max = std::min({lease.size(), kBatchUnitsOfTokens / kind.units_per_block + 1,
+                                      kBatchCopyBytes / block_bytes + 1});
   for (size_t next = 0; next < lease.size();) {
-    size_t copied = 0;  // bytes
+    size_t copied = 0;  // blocks
     while (next < lease.size() && batch_.units.size() < kBatchUnitsOfTokens &&
-           copied < kBatchCopyBytes) {
+           copied < copies_max) {
       const std::byte* data = lease.TryGet(next);
       if (data == nullptr) {
         CopyStreamed(lease, sweep, next);
@@ -221,12 +224,9 @@ absl::Status Mlp::RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& 
         continue;
       }
       if (lease.IsStreamed(next)) {
-        if (copied_.size() < kBatchCopyBytes + block_bytes) {
-          copied_.resize(kBatchCopyBytes + block_bytes);  // Before anything points into it.
-        }
-        copies_.push_back({data, copied_.data() + copied});
-        data = copies_.back().to;
-        copied += block_bytes;
+        RETURN_IF_ERROR(copied_.Reserve(copies_max * block_bytes));
+        copies_.push_back({data, copied_.data() + copied++ * block_bytes});
+        data = reinterpret_cast<const std::byte*>(copies_.back().to);
       }
       GatherBlock(sweep, next++, data);
     }

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/aligned_buffer.h"
 #include "engine/kernels/kernels.h"
 #include "engine/lora_product.h"
 #include "engine/matmul.h"
@@ -200,13 +201,14 @@ class Mlp {
   Part parts_[kParts];
   size_t dealt_ = 0;              // units, of this sweep
   std::vector<float> part_sums_;  // [kParts, column_elements]
-  // Streamed blocks of a batch of many tokens: where they are to be copied, and the copies.
+  // Streamed blocks of a batch of many tokens: where they are to be copied, and the copies: as many
+  // as a batch of the largest layer so far can hold.
   struct Copy {
     const std::byte* from;
-    std::byte* to;
+    uint8_t* to;
   };
   std::vector<Copy> copies_;
-  std::vector<std::byte> copied_;
+  AlignedBuffer copied_;
   // A dense pass streams the input units of what comes next while it computes this: of the next
   // layer or, in mixtures, of the next expert of this layer.
   struct Ahead {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/log_burst.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
@@ -10,6 +11,17 @@ namespace {
 
 double Seconds(Sequence::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
+}
+
+// What a failed pass means to whoever asked for the tokens: that the store is gone or the weights
+// are lost is theirs to know; everything else is a fault in here, whatever the code said in the
+// layer that it comes from.
+absl::Status PassError(const absl::Status& status) {
+  static LogBurst& log = *new LogBurst();
+  if (absl::IsUnavailable(status)) return status;
+  log.Error("a stream has ended: ", status.ToString());
+  if (absl::IsDataLoss(status) || absl::IsInternal(status)) return status;
+  return absl::InternalError(status.message());
 }
 
 }  // namespace
@@ -53,7 +65,7 @@ bool Sequence::Advance() {
   const bool first = prefilling();
   const absl::Status done = first ? Prefill() : Step();
   if (!done.ok()) {
-    Finish(FinishReason::kError, done);
+    Finish(FinishReason::kError, PassError(done));
     return false;
   }
   if (prefilling()) return true;

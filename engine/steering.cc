@@ -152,8 +152,15 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
                                                     const std::optional<store::v1::Profile>& given,
                                                     const WeightClient& client,
                                                     const ModelConfig& config) {
-  if (!options.steering.wanted()) return std::optional<Steering>();
   const store::v1::Manifest& manifest = client.manifest();
+  if (!options.steering.wanted()) {
+    if (given || manifest.has_profile()) {
+      LogInfo(given ? "the profile" : "the pack's profile",
+              " steers nothing: neither --target-tokens-per-second nor --max-perplexity-increase "
+              "is given");
+    }
+    return std::optional<Steering>();
+  }
   if (!given && !manifest.has_profile()) {
     return absl::FailedPreconditionError(
         "--target-tokens-per-second and --max-perplexity-increase choose from a profile, and the "

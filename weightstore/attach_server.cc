@@ -52,6 +52,7 @@ absl::StatusOr<UniqueFd> Listen(const std::string& path, bool for_others) {
       return absl::FailedPreconditionError(absl::StrCat(path, " exists and is not a socket"));
     }
     ::unlink(path.c_str());
+    LogInfo("replacing the socket ", path, " that an earlier store left: nobody listens on it");
   }
   UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener.valid()) return absl::ErrnoToStatus(errno, "socket");
@@ -82,16 +83,6 @@ void Answer(int fd, const store::v1::AttachResponse& response, const AttachGrant
     std::memcpy(CMSG_DATA(header), fds, sizeof(fds));
   }
   if (::sendmsg(fd, &message, MSG_NOSIGNAL) < 0) LogWarning("attach answer: ", strerror(errno));
-}
-
-store::v1::AttachResponse ErrorResponse(const absl::Status& status) {
-  store::v1::AttachResponse response;
-  response.set_code(static_cast<int32_t>(status.code()));
-  constexpr size_t kMaxMessageBytes = 2000;
-  // Protobuf strings must be UTF-8; a path in a message need not be.
-  response.set_message(
-      Printable({status.message().data(), status.message().size()}, kMaxMessageBytes));
-  return response;
 }
 
 }  // namespace
@@ -153,24 +144,32 @@ void AttachServer::AcceptPeer() {
     const int error = errno;
     if (error == EAGAIN || error == EINTR || error == ECONNABORTED) return;
     // The connection stays in the queue and wakes poll() at once: not faster than this.
-    LogWarning("cannot accept an engine: ", strerror(error));
+    refused_log_.Warning("cannot accept an engine: ", strerror(error));
     std::this_thread::sleep_for(kAcceptRetry);
     return;
   }
   if (peers_.size() >= kPeersMax) {
-    delegate_->OnRefused();
-    Answer(socket.get(), ErrorResponse(absl::ResourceExhaustedError("too many connections")),
-           nullptr);
+    Refuse(socket.get(), absl::ResourceExhaustedError(
+                             absl::StrCat("the store has ", kPeersMax, " connections already")));
     return;
   }
   if (const absl::Status allowed = CheckPeer(socket.get()); !allowed.ok()) {
-    LogWarning("refused an engine: ", allowed.message());
-    delegate_->OnRefused();
-    Answer(socket.get(), ErrorResponse(allowed), nullptr);
+    Refuse(socket.get(), allowed);
     return;
   }
   const int fd = socket.get();
   peers_[fd].socket = std::move(socket);
+}
+
+void AttachServer::Refuse(int fd, const absl::Status& why) {
+  refused_log_.Warning("refused an engine: ", why.message());
+  delegate_->OnRefused();
+  store::v1::AttachResponse response;
+  response.set_code(static_cast<int32_t>(why.code()));
+  // Protobuf strings must be UTF-8; a path in a message need not be.
+  constexpr size_t kMaxMessageBytes = 2000;
+  response.set_message(Printable({why.message().data(), why.message().size()}, kMaxMessageBytes));
+  Answer(fd, response, nullptr);
 }
 
 absl::Status AttachServer::CheckPeer(int fd) const {
@@ -189,12 +188,18 @@ absl::Status AttachServer::CheckPeer(int fd) const {
 
 bool AttachServer::HandlePeer(Peer& peer) {
   char buffer[4096];
-  const ssize_t bytes = ::recv(peer.socket.get(), buffer, sizeof(buffer), 0);
+  // MSG_TRUNC: the size of the whole message, also where it is larger than the buffer.
+  const ssize_t bytes = ::recv(peer.socket.get(), buffer, sizeof(buffer), MSG_TRUNC);
   if (bytes < 0 && (errno == EAGAIN || errno == EINTR)) return true;
-  if (bytes <= 0 || peer.attached) return false;  // Gone, or talking out of turn.
+  if (bytes > 0 && peer.attached) {
+    refused_log_.Warning("the engine of session ", peer.session,
+                         " talks out of turn on its socket; its session ends");
+  }
+  if (bytes <= 0 || peer.attached) return false;
   store::v1::AttachRequest request;
   absl::StatusOr<AttachGrant> grant = absl::InvalidArgumentError("malformed attach request");
-  if (request.ParseFromArray(buffer, static_cast<int>(bytes))) {
+  if (static_cast<size_t>(bytes) <= sizeof(buffer) &&
+      request.ParseFromArray(buffer, static_cast<int>(bytes))) {
     if (request.protocol_version() == kControlVersion) {
       grant = delegate_->OnAttach(request);
     } else {
@@ -204,8 +209,7 @@ bool AttachServer::HandlePeer(Peer& peer) {
     }
   }
   if (!grant.ok()) {
-    delegate_->OnRefused();
-    Answer(peer.socket.get(), ErrorResponse(grant.status()), nullptr);
+    Refuse(peer.socket.get(), grant.status());
     return false;
   }
   peer.attached = true;

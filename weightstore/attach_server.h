@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/log_burst.h"
 #include "base/unique_fd.h"
 #include "proto/store/v1/control.pb.h"
 
@@ -60,11 +61,13 @@ class AttachServer {
   void AcceptPeer();
   bool HandlePeer(Peer& peer);  // false: close it
   absl::Status CheckPeer(int fd) const;
+  void Refuse(int fd, const absl::Status& why);
 
   const std::string path_;
   const std::vector<uint32_t> allowed_uids_;
   AttachDelegate* const delegate_;
   UniqueFd listener_, wake_;
+  LogBurst refused_log_;
   std::map<int, Peer> peers_;
   std::atomic<bool> stopping_ = false;
   std::thread thread_;

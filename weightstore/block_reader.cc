@@ -29,18 +29,30 @@ uint32_t BlockReader::BlockBytes(const BlockOrder& order) const {
   return pack_->geometry.kind(order.kind).block_bytes;
 }
 
-std::unique_ptr<BlockReader::Job> BlockReader::NewJob() {
-  if (spare_.empty()) return std::make_unique<Job>();
-  std::unique_ptr<Job> job = std::move(spare_.back());
-  spare_.pop_back();
-  job->segments.clear();
-  job->orders.clear();
-  job->retry = false;
+uint64_t BlockReader::FileOffset(const BlockOrder& order) const {
+  return pack_->header.blocks_offset +
+         pack_->geometry.BlockOffset(order.layer, order.kind, order.block);
+}
+
+// A read of one block, to which others may join.
+std::unique_ptr<BlockReader::Job> BlockReader::NewJob(const BlockOrder& order) {
+  std::unique_ptr<Job> job;
+  if (spare_.empty()) {
+    job = std::make_unique<Job>();
+  } else {
+    job = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  job->offset = FileOffset(order);
+  job->bytes = BlockBytes(order);
+  job->segments.assign({{order.target, BlockBytes(order)}});
+  job->orders.assign({order});
+  job->alone = job->again = false;
   return job;
 }
 
 bool BlockReader::Extend(Job& job, const BlockOrder& order, uint64_t offset, uint32_t bytes) const {
-  if (job.retry || job.offset + job.bytes != offset || job.bytes + bytes > kMergeBytesMax ||
+  if (job.alone || job.offset + job.bytes != offset || job.bytes + bytes > kMergeBytesMax ||
       job.orders.back().purpose != order.purpose) {
     return false;
   }
@@ -58,17 +70,10 @@ bool BlockReader::Extend(Job& job, const BlockOrder& order, uint64_t offset, uin
 }
 
 bool BlockReader::Order(const BlockOrder& order) {
-  const uint32_t bytes = BlockBytes(order);
-  const uint64_t offset = pack_->header.blocks_offset +
-                          pack_->geometry.BlockOffset(order.layer, order.kind, order.block);
-  if (!queued_.empty() && Extend(*queued_.back(), order, offset, bytes)) return false;
-  std::unique_ptr<Job> job = NewJob();
-  job->offset = offset;
-  job->bytes = bytes;
-  job->segments.push_back({order.target, bytes});
-  job->orders.push_back(order);
-  queued_.push_back(std::move(job));
-  return true;
+  const bool joins =
+      !queued_.empty() && Extend(*queued_.back(), order, FileOffset(order), BlockBytes(order));
+  if (!joins) queued_.push_back(NewJob(order));
+  return !joins;
 }
 
 absl::Status BlockReader::Submit() {
@@ -121,43 +126,57 @@ size_t BlockReader::Poll(const Done& done) {
 
 void BlockReader::Finish(std::unique_ptr<Job> job, const absl::Status& status, const Done& done) {
   ++(status.ok() ? stats_->flash_reads_ok : stats_->flash_reads_failed);
-  for (const BlockOrder& order : job->orders) {
-    if (status.ok()) {
-      FinishBlock(order, job->retry, done);
-    } else {
-      done(order, Annotate(status, BlockName(order)));
-    }
+  if (status.ok()) {
+    for (const BlockOrder& order : job->orders) FinishRead(order, job->again, done);
+  } else {
+    FinishFailed(*job, status, done);
   }
   spare_.push_back(std::move(job));
 }
 
-void BlockReader::FinishBlock(const BlockOrder& order, bool retry, const Done& done) {
+void BlockReader::FinishRead(const BlockOrder& order, bool again, const Done& done) {
   const uint64_t index = pack_->geometry.BlockIndex(order.layer, order.kind, order.block);
   if (!verify_ || Checksum(order.target, BlockBytes(order)) == pack_->block_checksums[index]) {
     done(order, absl::OkStatus());
     return;
   }
   ++stats_->flash_reads_corrupt;
-  if (!retry) {  // Once more: the error may have been on the way, not on the drive.
-    std::unique_ptr<Job> job = NewJob();
-    job->offset = pack_->header.blocks_offset +
-                  pack_->geometry.BlockOffset(order.layer, order.kind, order.block);
-    job->bytes = BlockBytes(order);
-    job->segments.push_back({order.target, BlockBytes(order)});
-    job->orders.push_back(order);
-    job->retry = true;
-    queued_.push_back(std::move(job));
+  if (!again) {  // The error may have been on the way, not on the drive.
+    ReadAlone(order, true);
     return;
   }
   const absl::Status bad =
       absl::DataLossError(absl::StrCat("damaged block: ", BlockName(order),
                                        ": checksum differs; check with `tidegate "
                                        "inspect --verify` and pack the model again"));
-  if (reported_bad_.insert(index).second) {
+  if (damaged_.insert(index).second) {
     ++stats_->corrupt_blocks;
-    LogError(bad.message());
+    damaged_log_.Error(bad.message());
   }
   done(order, bad);
+}
+
+void BlockReader::FinishFailed(const Job& job, const absl::Status& status, const Done& done) {
+  if (job.orders.size() > 1) {  // Which of them cannot be read, and which only came along?
+    for (const BlockOrder& order : job.orders) ReadAlone(order, false);
+    return;
+  }
+  const BlockOrder& order = job.orders[0];
+  // To the device a short file is a matter of range; to whoever waits, a block is lost either way.
+  const char* const remedy = absl::IsOutOfRange(status)
+                                 ? "the pack has been cut off; pack the model again"
+                                 : "check the drive of the pack";
+  const absl::Status lost = absl::DataLossError(
+      absl::StrCat("cannot read ", BlockName(order), ": ", status.message(), "; ", remedy));
+  failed_log_.Error(lost.message());
+  done(order, lost);
+}
+
+void BlockReader::ReadAlone(const BlockOrder& order, bool again) {
+  std::unique_ptr<Job> job = NewJob(order);
+  job->alone = true;
+  job->again = again;
+  queued_.push_back(std::move(job));
 }
 
 }  // namespace tidegate

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/log_burst.h"
 #include "proto/store/v1/pack_format.h"
 #include "weightstore/io/flash_device.h"
 #include "weightstore/store_stats.h"
@@ -33,8 +34,8 @@ struct BlockOrder {
 
 class BlockReader {
  public:
-  // Called once per ordered block. DATA_LOSS: the checksum differed twice; UNAVAILABLE: the device
-  // failed. Both name layer, kind and block.
+  // Called once per ordered block. DATA_LOSS: the checksum differed twice, the pack ends before the
+  // block, or the device cannot read it; names layer, kind and block, and what to do.
   using Done = std::function<void(const BlockOrder& order, const absl::Status& status)>;
 
   // device, pack and stats are not owned and must outlive the reader.
@@ -59,7 +60,8 @@ class BlockReader {
     uint64_t bytes = 0;
     std::vector<FlashSegment> segments;
     std::vector<BlockOrder> orders;
-    bool retry = false;
+    bool alone = false;  // takes no neighbours
+    bool again = false;  // the block has been read before, and its checksum differed
   };
 
   struct LandedJob {
@@ -67,11 +69,14 @@ class BlockReader {
     absl::Status status;
   };
 
-  std::unique_ptr<Job> NewJob();
+  std::unique_ptr<Job> NewJob(const BlockOrder& order);
   bool Extend(Job& job, const BlockOrder& order, uint64_t offset, uint32_t bytes) const;
   void Finish(std::unique_ptr<Job> job, const absl::Status& status, const Done& done);
-  void FinishBlock(const BlockOrder& order, bool retry, const Done& done);
+  void FinishRead(const BlockOrder& order, bool again, const Done& done);
+  void FinishFailed(const Job& job, const absl::Status& status, const Done& done);
+  void ReadAlone(const BlockOrder& order, bool again);
   uint32_t BlockBytes(const BlockOrder& order) const;
+  uint64_t FileOffset(const BlockOrder& order) const;
 
   FlashDevice* const device_;
   const PackIndex* const pack_;
@@ -85,7 +90,8 @@ class BlockReader {
   size_t active_count_ = 0;
   bool resubmit_ = false;  // the device has not accepted everything yet
   std::vector<FlashCompletion> completions_;
-  std::unordered_set<uint64_t> reported_bad_;  // block indices already logged
+  std::unordered_set<uint64_t> damaged_;  // block indices already counted
+  LogBurst damaged_log_, failed_log_;
 };
 
 }  // namespace tidegate

@@ -1,6 +1,7 @@
 // tidegate-store: keeps one pack's weights on flash and those in use in shared memory.
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/memory_limit.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/process.h"
@@ -18,11 +19,10 @@ namespace {
 
 void LogFacts(const StoreInfo& info) {
   LogInfo("flash: ", info.flash.backend, " (", info.flash.reason, "), ",
-          info.flash.direct ? "O_DIRECT" : "through the page cache", ", ",
-          FormatBytes(info.flash.fixed_buffer_bytes), " registered, queue depth ",
+          info.flash.direct ? "O_DIRECT"
+                            : absl::StrCat("through the page cache: ", info.flash.why_not_direct),
+          ", ", FormatBytes(info.flash.fixed_buffer_bytes), " registered, queue depth ",
           info.flash.queue_depth);
-  LogInfo("region: ", FormatBytes(info.region_bytes), ", ", FormatBytes(info.huge_page_bytes),
-          " of it in huge pages");
   LogInfo("budget ", FormatBytes(info.memory_budget_bytes), ": static weights ",
           FormatBytes(info.static_bytes), ", slots ", FormatBytes(info.slot_bytes), " for ",
           FormatBytes(info.streamed_model_bytes), " on flash, staging ",
@@ -36,10 +36,21 @@ void LogFacts(const StoreInfo& info) {
   }
 }
 
+// The kernel would end the process, and say so only in its own log.
+void WarnOfMemoryLimit(uint64_t budget_bytes) {
+  const MemoryLimit limit = ReadMemoryLimit();
+  if (limit.bytes == 0 || budget_bytes <= limit.bytes) return;
+  LogWarning("--memory-budget ", FormatBytes(budget_bytes), " is more than ",
+             limit.by_cgroup ? "the control group's limit of " : "this machine's ",
+             FormatBytes(limit.bytes), limit.by_cgroup ? "" : " of memory",
+             "; lower it, or the kernel may end the store");
+}
+
 // Everything the process owns, in construction order; destroyed in reverse.
 absl::Status Run(const StoreConfig& config) {
   const std::string& socket = config.store.socket_path;
   RETURN_IF_ERROR(PrepareSocketFolder(socket));
+  WarnOfMemoryLimit(config.store.memory_budget_bytes);
   ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Create(config.store));
   LogFacts(store->info());
   if (!config.store.verify_checksums) {

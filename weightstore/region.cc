@@ -11,8 +11,11 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "base/units.h"
 
@@ -68,21 +71,76 @@ absl::StatusOr<UniqueFd> ReplaceLocked(const std::string& path) {
   return fd;
 }
 
+// In what the region that an earlier store left differs from the one that is wanted: every field
+// with both values. Empty: in nothing.
+std::string Differences(const RegionHeader& left, const RegionHeader& wanted) {
+  if (left.magic == 0) return "its store never finished it";
+  if (left.magic != kRegionMagic) return "it is no region";
+  if (left.version != wanted.version) {
+    return absl::StrCat("layout version ", left.version, ", not ", wanted.version);
+  }
+  if (left.pack_uuid != wanted.pack_uuid) {
+    return absl::StrCat("of pack ", UuidText(left.pack_uuid), ", not ", UuidText(wanted.pack_uuid));
+  }
+  std::vector<std::string> found;
+  const auto compare = [&](const std::string& name, uint64_t l, uint64_t w) {
+    if (l != w) found.push_back(absl::StrCat(name, " ", l, ", not ", w));
+  };
+  compare("layers", left.layer_count, wanted.layer_count);
+  for (const UnitKind kind : {UnitKind::kInput, UnitKind::kHidden}) {
+    const RegionKind& l = left.kinds[static_cast<uint32_t>(kind)];
+    const RegionKind& w = wanted.kinds[static_cast<uint32_t>(kind)];
+    const std::string name = UnitKindName(kind);
+    compare(absl::StrCat("slots of a layer for ", name, " blocks"), l.slots_per_layer,
+            w.slots_per_layer);
+    compare(absl::StrCat("bytes of a block of ", name, " units"), l.block_bytes, w.block_bytes);
+    compare(absl::StrCat(name, " units"), l.unit_count, w.unit_count);
+  }
+  compare("bytes of static weights", left.static_bytes, wanted.static_bytes);
+  compare("bytes of a lease's staging", left.staging_bytes, wanted.staging_bytes);
+  compare("bytes of engine reserve", left.engine_reserve_bytes, wanted.engine_reserve_bytes);
+  compare("bytes of manifest", left.manifest_bytes, wanted.manifest_bytes);
+  compare("bytes", left.region_bytes, wanted.region_bytes);
+  if (found.empty() && std::memcmp(&left, &wanted, sizeof(left)) != 0) return "its header";
+  return absl::StrJoin(found, "; ");
+}
+
+// Whether the content of a file that an earlier store left may be taken over; says why not.
+absl::StatusOr<bool> MayAdopt(int fd, const std::string& path, uint64_t file_bytes,
+                              const RegionHeader& wanted) {
+  if (file_bytes == 0) return false;  // new
+  RegionHeader left = {};
+  std::string differences = absl::StrCat("a file of ", file_bytes, " bytes");
+  if (file_bytes >= sizeof(left)) {
+    RETURN_IF_ERROR(ReadAt(fd, 0, &left, sizeof(left)));
+    differences = Differences(left, wanted);
+    if (differences.empty() && file_bytes != wanted.region_bytes) {
+      differences = absl::StrCat("a file of ", file_bytes, " bytes, not ", wanted.region_bytes);
+    }
+  }
+  if (differences.empty()) return true;
+  LogInfo("the region ", path, " that an earlier store left is not taken over: ", differences);
+  return false;
+}
+
 // Puts huge pages behind the file as far as the kernel gives them; returns the bytes they cover.
 // MADV_COLLAPSE (Linux 6.1) does so whatever the settings of tmpfs and of transparent huge pages
 // say, but not to a range without any page: hence one page first, which a full tmpfs refuses.
 // Everything else becomes one zeroed huge page, ten times faster than 512 small ones.
 uint64_t BackWithHugePages(int fd, const Mapping& mapping) {
   uint64_t covered = 0;
-  int failures = 0;
+  int failures = 0, error = 0;
   for (uint64_t at = 0; at + kHugePageBytes <= mapping.size(); at += kHugePageBytes) {
     if (::fallocate(fd, 0, static_cast<off_t>(at), kPageBytes) != 0) break;
     if (::madvise(mapping.data() + at, kHugePageBytes, MADV_COLLAPSE) == 0) {
       covered += kHugePageBytes;
-    } else if (errno == EINVAL || ++failures > kHugePageFailuresMax) {
-      break;
+      continue;
     }
+    error = errno;
+    if (error == EINVAL || ++failures > kHugePageFailuresMax) break;
   }
+  LogInfo("region: ", FormatBytes(covered), " of ", FormatBytes(mapping.size()), " in huge pages",
+          error == 0 ? "" : absl::StrCat("; the kernel refused more (", strerror(error), ")"));
   return covered;
 }
 
@@ -103,11 +161,7 @@ absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader&
   region.header_ = header;
   ASSIGN_OR_RETURN(region.fd_, OpenLocked(path));
   ASSIGN_OR_RETURN(const uint64_t present_bytes, FileSize(region.fd_.get()));
-  if (present_bytes == header.region_bytes) {
-    RegionHeader present;
-    RETURN_IF_ERROR(ReadAt(region.fd_.get(), 0, &present, sizeof(present)));
-    region.adopted_ = std::memcmp(&present, &header, sizeof(header)) == 0;
-  }
+  ASSIGN_OR_RETURN(region.adopted_, MayAdopt(region.fd_.get(), path, present_bytes, header));
   if (!region.adopted_) {
     if (present_bytes != 0) {
       // The old descriptor, and with it the lock on the old file, goes when the new one is locked.

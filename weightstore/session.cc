@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/futex.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 
 namespace tidegate {
 
@@ -69,10 +70,10 @@ void Session::Publish(uint32_t lease, uint32_t index, uint64_t location) {
 void Session::SetError(uint32_t lease, const absl::Status& status) {
   LeaseHeader& header = lease_header(lease);
   if (header.error_code.load(std::memory_order_relaxed) != 0) return;
-  const std::string_view text(status.message().data(), status.message().size());
-  const size_t length = std::min(text.size(), sizeof(header.error) - 1);
-  std::memcpy(header.error, text.data(), length);
-  header.error[length] = '\0';
+  const std::string_view text =
+      CutAtCharacter({status.message().data(), status.message().size()}, sizeof(header.error) - 1);
+  std::memcpy(header.error, text.data(), text.size());
+  header.error[text.size()] = '\0';
   header.error_code.store(static_cast<uint32_t>(status.code()), std::memory_order_release);
 }
 

@@ -1,5 +1,6 @@
 #include "weightstore/store.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,7 +9,6 @@
 #include <cstring>
 #include <thread>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/mutex.h"
@@ -39,7 +39,10 @@ class Store::Impl final : public AttachDelegate {
   void Stop();
 
   absl::StatusOr<AttachGrant> OnAttach(const store::v1::AttachRequest& request) override;
-  void OnDetach(uint32_t session) override { loop_->RemoveSession(session); }
+  void OnDetach(uint32_t session) override {
+    LogInfo("the engine of session ", session, " has gone");
+    loop_->RemoveSession(session);
+  }
   void OnRefused() override { ++stats_.attaches_refused; }
 
   StoreInfo info_;
@@ -55,8 +58,12 @@ class Store::Impl final : public AttachDelegate {
   absl::Status ReadStatics();
   absl::Status VerifyStatics() const;
   absl::Status MakeLoop();
+  // Blocks of an earlier store that were not taken over, by reason.
+  struct Adoption {
+    uint64_t in_flight = 0, damaged = 0, impossible = 0;
+  };
   void AdoptBlocks(BlockCache& cache, uint32_t layer, UnitKind kind,
-                   const std::vector<uint32_t>& entries);
+                   const std::vector<uint32_t>& entries, Adoption& adoption);
   void FillInfo(const RegionPlan& plan);
 
   const StoreOptions options_;
@@ -81,9 +88,13 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
   std::optional<double> input_share = options.input_share;
   const double profile_share = impl->pack_.manifest.profile().conditions().input_share();
   const bool follow = options.follow_profile && !options.cache_fraction;
-  if (follow && !input_share && profile_share > 0) {
+  if (profile_share > 0 && follow && !input_share) {
     input_share = profile_share;
     LogInfo("input units have ", profile_share, " of the slots' bytes, as the pack's profile says");
+  } else if (profile_share > 0) {
+    LogInfo("the pack's profile, which gives input units ", profile_share,
+            " of the slots' bytes, is not followed: ",
+            options.input_share ? "--input-share is given" : "this command measures without it");
   }
   ASSIGN_OR_RETURN(const RegionPlan plan,
                    PlanRegion(impl->pack_, {.memory_budget_bytes = options.memory_budget_bytes,
@@ -101,6 +112,7 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
   RETURN_IF_ERROR(impl->MakeLoop());
   impl->FillInfo(plan);
   impl->region_.Publish();
+  ::malloc_trim(0);  // what reading the manifest took
   return impl;
 }
 
@@ -116,6 +128,11 @@ absl::Status Store::Impl::OpenRegion(const RegionPlan& plan) {
   // Also into a region that was taken over: what another process left is not trusted.
   std::memcpy(region_.data() + header.manifest_offset, pack_.manifest_bytes.data(),
               pack_.manifest_bytes.size());
+  // Engines read it there; what the store has no use for, a vocabulary above all, is not kept
+  // twice.
+  pack_.manifest_bytes = std::string();
+  pack_.manifest.clear_tokenizer();
+  pack_.manifest.clear_chat_template();
   // Weights that the kernel swaps out or drops are read twice: keep them where they are.
   if (::mlock(region_.data(), region_.bytes().size()) != 0) {
     LogInfo("region is not locked into memory (memlock limit); raise it if this host swaps");
@@ -152,7 +169,12 @@ absl::Status Store::Impl::VerifyStatics() const {
 
 absl::Status Store::Impl::LoadStatics() {
   // An earlier store's copy is as good as the file's if it still agrees with the checksums.
-  statics_adopted_ = region_.adopted() && VerifyStatics().ok();
+  if (region_.adopted()) {
+    const absl::Status left = VerifyStatics();
+    statics_adopted_ = left.ok();
+    LogInfo("taking over the region that an earlier store left; its static weights ",
+            left.ok() ? "are good" : "are read again: a checksum differs");
+  }
   if (statics_adopted_) return absl::OkStatus();
   RETURN_IF_ERROR(ReadStatics());
   return options_.verify_checksums ? VerifyStatics() : absl::OkStatus();
@@ -178,7 +200,9 @@ absl::Status Store::Impl::ReadStatics() {
       if (!completion.status.ok()) {
         const absl::Status failed = completion.status;  // Reap() below moves the completions.
         while (device_->in_flight() > 0) device_->Reap(completions);
-        return Annotate(failed, absl::StrCat(options_.pack_path, ": static weights"));
+        return absl::DataLossError(absl::StrCat(
+            options_.pack_path, ": cannot read the static weights: ", failed.message(),
+            absl::IsOutOfRange(failed) ? "; pack the model again" : "; check the drive"));
       }
     }
   }
@@ -188,15 +212,26 @@ absl::Status Store::Impl::ReadStatics() {
 
 // Takes over blocks that an earlier store left in the region, as far as their checksums agree.
 void Store::Impl::AdoptBlocks(BlockCache& cache, uint32_t layer, UnitKind kind,
-                              const std::vector<uint32_t>& entries) {
+                              const std::vector<uint32_t>& entries, Adoption& adoption) {
   std::vector<bool> taken(cache.slot_count(), false);
   const uint32_t block_bytes = pack_.geometry.kind(kind).block_bytes;
   for (uint32_t block = 0; block < entries.size(); ++block) {
     const uint32_t entry = entries[block];
-    if (entry == 0 || (entry & kInFlight) != 0 || entry > cache.slot_count()) continue;
+    if (entry == 0) continue;
+    if ((entry & kInFlight) != 0) {
+      ++adoption.in_flight;
+      continue;
+    }
     const uint32_t slot = entry - 1;
+    if (slot >= cache.slot_count() || taken[slot]) {
+      ++adoption.impossible;
+      continue;
+    }
     const uint64_t expected = pack_.block_checksums[pack_.geometry.BlockIndex(layer, kind, block)];
-    if (taken[slot] || Checksum(region_.slot(layer, kind, slot), block_bytes) != expected) continue;
+    if (Checksum(region_.slot(layer, kind, slot), block_bytes) != expected) {
+      ++adoption.damaged;
+      continue;
+    }
     taken[slot] = true;
     cache.Adopt(block, slot);
     stats_.used_bytes += block_bytes;
@@ -206,6 +241,7 @@ void Store::Impl::AdoptBlocks(BlockCache& cache, uint32_t layer, UnitKind kind,
 
 absl::Status Store::Impl::MakeLoop() {
   std::vector<std::unique_ptr<BlockCache>> caches;
+  Adoption adoption;
   for (uint32_t layer = 0; layer < pack_.geometry.layer_count; ++layer) {
     for (const UnitKind kind : {UnitKind::kInput, UnitKind::kHidden}) {
       const std::span<ResidencyEntry> residency = region_.residency(layer, kind);
@@ -217,9 +253,14 @@ absl::Status Store::Impl::MakeLoop() {
       ASSIGN_OR_RETURN(auto policy, MakeEvictionPolicy(options_.policy, k.block_count));
       caches.push_back(
           std::make_unique<BlockCache>(residency, k.slots_per_layer, std::move(policy)));
-      AdoptBlocks(*caches.back(), layer, kind, left_behind);
+      AdoptBlocks(*caches.back(), layer, kind, left_behind, adoption);
       stats_.capacity_bytes += uint64_t{k.slots_per_layer} * k.block_bytes;
     }
+  }
+  if (region_.adopted()) {
+    LogInfo("taken over: ", info_.warm_blocks, " blocks; dropped: ", adoption.damaged,
+            " whose checksum differs, ", adoption.in_flight, " that were being read, ",
+            adoption.impossible, " in places that cannot be");
   }
   stats_.streamed_model_bytes = pack_.geometry.blocks_bytes();
   loop_ = std::make_unique<StoreLoop>(&pack_, &region_, device_.get(), options_.verify_checksums,
@@ -310,7 +351,7 @@ absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest
                        .pack_fd = session_pack_fds_[index].get(),
                        .region_bytes = region_.header().region_bytes,
                        .session_bytes = (*session)->memory_bytes()};
-  LogInfo("engine '", Printable(request.engine_name(), 64), "' attached as session ", index);
+  LogInfo("engine ", Quoted(request.engine_name(), 64), " attached as session ", index);
   loop_->AddSession(*std::move(session));
   return grant;
 }

@@ -136,37 +136,50 @@ bool StoreLoop::TakeRequests(Session& session) {
   bool any = false;
   RingEntry entry;
   // At most one ring per round: an engine that never stops posting must not starve the others.
-  for (uint32_t n = 0; n < kRingEntries && session.TakeRequest(entry); ++n) {
-    Handle(session, entry);
+  absl::Status kept;  // the rules
+  for (uint32_t n = 0; n < kRingEntries && kept.ok() && session.TakeRequest(entry); ++n) {
+    kept = Handle(session, entry);
     any = true;
   }
-  if (session.ring_broken()) {
-    LogError("engine of session ", session.index(), " broke the request ring; dropping it");
+  if (session.ring_broken()) kept = absl::InvalidArgumentError("more requests than the ring holds");
+  if (!kept.ok()) {
+    LogError("engine of session ", session.index(), " broke the rules: ", kept.message(),
+             "; it is served no more");
     // Its index stays taken until it disconnects: the disconnection must not hit a successor.
     Close(session);
   }
   return any;
 }
 
-void StoreLoop::Handle(Session& session, const RingEntry& entry) {
-  if (entry.lease >= kLeasesPerSession) return;
+absl::Status StoreLoop::Handle(Session& session, const RingEntry& entry) {
+  if (entry.lease >= kLeasesPerSession) return absl::OkStatus();
   Lease& lease = session.leases[entry.lease];
-  if (entry.op == static_cast<uint32_t>(RingOp::kRelease)) {
-    if (lease.active && lease.serial == entry.serial) Release(session, entry.lease);
-    return;
+  switch (static_cast<RingOp>(entry.op)) {
+    case RingOp::kRelease:
+      if (lease.active && lease.serial == entry.serial) Release(session, entry.lease);
+      break;
+    case RingOp::kCount:
+      return CountUses(entry);
+    case RingOp::kAcquire:
+      if (const absl::Status valid = ReadRequest(session, entry, lease); valid.ok()) {
+        Acquire(session, entry.lease, static_cast<LeaseMode>(entry.mode));
+      } else {
+        RejectAcquire(session, entry, valid);
+      }
+      break;
   }
-  if (entry.op == static_cast<uint32_t>(RingOp::kCount)) {
-    const bool select = entry.mode == static_cast<uint32_t>(LeaseMode::kSelect);
-    stats_->hit_units[select ? 0 : 1] += entry.serial;
-    return;
+  return absl::OkStatus();
+}
+
+absl::Status StoreLoop::CountUses(const RingEntry& entry) {
+  const bool select = entry.mode == static_cast<uint32_t>(LeaseMode::kSelect);
+  const uint64_t most = UnitsOfPass(pack_->geometry);
+  if (entry.serial > most || (!select && entry.mode != static_cast<uint32_t>(LeaseMode::kStream))) {
+    return absl::InvalidArgumentError(absl::StrCat("it counts ", entry.serial, " units in mode ",
+                                                   entry.mode, ", a pass has ", most));
   }
-  if (entry.op != static_cast<uint32_t>(RingOp::kAcquire)) return;
-  const absl::Status valid = ReadRequest(session, entry, lease);
-  if (!valid.ok()) {
-    RejectAcquire(session, entry, valid);
-    return;
-  }
-  Acquire(session, entry.lease, static_cast<LeaseMode>(entry.mode));
+  stats_->hit_units[select ? 0 : 1] += entry.serial;
+  return absl::OkStatus();
 }
 
 // Copies the request out of shared memory and checks it: what is checked is what is used.
@@ -420,7 +433,7 @@ bool StoreLoop::RunOnce() {
     AdvanceStreams(*session);
   }
   if (const absl::Status submitted = reader_.Submit(); !submitted.ok()) {
-    LogWarning("flash submission: ", submitted.message());
+    submission_log_.Warning("flash submission: ", submitted.message(), "; trying again");
   }
   worked |= reader_.Poll([this](const BlockOrder& order, const absl::Status& status) {
     OnBlock(order, status);

@@ -42,7 +42,9 @@ class StoreLoop {
   bool TakeControl();
   void Close(Session& session);  // drops its leases; it is not listened to any more
   bool TakeRequests(Session& session);
-  void Handle(Session& session, const RingEntry& entry);
+  // An error ends the session: no engine of ours posts such an entry.
+  absl::Status Handle(Session& session, const RingEntry& entry);
+  absl::Status CountUses(const RingEntry& entry);
   absl::Status ReadRequest(Session& session, const RingEntry& entry, Lease& lease);
   void Acquire(Session& session, uint32_t lease_index, LeaseMode mode);
   void Grant(Session& session, uint32_t lease_index, LeaseMode mode);
@@ -72,6 +74,7 @@ class StoreLoop {
   std::atomic<bool> stopping_ = false;
   std::map<uint32_t, std::unique_ptr<Session>> sessions_;
   uint64_t generation_ = 0;  // of the lease granted last
+  LogBurst submission_log_;
 
   Mutex mutex_;
   std::vector<std::unique_ptr<Session>> added_ ABSL_GUARDED_BY(mutex_);

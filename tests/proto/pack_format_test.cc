@@ -2,13 +2,17 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <functional>
 
 #include "base/unique_fd.h"
+#include "base/units.h"
 #include "proto/gguf/ggml_type.h"
+#include "proto/store/v1/static_tensors.h"
 #include "proto/store/v1/unit_codec.h"
 #include "tests/support/test_support.h"
 
@@ -377,6 +381,27 @@ TEST(ReadPackIndexTest, SectionsMustFitTheManifest) {
   RawPack type;
   type.manifest.mutable_static_tensors(0)->set_type(12);
   EXPECT_FALSE(ReadBytes(type.Bytes()).ok());
+}
+
+// A header may promise a table of any size that the file has room for, and files may have holes.
+TEST(ReadPackIndexTest, ATableThatDoesNotFitTheModelIsRefusedBeforeItIsRead) {
+  constexpr uint64_t kTableBytes = uint64_t{1} << 40;
+  RawPack pack;
+  std::string bytes = pack.Bytes();
+  PackHeader header = pack.header;
+  header.checksum_count = kTableBytes / 8;
+  header.checksums_offset = RoundUp(bytes.size(), kPageBytes);
+  header.file_bytes = header.checksums_offset + kTableBytes;
+  header.header_xxh3 = Checksum(&header, offsetof(PackHeader, header_xxh3));
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  TempDir dir;
+  WriteFileOrDie(dir.File("p"), bytes);
+  const auto fd = UniqueFd::Open(dir.File("p"), O_RDWR);
+  ASSERT_TRUE(fd.ok());
+  ASSERT_EQ(::ftruncate(fd->get(), static_cast<off_t>(header.file_bytes)), 0) << strerror(errno);
+  const absl::Status status = ReadPackIndex(fd->get(), "the.tgpack").status();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("wrong size"));
 }
 
 TEST(UuidTest, CanonicalText) {

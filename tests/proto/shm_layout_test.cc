@@ -164,6 +164,28 @@ TEST(RegionTest, AMappingShorterThanItsHeaderSaysIsRefused) {
   EXPECT_EQ(ValidateRegionHeader(header, 0).code(), StatusCode::kDataLoss);
 }
 
+TEST(RegionTest, ARegionOfAnotherModelThanItsManifestIsRefused) {
+  const PackGeometry geometry = Geometry();
+  EXPECT_TRUE(CheckRegionGeometry(Good(), geometry).ok());
+  const std::function<void(PackGeometry&)> kOthers[] = {
+      [](auto& g) { g.layer_count = 4; },
+      [](auto& g) { g.kinds[0].unit_count = 63; },
+      [](auto& g) { g.kinds[0].unit_bytes = 220; },
+      [](auto& g) { g.kinds[1].units_per_block = 49; },
+      [](auto& g) { g.kinds[1].block_bytes = 4096; },
+      [](auto& g) { g.kinds[1].block_count = 3; },
+  };
+  for (const auto& change : kOthers) {
+    PackGeometry other = geometry;
+    change(other);
+    EXPECT_EQ(CheckRegionGeometry(Good(), other).code(), StatusCode::kDataLoss);
+  }
+}
+
+TEST(RegionTest, APassUsesEveryUnitOfEveryLayerAtMost) {
+  EXPECT_EQ(UnitsOfPass(Geometry()), 3u * (64 + 96));
+}
+
 TEST(RegionTest, NoSlotsAtAllIsARegionToo) {
   RegionPlan plan = Plan();
   plan.slots_per_layer[0] = plan.slots_per_layer[1] = 0;

@@ -142,6 +142,19 @@ TEST_F(AttachServerTest, RefusesMalformedMessages) {
   EXPECT_EQ(Hello(honest).code(), 0);
 }
 
+// Its first 4096 bytes alone would be a good request.
+TEST_F(AttachServerTest, RefusesAMessageThatDoesNotFit) {
+  store::v1::AttachRequest request;
+  request.set_protocol_version(kControlVersion);
+  std::string bytes = request.SerializeAsString();
+  for (int i = 0; i < 4000; ++i) bytes += {0x78, 0};  // field 15: 0
+  RawEngine engine(path_);
+  engine.Send(bytes);
+  EXPECT_EQ(engine.Receive().code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
+  EXPECT_TRUE(engine.Closed());
+  EXPECT_TRUE(recorder_.detached().empty());
+}
+
 TEST_F(AttachServerTest, DropsAPeerThatTalksOutOfTurn) {
   RawEngine engine(path_), other(path_);
   ASSERT_EQ(Hello(engine).code(), 0);

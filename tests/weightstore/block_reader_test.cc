@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -48,7 +49,8 @@ class FakeDevice final : public FlashDevice {
         if (damage.contains(offset) && damage[offset]-- > 0) segment.data[5] ^= std::byte{1};
         offset += segment.bytes;
       }
-      completions.push_back({.tag = read.tag, .status = read_status});
+      const bool bad = offset > bad_from;
+      completions.push_back({.tag = read.tag, .status = bad ? bad_status : absl::OkStatus()});
     }
     submitted.clear();
   }
@@ -56,8 +58,9 @@ class FakeDevice final : public FlashDevice {
   const FlashInfo& info() const override { return info_; }
 
   uint32_t depth = 8;
-  absl::Status submit_error, read_status;
-  std::map<uint64_t, int> damage;  // offset of a segment: how many reads of it come back damaged
+  absl::Status submit_error, bad_status;
+  uint64_t bad_from = ~uint64_t{0};  // reads that reach beyond this offset fail with bad_status
+  std::map<uint64_t, int> damage;    // offset of a segment: how many reads of it come back damaged
   int submissions = 0;
   std::vector<Read> enqueued, submitted;
 
@@ -217,18 +220,67 @@ TEST_F(BlockReaderTest, WithoutVerificationBytesAreHandedOutAsTheyAre) {
   EXPECT_EQ(stats_.flash_reads_corrupt, 0u);
 }
 
-TEST_F(BlockReaderTest, ADriveErrorNamesEveryBlockOfTheRead) {
-  device_.read_status = absl::UnavailableError("Input/output error");
+// What the device says of a failed read, and what that is to whoever waits for a block of it.
+struct FailedRead {
+  const char* name;
+  absl::Status device;
+  const char* remedy;
+};
+class FailedReadTest : public BlockReaderTest, public testing::WithParamInterface<FailedRead> {};
+INSTANTIATE_TEST_SUITE_P(
+    All, FailedReadTest,
+    testing::Values(FailedRead{"Drive", absl::UnavailableError("Input/output error"), "the drive"},
+                    FailedRead{"CutOff", absl::OutOfRangeError("file ends at offset 12"),
+                               "pack the model again"}),
+    [](const auto& row) { return std::string(row.param.name); });
+
+TEST_P(FailedReadTest, IsLostDataOfThoseBlocksAloneThatCannotBeRead) {
+  device_.bad_status = GetParam().device;
+  device_.bad_from = pack_.FileOffset(0, kIn, 30);
+  for (uint32_t block = 26; block < 34; ++block) reader_.Order(OrderOf(0, kIn, block, block - 26));
+  testing::internal::CaptureStderr();
+  Drain(reader_);
+  const std::string log = testing::internal::GetCapturedStderr();
+  ASSERT_EQ(outcomes_.size(), 8u);
+  for (uint32_t block = 26; block < 34; ++block) {
+    const absl::Status& status = outcomes_[Key(0, kIn, block)];
+    if (block < 30) {
+      EXPECT_TRUE(status.ok()) << block << ": " << status;
+      continue;
+    }
+    const std::string message(status.message());
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(message, HasSubstr("layer 0, input units, block " + std::to_string(block)));
+    EXPECT_THAT(message, HasSubstr(std::string(GetParam().device.message())));
+    EXPECT_THAT(message, HasSubstr(GetParam().remedy));
+  }
+  EXPECT_EQ(stats_.flash_reads_failed, 1u + 4u);
+  EXPECT_EQ(stats_.corrupt_blocks, 0u);
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;
+  EXPECT_THAT(log, HasSubstr("error: cannot read layer 0, input units, block 30"));
+}
+
+TEST_F(BlockReaderTest, ADamagedBlockOfAReadThatFailedIsStillReadTwice) {
+  device_.bad_status = absl::UnavailableError("Input/output error");
+  device_.bad_from = pack_.FileOffset(0, kIn, 31);
+  device_.damage[pack_.FileOffset(0, kIn, 30)] = 2;  // in the merged read and in the next
   reader_.Order(OrderOf(0, kIn, 30, 0));
   reader_.Order(OrderOf(0, kIn, 31, 1));
   Drain(reader_);
-  for (const uint32_t block : {30u, 31u}) {
-    const absl::Status& failed = outcomes_[Key(0, kIn, block)];
-    EXPECT_EQ(failed.code(), absl::StatusCode::kUnavailable);
-    EXPECT_THAT(std::string(failed.message()),
-                HasSubstr("layer 0, input units, block " + std::to_string(block)));
+  EXPECT_TRUE(outcomes_[Key(0, kIn, 30)].ok()) << outcomes_[Key(0, kIn, 30)];
+  EXPECT_EQ(outcomes_[Key(0, kIn, 31)].code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(BlockReaderTest, ManyDamagedBlocksAreOneLine) {
+  for (uint32_t block = 0; block < 40; ++block) {
+    device_.damage[pack_.FileOffset(0, kHid, block)] = 2;
+    reader_.Order(OrderOf(0, kHid, block, block));
   }
-  EXPECT_EQ(stats_.flash_reads_failed, 1u);
+  testing::internal::CaptureStderr();
+  Drain(reader_);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(stats_.corrupt_blocks, 40u);
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1) << log;
 }
 
 TEST_F(BlockReaderTest, ASubmissionThatFailedIsTriedAgainWithoutNewOrders) {

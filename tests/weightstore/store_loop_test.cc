@@ -42,6 +42,16 @@ RingEntry ReleaseEntry(uint64_t serial, uint32_t lease = 0) {
           .serial = serial};
 }
 
+RingEntry CountEntry(uint64_t units, uint32_t mode) {
+  return {.op = static_cast<uint32_t>(RingOp::kCount),
+          .lease = 0,
+          .layer = 0,
+          .kind = 0,
+          .mode = mode,
+          .block_count = 0,
+          .serial = units};
+}
+
 class HostileEngineTest : public StoreFixture {
  protected:
   void Begin() {
@@ -115,12 +125,52 @@ TEST_F(HostileEngineTest, LeasesThatDoNotExistAndUnknownRequestsAreIgnored) {
     EXPECT_TRUE(engine_->PostAndWait(ReleaseEntry(1, lease)));
   }
   RingEntry unknown = AcquireEntry(1);
-  for (const uint32_t op : {0u, 3u, ~0u}) {
+  for (const uint32_t op : {0u, 4u, ~0u}) {
     unknown.op = op;
     EXPECT_TRUE(engine_->PostAndWait(unknown));
   }
   EXPECT_TRUE(engine_->PostAndWait(ReleaseEntry(0)));  // Of a lease that was never acquired.
   EXPECT_EQ(stats().leases_granted[0], 0u);
+}
+
+TEST_F(HostileEngineTest, ACountBeyondAPassEndsTheSessionAndCountsNothing) {
+  constexpr auto kSelect = static_cast<uint32_t>(LeaseMode::kSelect);
+  constexpr auto kStream = static_cast<uint32_t>(LeaseMode::kStream);
+  Begin();
+  const uint64_t most = UnitsOfPass(pack_.index.geometry);
+  EXPECT_EQ(most, 2u * (64 + 1024));
+  EXPECT_TRUE(engine_->PostAndWait(CountEntry(most, kSelect)));
+  EXPECT_TRUE(engine_->PostAndWait(CountEntry(7, kStream)));
+  EXPECT_TRUE(Becomes(stats().hit_units[0], most));
+  EXPECT_TRUE(Becomes(stats().hit_units[1], 7));
+  for (const RingEntry& entry :
+       {CountEntry(most + 1, kSelect), CountEntry(uint64_t{1} << 63, kStream),
+        CountEntry(~uint64_t{0}, kSelect), CountEntry(1, 0), CountEntry(1, ~0u)}) {
+    engine_->Post(entry);
+    EXPECT_TRUE(Becomes(stats().engines_attached, 0)) << entry.serial << " in " << entry.mode;
+    engine_.reset();
+    ASSERT_TRUE(WaitUntil(
+        [&] {
+          engine_ = std::make_unique<RawEngine>(options_.socket_path);
+          return engine_->Attach().code() == 0;
+        },
+        std::chrono::seconds(20)));
+    EXPECT_TRUE(Becomes(stats().engines_attached, 1));
+  }
+  EXPECT_EQ(stats().hit_units[0], most);
+  EXPECT_EQ(stats().hit_units[1], 7u);
+}
+
+// As an engine counts: what gathered over passes that failed is more than one pass has.
+TEST_F(HostileEngineTest, AnHonestClientNeverCountsTooMuchAtOnce) {
+  Begin();
+  const uint64_t most = UnitsOfPass(pack_.index.geometry);
+  const auto honest = Attach("honest");
+  ASSERT_NE(honest, nullptr);
+  honest->CountUses(LeaseMode::kSelect, 2 * most + 5);
+  honest->ReportUses();
+  EXPECT_TRUE(Becomes(stats().hit_units[0], 2 * most + 5));
+  EXPECT_EQ(stats().engines_attached, 2u);
 }
 
 TEST_F(HostileEngineTest, ALeaseInUseIsNotGivenTwiceNorReleasedTwice) {

@@ -1,8 +1,6 @@
 #include "weightstore/client/weight_client.h"
 
-#include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,10 +12,9 @@
 #include "base/check.h"
 #include "base/futex.h"
 #include "base/status_macros.h"
-#include "base/text.h"
-#include "proto/store/v1/control.pb.h"
 #include "proto/store/v1/manifest_names.h"
-#include "proto/store/v1/static_rows.h"
+#include "proto/store/v1/static_tensors.h"
+#include "weightstore/client/attach.h"
 
 namespace tidegate {
 namespace {
@@ -26,75 +23,9 @@ namespace {
 constexpr int kSpinsBeforeSleep = 300;
 // How long a sleep lasts before the connection is looked at: a dead store wakes nobody.
 constexpr std::chrono::milliseconds kSleepMax{20};
-constexpr int kAttachTimeoutMs = 5000;
 
 absl::Status StoreGone() {
   return absl::UnavailableError("the weight store is gone; retry when it is back");
-}
-
-absl::StatusOr<UniqueFd> Connect(const std::string& path) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("store socket path '", path, "' must have 1 to 107 characters"));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
-    return fd;
-  }
-  const int error = errno;
-  if (error == EACCES || error == EPERM) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("may not connect to the store at ", path, ": ", strerror(error)));
-  }
-  if (error == EPROTOTYPE) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, " is not the attach socket of a tidegate-store (its gRPC socket ends in .grpc)"));
-  }
-  return absl::UnavailableError(absl::StrCat("no tidegate-store listens on ", path, " (",
-                                             strerror(error),
-                                             "); start it, or check --store-socket"));
-}
-
-// Receives the answer with its descriptors.
-absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response,
-                           UniqueFd (&fds)[kAttachDescriptors]) {
-  pollfd readable = {socket, POLLIN, 0};
-  if (::poll(&readable, 1, kAttachTimeoutMs) <= 0) {
-    return absl::UnavailableError("the store did not answer the attach request in 5 s");
-  }
-  char buffer[4096];
-  iovec data = {buffer, sizeof(buffer)};
-  alignas(cmsghdr) char control[CMSG_SPACE(kAttachDescriptors * sizeof(int))];
-  msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  const ssize_t bytes = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (bytes <= 0) return absl::UnavailableError("the store closed the connection while attaching");
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    const size_t taken = std::min<size_t>(count, kAttachDescriptors);
-    int raw[kAttachDescriptors];
-    std::memcpy(raw, CMSG_DATA(header), taken * sizeof(int));
-    for (size_t i = 0; i < taken; ++i) fds[i] = UniqueFd(raw[i]);
-  }
-  if (!response.ParseFromArray(buffer, static_cast<int>(bytes))) {
-    return absl::FailedPreconditionError(
-        "the attach answer is malformed; is this a tidegate-store?");
-  }
-  if (response.code() != 0) {
-    return absl::Status(static_cast<absl::StatusCode>(response.code()), response.message());
-  }
-  if (!fds[kAttachDescriptors - 1].valid()) {
-    return absl::InternalError("the attach answer carries no descriptors");
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::Access access) {
@@ -103,7 +34,21 @@ absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::
     return absl::DataLossError(
         absl::StrCat("shared memory has ", actual, " bytes, announced were ", bytes));
   }
-  return Mapping::Map(fd.get(), bytes, access);
+  auto mapping = Mapping::Map(fd.get(), bytes, access);
+  if (mapping.ok()) return mapping;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot map what the store shares: ", mapping.status().message(),
+                   "; raise the address space limit (ulimit -v)"));
+}
+
+// Why a row could not be read: the pack is short, or the drive fails.
+absl::Status RowError(const store::v1::StaticTensor& tensor, uint64_t row,
+                      const absl::Status& read) {
+  const char* const remedy = absl::IsOutOfRange(read)
+                                 ? "the pack has been cut off; pack the model again"
+                                 : "check the drive of the pack";
+  return absl::DataLossError(absl::StrCat("cannot read row ", row, " of ", tensor.name(), ": ",
+                                          read.message(), "; ", remedy));
 }
 
 }  // namespace
@@ -111,30 +56,20 @@ absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::
 absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::string& socket_path,
                                                                    const std::string& engine_name) {
   auto client = std::unique_ptr<WeightClient>(new WeightClient());
-  ASSIGN_OR_RETURN(client->socket_, Connect(socket_path));
-  store::v1::AttachRequest request;
-  request.set_protocol_version(kControlVersion);
-  request.set_engine_name(Printable(engine_name, 64));
-  const std::string bytes = request.SerializeAsString();
-  if (::send(client->socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 &&
-      errno != EPIPE) {  // EPIPE: refused at once; the answer says why.
-    return absl::UnavailableError(absl::StrCat("attach request: ", strerror(errno)));
-  }
-  store::v1::AttachResponse response;
-  UniqueFd fds[kAttachDescriptors];
-  RETURN_IF_ERROR(ReceiveAnswer(client->socket_.get(), response, fds));
+  ASSIGN_OR_RETURN(AttachAnswer answer, RequestAttach(socket_path, engine_name));
   ASSIGN_OR_RETURN(client->region_,
-                   MapExactly(fds[0], response.region_bytes(), Mapping::Access::kRead));
+                   MapExactly(answer.region, answer.region_bytes, Mapping::Access::kRead));
   ASSIGN_OR_RETURN(client->session_,
-                   MapExactly(fds[1], response.session_bytes(), Mapping::Access::kReadWrite));
-  client->kick_ = std::move(fds[2]);
-  client->pack_ = std::move(fds[3]);
+                   MapExactly(answer.session, answer.session_bytes, Mapping::Access::kReadWrite));
+  client->socket_ = std::move(answer.socket);
+  client->kick_ = std::move(answer.kick);
+  client->pack_ = std::move(answer.pack);
 
   std::memcpy(&client->header_, client->region_.data(), sizeof(RegionHeader));
   const RegionHeader& header = client->header_;
-  RETURN_IF_ERROR(ValidateRegionHeader(header, response.region_bytes()));
+  RETURN_IF_ERROR(ValidateRegionHeader(header, answer.region_bytes));
   const SessionHeader& session = client->session();
-  RETURN_IF_ERROR(ValidateSessionHeader(session, response.session_bytes()));
+  RETURN_IF_ERROR(ValidateSessionHeader(session, answer.session_bytes));
   client->max_blocks_ = session.max_blocks;
   client->leases_offset_ = session.leases_offset;
   client->lease_stride_ = session.lease_stride;
@@ -144,6 +79,7 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
   }
   BoundNames(client->manifest_);
   ASSIGN_OR_RETURN(client->geometry_, GeometryFromManifest(client->manifest_));
+  RETURN_IF_ERROR(CheckRegionGeometry(header, client->geometry_));
   if (SessionMaxBlocks(client->geometry_) != client->max_blocks_) {
     return absl::DataLossError("session and manifest disagree; restart the store");
   }
@@ -153,18 +89,16 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
 
 absl::Status WeightClient::CheckStatics() {
   PackHeader pack;
-  RETURN_IF_ERROR(ReadAt(pack_.get(), 0, &pack, sizeof(pack)));
-  if (pack.magic != kPackMagic || pack.uuid != header_.pack_uuid) {
+  const bool read = ReadAt(pack_.get(), 0, &pack, sizeof(pack)).ok();
+  // Its own size, not the file's: a pack that has been cut off serves what is left of it.
+  if (!read || pack.uuid != header_.pack_uuid || !ValidatePackHeader(pack, pack.file_bytes).ok()) {
     return absl::DataLossError("the store's pack has been overwritten; restart the store");
   }
+  RETURN_IF_ERROR(CheckStaticTensors(manifest_, pack.static_bytes));
   pack_static_offset_ = pack.static_offset;
   for (const store::v1::StaticTensor& tensor : manifest_.static_tensors()) {
     if (InRegion(tensor)) continue;
-    const auto type = ToGgmlType(tensor.type());
-    const bool in_rows = type.ok() && tensor.rows() > 0 &&
-                         static_cast<uint64_t>(tensor.row_xxh3_size()) == tensor.rows() &&
-                         StaticRowBytes(*type, tensor.columns()) * tensor.rows() == tensor.bytes();
-    if (in_rows) continue;
+    if (!tensor.row_xxh3().empty()) continue;  // one for each row: they can be read
     return absl::DataLossError("a static tensor lies outside the region; restart the store");
   }
   return absl::OkStatus();
@@ -191,14 +125,7 @@ absl::Status WeightClient::ReadStaticRows(const store::v1::StaticTensor& tensor,
   for (size_t i = 0; i < rows.size(); ++i) {
     std::byte* const row = out + i * row_bytes;
     const absl::Status read = ReadAt(pack_.get(), offset(rows[i]), row, row_bytes);
-    if (absl::IsOutOfRange(read)) {
-      return absl::DataLossError(absl::StrCat("row ", rows[i], " of ", tensor.name(),
-                                              ": the pack has been cut off; pack the model again"));
-    }
-    if (!read.ok()) {
-      return absl::UnavailableError(absl::StrCat("row ", rows[i], " of ", tensor.name(), ": ",
-                                                 read.message(), "; check the drive of the pack"));
-    }
+    if (!read.ok()) return RowError(tensor, rows[i], read);
     if (Checksum(row, row_bytes) != tensor.row_xxh3(static_cast<int>(rows[i]))) {
       return absl::DataLossError(
           absl::StrCat("row ", rows[i], " of ", tensor.name(),
@@ -231,16 +158,20 @@ bool WeightClient::Complete(uint32_t layer, UnitKind kind) {
 void WeightClient::ReportUses() {
   for (const LeaseMode mode : {LeaseMode::kSelect, LeaseMode::kStream}) {
     uint64_t& units = uses_[mode == LeaseMode::kSelect ? 0 : 1];
-    if (units == 0) continue;
-    // A store that is gone counts no more.
-    [[maybe_unused]] const absl::Status posted = Post({.op = static_cast<uint32_t>(RingOp::kCount),
-                                                       .lease = 0,
-                                                       .layer = 0,
-                                                       .kind = 0,
-                                                       .mode = static_cast<uint32_t>(mode),
-                                                       .block_count = 0,
-                                                       .serial = units});
-    units = 0;
+    // More than one pass has only after passes that failed.
+    while (units > 0) {
+      const uint64_t part = std::min(units, UnitsOfPass(geometry_));
+      // A store that is gone counts no more.
+      [[maybe_unused]] const absl::Status posted =
+          Post({.op = static_cast<uint32_t>(RingOp::kCount),
+                .lease = 0,
+                .layer = 0,
+                .kind = 0,
+                .mode = static_cast<uint32_t>(mode),
+                .block_count = 0,
+                .serial = part});
+      units -= part;
+    }
   }
 }
 
@@ -353,8 +284,15 @@ absl::Status WeightLease::Error() const {
   const LeaseHeader& header = client_->lease_header(lease_);
   const uint32_t code = header.error_code.load(std::memory_order_acquire);
   if (code == 0) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(code),
-                      absl::string_view(header.error, strnlen(header.error, sizeof(header.error))));
+  const absl::string_view text(header.error, strnlen(header.error, sizeof(header.error)));
+  switch (static_cast<absl::StatusCode>(code)) {
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kInvalidArgument:
+      return absl::Status(static_cast<absl::StatusCode>(code), text);
+    default:
+      return absl::InternalError(absl::StrCat("the store reports error ", code, ": ", text));
+  }
 }
 
 bool WeightLease::Rejected() const {

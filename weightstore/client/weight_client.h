@@ -48,8 +48,8 @@ class WeightLease {
   // Waits until arrived() > k. REQUIRES: k < size(). Errors as Wait(), but for those of one block.
   absl::Status WaitArrival(size_t k);
 
-  // Waits for the i-th block. Errors: DATA_LOSS, UNAVAILABLE (drive), as the store reports them;
-  // UNAVAILABLE when the store is gone.
+  // Waits for the i-th block. Errors: DATA_LOSS the block is damaged or cannot be read; UNAVAILABLE
+  // the store is gone; INVALID_ARGUMENT, FAILED_PRECONDITION the store does not take this lease.
   absl::StatusOr<const std::byte*> Wait(size_t i);
 
   // True if the i-th block came through staging: it must be passed to Consumed() when it is used
@@ -91,11 +91,15 @@ class WeightLease {
 class WeightClient {
  public:
   // Connects, checks versions and geometry, maps region and session. Errors: UNAVAILABLE no store
-  // is listening (yet): retry; FAILED_PRECONDITION versions differ; others as the store answers.
+  // is listening (yet): retry; FAILED_PRECONDITION versions differ; PERMISSION_DENIED,
+  // RESOURCE_EXHAUSTED as the store answers; DATA_LOSS what it shares is damaged; INVALID_ARGUMENT
+  // only for the path.
   static absl::StatusOr<std::unique_ptr<WeightClient>> Attach(const std::string& socket_path,
                                                               const std::string& engine_name);
 
   const store::v1::Manifest& manifest() const { return manifest_; }
+  // Frees the vocabulary in manifest(), megabytes for many models, once a Tokenizer has been made.
+  void ForgetTokenizer() { manifest_.clear_tokenizer(); }
   const PackGeometry& geometry() const { return geometry_; }
   const RegionHeader& region() const { return header_; }
   std::string pack_uuid() const { return UuidText(header_.pack_uuid); }
@@ -105,8 +109,8 @@ class WeightClient {
   bool InRegion(const store::v1::StaticTensor& tensor) const;
 
   // Reads rows of a tensor that is not in the region from the pack, through the page cache. out
-  // [rows.size(), bytes of a row]. REQUIRES: the rows are the tensor's. DATA_LOSS: a row's checksum
-  // differs; UNAVAILABLE: the drive. Thread-safe.
+  // [rows.size(), bytes of a row]. REQUIRES: the rows are the tensor's. DATA_LOSS: a row
+  // cannot be read or its checksum differs. Thread-safe.
   absl::Status ReadStaticRows(const store::v1::StaticTensor& tensor, std::span<const uint64_t> rows,
                               std::byte* out) const;
 

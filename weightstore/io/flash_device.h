@@ -45,10 +45,11 @@ struct FlashCompletion {
 
 // What is in force, for logs and tidegate_flash_backend_info.
 struct FlashInfo {
-  std::string backend;      // "io_uring", "pread", "modelled"
-  std::string reason;       // why this one: "io_uring_setup: Operation not permitted (seccomp?)"
-  bool direct = false;      // O_DIRECT
-  bool fixed_file = false;  // registered file
+  std::string backend;         // "io_uring", "pread", "modelled"
+  std::string reason;          // why this one: "io_uring_setup: Operation not permitted (seccomp?)"
+  bool direct = false;         // O_DIRECT
+  std::string why_not_direct;  // where it is not
+  bool fixed_file = false;     // registered file
   uint64_t fixed_buffer_bytes = 0;  // registered buffer memory, 0 if none
   uint32_t queue_depth = 0;         // reads that may be out at once
 };
@@ -58,9 +59,10 @@ struct FlashModel {
   double bytes_per_second = 0;
   std::chrono::nanoseconds latency{0};
   double reads_per_second = 0;
+  std::optional<uint64_t> bad_from = {};  // reads that reach beyond this offset fail with EIO
 };
 
-// "bandwidth=1GB/s,latency=80us,iops=200k"; each part may be left out.
+// "bandwidth=1GB/s,latency=80us,iops=200k,bad-from=4GiB"; each part may be left out.
 absl::StatusOr<FlashModel> ParseFlashModel(std::string_view text);
 
 struct FlashOptions {

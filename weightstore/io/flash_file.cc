@@ -52,13 +52,17 @@ absl::StatusOr<FlashFile> OpenFlashFile(const std::string& path, bool want_direc
   // O_NONBLOCK: a FIFO with no writer would block here before CheckKind can refuse it.
   ASSIGN_OR_RETURN(UniqueFd plain, UniqueFd::Open(path, O_RDONLY | O_NONBLOCK));
   RETURN_IF_ERROR(CheckKind(plain.get(), path));
-  if (!want_direct || LivesInMemory(plain.get())) return FlashFile{std::move(plain), false};
+  const auto cached = [&](std::string why) {
+    return FlashFile{std::move(plain), false, std::move(why)};
+  };
+  if (!want_direct) return cached("the model's times do not come from the drive");
+  if (LivesInMemory(plain.get())) return cached("the pack lies in memory (tmpfs)");
   absl::StatusOr<UniqueFd> direct = UniqueFd::Open(path, O_RDONLY | O_DIRECT);
   if (direct.ok()) {
-    if (ReadsAligned(direct->get(), alignment)) return FlashFile{std::move(*direct), true};
-    return FlashFile{std::move(plain), false};
+    if (ReadsAligned(direct->get(), alignment)) return FlashFile{std::move(*direct), true, ""};
+    return cached(absl::StrCat("the drive refuses reads at multiples of ", alignment, " bytes"));
   }
-  if (absl::IsInvalidArgument(direct.status())) return FlashFile{std::move(plain), false};
+  if (absl::IsInvalidArgument(direct.status())) return cached("the file system has no O_DIRECT");
   return direct.status();
 }
 

@@ -14,7 +14,8 @@ namespace tidegate {
 
 struct FlashFile {
   UniqueFd fd;
-  bool direct = false;  // reads bypass the page cache (O_DIRECT)
+  bool direct = false;         // reads bypass the page cache (O_DIRECT)
+  std::string why_not_direct;  // where they do not
 };
 
 // "Input/output error" for EIO. Unlike strerror(3), safe in any thread.

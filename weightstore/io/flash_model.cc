@@ -54,9 +54,13 @@ absl::Status ParsePart(std::string_view key, std::string_view value, FlashModel&
     ASSIGN_OR_RETURN(model.reads_per_second, ParseCount(value));
     return RefuseZero(key, model.reads_per_second);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("flash model: unknown key '", std::string(key),
-                   "'; the keys are bandwidth, latency and iops, for example ", kExample));
+  if (key == "bad-from") {
+    ASSIGN_OR_RETURN(model.bad_from, ParseBytes(value));
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "flash model: unknown key '", std::string(key),
+      "'; the keys are bandwidth, latency, iops and bad-from, for example ", kExample));
 }
 
 }  // namespace
@@ -81,9 +85,10 @@ std::string DescribeFlashModel(const FlashModel& model) {
   const auto rate = [](double value, const char* unit) {
     return value > 0 ? absl::StrCat(value, unit) : std::string("unlimited");
   };
-  return absl::StrCat("bandwidth=", rate(model.bytes_per_second, " B/s"),
-                      ", latency=", model.latency.count(),
-                      " ns, iops=", rate(model.reads_per_second, ""));
+  return absl::StrCat(
+      "bandwidth=", rate(model.bytes_per_second, " B/s"), ", latency=", model.latency.count(),
+      " ns, iops=", rate(model.reads_per_second, ""),
+      model.bad_from ? absl::StrCat(", unreadable from byte ", *model.bad_from) : "");
 }
 
 absl::StatusOr<FlashModel> ParseFlashModel(std::string_view text) {

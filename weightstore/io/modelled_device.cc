@@ -23,10 +23,12 @@ ModelledDevice::ModelledDevice(FlashFile file, UniqueFd timer, const FlashOption
     : file_(std::move(file)),
       timer_(std::move(timer)),
       schedule_(*options.model),
+      bad_from_(options.model->bad_from),
       pool_(options.queue_depth),
       ring_(options.queue_depth) {
   info_.backend = "modelled";
   info_.reason = DescribeFlashModel(*options.model);
+  info_.why_not_direct = file_.why_not_direct;
   info_.queue_depth = options.queue_depth;
 }
 
@@ -55,7 +57,11 @@ void ModelledDevice::Reap(std::vector<FlashCompletion>& completions) {
   for (; head_ != submitted_ && At(head_).due <= now; ++head_) {
     const Pending pending = At(head_);
     ReadRequest& request = pool_[pending.request];
-    ReadFully(file_.fd.get(), file_.direct, request);
+    if (bad_from_ && request.offset() + request.remaining() > *bad_from_) {
+      request.Apply(-EIO, file_.direct);
+    } else {
+      ReadFully(file_.fd.get(), file_.direct, request);
+    }
     completions.push_back(request.Complete(pending.due));
     pool_.GiveBack(pending.request);
   }

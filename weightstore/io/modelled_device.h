@@ -49,6 +49,7 @@ class ModelledDevice : public FlashDevice {
   UniqueFd timer_;
   FlashInfo info_;
   FlashSchedule schedule_;
+  const std::optional<uint64_t> bad_from_;
   ReadPool pool_;
   // FIFO of reads in order of Enqueue(): [head_, submitted_) have due times, [submitted_, tail_)
   // wait for Submit(). Positions grow for ever; At() folds them.

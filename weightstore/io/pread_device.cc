@@ -46,6 +46,7 @@ PreadDevice::PreadDevice(FlashFile file, UniqueFd event, const FlashOptions& opt
   info_.backend = "pread";
   info_.reason = reason;
   info_.direct = file_.direct;
+  info_.why_not_direct = file_.why_not_direct;
   info_.queue_depth = options.queue_depth;
   enqueued_.reserve(options.queue_depth);
   reaped_.reserve(options.queue_depth);

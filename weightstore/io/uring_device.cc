@@ -31,6 +31,7 @@ UringDevice::UringDevice(FlashFile file, std::unique_ptr<UringRing> ring,
   info_.backend = "io_uring";
   info_.reason = ring_->Describe();
   info_.direct = file_.direct;
+  info_.why_not_direct = file_.why_not_direct;
   info_.fixed_file = ring_->fixed_file();
   info_.fixed_buffer_bytes = ring_->buffers().registered_bytes();
   info_.queue_depth = options.queue_depth;
@@ -105,7 +106,7 @@ void UringDevice::Reap(std::vector<FlashCompletion>& completions) {
   }
   if (!resubmit_) return;
   const absl::Status submitted = Submit();
-  if (!submitted.ok()) LogWarning("flash: ", submitted.ToString(), "; trying again");
+  if (!submitted.ok()) submission_log_.Warning("flash: ", submitted.message(), "; trying again");
 }
 
 void UringDevice::Handle(const io_uring_cqe& cqe, ReadRequest::Clock::time_point now,

@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/log_burst.h"
 #include "weightstore/io/flash_device.h"
 #include "weightstore/io/flash_file.h"
 #include "weightstore/io/read_request.h"
@@ -49,6 +50,7 @@ class UringDevice : public FlashDevice {
   ReadPool pool_;
   std::vector<uint32_t> enqueued_;  // since the last Submit()
   uint32_t in_kernel_ = 0;
+  LogBurst submission_log_;
   bool resubmit_ = false;  // entries prepared by Reap() wait for submission
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "weightstore/pack/checksum_stream.h"
@@ -49,7 +50,10 @@ struct Verifier {
       const uint32_t count = std::min(batch, geometry.block_count - first);
       const uint64_t offset =
           index.header.blocks_offset + index.geometry.BlockOffset(layer, kind, first);
-      RETURN_IF_ERROR(ReadAt(fd, offset, buffer.data(), uint64_t{count} * geometry.block_bytes));
+      RETURN_IF_ERROR(
+          Annotate(ReadAt(fd, offset, buffer.data(), uint64_t{count} * geometry.block_bytes),
+                   absl::StrCat("layer ", layer, ", ", UnitKindName(kind), " units, blocks ", first,
+                                " to ", first + count - 1)));
       for (uint32_t b = 0; b < count; ++b) {
         const uint64_t expected =
             index.block_checksums[index.geometry.BlockIndex(layer, kind, first + b)];

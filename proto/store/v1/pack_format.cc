@@ -20,7 +20,7 @@
 #include "base/units.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/store/v1/manifest_names.h"
-#include "proto/store/v1/static_rows.h"
+#include "proto/store/v1/static_tensors.h"
 #include "proto/store/v1/unit_codec.h"
 
 namespace tidegate {
@@ -29,6 +29,15 @@ namespace {
 absl::Status Damaged(std::string_view what) {
   return absl::DataLossError(
       absl::StrCat("damaged pack: ", std::string(what), "; pack the model again"));
+}
+
+// Reads a part of a pack. That the file ends before it is a fact about the pack, not about what
+// was asked for.
+absl::Status ReadPart(int fd, uint64_t offset, void* data, size_t bytes, const std::string& path) {
+  const absl::Status read = ReadAt(fd, offset, data, bytes);
+  if (!absl::IsOutOfRange(read)) return Annotate(read, path);
+  return absl::DataLossError(
+      absl::StrCat(path, ": truncated pack: ", read.message(), "; pack the model again"));
 }
 
 // One kind's layout: derived numbers must agree with the recorded ones.
@@ -117,28 +126,6 @@ absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
   return sane && SaneArithmetic(hp) && SaneExperts(hp)
              ? absl::OkStatus()
              : Damaged("hyper-parameters are out of range");
-}
-
-absl::Status CheckStatics(const store::v1::Manifest& manifest, uint64_t static_bytes) {
-  uint64_t end = 0;  // of those before
-  for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
-    ASSIGN_OR_RETURN(const GgmlType type, ToGgmlType(tensor.type()));
-    const bool fits = tensor.offset() % kStaticAlign == 0 && tensor.offset() <= static_bytes &&
-                      tensor.bytes() <= static_bytes - tensor.offset() &&
-                      tensor.rows() <= (4u << 20) && tensor.columns() <= (4u << 20) &&
-                      tensor.columns() % GgmlBlockElements(type) == 0 &&
-                      tensor.rows() * StaticRowBytes(type, tensor.columns()) == tensor.bytes();
-    if (!fits)
-      return Damaged(absl::StrCat("static tensor ", Printable(tensor.name()), " does not fit"));
-    const bool by_row = !tensor.row_xxh3().empty();
-    const bool last = &tensor == &*manifest.static_tensors().rbegin() && tensor.offset() >= end;
-    if (by_row && (!last || static_cast<uint64_t>(tensor.row_xxh3_size()) != tensor.rows())) {
-      return Damaged(
-          absl::StrCat("static tensor ", Printable(tensor.name()), " has checksums out of place"));
-    }
-    end = std::max(end, tensor.offset() + tensor.bytes());
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -237,21 +224,13 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": not a Tidegate pack: ", file_bytes, " bytes is too short"));
   }
-  RETURN_IF_ERROR(Annotate(ReadAt(fd, 0, &index.header, sizeof(index.header)), path));
+  RETURN_IF_ERROR(ReadPart(fd, 0, &index.header, sizeof(index.header), path));
   const PackHeader& header = index.header;
   RETURN_IF_ERROR(Annotate(ValidatePackHeader(header, file_bytes), path));
 
-  index.block_checksums.resize(header.checksum_count);
-  const size_t checksum_bytes = header.checksum_count * sizeof(uint64_t);
-  RETURN_IF_ERROR(Annotate(
-      ReadAt(fd, header.checksums_offset, index.block_checksums.data(), checksum_bytes), path));
-  if (Checksum(index.block_checksums.data(), checksum_bytes) != header.checksums_xxh3) {
-    return Annotate(Damaged("the checksum table's own checksum differs"), path);
-  }
   index.manifest_bytes.resize(header.manifest_bytes);
-  RETURN_IF_ERROR(Annotate(
-      ReadAt(fd, header.manifest_offset, index.manifest_bytes.data(), header.manifest_bytes),
-      path));
+  RETURN_IF_ERROR(ReadPart(fd, header.manifest_offset, index.manifest_bytes.data(),
+                           header.manifest_bytes, path));
   if (Checksum(index.manifest_bytes.data(), header.manifest_bytes) != header.manifest_xxh3 ||
       !index.manifest.ParseFromString(index.manifest_bytes)) {
     return Annotate(Damaged("manifest checksum differs"), path);
@@ -260,11 +239,19 @@ absl::StatusOr<PackIndex> ReadPackIndex(int fd, const std::string& path) {
   auto geometry = GeometryFromManifest(index.manifest);
   if (!geometry.ok()) return Annotate(geometry.status(), path);
   index.geometry = *geometry;
-  RETURN_IF_ERROR(Annotate(CheckStatics(index.manifest, header.static_bytes), path));
+  RETURN_IF_ERROR(Annotate(CheckStaticTensors(index.manifest, header.static_bytes), path));
   if (index.geometry.blocks_bytes() != header.blocks_bytes ||
       uint64_t{index.geometry.layer_blocks()} * index.geometry.layer_count !=
           header.checksum_count) {
     return Annotate(Damaged("block section has the wrong size"), path);
+  }
+  // Last: its size is now known to be the model's and not only what a header says.
+  index.block_checksums.resize(header.checksum_count);
+  const size_t checksum_bytes = header.checksum_count * sizeof(uint64_t);
+  RETURN_IF_ERROR(
+      ReadPart(fd, header.checksums_offset, index.block_checksums.data(), checksum_bytes, path));
+  if (Checksum(index.block_checksums.data(), checksum_bytes) != header.checksums_xxh3) {
+    return Annotate(Damaged("the checksum table's own checksum differs"), path);
   }
   return index;
 }

@@ -59,6 +59,12 @@ uint64_t SessionBytes(uint32_t max_blocks) {
                  kPageBytes);
 }
 
+uint64_t UnitsOfPass(const PackGeometry& geometry) {
+  uint64_t units = 0;
+  for (const KindGeometry& kind : geometry.kinds) units += kind.unit_count;
+  return units * geometry.layer_count;
+}
+
 RegionHeader MakeRegionHeader(const PackGeometry& geometry, const PackUuid& uuid,
                               const RegionPlan& plan) {
   RegionHeader header = {};
@@ -127,6 +133,19 @@ absl::Status ValidateRegionHeader(const RegionHeader& header, uint64_t region_by
     return absl::DataLossError("shared region header is damaged");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckRegionGeometry(const RegionHeader& header, const PackGeometry& geometry) {
+  bool same = header.layer_count == geometry.layer_count;
+  for (uint32_t k = 0; k < kUnitKinds; ++k) {
+    const RegionKind& have = header.kinds[k];
+    const KindGeometry& want = geometry.kinds[k];
+    same = same && have.unit_count == want.unit_count && have.unit_bytes == want.unit_bytes &&
+           have.units_per_block == want.units_per_block && have.block_bytes == want.block_bytes &&
+           have.block_count == want.block_count;
+  }
+  return same ? absl::OkStatus()
+              : absl::DataLossError("shared region and manifest disagree; restart the store");
 }
 
 absl::Status ValidateSessionHeader(const SessionHeader& header, uint64_t session_bytes) {

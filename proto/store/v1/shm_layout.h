@@ -98,8 +98,9 @@ inline constexpr uint64_t kLocationFailed = uint64_t{1} << 62;
 inline constexpr uint64_t kLocationStreamed = uint64_t{1} << 61;
 inline constexpr uint64_t kLocationOffsetMask = (uint64_t{1} << 56) - 1;
 
-// kCount: `serial` units were used in `mode` without a lease, because all blocks of their kind are
-// resident for good (slots_per_layer == block_count: the store evicts none).
+// kCount: `serial` units, at most UnitsOfPass(), were used in `mode` without a lease, because all
+// blocks of their kind are resident for good (slots_per_layer == block_count: the store evicts
+// none). One that names more, or no mode, ends the session.
 enum class RingOp : uint32_t { kAcquire = 1, kRelease = 2, kCount = 3 };
 
 // kSelect: a mask's choice; use counts grow and every block is admitted if the policy can make
@@ -167,6 +168,10 @@ uint32_t SessionMaxBlocks(const PackGeometry& geometry);
 uint64_t SessionLeaseStride(uint32_t max_blocks);
 uint64_t SessionBytes(uint32_t max_blocks);
 
+// The most units that one pass of a model can use: what a kCount may name. An engine that has more
+// to tell posts more than one.
+uint64_t UnitsOfPass(const PackGeometry& geometry);
+
 // Parts of a region for a pack, computed by the store when it creates one.
 struct RegionPlan {
   uint64_t manifest_bytes = 0;
@@ -188,6 +193,8 @@ uint64_t StagingOffset(const RegionHeader& header, uint32_t session, uint32_t le
 // Checks a header copied out of a mapping of `region_bytes`: DATA_LOSS when it is not a finished
 // region, FAILED_PRECONDITION for another version. Every offset lies within the region afterwards.
 absl::Status ValidateRegionHeader(const RegionHeader& header, uint64_t region_bytes);
+// DATA_LOSS when a valid header is of another model than the region's manifest describes.
+absl::Status CheckRegionGeometry(const RegionHeader& header, const PackGeometry& geometry);
 absl::Status ValidateSessionHeader(const SessionHeader& header, uint64_t session_bytes);
 
 }  // namespace tidegate

@@ -12,6 +12,7 @@
 
 #include "tests/support/store_fixture.h"
 #include "weightstore/attach_server.h"
+#include "weightstore/client/attach.h"
 
 namespace tidegate {
 namespace {
@@ -102,6 +103,24 @@ TEST(WeightClientAttach, PassesTheStoresAnswerOn) {
   StrangeStore store;
   store.refusal = absl::PermissionDeniedError("not you");
   EXPECT_EQ(AttachTo(store), store.refusal);
+}
+
+// INVALID_ARGUMENT is what a wrong --store-socket is: no answer of a store may look like it, nor
+// like anything that only means something to the store.
+TEST(WeightClientAttach, OtherAnswersMeanThatTheStoreIsNotToBeHad) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kInvalidArgument, absl::StatusCode::kOutOfRange,
+        absl::StatusCode::kInternal, static_cast<absl::StatusCode>(4711)}) {
+    StrangeStore store;
+    store.refusal = absl::Status(code, "no\x1b[31m");
+    TempDir folder;
+    auto server = AttachServer::Create(folder.File("s"), {}, &store);
+    ASSERT_TRUE(server.ok()) << server.status();
+    (*server)->Start();
+    const absl::Status status = RequestAttach(folder.File("s"), "x").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("no\\u{1b}[31m")) << status;
+  }
 }
 
 class WeightClientTest : public StoreFixture {

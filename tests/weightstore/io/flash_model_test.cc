@@ -96,6 +96,14 @@ TEST(ParseFlashModel, AnyOrderAndMissingPartsAreUnlimited) {
   const auto latency = ParseFlashModel("latency=0us");
   ASSERT_TRUE(latency.ok()) << latency.status();
   EXPECT_EQ(latency->bytes_per_second, 0);
+  EXPECT_FALSE(latency->bad_from.has_value());
+}
+
+TEST(ParseFlashModel, ADriveMayBeBadFromSomewhereOn) {
+  const auto model = ParseFlashModel("bad-from=1MiB");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->bad_from, 1024u * 1024);
+  EXPECT_THAT(DescribeFlashModel(*model), HasSubstr("unreadable from byte 1048576"));
 }
 
 struct BadModel {
