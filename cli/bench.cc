@@ -118,8 +118,8 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   KvCache kv(config, static_cast<uint32_t>(flags.AllTokens()), half);
-  std::vector<float> logits(config.vocab_size);
-  const std::vector<TokenId> prompt = Prompt(flags, config.vocab_size);
+  std::vector<float> logits(config.embedding_rows);
+  const std::vector<TokenId> prompt = Prompt(flags, config.embedding_rows);
   const Usage start = UsageNow();
   for (size_t at = 0; at < prompt.size(); at = kv.size()) {
     const size_t count = local.decoder().PieceTokens(prompt.size() - at);
@@ -149,7 +149,7 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
 absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local.model().config));
   ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
-  RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.vocab_size));
+  RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.embedding_rows));
   std::vector<Sample> samples;
   std::vector<double> firsts;
   PassAccounts prefill, decode;

@@ -234,7 +234,7 @@ absl::Status CheckContext(const Flags& flags, const Material& material, uint32_t
 
 absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
                                 const ModelConfig& config) {
-  RETURN_IF_ERROR(CheckTokens(material.tokens, flags, config.vocab_size));
+  RETURN_IF_ERROR(CheckTokens(material.tokens, flags, config.embedding_rows));
   RETURN_IF_ERROR(CheckContext(flags, material, config.trained_context_tokens));
   EvalTask task = {
       .tokens = material.tokens, .chunk = flags.chunk, .questions = material.questions};

@@ -8,9 +8,11 @@
 #include "absl/strings/str_format.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "cli/servable.h"
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/pack_plan.h"
+#include "weightstore/pack/special_tokens.h"
 #include "weightstore/pack/weight_check.h"
 
 namespace tidegate {
@@ -76,14 +78,15 @@ void DescribeArithmetic(const HyperParameters& hp, Json& out) {
   if (hp.embedding_scale() > 0) out["embedding_scale"] = hp.embedding_scale();
 }
 
-Json DescribeHyperParameters(const HyperParameters& hp) {
+Json DescribeHyperParameters(const HyperParameters& hp, int tokens) {
   Json out = {{"layers", hp.layer_count()},
               {"hidden_size", hp.hidden_size()},
               {"intermediate_size", hp.intermediate_size()},
               {"query_heads", hp.query_heads()},
               {"kv_heads", hp.kv_heads()},
               {"head_size", hp.head_size()},
-              {"vocab_size", hp.vocab_size()},
+              {"vocab_size", tokens},
+              {"embedding_rows", hp.embedding_rows()},
               {"context_length", hp.context_length()},
               {"rms_epsilon", hp.rms_epsilon()},
               {"rope_base", hp.rope_base()},
@@ -104,7 +107,26 @@ Json DescribeTokenizer(const store::v1::Tokenizer& tokenizer) {
   out["add_bos"] = tokenizer.add_bos();
   out["add_eos"] = tokenizer.add_eos();
   out["add_space_prefix"] = tokenizer.add_space_prefix();
+  if (tokenizer.promoted_ids_size() > 0) out["made_special"] = PromotedText(tokenizer);
+  if (tokenizer.dropped_tokens() > 0) out["tokens_left_out"] = tokenizer.dropped_tokens();
   return out;
+}
+
+// Of a pack: special tokens that it has under another type, because an older version made it.
+std::string NotMadeSpecial(const store::v1::Manifest& manifest) {
+  store::v1::Tokenizer tokenizer = manifest.tokenizer();
+  if (tokenizer.types_size() != tokenizer.tokens_size()) return "";
+  tokenizer.clear_promoted_ids();
+  MarkSpecialTokens(manifest.chat_template(), tokenizer);
+  return PromotedText(tokenizer);
+}
+
+// What an engine would say. `possible`: the key that says whether it would serve.
+void DescribeServing(const store::v1::Manifest& manifest, const char* possible, Json& out) {
+  const absl::Status served = CheckServable(manifest), chat = CheckChatTemplate(manifest);
+  out[possible] = served.ok();
+  if (!served.ok()) out["why_not"] = std::string(served.message());
+  if (!chat.ok()) out["chat_template_error"] = std::string(chat.message());
 }
 
 Json DescribeKind(const KindGeometry& kind, uint32_t layers) {
@@ -214,16 +236,20 @@ std::string Format(const GgufFile& file) {
 Json DescribePacking(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress) {
   const PackOptions options;
   const auto plan = PlanPack(file, options);
-  absl::Status status = plan.status();
-  const bool vectors = status.ok() && WeightBytes(*plan) > most_bytes;
-  if (status.ok()) status = CheckWeights(file, *plan, vectors, progress);
-  if (!status.ok()) return {{"possible", false}, {"why_not", std::string(status.message())}};
-  return {{"possible", true},
-          {"static_bytes", plan->static_bytes},
-          {"streamed", DescribeStreamed(plan->geometry, options.units)},
-          {"requantised", plan->requantised},
-          {"weights_checked", vectors ? "vectors (--weights: all)" : "all"},
-          {"ignored_keys", IgnoredKeys(file)}};
+  if (!plan.ok()) return {{"possible", false}, {"why_not", std::string(plan.status().message())}};
+  Json out = Json::object();
+  DescribeServing(plan->manifest, "possible", out);
+  if (!out["possible"].get<bool>()) return out;
+  const bool vectors = WeightBytes(*plan) > most_bytes;
+  if (const absl::Status weights = CheckWeights(file, *plan, vectors, progress); !weights.ok()) {
+    return {{"possible", false}, {"why_not", std::string(weights.message())}};
+  }
+  out["static_bytes"] = plan->static_bytes;
+  out["streamed"] = DescribeStreamed(plan->geometry, options.units);
+  out["requantised"] = plan->requantised;
+  out["weights_checked"] = vectors ? "vectors (--weights: all)" : "all";
+  out["ignored_keys"] = IgnoredKeys(file);
+  return out;
 }
 
 Json NamesOf(const google::protobuf::RepeatedPtrField<std::string>& names) {
@@ -316,13 +342,15 @@ Json DescribeGguf(const GgufFile& file, uint64_t most_bytes, const PackProgress&
   const auto name = file.GetString("general.name");
   if (name.ok()) out["model_name"] = *name;
   out["architecture"] = architecture.ok() ? *architecture : "(not given)";
+  const auto tokenizer = TokenizerFromGguf(file);
   if (const auto hp = HyperParametersFromGguf(file); hp.ok()) {
-    out["hyper_parameters"] = DescribeHyperParameters(*hp);
+    out["hyper_parameters"] =
+        DescribeHyperParameters(*hp, tokenizer.ok() ? tokenizer->tokens_size() : 0);
   } else if (architecture.ok()) {
     out["hyper_parameters"] = RawParameters(file, *architecture);
   }
   out["tensor_types"] = TensorTypes(file);
-  if (const auto tokenizer = TokenizerFromGguf(file); tokenizer.ok()) {
+  if (tokenizer.ok()) {
     out["tokenizer"] = DescribeTokenizer(*tokenizer);
   } else {
     out["tokenizer"] = {{"error", std::string(tokenizer.status().message())}};
@@ -350,7 +378,8 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
               {"uuid", UuidText(index.header.uuid)},
               {"model_name", manifest.model_name()},
               {"architecture", manifest.architecture()},
-              {"hyper_parameters", DescribeHyperParameters(manifest.hyper_parameters())},
+              {"hyper_parameters", DescribeHyperParameters(manifest.hyper_parameters(),
+                                                           manifest.tokenizer().tokens_size())},
               {"static", statics},
               {"streamed", streamed},
               {"tokenizer", DescribeTokenizer(manifest.tokenizer())},
@@ -361,6 +390,10 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
                 {"matrix_types", manifest.source().matrix_types()},
                 {"packed_by", manifest.source().packed_by()},
                 {"adapters", NamesOf(manifest.source().adapters())}}}};
+  DescribeServing(manifest, "served", out["serving"]);
+  if (const std::string missed = NotMadeSpecial(manifest); !missed.empty()) {
+    out["serving"]["pack_again_for_special_tokens"] = missed;
+  }
   if (manifest.has_profile()) out["profile"] = DescribeProfile(manifest);
   return out;
 }

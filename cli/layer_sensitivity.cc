@@ -66,7 +66,7 @@ class Chunk {
       : local_(local),
         task_(task),
         tokens_(task.tokens.subspan(index * task.chunk, task.chunk)),
-        vocab_(local.model().config.vocab_size) {}
+        vocab_(local.model().config.embedding_rows) {}
 
   absl::Status RunDense() {
     dense_.resize(size_t{task_.chunk} * vocab_);

@@ -11,6 +11,7 @@
 #include "weightstore/pack/gguf_file.h"
 #include "weightstore/pack/hf_tokenizer.h"
 #include "weightstore/pack/pack_writer.h"
+#include "weightstore/pack/special_tokens.h"
 
 namespace tidegate {
 namespace {
@@ -25,14 +26,30 @@ absl::StatusOr<uint64_t> FirstBytes(int fd, const std::string& path) {
   return start;
 }
 
+// Without the tokens that packing leaves out. A file or folder without weights has them all.
+absl::StatusOr<store::v1::Tokenizer> AsPacked(const GgufFile& source,
+                                              store::v1::Tokenizer tokenizer) {
+  const GgufTensor* embedding = source.FindTensor("token_embd.weight");
+  if (embedding != nullptr) RETURN_IF_ERROR(DropTokensBehind(embedding->rows(), tokenizer));
+  return tokenizer;
+}
+
 absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
   std::error_code error;
-  if (std::filesystem::is_directory(model, error)) return ReadHfTokenizer(model);
+  if (std::filesystem::is_directory(model, error)) {
+    ASSIGN_OR_RETURN(store::v1::Tokenizer tokenizer, ReadHfTokenizer(model));
+    const auto folder = GgufFile::Open(model);
+    if (!folder.ok()) return tokenizer;
+    auto packed = AsPacked(*folder, std::move(tokenizer));
+    if (!packed.ok()) return Annotate(packed.status(), model);
+    return packed;
+  }
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(model));
   ASSIGN_OR_RETURN(const uint64_t start, FirstBytes(fd.get(), model));
   if (std::memcmp(&start, "GGUF", 4) == 0) {
     ASSIGN_OR_RETURN(const GgufFile gguf, GgufFile::Open(model));
     auto tokenizer = TokenizerFromGguf(gguf);
+    if (tokenizer.ok()) tokenizer = AsPacked(gguf, *std::move(tokenizer));
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), model);
     return tokenizer;
   }

@@ -103,14 +103,14 @@ absl::Status Run(const Flags& flags) {
   const ModelConfig& config = local->model().config;
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(config));
   const uint32_t context = flags.context != 0 ? flags.context : config.trained_context_tokens;
-  RETURN_IF_ERROR(CheckPrompt(ids, flags, context, config.vocab_size));
+  RETURN_IF_ERROR(CheckPrompt(ids, flags, context, config.embedding_rows));
   const std::vector<TokenId> prompt(ids.begin(), ids.end());
 
   std::set<uint32_t> positions(wanted.begin(), wanted.end());
   positions.insert(static_cast<uint32_t>(prompt.size() - 1));
   std::map<uint32_t, std::string> rows;
   KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half, context);
-  std::vector<float> logits(config.vocab_size);
+  std::vector<float> logits(config.embedding_rows);
   PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {
     if (positions.contains(position)) rows[position] = JsonRow(row);
@@ -127,7 +127,7 @@ absl::Status Run(const Flags& flags) {
                                           logits, accounts));
     keep(kv.size() - 1, logits);
   }
-  std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.vocab_size,
+  std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.embedding_rows,
               absl::StrJoin(rows, ", ",
                             [](std::string* out, const auto& row) {
                               absl::StrAppend(out, "\"", row.first, "\": ", row.second);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/flags.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
@@ -18,12 +19,14 @@
 #include "cli/calibration.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/servable.h"
 #include "cli/text_score.h"
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
 #include "weightstore/pack/atomic_file.h"
 #include "weightstore/pack/pack_plan.h"
 #include "weightstore/pack/pack_writer.h"
+#include "weightstore/pack/special_tokens.h"
 
 namespace tidegate {
 namespace {
@@ -106,6 +109,19 @@ void PrintRounding(const PackReport& report) {
   }
 }
 
+void PrintTokenizer(const store::v1::Tokenizer& tokenizer) {
+  if (const std::string promoted = PromotedText(tokenizer); !promoted.empty()) {
+    std::printf("  %-12s of another type in the source, special tokens here: %s\n", "tokenizer",
+                promoted.c_str());
+  }
+  if (tokenizer.dropped_tokens() > 0) {
+    std::printf(
+        "  %-12s without the last %u tokens of the source: the embedding has no rows for "
+        "them\n",
+        "tokenizer", tokenizer.dropped_tokens());
+  }
+}
+
 absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
@@ -125,6 +141,7 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   PrintPadding("input units", index.geometry.kinds[0]);
   PrintPadding("hidden units", index.geometry.kinds[1]);
   PrintRounding(report);
+  PrintTokenizer(index.manifest.tokenizer());
   if (index.manifest.has_profile()) {
     std::printf("  %-12s a ladder of %d points\n", "profile",
                 index.manifest.profile().ladder_size());
@@ -197,19 +214,26 @@ absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
 }
 
 // Errors name the file at fault: the profile's, or the model's.
-absl::StatusOr<store::v1::Profile> ProfileFor(const GgufFile& source, const PackOptions& options,
+absl::StatusOr<store::v1::Profile> ProfileFor(const store::v1::Manifest& manifest,
                                               const std::string& path) {
   ASSIGN_OR_RETURN(store::v1::Profile profile, ReadProfile(path));
-  const auto plan = PlanPack(source, options);
-  if (!plan.ok()) return Annotate(plan.status(), source.path());
-  RETURN_IF_ERROR(Annotate(CheckProfileModel(profile, plan->manifest), path));
+  RETURN_IF_ERROR(Annotate(CheckProfileModel(profile, manifest), path));
   return profile;
 }
 
-absl::StatusOr<Calibration> CalibrateFor(const GgufFile& source, const Flags& flags,
-                                         const PackOptions& options) {
-  // What can be wrong is said before the long work.
-  RETURN_IF_ERROR(PlanPack(source, options).status());
+// What can be wrong is said before the long work: what WritePack() would say, and what the engine.
+absl::StatusOr<PackPlan> CheckedPlan(const GgufFile& source, const PackOptions& options) {
+  auto plan = PlanPack(source, options);
+  if (!plan.ok()) return plan.status();
+  RETURN_IF_ERROR(CheckServable(plan->manifest));
+  if (const absl::Status chat = CheckChatTemplate(plan->manifest); !chat.ok()) {
+    LogWarning("the chat template of ", Printable(source.path(), kShownPathBytes),
+               " cannot be used, chats will be refused: ", Printable(std::string(chat.message())));
+  }
+  return plan;
+}
+
+absl::StatusOr<Calibration> CalibrateFor(const Flags& flags, const PackOptions& options) {
   auto calibration = Calibrate({.model = flags.in,
                                 .text = flags.calibrate,
                                 .tokens_max = flags.calibrate_tokens,
@@ -229,12 +253,14 @@ absl::Status RunPack(const Flags& flags) {
     std::fprintf(stderr, "settings of the model that nothing here knows, ignored: %s\n",
                  Printable(absl::StrJoin(ignored, ", "), kShownKeysBytes).c_str());
   }
+  const auto plan = CheckedPlan(source, options);
+  if (!plan.ok()) return Annotate(plan.status(), source.path());
   if (!flags.profile.empty()) {
-    ASSIGN_OR_RETURN(options.profile, ProfileFor(source, options, flags.profile));
+    ASSIGN_OR_RETURN(options.profile, ProfileFor(plan->manifest, flags.profile));
   }
   std::optional<Calibration> calibration;
   if (!flags.calibrate.empty()) {
-    ASSIGN_OR_RETURN(calibration, CalibrateFor(source, flags, options));
+    ASSIGN_OR_RETURN(calibration, CalibrateFor(flags, options));
     options.moments = calibration->moments;
   }
   Progress progress("packing");

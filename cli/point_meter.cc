@@ -26,7 +26,7 @@ store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed,
   model.set_layer_count(config.layer_count);
   model.set_hidden_size(config.hidden_size);
   model.set_intermediate_size(config.intermediate_size);
-  model.set_vocab_size(config.vocab_size);
+  model.set_vocab_size(static_cast<uint32_t>(local.manifest().tokenizer().tokens_size()));
   store::v1::ProfileConditions& conditions = *head.mutable_conditions();
   conditions.set_unit_encoding(info.unit_encoding);
   conditions.set_cache_share(static_cast<double>(info.slot_bytes) /
@@ -63,8 +63,8 @@ absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperPar
                                                    " is longer than the ", hp.context_length(),
                                                    " tokens of the model's context"));
   }
-  if (hp.vocab_size() == 0) return absl::OkStatus();  // No embedding: packing says so.
-  return CheckTokenIds(tasks.search.tokens, hp.vocab_size());
+  if (hp.embedding_rows() == 0) return absl::OkStatus();  // No embedding: packing says so.
+  return CheckTokenIds(tasks.search.tokens, hp.embedding_rows());
 }
 
 absl::StatusOr<PointMeter> PointMeter::Create(const LocalModelOptions& options) {

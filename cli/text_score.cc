@@ -66,7 +66,7 @@ absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId
     }
     return absl::OkStatus();
   }
-  std::vector<float> logits(local.model().config.vocab_size);
+  std::vector<float> logits(local.model().config.embedding_rows);
   for (size_t i = 0; i < inputs.size(); ++i) {
     const std::span<float> wanted = i >= silent ? std::span<float>(logits) : std::span<float>();
     RETURN_IF_ERROR(decoder.Step(kv, inputs[i], step, precision, wanted, score.accounts));

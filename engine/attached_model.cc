@@ -15,7 +15,7 @@
 namespace tidegate {
 namespace {
 
-ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
+ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokenizer& tokenizer) {
   const store::v1::Manifest& manifest = client.manifest();
   const ModelConfig& c = model.config;
   return {.name = manifest.model_name(),
@@ -28,7 +28,7 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model) {
           .query_heads = c.query_heads,
           .kv_heads = c.kv_heads,
           .head_size = c.head_size,
-          .vocab_size = c.vocab_size,
+          .vocab_size = static_cast<uint32_t>(tokenizer.vocab_size()),
           .trained_context_tokens = c.trained_context_tokens,
           .static_bytes = client.region().static_bytes,
           .streamed_bytes = client.geometry().blocks_bytes(),
@@ -82,7 +82,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client, options.adapters));
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                    Tokenizer::Create(attached->client->manifest().tokenizer()));
-  if (tokenizer->vocab_size() > attached->model->config.vocab_size) {
+  if (tokenizer->vocab_size() > attached->model->config.embedding_rows) {
     return absl::DataLossError(
         "the tokenizer has more tokens than the embedding; pack the model again");
   }
@@ -90,7 +90,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->client->ForgetTokenizer();
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
                                                 options.prefill_chunk_tokens, options.overlap);
-  attached->info = InfoFrom(*attached->client, *attached->model);
+  attached->info = InfoFrom(*attached->client, *attached->model, *attached->tokenizer);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   ::malloc_trim(0);  // what reading the manifest took
   return attached;

@@ -36,14 +36,14 @@ class ByteLevelModel : public TextModel {
   }
 
  private:
-  // Normal tokens by their bytes, the smallest id of equal ones.
+  // Pieces by their bytes, the smallest id of equal ones.
   PieceTable IndexWords() {
     PieceTable words;
     words.reserve(vocabulary_.tokens.size());
     byte_ids_.fill(kNoToken);
     for (size_t i = 0; i < vocabulary_.tokens.size(); ++i) {
-      const auto& [text, type] = vocabulary_.tokens[i];
-      if (type != kNormalToken || text.empty() || text.size() > kMaxPieceBytes) continue;
+      const auto& [text, type, is_piece] = vocabulary_.tokens[i];
+      if (!is_piece || text.empty() || text.size() > kMaxPieceBytes) continue;
       const int32_t id = static_cast<int32_t>(i);
       if (!words.emplace(PieceKey(text), PairMerge{0, id}).second || text.size() > 1) continue;
       byte_ids_[static_cast<uint8_t>(text.front())] = id;

@@ -270,7 +270,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
 absl::Status Decoder::Logits(uint32_t index, Precision precision, std::span<float> logits,
                              StageTimes& times) {
   const StageTimer timer(times, Stage::kHead);
-  CHECK(logits.size() == model_->config.vocab_size);
+  CHECK(logits.size() == model_->config.embedding_rows);
   const size_t h = model_->config.hidden_size;
   const Projection head = {&model_->head, &model_->lora.head, logits.data()};
   Project({&head, 1}, normed_.data() + index * h, 1, {.precision = precision});
@@ -293,7 +293,7 @@ absl::Status Decoder::Prefill(KvCache& kv, std::span<const TokenId> tokens, Prec
       kv, tokens, {.prefill = true, .precision = precision, .every_position = every}, accounts));
   const uint32_t rows = every ? static_cast<uint32_t>(tokens.size()) : 1;
   absl::Status done;
-  std::vector<float> row(every ? model_->config.vocab_size : 0);
+  std::vector<float> row(every ? model_->config.embedding_rows : 0);
   for (uint32_t t = 0; every && t < rows && done.ok(); ++t) {
     done = Logits(t, precision, row, accounts.times);
     if (done.ok()) on_logits(first + t, row);

@@ -30,7 +30,7 @@ namespace tidegate {
 
 class Decoder {
  public:
-  // Called with the logits [vocab_size] of one position of a prefill.
+  // Called with the logits [embedding_rows] of one position of a prefill.
   using OnLogits = std::function<void(uint32_t position, std::span<float> logits)>;
 
   // Pointers are not owned. tokens_max: the longest piece that Prefill() takes at once.
@@ -42,8 +42,8 @@ class Decoder {
   uint32_t PieceTokens(size_t left) const;
 
   // Appends `tokens` to the sequence with dense MLPs. The result does not depend on the pieces that
-  // a prompt is cut into, bitwise; Step() rounds otherwise. logits [vocab_size] receives those of
-  // the last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
+  // a prompt is cut into, bitwise; Step() rounds otherwise. logits [embedding_rows] receives those
+  // of the last token unless it is empty; `on_logits`, if set, those of every token. REQUIRES: 1 <=
   // tokens.size() <= tokens_max(), room in the cache, valid ids. After an error the cache holds
   // what it held before. Keys, values or logits that are not finite numbers are INTERNAL with the
   // reason kNumbersNotFinite.
@@ -51,7 +51,7 @@ class Decoder {
                        std::span<float> logits, PassAccounts& accounts,
                        const OnLogits& on_logits = nullptr);
 
-  // Appends one token; step null: dense. logits [vocab_size] may be empty.
+  // Appends one token; step null: dense. logits [embedding_rows] may be empty.
   absl::Status Step(KvCache& kv, TokenId token, const PruneStep* step, Precision precision,
                     std::span<float> logits, PassAccounts& accounts);
 

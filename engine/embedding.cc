@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "base/check.h"
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "proto/store/v1/static_rows.h"
 
@@ -11,7 +11,10 @@ namespace tidegate {
 absl::Status Embedding::Decode(std::span<const TokenId> tokens, float* out) const {
   std::vector<uint64_t> rows;
   for (const TokenId token : tokens) {
-    CHECK(token >= 0 && static_cast<uint64_t>(token) < tensor_->rows());
+    if (token < 0 || static_cast<uint64_t>(token) >= tensor_->rows()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", token, " has no row: the ", "embedding has ", tensor_->rows()));
+    }
     rows.push_back(static_cast<uint64_t>(token));
   }
   const size_t columns = tensor_->columns();

@@ -33,7 +33,7 @@ bool ParseLayer(absl::string_view name, size_t layers, size_t& layer, absl::stri
 std::vector<Target> TargetsOf(const LoraFile::Pair& pair, const ModelConfig& c, bool own_head,
                               Lora& lora) {
   const size_t h = c.hidden_size, q = c.query_size(), kv = c.kv_size(), i = c.intermediate_size;
-  if (pair.target == "output.weight" && own_head) return {{&lora.head, c.vocab_size, h}};
+  if (pair.target == "output.weight" && own_head) return {{&lora.head, c.embedding_rows, h}};
   size_t number = 0;
   absl::string_view name;
   if (!ParseLayer(pair.target, lora.layers.size(), number, name)) return {};

@@ -99,7 +99,7 @@ ModelConfig ConfigFrom(const HyperParameters& hp) {
       .query_heads = hp.query_heads(),
       .kv_heads = hp.kv_heads(),
       .head_size = hp.head_size(),
-      .vocab_size = hp.vocab_size(),
+      .embedding_rows = hp.embedding_rows(),
       .trained_context_tokens = hp.context_length(),
       .rms_epsilon = hp.rms_epsilon(),
       .rope_dims = hp.rope_dims(),
@@ -224,12 +224,12 @@ absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& clien
   const ModelConfig& c = model->config;
   model->unit_encoding = static_cast<UnitEncoding>(manifest.unit_encoding());
   ASSIGN_OR_RETURN(const StaticTensor* embedding,
-                   statics.Tensor("token_embd.weight", c.vocab_size, c.hidden_size));
+                   statics.Tensor("token_embd.weight", c.embedding_rows, c.hidden_size));
   ASSIGN_OR_RETURN(const GgmlType embedding_type, ToGgmlType(embedding->type()));
   model->embedding = Embedding(&client, embedding, embedding_type);
   ASSIGN_OR_RETURN(model->head, statics.Matrix(statics.Has("output.weight") ? "output.weight"
                                                                             : embedding->name(),
-                                               c.vocab_size, c.hidden_size));
+                                               c.embedding_rows, c.hidden_size));
   ASSIGN_OR_RETURN(model->final_norm, statics.Vector("output_norm.weight", c.hidden_size));
   for (uint32_t layer = 0; layer < c.layer_count; ++layer) {
     ASSIGN_OR_RETURN(LayerWeights weights, LoadLayer(statics, c, layer));

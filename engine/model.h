@@ -27,7 +27,7 @@ struct ModelConfig {
   uint32_t query_heads = 0;
   uint32_t kv_heads = 0;
   uint32_t head_size = 0;
-  uint32_t vocab_size = 0;
+  uint32_t embedding_rows = 0;  // of the head too; may be more than the tokenizer has tokens
   uint32_t trained_context_tokens = 0;
   float rms_epsilon = 0;
   uint32_t rope_dims = 0;

@@ -84,7 +84,7 @@ class SentencePieceModel : public TextModel {
 absl::Status SentencePieceModel::IndexBytes() {
   byte_ids_.fill(kNoToken);
   for (size_t i = 0; i < vocabulary_.tokens.size(); ++i) {
-    const auto& [text, type] = vocabulary_.tokens[i];
+    const auto& [text, type, is_piece] = vocabulary_.tokens[i];
     if (type != kByteToken) continue;
     int32_t& id = byte_ids_[static_cast<uint8_t>(text.front())];
     if (id != kNoToken) {
@@ -108,10 +108,8 @@ void SentencePieceModel::IndexPieces(const store::v1::Tokenizer& data) {
   const std::vector<uint32_t> ranks = RanksOf(data);
   pieces_.reserve(vocabulary_.tokens.size());
   for (size_t i = 0; i < vocabulary_.tokens.size(); ++i) {
-    const auto& [text, type] = vocabulary_.tokens[i];
-    if (type != kNormalToken || text.empty() || text.size() > kMaxPieceBytes) continue;
-    // A blank is written U+2581 in pieces; one with a real blank is never the outcome of a merge.
-    if (data.tokens(static_cast<int>(i)).find(' ') != std::string::npos) continue;
+    const auto& [text, type, is_piece] = vocabulary_.tokens[i];
+    if (!is_piece || text.empty() || text.size() > kMaxPieceBytes) continue;
     pieces_.emplace(PieceKey(text),
                     PairMerge{ranks.empty() ? 0 : ranks[i], static_cast<int32_t>(i)});
     longest_piece_ = std::max(longest_piece_, text.size());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/log_burst.h"
 #include "base/status_macros.h"
@@ -47,7 +48,7 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> si
       detokenizer_(*tokenizer_, /*continues_text=*/true),
       stops_(request_.stop.strings, request_.stop.include_stop_string),
       split_(SplitDensity(request_.pruning.density)),
-      logits_(model.config.vocab_size) {
+      logits_(model.config.embedding_rows) {
   accounts_.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
   accounts_.queue_seconds = Seconds(admitted_ - submitted_);
   accounts_.seed = sampler_.seed();
@@ -150,8 +151,15 @@ void Sequence::CountPruning(double density, double gamma) {
   ladder.predicted_perplexity_increase = std::expm1(log_increase_sum_ / steps_);
 }
 
+std::span<float> Sequence::DrawableLogits() {
+  for (const TokenId id : tokenizer_->unused_ids()) {
+    logits_[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+  }
+  return std::span<float>(logits_).first(tokenizer_->vocab_size());
+}
+
 bool Sequence::TakeToken() {
-  last_token_ = sampler_.Sample(logits_);
+  last_token_ = sampler_.Sample(DrawableLogits());
   const Clock::time_point now = Clock::now();
   if (accounts_.generated_tokens == 0) {
     first_token_ = now;

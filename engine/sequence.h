@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "engine/decoder.h"
@@ -45,7 +46,8 @@ class Sequence {
   absl::Status Prefill();
   absl::Status Step();
   void Emit(TokenId token);
-  bool TakeToken();  // samples, emits, checks every stop; false at the end
+  std::span<float> DrawableLogits();  // of ids that the tokenizer has, unused tokens banned
+  bool TakeToken();                   // samples, emits, checks every stop; false at the end
   std::optional<PruneStep> NextStep() const;
   std::optional<PruneStep> SteeredStep() const;
   void CountStep(const PassAccounts& before, const std::optional<PruneStep>& step);

@@ -126,6 +126,7 @@ bool Tokenizer::IsAdded(TokenId id) const {
 bool Tokenizer::IsEndOfGeneration(TokenId id) const { return data_->vocabulary.ends.contains(id); }
 
 size_t Tokenizer::vocab_size() const { return data_->vocabulary.tokens.size(); }
+std::span<const TokenId> Tokenizer::unused_ids() const { return data_->vocabulary.unused; }
 TokenId Tokenizer::bos_id() const { return data_->vocabulary.bos; }
 TokenId Tokenizer::eos_id() const { return data_->vocabulary.eos; }
 bool Tokenizer::adds_space_prefix() const { return data_->vocabulary.add_space_prefix; }

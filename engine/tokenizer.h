@@ -59,7 +59,10 @@ class Tokenizer {
   bool IsValid(TokenId id) const;
   bool IsAdded(TokenId id) const;            // taken whole out of texts. REQUIRES: IsValid(id)
   bool IsEndOfGeneration(TokenId id) const;  // EOS, EOT and what else ends an answer
+  // Ids are in [0, vocab_size()). The model's head may give logits for more: those are no tokens.
   size_t vocab_size() const;
+  std::span<const TokenId> unused_ids()
+      const;               // valid, but no text has them and no model means them
   TokenId bos_id() const;  // -1 if there is none
   TokenId eos_id() const;
   bool adds_space_prefix() const;  // Encode puts a space in front of a text

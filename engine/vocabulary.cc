@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/text.h"
-#include "engine/byte_level.h"
+#include "proto/gguf/byte_level.h"
 
 namespace tidegate {
 namespace {
@@ -102,10 +102,14 @@ absl::Status SetSpecials(const store::v1::Tokenizer& data, Vocabulary& v) {
   v.add_eos = data.add_eos();
   v.add_space_prefix = data.add_space_prefix();
   if (v.add_bos && v.bos == kNoToken) {
-    return absl::InvalidArgumentError("tokenizer: add_bos is set but there is no bos_id");
+    return absl::InvalidArgumentError(
+        "tokenizer: add_bos is set but there is no bos_id; the source must name one "
+        "(tokenizer.ggml.bos_token_id) or not ask for it (tokenizer.ggml.add_bos_token)");
   }
   if (v.add_eos && v.eos == kNoToken) {
-    return absl::InvalidArgumentError("tokenizer: add_eos is set but there is no eos_id");
+    return absl::InvalidArgumentError(
+        "tokenizer: add_eos is set but there is no eos_id; the source must name one "
+        "(tokenizer.ggml.eos_token_id) or not ask for it (tokenizer.ggml.add_eos_token)");
   }
   for (size_t i = 0; i < n && v.unknown == kNoToken; ++i) {
     if (v.tokens[i].type == kUnknownToken) v.unknown = static_cast<int32_t>(i);
@@ -113,21 +117,25 @@ absl::Status SetSpecials(const store::v1::Tokenizer& data, Vocabulary& v) {
   return absl::OkStatus();
 }
 
-// Appends what token `id` stands for.
-absl::Status AppendText(const store::v1::Tokenizer& data, int id, Vocabulary& v) {
+// Appends what token `id` stands for and returns Token::is_piece.
+absl::StatusOr<bool> AppendText(const store::v1::Tokenizer& data, int id, Vocabulary& v) {
   const std::string& text = data.tokens(id);
+  const bool normal = data.types(id) == kNormalToken;
   if (v.byte_level) {
     // Added tokens are written as they are, and so are words outside the alphabet.
-    const bool plain = data.types(id) == kNormalToken || data.types(id) == kUnusedToken;
+    const bool plain = normal || data.types(id) == kUnusedToken;
     const std::optional<std::string> bytes = plain ? BytesOfByteLevel(text) : std::nullopt;
     v.arena.append(bytes.has_value() ? *bytes : text);
-  } else if (data.types(id) == kByteToken) {
+    return normal && bytes.has_value();
+  }
+  if (data.types(id) == kByteToken) {
     ASSIGN_OR_RETURN(const char byte, ParseByteToken(text, id));
     v.arena.push_back(byte);
-  } else {
-    AppendWithSpaces(text, v.arena);
+    return false;
   }
-  return absl::OkStatus();
+  AppendWithSpaces(text, v.arena);
+  // Spaces are written U+2581; what has a real one is never the outcome of a merge.
+  return normal && text.find(' ') == std::string::npos;
 }
 
 absl::Status ReadTokens(const store::v1::Tokenizer& data, Vocabulary& v) {
@@ -146,8 +154,9 @@ absl::Status ReadTokens(const store::v1::Tokenizer& data, Vocabulary& v) {
           absl::StrCat("tokenizer: the score of token ", id, " is not a number"));
     }
     const size_t begin = v.arena.size();
-    RETURN_IF_ERROR(AppendText(data, id, v));
-    v.tokens.push_back({std::string_view(v.arena).substr(begin), type});
+    ASSIGN_OR_RETURN(const bool is_piece, AppendText(data, id, v));
+    v.tokens.push_back({std::string_view(v.arena).substr(begin), type, is_piece});
+    if (type == kUnusedToken) v.unused.push_back(id);
   }
   return absl::OkStatus();
 }

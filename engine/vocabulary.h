@@ -32,12 +32,16 @@ struct Vocabulary {
   struct Token {
     std::string_view text;  // bytes that the token stands for
     uint32_t type = 0;
+    // Normal, and written in the alphabet that merging works on: merging may give it. Other normal
+    // tokens only have a text (emoji that stand as such in a byte-level vocabulary).
+    bool is_piece = false;
     bool is_added() const { return type == kControlToken || type == kUserDefinedToken; }
   };
 
   std::string arena;  // owns what the views point to
   std::vector<Token> tokens;
   AddedTokens added;
+  std::vector<int32_t> unused;
   absl::flat_hash_set<int32_t> ends;                     // tokens that end an answer
   absl::flat_hash_set<int32_t> strip_left, strip_right;  // added tokens that swallow white space
   int32_t bos = kNoToken, eos = kNoToken, unknown = kNoToken;

@@ -108,7 +108,7 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   const auto local = LocalModel::Open(*flags.LocalOptions());
   ASSERT_TRUE(local.ok()) << local.status();
   KvCache kv((*local)->model().config, 16, false);
-  std::vector<float> logits((*local)->model().config.vocab_size);
+  std::vector<float> logits((*local)->model().config.embedding_rows);
   PassAccounts accounts;
   ASSERT_TRUE((*local)->decoder().Prefill(kv, context, Precision::kExact, logits, accounts).ok());
   const auto best =

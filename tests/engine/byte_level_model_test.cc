@@ -81,6 +81,24 @@ TEST(ByteLevelEncode, NeverMergesToAControlToken) {
   EXPECT_THAT(MakeTokenizer(data)->Encode("ab", false), ElementsAre('a', 'b'));
 }
 
+// Command-R's vocabulary has emoji and joiners as such, besides the pieces that give their bytes.
+TEST(ByteLevelEncode, NeverMergesToATokenOutsideTheAlphabet) {
+  const std::string joiner = "\u200d";
+  auto data = TinyByteLevel({});
+  data.add_tokens(joiner);  // 256
+  data.add_types(1);
+  for (const size_t bytes : {2, 3}) {  // 257, 258
+    data.add_tokens(ByteLevelText(joiner.substr(0, bytes)));
+    data.add_types(1);
+    data.add_merges(bytes == 2 ? 0xe2 : 257);
+    data.add_merges(bytes == 2 ? 0x80 : 0x8d);
+  }
+  EXPECT_THAT(MakeTokenizer(data)->Encode(joiner, false), ElementsAre(258));
+  EXPECT_EQ(MakeTokenizer(data)->Piece(256), joiner);
+  data.set_ignore_merges(true);
+  EXPECT_THAT(MakeTokenizer(data)->Encode(joiner, false), ElementsAre(258));
+}
+
 TEST(ByteLevelEncode, PutsASpaceInFrontIfTheModelAsks) {
   auto data = TinyByteLevel({{"_", "a"}});
   data.set_add_space_prefix(true);

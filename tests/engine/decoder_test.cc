@@ -16,7 +16,7 @@ std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>&
                             Precision precision = Precision::kExact, bool half_kv = false) {
   LocalDecoder local(store, threads, true, 16);
   KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
-  std::vector<float> logits(local.model->config.vocab_size);
+  std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   for (size_t at = 0; at < prefilled; at += piece) {
     const size_t count = std::min(piece, prefilled - at);
@@ -160,7 +160,7 @@ TEST(DecoderTest, LogitsThatOverflowAreAnErrorAndLeaveTheCacheAsItWas) {
                       }});
     LocalDecoder local(store);
     KvCache kv(local.model->config, 8, false);
-    std::vector<float> logits(local.model->config.vocab_size);
+    std::vector<float> logits(local.model->config.embedding_rows);
     PassAccounts accounts;
     const std::vector<TokenId> prompt = {1, 270, 280};
     Decoder& decoder = *local.decoder;
@@ -182,7 +182,7 @@ TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
       {.model = {}, .pack = {}, .store = {}, .change = Fill("blk.1.attn_k.bias", {32}, 100000.0f)});
   LocalDecoder local(store);
   const std::vector<TokenId> prompt = {1, 270, 280};
-  std::vector<float> logits(local.model->config.vocab_size);
+  std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   KvCache half(local.model->config, 8, true), whole(local.model->config, 8, false);
   ExpectNotFinite(local.decoder->Prefill(half, prompt, Precision::kExact, logits, accounts),

@@ -33,7 +33,7 @@ const store::v1::StaticTensor& Find(const WeightClient& client, const std::strin
 std::vector<float> Logits(LocalDecoder& local, const std::vector<TokenId>& tokens) {
   KvCache kv(local.model->config, 16, false);
   PassAccounts accounts;
-  std::vector<float> logits(local.model->config.vocab_size);
+  std::vector<float> logits(local.model->config.embedding_rows);
   EXPECT_TRUE(local.decoder->Prefill(kv, tokens, Precision::kExact, logits, accounts).ok());
   EXPECT_TRUE(local.decoder->Step(kv, 280, nullptr, Precision::kExact, logits, accounts).ok());
   return logits;
@@ -50,6 +50,18 @@ TEST(EmbeddingTest, StaysOnFlashWhereMemoryIsShortAndGivesTheSame) {
   // A row is 64 codes and two scales, padded.
   EXPECT_EQ(roomy.store().info().static_bytes - tight.store().info().static_bytes, 320u * 80);
   EXPECT_EQ(Logits(on_flash, tokens), Logits(in_memory, tokens));
+}
+
+TEST(EmbeddingTest, RefusesIdsWithoutARow) {
+  const LocalStore store;
+  LocalDecoder local(store);
+  KvCache kv(local.model->config, 16, false);
+  PassAccounts accounts;
+  for (const TokenId id : {-1, 320}) {
+    const std::vector<TokenId> tokens = {1, id};
+    EXPECT_EQ(local.decoder->Prefill(kv, tokens, Precision::kExact, {}, accounts).code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST(EmbeddingTest, OneThatIsTheHeadStaysInMemory) {

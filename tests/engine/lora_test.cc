@@ -82,7 +82,7 @@ Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters
       });
   PassAccounts accounts;
   const auto run = [&](bool prefill, const PruneStep* step) {
-    std::vector<float> logits(local.model->config.vocab_size);
+    std::vector<float> logits(local.model->config.embedding_rows);
     KvCache kv(local.model->config, 16, /*half=*/false);
     if (prefill) {
       CHECK(local.decoder->Prefill(kv, kTokens, Precision::kExact, logits, accounts).ok());
@@ -231,7 +231,7 @@ TEST_P(RefusedLoraTest, NamesAdapterAndTensor) {
                         .query_heads = 4,
                         .kv_heads = 2,
                         .head_size = 16,
-                        .vocab_size = kVocab,
+                        .embedding_rows = kVocab,
                         .windows = {}};
   config.expert_count = std::string(GetParam().name) == "Experts" ? 4 : 0;
   const std::vector<LoraSource> sources = {{dir.File("a.gguf"), 1}};

@@ -58,7 +58,7 @@ TEST_P(TokenizerVectors, AgreeIdById) {
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerVectors,
                          testing::Values("llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2",
-                                         "qwen35"),
+                                         "qwen35", "command-r"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::erase(name, '-');

@@ -48,7 +48,7 @@ Manifest GoodManifest() {
   hp.set_query_heads(4);
   hp.set_kv_heads(2);
   hp.set_head_size(16);
-  hp.set_vocab_size(10);
+  hp.set_embedding_rows(10);
   hp.set_context_length(32);
   hp.set_rms_epsilon(1e-5f);
   hp.set_rope_base(10000);
@@ -177,7 +177,7 @@ std::vector<BadManifest> BadManifests() {
       {"NoKvHeads", [](M& m) { m.mutable_hyper_parameters()->set_kv_heads(0); }},
       {"UnevenHeads", [](M& m) { m.mutable_hyper_parameters()->set_kv_heads(3); }},
       {"HugeHead", [](M& m) { m.mutable_hyper_parameters()->set_head_size(5000); }},
-      {"NoVocabulary", [](M& m) { m.mutable_hyper_parameters()->set_vocab_size(0); }},
+      {"NoVocabulary", [](M& m) { m.mutable_hyper_parameters()->set_embedding_rows(0); }},
       {"NoContext", [](M& m) { m.mutable_hyper_parameters()->set_context_length(0); }},
       {"WideRope", [](M& m) { m.mutable_hyper_parameters()->set_rope_dims(18); }},
       {"OddRope", [](M& m) { m.mutable_hyper_parameters()->set_rope_dims(5); }},

@@ -123,7 +123,8 @@ TEST(Profile, IsOfOneModel) {
   hp.set_layer_count(2);
   hp.set_hidden_size(64);
   hp.set_intermediate_size(96);
-  hp.set_vocab_size(128);
+  hp.set_embedding_rows(160);
+  for (int id = 0; id < 128; ++id) manifest.mutable_tokenizer()->add_tokens("");
   EXPECT_TRUE(CheckProfileModel(MakeProfile(), manifest).ok());
   hp.set_layer_count(3);
   EXPECT_THAT(std::string(CheckProfileModel(MakeProfile(), manifest).message()),

@@ -273,7 +273,7 @@ GgufBuilder LlamaGguf(const TestModel& model) {
     gguf.SetUint32("llama.expert_count", model.experts);
     gguf.SetUint32("llama.expert_used_count", model.experts_used);
   }
-  AddTokenizer(gguf, model.vocab);
+  AddTokenizer(gguf, model.tokens == 0 ? model.vocab : model.tokens);
   AddWeights(gguf, model);
   return gguf;
 }

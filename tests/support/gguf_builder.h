@@ -72,7 +72,8 @@ struct TestModel {
   uint32_t intermediate = 96;
   uint32_t heads = 4;
   uint32_t kv_heads = 2;
-  uint32_t vocab = 320;  // at least 286
+  uint32_t vocab = 320;  // rows of embedding and head; at least 286
+  uint32_t tokens = 0;   // of the tokenizer; 0: as many as rows
   uint32_t context = 128;
   GgmlType matrices = GgmlType::kF32;
   GgmlType norms = GgmlType::kF32;

@@ -32,22 +32,34 @@ absl::Status CheckLength(const std::string& key, size_t length, size_t tokens) {
       absl::StrCat("metadata key ", key, " has ", length, " entries for ", tokens, " tokens"));
 }
 
-// Token types are signed in most files, unsigned in some.
+// Token types are signed in most files, unsigned in some. A number that is none is refused when the
+// tokenizer is made; here only what does not fit.
+template <typename Number>
+absl::Status AddTypes(const std::string& key, const std::vector<Number>& types,
+                      store::v1::Tokenizer& tokenizer) {
+  RETURN_IF_ERROR(CheckLength(key, types.size(), static_cast<size_t>(tokenizer.tokens_size())));
+  for (size_t id = 0; id < types.size(); ++id) {
+    if (types[id] < 0 || types[id] > 6) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "metadata key ", key, ": token ", id, " has type ", types[id], "; types are 1 to 6"));
+    }
+    tokenizer.add_types(static_cast<uint32_t>(types[id]));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FillTypes(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
   const std::string key = absl::StrCat(kPrefix, "token_type");
-  const auto tokens = static_cast<size_t>(tokenizer.tokens_size());
   const auto wide = FindArray<uint64_t>(source, key);
   if (wide.ok() && *wide != nullptr) {
-    for (const uint64_t type : **wide) tokenizer.add_types(static_cast<uint32_t>(type));
-    return CheckLength(key, (*wide)->size(), tokens);
+    return AddTypes(key, **wide, tokenizer);
   }
   ASSIGN_OR_RETURN(const std::vector<int64_t>* types, FindArray<int64_t>(source, key));
   if (types == nullptr) {
-    tokenizer.mutable_types()->Resize(static_cast<int>(tokens), 1);  // all normal
+    tokenizer.mutable_types()->Resize(tokenizer.tokens_size(), 1);  // all normal
     return absl::OkStatus();
   }
-  for (const int64_t type : *types) tokenizer.add_types(static_cast<uint32_t>(type));
-  return CheckLength(key, types->size(), tokens);
+  return AddTypes(key, *types, tokenizer);
 }
 
 absl::StatusOr<std::optional<uint32_t>> TokenId(const GgufFile& source, const char* name,
@@ -75,10 +87,12 @@ absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& r
   ASSIGN_OR_RETURN(const auto eos, TokenId(source, "eos_token_id", tokens));
   ASSIGN_OR_RETURN(const auto unknown, TokenId(source, "unknown_token_id", tokens));
   ASSIGN_OR_RETURN(const auto eot, TokenId(source, "eot_token_id", tokens));
+  ASSIGN_OR_RETURN(const auto eom, TokenId(source, "eom_token_id", tokens));
   if (bos) tokenizer.set_bos_id(*bos);
   if (eos) tokenizer.set_eos_id(*eos);
   if (unknown) tokenizer.set_unknown_id(*unknown);
   if (eot) tokenizer.set_eot_id(*eot);
+  if (eom) tokenizer.add_end_ids(*eom);
   const bool sentence_piece = tokenizer.model() == "llama";
   ASSIGN_OR_RETURN(
       const bool add_bos,
@@ -143,6 +157,17 @@ void FillPhi3Strips(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
   }
 }
 
+// The model's chat template and those with a name ("tokenizer.chat_template.tool_use").
+std::string ChatTemplates(const GgufFile& source) {
+  std::string templates;
+  for (const auto& [key, value] : source.metadata()) {
+    const auto* text = std::get_if<std::string>(&value);
+    if (text == nullptr || key.rfind("tokenizer.chat_template", 0) != 0) continue;
+    absl::StrAppend(&templates, *text, "\n");
+  }
+  return templates;
+}
+
 }  // namespace
 
 absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
@@ -175,8 +200,8 @@ absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
     ASSIGN_OR_RETURN(recipe, FillBytePairs(source, tokenizer));
   }
   RETURN_IF_ERROR(FillIdsAndFlags(source, recipe, tokenizer));
+  MarkSpecialTokens(ChatTemplates(source), tokenizer);
   FillPhi3Strips(source, tokenizer);
-  MarkSpecialTokens(tokenizer);
   return tokenizer;
 }
 

@@ -44,8 +44,15 @@ std::optional<uint32_t> IdOf(const std::string& text, const Tokenizer& tokenizer
   return std::nullopt;
 }
 
-// Tokens that tokenizer.model does not have: added_tokens_decoder of tokenizer_config.json.
-absl::Status TakeAddedTokens(const Json& config, Tokenizer& tokenizer) {
+bool IsAdded(uint64_t id, const Tokenizer& tokenizer) {
+  if (id >= static_cast<uint64_t>(tokenizer.tokens_size())) return false;
+  const uint32_t type = tokenizer.types(static_cast<int>(id));
+  return type == 3 || type == 4;
+}
+
+// added_tokens_decoder of tokenizer_config.json: tokens that tokenizer.model does not have, or that
+// `tokenizer` has and does not know to be added.
+absl::Status TakeAddedTokens(const Json& config, bool is_json, Tokenizer& tokenizer) {
   const Json& decoder = JsonMember(config, "added_tokens_decoder");
   if (!decoder.is_object()) return absl::OkStatus();
   for (const auto& [key, value] : decoder.items()) {
@@ -58,6 +65,7 @@ absl::Status TakeAddedTokens(const Json& config, Tokenizer& tokenizer) {
     token.strip_left = JsonFlag(value, "lstrip", false);
     token.strip_right = JsonFlag(value, "rstrip", false);
     // The unknown token keeps its type, by which it is found.
+    if (is_json && IsAdded(token.id, tokenizer)) continue;
     const bool known = token.id < static_cast<uint64_t>(tokenizer.tokens_size());
     if (known && tokenizer.types(static_cast<int>(token.id)) == 2) continue;
     RETURN_IF_ERROR(SetAddedToken(token, tokenizer));
@@ -71,6 +79,34 @@ void TakeSpecialTexts(const Json& config, Tokenizer& tokenizer) {
   if (const auto id = IdOf(SpecialText(config, "unk_token"), tokenizer)) {
     if (!tokenizer.has_unknown_id()) tokenizer.set_unknown_id(*id);
   }
+}
+
+// Texts that are special besides the usual ones: a list of texts or of objects with a content.
+void MarkAdditional(const Json& config, Tokenizer& tokenizer) {
+  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+    for (const Json& entry : JsonMember(config, key)) {
+      const std::string text =
+          entry.is_string() ? entry.get<std::string>() : JsonText(entry, "content");
+      if (const auto id = IdOf(text, tokenizer)) MarkNamedToken(*id, tokenizer);
+    }
+  }
+}
+
+// Every chat template of the folder, for the markup that it writes.
+absl::StatusOr<std::string> ChatTemplates(const std::string& folder, const Json& config) {
+  std::string templates;
+  std::error_code error;
+  if (const std::string path = folder + "/chat_template.jinja";
+      std::filesystem::exists(path, error)) {
+    ASSIGN_OR_RETURN(templates, ReadFile(path, kMaxTokenizerFileBytes));
+  }
+  const Json& value = JsonMember(config, "chat_template");
+  const Json list = value.is_array() ? value : Json::array({value});
+  for (const Json& entry : list) {
+    templates +=
+        "\n" + (entry.is_string() ? entry.get<std::string>() : JsonText(entry, "template"));
+  }
+  return templates;
 }
 
 // A tokenizer.json says itself what surrounds a text, but some leave it to this file, as a
@@ -118,9 +154,7 @@ absl::StatusOr<Tokenizer> ReadHfTokenizer(const std::string& folder) {
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
 
   ASSIGN_OR_RETURN(const Json config, ReadOptionalJson(folder + "/tokenizer_config.json"));
-  if (!is_json) {
-    RETURN_IF_ERROR(Annotate(TakeAddedTokens(config, *tokenizer), folder));
-  }
+  RETURN_IF_ERROR(Annotate(TakeAddedTokens(config, is_json, *tokenizer), folder));
   ASSIGN_OR_RETURN(const Json specials, ReadOptionalJson(folder + "/special_tokens_map.json"));
   TakeSpecialTexts(specials, *tokenizer);
   TakeSpecialTexts(config, *tokenizer);
@@ -129,7 +163,10 @@ absl::StatusOr<Tokenizer> ReadHfTokenizer(const std::string& folder) {
     ASSIGN_OR_RETURN(const Json generation, ReadOptionalJson(folder + name));
     TakeEnds(generation, *tokenizer);
   }
-  MarkSpecialTokens(*tokenizer);
+  MarkAdditional(specials, *tokenizer);
+  MarkAdditional(config, *tokenizer);
+  ASSIGN_OR_RETURN(const std::string templates, ChatTemplates(folder, config));
+  MarkSpecialTokens(templates, *tokenizer);
   return tokenizer;
 }
 

@@ -440,7 +440,7 @@ absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
                                                      " rows, at most ", 4u << 20,
                                                      " tokens are supported"));
     }
-    hp.set_vocab_size(static_cast<uint32_t>(embedding->rows()));
+    hp.set_embedding_rows(static_cast<uint32_t>(embedding->rows()));
   }
   return absl::OkStatus();
 }

@@ -17,6 +17,7 @@
 #include "proto/store/v1/profile.h"
 #include "proto/store/v1/static_rows.h"
 #include "proto/store/v1/unit_codec.h"
+#include "weightstore/pack/special_tokens.h"
 
 namespace tidegate {
 namespace {
@@ -64,7 +65,7 @@ std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture
                                       const HyperParameters& hp) {
   const uint64_t hidden = hp.hidden_size();
   const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
-  const Expected embedding = {"token_embd.weight", hp.vocab_size(), hidden};
+  const Expected embedding = {"token_embd.weight", hp.embedding_rows(), hidden};
   const bool own_head = source.FindTensor("output.weight") != nullptr;
   std::vector<Expected> list;
   if (!own_head) list.push_back(embedding);
@@ -91,7 +92,7 @@ std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture
     }
   }
   list.push_back({"output_norm.weight", 1, hidden, true});
-  list.push_back({"output.weight", hp.vocab_size(), hidden, false, true});
+  list.push_back({"output.weight", hp.embedding_rows(), hidden, false, true});
   if (hp.rope_scaling().kind() == store::v1::RopeScaling::KIND_LONG) {
     list.push_back({"rope_factors_long.weight", 1, hp.rope_dims() / 2, true});
     list.push_back({"rope_factors_short.weight", 1, hp.rope_dims() / 2, true});
@@ -402,18 +403,13 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
     return absl::InvalidArgumentError("metadata key tokenizer.chat_template is not UTF-8");
   }
   ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
-  const store::v1::Tokenizer& tokenizer = plan.manifest.tokenizer();
+  store::v1::Tokenizer& tokenizer = *plan.manifest.mutable_tokenizer();
   if (tokenizer.model() != "llama" && tokenizer.model() != "gpt2") {
     return absl::InvalidArgumentError(
         absl::StrCat("tokenizer '", tokenizer.model(), "' is not supported; 'llama' ",
                      "(SentencePiece) and 'gpt2' (byte-level BPE) are"));
   }
-  if (static_cast<uint32_t>(tokenizer.tokens_size()) >
-      plan.manifest.hyper_parameters().vocab_size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the tokenizer has ", tokenizer.tokens_size(), " tokens, token_embd.weight only ",
-        plan.manifest.hyper_parameters().vocab_size(), " rows"));
-  }
+  RETURN_IF_ERROR(DropTokensBehind(plan.manifest.hyper_parameters().embedding_rows(), tokenizer));
   store::v1::Source& from = *plan.manifest.mutable_source();
   from.set_file_name(Printable(path.filename().string(), kMaxModelNameBytes));
   from.mutable_adapters()->Assign(adapters.names().begin(), adapters.names().end());

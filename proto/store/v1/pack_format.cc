@@ -119,7 +119,7 @@ absl::Status CheckHyperParameters(const store::v1::HyperParameters& hp) {
       hp.hidden_size() <= kMaxUnits && hp.intermediate_size() >= 1 &&
       hp.intermediate_size() <= kMaxUnits && hp.query_heads() >= 1 && hp.query_heads() <= 4096 &&
       hp.kv_heads() >= 1 && hp.query_heads() % hp.kv_heads() == 0 && hp.head_size() >= 2 &&
-      hp.head_size() <= 4096 && hp.vocab_size() >= 1 && hp.vocab_size() <= (4u << 20) &&
+      hp.head_size() <= 4096 && hp.embedding_rows() >= 1 && hp.embedding_rows() <= (4u << 20) &&
       hp.context_length() >= 1 && hp.rope_dims() <= hp.head_size() && hp.rope_dims() % 2 == 0 &&
       std::isfinite(hp.rms_epsilon()) && hp.rms_epsilon() >= 0 && std::isfinite(hp.rope_base()) &&
       hp.rope_base() > 0;

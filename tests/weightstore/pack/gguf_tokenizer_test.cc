@@ -81,6 +81,20 @@ TEST_F(GgufTokenizerTest, TokensOfPhi3SwallowWhiteSpace) {
   EXPECT_THAT(tokenizer->merges(), IsEmpty());
 }
 
+// As llama.cpp's files name them; the named templates count too.
+TEST_F(GgufTokenizerTest, MakesMarkupOfTemplatesAndEndsOfMessagesSpecial) {
+  gguf_.SetStrings("tokenizer.ggml.tokens", {"a", "b", "ab", "<|x|>", "<eom>", "<|t|>", "<|z|>"});
+  gguf_.SetInt32s("tokenizer.ggml.token_type", {1, 1, 1, 1, 1, 1, 1});
+  gguf_.Remove("tokenizer.ggml.bos_token_id");
+  gguf_.SetUint32("tokenizer.ggml.eom_token_id", 4);
+  gguf_.SetString("tokenizer.chat_template", "{{ '<|x|>' }}");
+  gguf_.SetString("tokenizer.chat_template.tool_use", "<|t|>");
+  const auto tokenizer = Read();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(tokenizer->types(), ElementsAre(1, 1, 1, 3, 3, 3, 1));
+  EXPECT_THAT(tokenizer->end_ids(), ElementsAre(4));
+}
+
 TEST_F(GgufTokenizerTest, NamesWhatIsWrong) {
   struct Case {
     const char* message;

@@ -232,6 +232,36 @@ TEST_F(ReadHfTokenizerTest, AddsTokensToATokenizerModel) {
   EXPECT_THAT(tokenizer->end_ids(), ElementsAre(5));
 }
 
+// Markup that the folder's files name as special, or its templates write, in a vocabulary that
+// calls it a word or a token of anyone's.
+TEST_F(ReadHfTokenizerTest, MakesMarkupSpecial) {
+  Json root = ByteLevel();
+  root["model"]["vocab"].update({{"<|im_start|>", 9},
+                                 {"<turn>", 10},
+                                 {"<tool>", 11},
+                                 {"<x>", 12},
+                                 {"user", 13},
+                                 {"<y>", 14}});
+  Write("tokenizer.json", root.dump());
+  Write("tokenizer_config.json", R"({"eos_token": "</s>",
+      "chat_template": [{"name": "default", "template": "<|im_start|>user"},
+                        {"name": "tool_use", "template": "{{ '<tool>' + x }}"}],
+      "additional_special_tokens": ["<x>", {"content": "<y>"}, "user", "none"],
+      "added_tokens_decoder": {"15": {"content": "<|late|>", "special": true},
+                               "7": {"content": "<other>", "special": true}}})");
+  Write("chat_template.jinja", "{{ '<turn>' }}");
+  Write("generation_config.json", R"({"eos_token_id": [5, 7]})");
+  const auto tokenizer = ReadHfTokenizer(dir_.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto type = [&](int id) { return tokenizer->types(id); };
+  for (const int id : {7, 8, 9, 10, 11, 12, 14, 15})
+    EXPECT_EQ(type(id), 3u) << tokenizer->tokens(id);
+  EXPECT_EQ(type(13), 1u) << "a word";
+  EXPECT_EQ(tokenizer->tokens(7), "<go>") << "tokenizer.json knows it to be added";
+  EXPECT_THAT(tokenizer->promoted_ids(), testing::UnorderedElementsAre(7, 8, 9, 10, 11, 12, 14));
+  EXPECT_THAT(tokenizer->end_ids(), ElementsAre(5, 7, 8));
+}
+
 TEST_F(ReadHfTokenizerTest, ErrorsNameTheFile) {
   Write("tokenizer.json", "{");
   EXPECT_THAT(std::string(ReadHfTokenizer(dir_.path()).status().message()),

@@ -48,7 +48,7 @@ TEST_F(PlanTest, TakesHyperParametersAndTheirDefaults) {
   EXPECT_EQ(hp.head_size(), 16u);
   EXPECT_EQ(hp.rope_dims(), 16u);
   EXPECT_EQ(hp.rope_base(), 10000.0f);
-  EXPECT_EQ(hp.vocab_size(), 320u);
+  EXPECT_EQ(hp.embedding_rows(), 320u);
   EXPECT_EQ(hp.context_length(), 128u);
   EXPECT_EQ(hp.rms_epsilon(), 1e-5f);
   EXPECT_EQ(hp.rope_scaling().kind(), store::v1::RopeScaling::KIND_NONE);

@@ -1,4 +1,4 @@
-#include "engine/byte_level.h"
+#include "proto/gguf/byte_level.h"
 
 #include <array>
 #include <cstdint>

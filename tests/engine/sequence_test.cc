@@ -1,0 +1,164 @@
+// One stream of a model whose head gives logits for ids that are no tokens: Qwen's and Phi-3's
+// embeddings are filled up to round numbers of rows.
+#include "engine/sequence.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/mutex.h"
+#include "tests/engine/local_engine.h"
+#include "tests/support/random_values.h"
+
+namespace tidegate {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr uint32_t kRows = 320, kTokens = 300;
+constexpr int32_t kUnused = 290;
+
+// The head prefers what is no token by far, whatever the hidden state: large rows of both signs.
+void PreferNoTokens(GgufBuilder& gguf) {
+  std::vector<float> head = Normals(size_t{kRows} * 64, 0.1f, 7);
+  const std::vector<float> row = Normals(64, 10, 8);
+  for (const uint32_t id : {uint32_t{kUnused}, kTokens, kTokens + 1, kRows - 1}) {
+    for (size_t i = 0; i < 64; ++i) head[id * 64 + i] = id % 2 == 0 ? row[i] : -row[i];
+  }
+  gguf.AddTensor("output.weight", GgmlType::kF32, {64, kRows}, head);
+  std::vector<int32_t> types(kTokens, 1);
+  types[0] = 2;
+  types[1] = types[2] = 3;
+  for (size_t id = 3; id < 259; ++id) types[id] = 6;
+  types[kUnused] = 5;
+  gguf.SetInt32s("tokenizer.ggml.token_type", types);
+}
+
+class Sink : public GenerationSink {
+ public:
+  void OnTokens(std::string_view, std::span<const TokenId> ids) override {
+    MutexLock lock(mutex_);
+    ids_.insert(ids_.end(), ids.begin(), ids.end());
+  }
+  void OnDone(const GenerationResult& result) override {
+    MutexLock lock(mutex_);
+    result_ = result;
+  }
+  std::optional<GenerationResult> result() {
+    MutexLock lock(mutex_);
+    return result_;
+  }
+  std::vector<TokenId> ids() {
+    MutexLock lock(mutex_);
+    return ids_;
+  }
+
+ private:
+  Mutex mutex_;
+  std::vector<TokenId> ids_;
+  std::optional<GenerationResult> result_;
+};
+
+class PaddedHead : public testing::Test {
+ protected:
+  PaddedHead()
+      : store_({.model = {.vocab = kRows, .tokens = kTokens},
+                .pack = {},
+                .store = {},
+                .change = PreferNoTokens}) {
+    EngineOptions options;
+    options.store_socket = store_.socket();
+    options.threads = 1;
+    options.attach_timeout = std::chrono::seconds(30);
+    auto engine = Engine::Create(options, nullptr);
+    CHECK(engine.ok());
+    engine_ = *std::move(engine);
+  }
+
+  static GenerationRequest Request(const SamplingParams& sampling) {
+    GenerationRequest request;
+    request.prompt = {1, 270, 280, 5};
+    request.max_tokens = 40;
+    request.sampling = sampling;
+    request.sampling.seed = 1;
+    request.stop.ignore_eos = true;
+    return request;
+  }
+
+  std::vector<TokenId> Generate(const SamplingParams& sampling) {
+    const auto sink = std::make_shared<Sink>();
+    const auto id = engine_->Submit(Request(sampling), sink);
+    EXPECT_TRUE(id.ok()) << id.status();
+    EXPECT_TRUE(WaitUntil([&] { return sink->result().has_value(); }, std::chrono::seconds(30)));
+    EXPECT_EQ(sink->result()->reason, FinishReason::kMaxTokens) << sink->result()->status;
+    return sink->ids();
+  }
+
+  LocalStore store_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(PaddedHead, DrawsTokensOnly) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  SamplingParams penalised = greedy;
+  penalised.repetition_penalty = 2;
+  penalised.frequency_penalty = 10;
+  SamplingParams biased = greedy;
+  biased.logit_bias = {{kUnused, 100.0f}, {299, -100.0f}};
+  SamplingParams usual;
+  SamplingParams anything;  // every token with nearly the same probability
+  anything.temperature = 100;
+  anything.top_k = 0;
+  anything.top_p = 1;
+  anything.min_p = 0;
+  SamplingParams first_of_many = usual;
+  first_of_many.top_k = 1;
+  SamplingParams nothing = greedy;  // all tokens banned: the stream still ends by its own rules
+  for (TokenId id = 0; id < static_cast<TokenId>(kTokens); ++id) {
+    nothing.logit_bias.emplace_back(id, -std::numeric_limits<float>::infinity());
+  }
+  for (const SamplingParams& sampling :
+       {greedy, penalised, biased, usual, anything, first_of_many, nothing}) {
+    const std::vector<TokenId> ids = Generate(sampling);
+    EXPECT_EQ(ids.size(), 40u);
+    EXPECT_THAT(
+        ids, testing::Each(testing::AllOf(testing::Ge(0), testing::Lt(300), testing::Ne(kUnused))));
+  }
+}
+
+TEST_F(PaddedHead, HasOneVocabularySize) {
+  const auto info = engine_->model_info();
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->vocab_size, kTokens);
+  const auto message = [this](GenerationRequest request) {
+    const absl::Status status =
+        engine_->Submit(std::move(request), std::make_shared<Sink>()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  GenerationRequest request = Request({});
+  request.prompt.push_back(kTokens);
+  EXPECT_THAT(message(request), HasSubstr("prompt token id 300 is not in [0, 300)"));
+  request = Request({});
+  request.stop.token_ids = {kTokens};
+  EXPECT_THAT(message(request), HasSubstr("stop token id 300 is not in the vocabulary"));
+  request = Request({});
+  request.sampling.logit_bias = {{kTokens, 1.0f}};
+  EXPECT_THAT(message(request), HasSubstr("logit_bias has token 300"));
+}
+
+// What `tidegate logits` and `eval` compare with other programs.
+TEST_F(PaddedHead, KeepsItsRowsInLogits) {
+  LocalDecoder local(store_);
+  EXPECT_EQ(local.model->config.embedding_rows, kRows);
+  KvCache kv(local.model->config, 8, false, 8);
+  std::vector<float> logits(kRows);
+  PassAccounts accounts;
+  const std::vector<TokenId> prompt = {1, 270};
+  ASSERT_TRUE(local.decoder->Prefill(kv, prompt, Precision::kExact, logits, accounts).ok());
+  const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+  EXPECT_TRUE(best >= static_cast<std::ptrdiff_t>(kTokens) || best == kUnused) << best;
+}
+
+}  // namespace
+}  // namespace tidegate
