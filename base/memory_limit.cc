@@ -2,16 +2,22 @@
 
 #include <unistd.h>
 
-#include <fstream>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "base/read_file.h"
 
 namespace tidegate {
 namespace {
 
+constexpr size_t kMaxBytes = 64 << 10;  // of what the kernel writes
+
 // The number in a file of one line; 0 for "max", or where there is none.
 uint64_t ReadNumber(const std::string& path) {
-  std::ifstream in(path);
+  const absl::StatusOr<std::string> text = ReadFile(path, kMaxBytes);
   uint64_t value = 0;
-  return in >> value ? value : 0;
+  return text.ok() && absl::SimpleAtoi(*text, &value) ? value : 0;
 }
 
 // The least limit of the group at `path` below `mount` and of every group above it; 0: none.
@@ -30,9 +36,10 @@ uint64_t LeastLimit(const std::string& mount, std::string path, const std::strin
 // "unlimited" is a number larger than any memory.
 uint64_t CgroupLimit(const std::string& root) {
   const std::string mount = root + "/sys/fs/cgroup";
-  std::ifstream in(root + "/proc/self/cgroup");
+  const std::string groups = ReadFile(root + "/proc/self/cgroup", kMaxBytes).value_or("");
   uint64_t least = 0;
-  for (std::string line; std::getline(in, line);) {
+  const std::vector<std::string> lines = absl::StrSplit(groups, '\n');
+  for (const std::string& line : lines) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
