@@ -11,21 +11,21 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 void MetricsPage::Counters(const std::string& name, const std::string& help,
-                           std::initializer_list<Sample> samples) {
+                           const std::vector<Sample>& samples) {
   Add(name, help, MetricType::Counter, samples);
 }
 
 void MetricsPage::Gauges(const std::string& name, const std::string& help,
-                         std::initializer_list<Sample> samples) {
+                         const std::vector<Sample>& samples) {
   Add(name, help, MetricType::Gauge, samples);
 }
 
 void MetricsPage::Counter(const std::string& name, const std::string& help, double value) {
-  Add(name, help, MetricType::Counter, {{{}, value}});
+  Add(name, help, MetricType::Counter, {Sample{{}, value}});
 }
 
 void MetricsPage::Gauge(const std::string& name, const std::string& help, double value) {
-  Add(name, help, MetricType::Gauge, {{{}, value}});
+  Add(name, help, MetricType::Gauge, {Sample{{}, value}});
 }
 
 void MetricsPage::Histogram(const std::string& name, const std::string& help,
@@ -46,7 +46,7 @@ void MetricsPage::Histogram(const std::string& name, const std::string& help,
 }
 
 void MetricsPage::Add(const std::string& name, const std::string& help, MetricType type,
-                      std::initializer_list<Sample> samples) {
+                      const std::vector<Sample>& samples) {
   MetricFamily family{name, help, type, {}};
   for (const Sample& sample : samples) {
     ClientMetric metric;

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -27,9 +26,8 @@ class MetricsPage {
       : constant_labels_(std::move(constant_labels)) {}
 
   void Counters(const std::string& name, const std::string& help,
-                std::initializer_list<Sample> samples);
-  void Gauges(const std::string& name, const std::string& help,
-              std::initializer_list<Sample> samples);
+                const std::vector<Sample>& samples);
+  void Gauges(const std::string& name, const std::string& help, const std::vector<Sample>& samples);
   // One sample without labels of its own.
   void Counter(const std::string& name, const std::string& help, double value);
   void Gauge(const std::string& name, const std::string& help, double value);
@@ -43,7 +41,7 @@ class MetricsPage {
 
  private:
   void Add(const std::string& name, const std::string& help, prometheus::MetricType type,
-           std::initializer_list<Sample> samples);
+           const std::vector<Sample>& samples);
 
   const std::vector<Label> constant_labels_;
   std::vector<prometheus::MetricFamily> families_;

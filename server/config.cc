@@ -72,6 +72,42 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
   AddLogLevelFlag(app, config.log_level);
 }
 
+// Against clients that mean harm; no honest one comes near the defaults (docs/security.md).
+void AddLimitFlags(CLI::App& app, ServerConfig& config) {
+  const auto add = [&app](const char* name, int& value, IntegerRange range, const char* help,
+                          const char* env) {
+    AddIntegerFlag(
+        app, name, [&value](uint64_t v) { value = static_cast<int>(v); }, range, help)
+        ->default_str(absl::StrCat(value))
+        ->envname(env);
+  };
+  add("--max-connections", config.connections.max_connections, {1, 1 << 20},
+      "Connections of clients; each takes 3 descriptors. A newcomer takes the place of one that "
+      "has no call",
+      "TIDEGATE_MAX_CONNECTIONS");
+  add("--max-connections-per-address", config.connections.max_connections_per_address, {1, 1 << 20},
+      "Connections from one IPv4 address, one IPv6 /64, or all peers of a Unix socket",
+      "TIDEGATE_MAX_CONNECTIONS_PER_ADDRESS");
+  add("--max-unanswered-calls", config.connections.max_unanswered_calls, {16, 1 << 16},
+      "Calls, over all connections, that have been begun and not answered at all; more wait in "
+      "their connections",
+      "TIDEGATE_MAX_UNANSWERED_CALLS");
+  add("--max-streams-per-connection", config.max_streams_per_connection, {1, 1 << 16},
+      "Calls that one connection may have open", "TIDEGATE_MAX_STREAMS_PER_CONNECTION");
+  add("--max-open-streams", config.max_open_streams, {0, 1 << 20},
+      "Generate and Chat calls that are open, those included that are done and not read; more get "
+      "RESOURCE_EXHAUSTED; 0: --max-running + --max-waiting + 1024",
+      "TIDEGATE_MAX_OPEN_STREAMS");
+  AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
+                  "A connection without calls is closed after this, with notice")
+      ->default_str("15m")
+      ->envname("TIDEGATE_IDLE_TIMEOUT");
+  AddDurationFlag(app, "--write-timeout", config.write_timeout,
+                  "A stream whose client takes nothing of what was written for so long is ended")
+      ->default_str("60s")
+      ->envname("TIDEGATE_WRITE_TIMEOUT");
+}
+
 void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
   AddSocketFlag(app, "--store-socket", engine.store_socket, kMaxSocketPathBytes,
                 "Attach socket of tidegate-store")
@@ -190,6 +226,11 @@ absl::Status CheckBounds(const char* name, float value, float low, float high) {
                                                  low, " and ", name, "-max ", high));
 }
 
+absl::Status CheckTimeout(const char* name, std::chrono::nanoseconds value) {
+  if (value >= std::chrono::seconds(1) && value <= std::chrono::hours(24)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " must be from 1s to 24h"));
+}
+
 }  // namespace
 
 std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
@@ -198,10 +239,16 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   app.footer(kFooter);
   AddCommonFlags(app, "tidegate-engine");
   AddNetworkFlags(app, config);
+  AddLimitFlags(app, config);
   AddEngineFlags(app, config.engine);
   AddPruningFlags(app, config.engine.pruning);
   AddSteeringFlags(app, config.engine.steering);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
+  if (config.max_open_streams == 0) {
+    config.max_open_streams =
+        static_cast<int>(config.engine.max_running + config.engine.max_waiting) + kFinishedStreams;
+  }
+  config.connections.max_open_calls = config.max_open_streams + kOtherCalls;
   return exit_code;
 }
 
@@ -215,6 +262,8 @@ absl::Status ValidateServerConfig(const ServerConfig& config) {
   status.Update(
       CheckBounds("--gamma", pruning.defaults.gamma, pruning.gamma_min, pruning.gamma_max));
   status.Update(CheckSteering(config.engine));
+  status.Update(CheckTimeout("--idle-timeout", config.idle_timeout));
+  status.Update(CheckTimeout("--write-timeout", config.write_timeout));
   return status;
 }
 

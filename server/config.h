@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/connection_gate.h"
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -21,9 +22,19 @@ struct ServerConfig {
   std::vector<std::string> model_aliases;
   std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);
+  GateLimits connections;
+  int max_streams_per_connection = 1024;
+  int max_open_streams = 0;  // 0: what run and wait at most, and kFinishedStreams
+  std::chrono::nanoseconds idle_timeout = std::chrono::minutes(15);
+  std::chrono::nanoseconds write_timeout = std::chrono::seconds(60);
   LogLevel log_level = LogLevel::kInfo;
   EngineOptions engine;
 };
+
+// Finished streams whose clients have not read their end, where --max-open-streams is 0.
+inline constexpr int kFinishedStreams = 1024;
+// Open calls beyond Generate and Chat: health watches and what is answered at once.
+inline constexpr int kOtherCalls = 1024;
 
 // Fills `config`. A value means that the process is to exit with it (help, version or a mistake,
 // which has been explained on standard error).

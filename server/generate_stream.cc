@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
 #include "server/request_validation.h"
@@ -24,6 +25,15 @@ constexpr std::chrono::milliseconds kDeadlineSlack{50};
 std::string MakeRequestId() {
   thread_local std::mt19937_64 random(std::random_device{}());
   return absl::StrCat(absl::Hex(random(), absl::kZeroPad16));
+}
+
+absl::Status TooManyStreams(const OpenStreams& streams) {
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the server has ", streams.max(),
+          " open streams, as many as it takes (--max-open-streams): read finished streams to their "
+          "end, or come again")),
+      "TOO_MANY_STREAMS");
 }
 
 bool PastDeadline(const grpc::CallbackServerContext& context) {
@@ -52,10 +62,14 @@ class GenerateStream::Sink final : public GenerationSink {
 
 GenerateStream::GenerateStream(ServingState& state, grpc::CallbackServerContext* context,
                                RpcMethod method, const std::string& request_id)
-    : state_(state), context_(context), method_(method), buffer_(kPendingBytesMax) {
+    : state_(state),
+      context_(context),
+      method_(method),
+      within_limit_(state.streams.Add(this)),
+      buffer_(kPendingBytesMax) {
   if (IsValidRequestId(request_id)) request_id_ = request_id;
   if (request_id_.empty()) request_id_ = MakeRequestId();
-  ++state_.open_streams;
+  if (state_.metrics != nullptr) state_.metrics->OnStreamOpened();
 }
 
 GenerateStream::~GenerateStream() {
@@ -87,6 +101,7 @@ template <typename Request>
 absl::Status GenerateStream::Submit(const Request& request,
                                     const std::shared_ptr<GenerateStream>& self) {
   Engine& engine = state_.engine;
+  if (!within_limit_) return TooManyStreams(state_.streams);
   ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
   ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
@@ -106,7 +121,8 @@ GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerC
   stream->self_ = stream;
   if (status.ok()) status = stream->Submit(request, stream);
   if (!status.ok() && state.metrics != nullptr) {
-    state.metrics->OnRejected(RejectReasonOf(status.code(), state.draining));
+    state.metrics->OnRejected(stream->within_limit_ ? RejectReasonOf(status.code(), state.draining)
+                                                    : RejectReason::kTooManyStreams);
   }
   // From here on gRPC calls back once the caller has returned the reactor to it.
   stream->Perform(status.ok() ? stream->buffer_.Start() : stream->buffer_.Reject(status));
@@ -133,7 +149,17 @@ void GenerateStream::OnResult(const GenerationResult& result) {
   Perform(buffer_.Result(result));
 }
 
-void GenerateStream::OnWriteDone(bool ok) { Perform(buffer_.WriteDone(ok)); }
+void GenerateStream::OnWriteDone(bool ok) {
+  WriteDone();
+  Perform(buffer_.WriteDone(ok));
+}
+
+void GenerateStream::EndUnread() {
+  if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kWriteTimeout);
+  LogWarning("stream ", request_id_, ": the client has not taken what was written within ",
+             "--write-timeout; ended");
+  context_->TryCancel();
+}
 
 void GenerateStream::OnCancel() {
   code_ =
@@ -144,11 +170,14 @@ void GenerateStream::OnCancel() {
 }
 
 void GenerateStream::OnDone() {
-  --state_.open_streams;
+  state_.streams.Remove(this);
+  if (state_.metrics != nullptr) state_.metrics->OnStreamClosed();
   const std::shared_ptr<GenerateStream> last = std::move(self_);  // may destroy *this on return
 }
 
 void GenerateStream::Perform(TokenBuffer::Step step) {
+  if (step.action == TokenBuffer::Action::kNone) return;
+  WriteBegun();  // or the end of the stream, which may wait for the client as well
   v1::GenerateResponse response;
   switch (step.action) {
     case TokenBuffer::Action::kNone:
@@ -166,6 +195,7 @@ void GenerateStream::Perform(TokenBuffer::Step step) {
     case TokenBuffer::Action::kFinish:
       return FinishWith(step.status);
     case TokenBuffer::Action::kAbort:
+      if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kBacklog);
       context_->TryCancel();
       return Perform(buffer_.AbortDone());
   }

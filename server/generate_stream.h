@@ -20,7 +20,8 @@
 
 namespace tidegate {
 
-class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                             private OpenStreams::Stream {
  public:
   // Reads, checks and submits a request: a v1::GenerateRequest or a v1::ChatRequest. gRPC owns the
   // returned reactor. `state` outlives the engine's interest in the stream.
@@ -39,6 +40,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
+
+  // From OpenStreams.
+  void EndUnread() override;
 
   // From the engine.
   void OnTokens(std::string_view text, std::span<const TokenId> ids);
@@ -59,6 +63,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   ServingState& state_;
   grpc::CallbackServerContext* const context_;  // valid until OnDone()
   const RpcMethod method_;
+  const bool within_limit_;  // of open streams
   std::string request_id_;
   v1::Started started_;
   TokenBuffer buffer_;

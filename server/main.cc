@@ -2,7 +2,10 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "base/descriptors.h"
+#include "base/heap.h"
 #include "base/log.h"
+#include "base/metrics_connections.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/process.h"
@@ -34,6 +37,20 @@ class ScrapedEngine {
   EngineMetrics* const metrics_;
 };
 
+ServerOptions OptionsOf(const ServerConfig& config, std::string chat_template) {
+  ServerOptions options;
+  options.listen = config.listen;
+  options.connections = config.connections;
+  options.max_streams_per_connection = config.max_streams_per_connection;
+  options.max_open_streams = config.max_open_streams;
+  options.idle_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(config.idle_timeout);
+  options.write_timeout =
+      std::chrono::duration_cast<std::chrono::milliseconds>(config.write_timeout);
+  options.model_aliases = config.model_aliases;
+  options.chat_template = std::move(chat_template);
+  return options;
+}
+
 // Everything the process owns, in construction order; destroyed in reverse.
 absl::Status Run(const ServerConfig& config) {
   std::string chat_template;
@@ -55,7 +72,11 @@ absl::Status Run(const ServerConfig& config) {
   const ScrapedEngine scraped(metrics.get(), engine.get());
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Server> server,
-      Server::Start({config.listen, config.model_aliases, chat_template}, *engine, metrics.get()));
+      Server::Start(OptionsOf(config, std::move(chat_template)), *engine, metrics.get()));
+  if (metrics_server != nullptr) {
+    metrics_server->RegisterCollectable(
+        std::make_shared<ConnectionMetrics>(server->connection_stats()));
+  }
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   LogInfo("serving: grpc ", server->address(), ", metrics ",
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),
@@ -82,6 +103,8 @@ int main(int argc, char** argv) {
   const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-engine", *exit_code);
   tidegate::InitLog("tidegate-engine", config.log_level);
+  tidegate::RaiseDescriptorLimit();
+  tidegate::BoundHeapArenas();
   absl::Status status = tidegate::ValidateServerConfig(config);
   if (status.ok()) status = tidegate::Run(config);
   if (status.ok()) return 0;

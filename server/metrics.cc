@@ -8,6 +8,7 @@
 #include "base/metrics_page.h"
 #include "base/mutex.h"
 #include "prometheus/counter.h"
+#include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 
@@ -16,11 +17,13 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 5, kStages = 3;
+constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 6, kStages = 3,
+                 kStreamCuts = 2;
 constexpr std::array<const char*, kMethods> kMethodNames = {"Generate",   "Chat",     "Tokenize",
                                                             "Detokenize", "GetModel", "ListModels"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
-    "queue_full", "draining", "unavailable", "too_long", "invalid"};
+    "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
+constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
 constexpr std::array<const char*, kStages> kStageNames = {"queued", "prefill", "decode"};
 
 // Index into kReasons: 0 is "no finish reason", the rest are FinishReason's own values.
@@ -224,6 +227,8 @@ struct EngineMetrics::Impl {
   std::array<prometheus::Counter*, kRejectReasons> rejected = {};
   std::array<prometheus::Counter*, kStages> cancelled = {};
   prometheus::Counter* not_finite = nullptr;
+  std::array<prometheus::Counter*, kStreamCuts> streams_cut = {};
+  prometheus::Gauge* open_streams = nullptr;
   prometheus::Histogram* queue_seconds = nullptr;
   prometheus::Histogram* prefill_seconds = nullptr;
   prometheus::Histogram* decode_seconds = nullptr;
@@ -236,6 +241,7 @@ struct EngineMetrics::Impl {
   prometheus::Histogram* flash_bytes_per_token = nullptr;
 
   void AddCounters(prometheus::Registry& registry);
+  void AddStreams(prometheus::Registry& registry);
   void AddRequestHistograms(prometheus::Registry& registry);
   void AddTokenHistograms(prometheus::Registry& registry);
 };
@@ -277,6 +283,22 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
                     .Help("Streams that ended because numbers of the model were not finite.")
                     .Register(registry)
                     .Add({});
+}
+
+void EngineMetrics::Impl::AddStreams(prometheus::Registry& registry) {
+  open_streams =
+      &prometheus::BuildGauge()
+           .Name("tidegate_open_streams")
+           .Help("Generate and Chat calls that are not over, finished but unread included.")
+           .Register(registry)
+           .Add({});
+  auto& cut_family = prometheus::BuildCounter()
+                         .Name("tidegate_streams_cut_total")
+                         .Help("Streams that the server ended because the client does not read.")
+                         .Register(registry);
+  for (size_t i = 0; i < kStreamCuts; ++i) {
+    streams_cut[i] = &cut_family.Add({{"reason", kStreamCutNames[i]}});
+  }
 }
 
 void EngineMetrics::Impl::AddRequestHistograms(prometheus::Registry& registry) {
@@ -330,6 +352,7 @@ CancelStage CancelStageOf(const GenerationAccounts& accounts) {
 EngineMetrics::EngineMetrics(MetricsServer& server) : impl_(std::make_unique<Impl>()) {
   prometheus::Registry& registry = impl_->collector->registry();
   impl_->AddCounters(registry);
+  impl_->AddStreams(registry);
   impl_->AddRequestHistograms(registry);
   impl_->AddTokenHistograms(registry);
   server.RegisterCollectable(impl_->collector);
@@ -356,6 +379,13 @@ void EngineMetrics::OnRejected(RejectReason reason) {
 
 void EngineMetrics::OnCancelled(CancelStage stage) {
   impl_->cancelled.at(static_cast<size_t>(stage))->Increment();
+}
+
+void EngineMetrics::OnStreamOpened() { impl_->open_streams->Increment(); }
+void EngineMetrics::OnStreamClosed() { impl_->open_streams->Decrement(); }
+
+void EngineMetrics::OnStreamCut(StreamCut reason) {
+  impl_->streams_cut.at(static_cast<size_t>(reason))->Increment();
 }
 
 void EngineMetrics::OnFirstToken(double seconds_since_submit) {

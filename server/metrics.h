@@ -20,7 +20,17 @@ namespace tidegate {
 enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kGetModel, kListModels };
 
 // Why a request was turned away before it entered the queue.
-enum class RejectReason { kQueueFull, kDraining, kUnavailable, kTooLong, kInvalid };
+enum class RejectReason {
+  kQueueFull,
+  kDraining,
+  kUnavailable,
+  kTooLong,
+  kInvalid,
+  kTooManyStreams
+};
+
+// Why the server ended a stream whose client does not read.
+enum class StreamCut { kBacklog, kWriteTimeout };
 
 // How far a request had come when its client left.
 enum class CancelStage { kQueued, kPrefill, kDecode };
@@ -48,6 +58,10 @@ class EngineMetrics : public EngineObserver {
   void OnRequestDone(RpcMethod method, absl::StatusCode code,
                      std::optional<FinishReason> reason = std::nullopt);
   void OnRejected(RejectReason reason);
+  // A Generate or Chat call has begun; gRPC has let go of one; the server ended one.
+  void OnStreamOpened();
+  void OnStreamClosed();
+  void OnStreamCut(StreamCut reason);
   // The client went away or its deadline passed. Once per request and by the caller alone:
   // OnFinished() does not count cancellations.
   void OnCancelled(CancelStage stage);

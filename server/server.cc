@@ -1,10 +1,7 @@
 #include "server/server.h"
 
-#include <sys/stat.h>
-
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -18,10 +15,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-// Limits of one connection and of all together. Streams: many more than --max-running +
-// --max-waiting, so that a full queue answers and does not hang in HTTP/2.
 constexpr int kMaxMetadataBytes = 16 << 10;
-constexpr int kMaxStreamsPerConnection = 1024;
 constexpr size_t kMemoryQuotaBytes = 256 << 20;
 
 // A long prompt makes no traffic for minutes: both sides may ping to keep the path open.
@@ -36,7 +30,7 @@ constexpr milliseconds kFlushTime{2000};
 // Health watches never end by themselves; they are cut after this.
 constexpr milliseconds kCloseTime{200};
 
-void SetLimits(grpc::ServerBuilder& builder) {
+void SetLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
   // Nothing compressed comes in: gRPC unpacks before it looks at the size, and half a MiB of gzip
@@ -46,24 +40,24 @@ void SetLimits(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.SetResourceQuota(grpc::ResourceQuota("tidegate").Resize(kMemoryQuotaBytes));
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kMinClientPingMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kMaxConnectionAgeMs);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server is an error
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                             static_cast<int>(options.idle_timeout.count()));
 }
-
-bool IsUnix(const std::string& listen) { return absl::StartsWith(listen, "unix:"); }
 
 }  // namespace
 
 Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
                EngineMetrics* metrics)
     : chat_(std::move(chat)),
-      state_{engine, ServedModel(engine, options.model_aliases), metrics, chat_},
+      streams_(options.max_open_streams, options.write_timeout),
+      state_{engine, ServedModel(engine, options.model_aliases), metrics, chat_, streams_},
       generation_(state_),
       model_(state_) {}
 
@@ -82,33 +76,34 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
 absl::Status Server::Listen(const ServerOptions& options) {
   TakeGrpcLog();
+  ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(options.listen));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  SetLimits(builder);
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+  SetLimits(options, builder);
+  acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   builder.RegisterService(&generation_);
   builder.RegisterService(&model_);
   grpc_ = builder.BuildAndStart();
-  if (grpc_ == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on '", options.listen,
-                     "': is another server there, or is it not of the form HOST:PORT or "
-                     "unix:PATH?"));
-  }
-  if (IsUnix(options.listen)) {
-    port_ = 0;
-    address_ = options.listen;
-  } else {
-    address_ = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port_);
-  }
+  if (grpc_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
+  ASSIGN_OR_RETURN(
+      gate_, ConnectionGate::Start(address, options.connections, [this](int fd) {
+        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+        connection.fd = fd;
+        acceptor_->HandleNewConnection(&connection);
+      }));
+  connection_stats_ = gate_->stats();
+  port_ = gate_->address().port;
+  address_ = gate_->address().ToString();
   return absl::OkStatus();
 }
 
 Server::~Server() { Shutdown(steady_clock::now()); }
 
 void Server::WaitForOpenStreams(steady_clock::time_point deadline) {
-  while (state_.open_streams > 0 && steady_clock::now() < deadline) {
+  while (streams_.count() > 0 && steady_clock::now() < deadline) {
     std::this_thread::sleep_for(milliseconds(5));
   }
 }
@@ -121,7 +116,10 @@ void Server::Shutdown(steady_clock::time_point deadline) {
   WaitForOpenStreams(steady_clock::now() + kFlushTime);
   health_.reset();
   grpc_->GetHealthCheckService()->Shutdown();
+  if (gate_ != nullptr) gate_->StopAccepting();
   grpc_->Shutdown(std::chrono::system_clock::now() + kCloseTime);
+  if (gate_ != nullptr) gate_->Stop(kCloseTime);
+  gate_.reset();
   grpc_.reset();
 }
 

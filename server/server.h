@@ -1,4 +1,5 @@
-// The network side of tidegate-engine: gRPC services, health, reflection, limits of connections.
+// The network side of tidegate-engine: gRPC services, health, reflection, limits of connections and
+// streams (docs/security.md).
 //
 // Threads: gRPC's own, plus the health watcher. Start() and Shutdown() belong to one owner.
 // No TLS and no authentication in this version: bind to an address that only trusted peers reach.
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/connection_gate.h"
 #include "grpcpp/grpcpp.h"
 #include "server/generate_service.h"
 #include "server/health_reporter.h"
@@ -20,6 +22,11 @@ namespace tidegate {
 
 struct ServerOptions {
   std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
+  GateLimits connections;
+  int max_streams_per_connection = 1024;
+  int max_open_streams = 4096;  // Generate and Chat calls, all connections
+  std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls
+  std::chrono::milliseconds write_timeout{60 * 1000};      // for a client to take what was written
   std::vector<std::string> model_aliases;
   std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};
@@ -44,6 +51,7 @@ class Server {
   int port() const { return port_; }
   // What clients on this machine dial: the host as given with the real port, or the Unix socket.
   const std::string& address() const { return address_; }
+  std::shared_ptr<const GateStats> connection_stats() const { return connection_stats_; }
 
  private:
   Server(const ServerOptions& options, ChatPrompts chat, Engine& engine, EngineMetrics* metrics);
@@ -51,12 +59,16 @@ class Server {
   void WaitForOpenStreams(std::chrono::steady_clock::time_point deadline);
 
   ChatPrompts chat_;
+  OpenStreams streams_;
   ServingState state_;
   GenerationServiceImpl generation_;
   ModelServiceImpl model_;
   int port_ = 0;
   std::string address_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<ConnectionGate> gate_;  // hands connections to acceptor_
+  std::shared_ptr<const GateStats> connection_stats_;
   std::unique_ptr<HealthReporter> health_;
 };
 

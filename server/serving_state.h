@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "server/chat_prompt.h"
 #include "server/metrics.h"
+#include "server/open_streams.h"
 #include "server/served_model.h"
 
 namespace tidegate {
@@ -15,8 +16,8 @@ struct ServingState {
   const ServedModel model;
   EngineMetrics* const metrics;  // may be null; not owned
   ChatPrompts& chat;             // not owned
+  OpenStreams& streams;          // not owned
   std::atomic<bool> draining = false;
-  std::atomic<int> open_streams = 0;  // Generate and Chat calls that gRPC has not let go of
 };
 
 }  // namespace tidegate

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "proto/wire/parse_message.h"
@@ -18,6 +19,8 @@ namespace {
 // Health watches never end by themselves; they are cut after this.
 constexpr std::chrono::milliseconds kCloseTime{100};
 constexpr int kMaxMessageBytes = 64 << 10;  // requests have no fields
+constexpr int kMaxOpenCalls = 1024;
+constexpr int kMaxConnections = 128;  // all of this machine, and few: operators' tools
 
 void FillInfo(const StoreInfo& info, v1::StoreInfo& proto) {
   proto.set_pack_uuid(info.pack_uuid);
@@ -159,14 +162,13 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
-  builder.AddListeningPort(absl::StrCat("unix:", socket_path), grpc::InsecureServerCredentials());
+  admin->acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
   builder.RegisterService(admin->service_.get());
   admin->server_ = builder.BuildAndStart();
-  if (admin->server_ == nullptr || chmod(socket_path.c_str(), 0660) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", socket_path,
-                     ": does its folder exist and may this user write there? (--socket)"));
-  }
+  if (admin->server_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
+  RETURN_IF_ERROR(admin->Listen(socket_path));
   grpc::HealthCheckServiceInterface* health = admin->server_->GetHealthCheckService();
   for (const char* name :
        {"", "liveness", "readiness", v1::WeightStoreService::service_full_name()}) {
@@ -175,10 +177,28 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   return admin;
 }
 
+absl::Status AdminServer::Listen(const std::string& socket_path) {
+  ListenAddress address;
+  address.unix_path = socket_path;
+  GateLimits limits;
+  limits.max_connections = limits.max_connections_per_address = kMaxConnections;
+  limits.max_open_calls = kMaxOpenCalls;
+  ASSIGN_OR_RETURN(
+      gate_, ConnectionGate::Start(address, limits, [this](int fd) {
+        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+        connection.fd = fd;
+        acceptor_->HandleNewConnection(&connection);
+      }));
+  if (chmod(socket_path.c_str(), 0660) == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("cannot set the mode of ", socket_path));
+}
+
 AdminServer::~AdminServer() {
   if (server_ == nullptr) return;
   server_->GetHealthCheckService()->Shutdown();
+  if (gate_ != nullptr) gate_->StopAccepting();
   server_->Shutdown(std::chrono::system_clock::now() + kCloseTime);
+  if (gate_ != nullptr) gate_->Stop(kCloseTime);
 }
 
 }  // namespace tidegate

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/connection_gate.h"
 #include "base/listen_address.h"
 #include "grpcpp/grpcpp.h"
 #include "tidegate/v1/weight_store.grpc.pb.h"
@@ -32,15 +33,19 @@ class AdminServer {
                                                             const StoreInfo& info,
                                                             const StoreStats& stats);
   ~AdminServer();
+  std::shared_ptr<const GateStats> connection_stats() const { return gate_->stats(); }
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
  private:
   class Service;
   AdminServer() = default;
+  absl::Status Listen(const std::string& socket_path);
 
   std::unique_ptr<Service> service_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<ConnectionGate> gate_;  // hands connections to acceptor_
 };
 
 }  // namespace tidegate

@@ -1,7 +1,10 @@
 // tidegate-store: keeps one pack's weights on flash and those in use in shared memory.
 #include "absl/strings/str_cat.h"
+#include "base/descriptors.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "base/memory_limit.h"
+#include "base/metrics_connections.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/process.h"
@@ -66,6 +69,9 @@ absl::Status Run(const StoreConfig& config) {
   ASSIGN_OR_RETURN(
       std::unique_ptr<AdminServer> admin,
       AdminServer::Start(AdminServer::SocketPath(socket), store->info(), store->stats()));
+  if (metrics != nullptr) {
+    metrics->RegisterCollectable(std::make_shared<ConnectionMetrics>(admin->connection_stats()));
+  }
   LogInfo("ready: ", store->info().model_name, " on ", socket, ", metrics ",
           metrics == nullptr ? "off" : absl::StrCat(metrics->address(), "/metrics"));
 
@@ -89,6 +95,8 @@ int main(int argc, char** argv) {
   const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-store", *exit_code);
   tidegate::InitLog("tidegate-store", config.log_level);
+  tidegate::RaiseDescriptorLimit();
+  tidegate::BoundHeapArenas();
   const absl::Status status = tidegate::Run(config);
   if (status.ok()) return 0;
   tidegate::LogError(std::string(status.message()));

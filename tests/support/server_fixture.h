@@ -28,6 +28,7 @@ class ServerFixture : public testing::Test {
     options.listen = "127.0.0.1:0";
     options.model_aliases = {"other-name"};
     options.health_interval = std::chrono::milliseconds(2);
+    Adjust(options);
     auto server = Server::Start(options, *engine_, metrics_.get());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = std::move(server).value();
@@ -35,6 +36,8 @@ class ServerFixture : public testing::Test {
     generation_ = v1::GenerationService::NewStub(channel_);
     models_ = v1::ModelService::NewStub(channel_);
   }
+  // Other options than the fixture's.
+  virtual void Adjust(ServerOptions&) {}
   void TearDown() override { metrics_->AttachEngine(nullptr); }
 
   // Whether the metrics page has this line, now or within some seconds.

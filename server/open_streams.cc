@@ -1,0 +1,57 @@
+#include "server/open_streams.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace tidegate {
+
+using std::chrono::milliseconds;
+
+OpenStreams::OpenStreams(int max_streams, milliseconds write_timeout)
+    : max_streams_(max_streams), write_timeout_(write_timeout), watcher_([this] { Watch(); }) {}
+
+OpenStreams::~OpenStreams() {
+  {
+    MutexLock lock(mutex_);
+    CHECK(streams_.empty());
+    stop_ = true;
+  }
+  changed_.NotifyAll();
+  watcher_.join();
+}
+
+bool OpenStreams::Add(Stream* stream) {
+  MutexLock lock(mutex_);
+  streams_.insert(stream);
+  count_ = static_cast<int>(streams_.size());
+  return count_ <= max_streams_;
+}
+
+void OpenStreams::Remove(Stream* stream) {
+  MutexLock lock(mutex_);
+  streams_.erase(stream);
+  count_ = static_cast<int>(streams_.size());
+}
+
+void OpenStreams::EndUnread(Clock::time_point now) {
+  const Clock::rep limit = (now - write_timeout_).time_since_epoch().count();
+  for (Stream* const stream : streams_) {
+    const Clock::rep begun = stream->write_begun_;
+    if (begun == Stream::kNoWrite || begun > limit || stream->ended_) continue;
+    stream->ended_ = true;
+    // Under the lock: a stream that ends meanwhile waits in Remove(), so this one is still there.
+    stream->EndUnread();
+  }
+}
+
+void OpenStreams::Watch() {
+  const milliseconds interval = std::clamp(write_timeout_ / 4, milliseconds(5), milliseconds(1000));
+  MutexLock lock(mutex_);
+  while (!stop_) {
+    EndUnread(Clock::now());
+    changed_.WaitFor(mutex_, interval);
+  }
+}
+
+}  // namespace tidegate

@@ -1,0 +1,67 @@
+// The Generate and Chat calls that gRPC has not let go of: how many there may be, and that none
+// lives for ever because its client reads nothing. A stream of which the engine is done still costs
+// about 20 KiB while its last message waits for the client's window.
+//
+// Thread-safe. A thread of its own looks at the writes that are out.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <unordered_set>
+
+#include "base/mutex.h"
+
+namespace tidegate {
+
+class OpenStreams {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // A call, as far as this class sees it.
+  class Stream {
+   public:
+    virtual ~Stream() = default;
+    // The client has not taken what was written: cancel the call. Called once at most, between
+    // Add() and Remove(); not from within either.
+    virtual void EndUnread() = 0;
+
+    // By the stream, from any thread: a write is out, or none is.
+    void WriteBegun() { write_begun_ = Clock::now().time_since_epoch().count(); }
+    void WriteDone() { write_begun_ = kNoWrite; }
+
+   private:
+    friend class OpenStreams;
+    static constexpr Clock::rep kNoWrite = 0;
+    std::atomic<Clock::rep> write_begun_ = kNoWrite;
+    bool ended_ = false;  // under the mutex of OpenStreams
+  };
+
+  OpenStreams(int max_streams, std::chrono::milliseconds write_timeout);
+  ~OpenStreams();  // REQUIRES: no stream is left
+  OpenStreams(const OpenStreams&) = delete;
+  OpenStreams& operator=(const OpenStreams&) = delete;
+
+  // False: there are as many as allowed. The stream is counted and watched all the same until
+  // Remove(), since gRPC holds it to tell the client.
+  bool Add(Stream* stream);
+  void Remove(Stream* stream);
+
+  int count() const { return count_; }
+  int max() const { return max_streams_; }
+
+ private:
+  void Watch();
+  void EndUnread(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const int max_streams_;
+  const std::chrono::milliseconds write_timeout_;
+  std::atomic<int> count_ = 0;
+  Mutex mutex_;
+  CondVar changed_;
+  std::unordered_set<Stream*> streams_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread watcher_;
+};
+
+}  // namespace tidegate

@@ -1,0 +1,33 @@
+#include "base/descriptors.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include "base/unique_fd.h"
+
+namespace tidegate {
+namespace {
+
+TEST(Descriptors, TheSoftLimitIsRaisedToTheHardOne) {
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = 64;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  EXPECT_EQ(DescriptorLimit(), 64);
+  EXPECT_GT(RaiseDescriptorLimit(), 64);
+  rlimit after = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
+  EXPECT_EQ(after.rlim_cur, before.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &before);
+}
+
+TEST(Descriptors, OpenOnesAreCounted) {
+  const int before = OpenDescriptors();
+  const UniqueFd one(open("/dev/null", O_RDONLY)), two(open("/dev/null", O_RDONLY));
+  EXPECT_EQ(OpenDescriptors(), before + 2);
+}
+
+}  // namespace
+}  // namespace tidegate

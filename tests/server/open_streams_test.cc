@@ -1,0 +1,48 @@
+#include "server/open_streams.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+using std::chrono::milliseconds;
+
+class CountingStream final : public OpenStreams::Stream {
+ public:
+  void EndUnread() override { ++ended; }
+  std::atomic<int> ended = 0;
+};
+
+TEST(OpenStreams, CountsAndSaysWhenThereAreTooMany) {
+  OpenStreams streams(1, std::chrono::minutes(1));
+  CountingStream first, second;
+  EXPECT_TRUE(streams.Add(&first));
+  EXPECT_FALSE(streams.Add(&second));
+  EXPECT_EQ(streams.count(), 2) << "until gRPC has let go of it";
+  streams.Remove(&second);
+  streams.Remove(&first);
+  EXPECT_EQ(streams.count(), 0);
+}
+
+TEST(OpenStreams, AWriteThatIsOutForTooLongEndsItsStreamOnce) {
+  OpenStreams streams(10, milliseconds(4));
+  CountingStream stuck, reading, quiet;
+  for (CountingStream* stream : {&stuck, &reading, &quiet}) streams.Add(stream);
+  reading.WriteBegun();
+  reading.WriteDone();
+  stuck.WriteBegun();
+  EXPECT_TRUE(WaitUntil([&] { return stuck.ended > 0; }, std::chrono::seconds(20)));
+  CountingStream later;  // by the time that it ends, the others were looked at again
+  streams.Add(&later);
+  later.WriteBegun();
+  EXPECT_TRUE(WaitUntil([&] { return later.ended > 0; }, std::chrono::seconds(20)));
+  EXPECT_EQ(stuck.ended, 1);
+  EXPECT_EQ(reading.ended, 0);
+  EXPECT_EQ(quiet.ended, 0);
+  for (CountingStream* stream : {&stuck, &reading, &quiet, &later}) streams.Remove(stream);
+}
+
+}  // namespace
+}  // namespace tidegate
