@@ -130,7 +130,7 @@ class ChatSession {
       if (!printer.Print(response)) context.TryCancel();
     }
     const grpc::Status status = reader->Finish();
-    printer.Finish();
+    if (std::cout.good()) printer.Finish();
     if (!std::cout.good()) return absl::CancelledError("standard output cannot be written");
     if (interrupt.signal() == SIGTERM) return absl::CancelledError("terminated");
     if (interrupt.interrupted()) return absl::OkStatus();  // what was said stays said

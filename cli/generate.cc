@@ -78,7 +78,7 @@ absl::Status Generate(GenerateOptions& options) {
     if (!output_open) context.TryCancel();
   }
   const grpc::Status status = reader->Finish();
-  printer.Finish();
+  if (output_open) printer.Finish();
   if (interrupt.interrupted()) return absl::CancelledError("interrupted");
   if (!output_open) return absl::CancelledError("standard output cannot be written");
   return ExplainError(status, options.server, "tidegate-engine");
