@@ -47,7 +47,9 @@ absl::Status LoraSet::AddTo(const GgufTensor& tensor, uint64_t first, uint64_t c
   const auto found = deltas_.find(tensor.name);
   if (found == deltas_.end()) return absl::OkStatus();
   for (const Delta& delta : found->second) {
-    RETURN_IF_ERROR(AddDelta(delta, tensor.first_row + first, count, tensor.columns(), rows));
+    const absl::Status added =
+        AddDelta(delta, tensor.first_row + first, count, tensor.columns(), rows);
+    if (!added.ok()) return Annotate(added, absl::StrCat("adapter ", delta.file->description()));
   }
   return absl::OkStatus();
 }

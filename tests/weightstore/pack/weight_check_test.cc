@@ -112,12 +112,13 @@ TEST_F(WeightCheckTest, ScalesOfEveryQuantisedType) {
     if (!ToGgmlType(number).ok() || GgmlBlockElements(static_cast<GgmlType>(number)) < 2) continue;
     const auto type = static_cast<GgmlType>(number);
     const size_t row = GgmlRowBytes(type, kSize), block = GgmlBlockBytes(type);
-    // Every pair of bytes of a block that is a scale; found by what the decoder makes of it.
+    // Every place in a block that is a scale, by what the decoder makes of it.
     size_t scales = 0;
-    for (size_t at = 0; at + 4 <= block; at += 2) {
+    const size_t width = type == GgmlType::kQ8_K ? 4 : 2;
+    for (size_t at = 0; at + width <= block; at += 2) {
       std::string bytes(kSize * row, '\0');
-      const uint32_t infinity = type == GgmlType::kQ8_K ? 0x7f800000 : 0x7c00;
-      std::memcpy(&bytes[2 * row + at], &infinity, type == GgmlType::kQ8_K ? 4 : 2);
+      const uint32_t infinity = width == 4 ? 0x7f800000 : 0x7c00;
+      std::memcpy(&bytes[2 * row + at], &infinity, width);
       std::vector<float> decoded(kSize);
       DecodeGgmlRow(type, &bytes[2 * row], kSize, decoded.data());
       if (std::all_of(decoded.begin(), decoded.end(), [](float v) { return std::isfinite(v); })) {
