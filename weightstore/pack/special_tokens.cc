@@ -17,7 +17,7 @@
 namespace tidegate {
 namespace {
 
-constexpr uint32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
+constexpr uint32_t kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5;
 
 // As texts show the token: without a byte-level vocabulary's alphabet.
 std::string PlainText(const store::v1::Tokenizer& tokenizer, int id) {
@@ -77,10 +77,11 @@ class Marker {
     if (type != kControl && IsPadding(tokenizer_.tokens(id), id)) {
       return tokenizer_.set_types(id, kUnused);
     }
-    if (type != kNormal && type != kControl && type != kUserDefined && type != kUnused) return;
+    if (type < kNormal || type > kUnused) return;
     const std::string text = PlainText(tokenizer_, id);
     const Markup markup = MarkupOf(text);
-    if (markup == Markup::kNone) return;
+    // A tag of unknown type is the unknown token.
+    if (markup == Markup::kNone || (type == kUnknown && markup == Markup::kTag)) return;
     const bool ends = EndsTurn(text) || (!tokenizer_.has_eos_id() && EndsDocument(text));
     if (ends) found_.emplace_back(text, static_cast<uint32_t>(id));
     if (type == kControl) return;

@@ -201,9 +201,10 @@ TEST(MarkSpecialTokens, LeavesTagsThatMergingGives) {
 }
 
 TEST(MarkSpecialTokens, LeavesBytesAndTheUnknownToken) {
-  Tokenizer tokenizer = Make({{"<unk>", kUnknown}, {"<0x0A>", kByte}, {"<0x41>", kByte}}, "llama");
-  MarkSpecialTokens("<unk><0x0A>", tokenizer);
-  EXPECT_THAT(tokenizer.types(), ElementsAre(kUnknown, kByte, kByte));
+  Tokenizer tokenizer = Make(
+      {{"<unk>", kUnknown}, {"<0x0A>", kByte}, {"<0x41>", kByte}, {"<|t|>", kUnknown}}, "llama");
+  MarkSpecialTokens("<unk><0x0A><|t|>", tokenizer);
+  EXPECT_THAT(tokenizer.types(), ElementsAre(kUnknown, kByte, kByte, kControl));
   EXPECT_THAT(tokenizer.end_ids(), IsEmpty());
 }
 
