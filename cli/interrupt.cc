@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/shutdown.h"
+
 namespace tidegate {
 namespace {
 
@@ -36,11 +38,9 @@ void InterruptGuard::Watch() {
   while (!stop_) {
     const int signal = sigtimedwait(&set, nullptr, &kPoll);
     if (signal <= 0) continue;
+    if (signal_ != 0) EndBySignal(signal);  // Whatever the first one did has not ended it.
     signal_ = signal;
-    // This thread alone lets a second one through, whose default action ends the process.
-    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     on_interrupt_();
-    return;
   }
 }
 

@@ -1,5 +1,5 @@
 // Ctrl-C as a call: while it lives, the first SIGINT or SIGTERM runs a function on a thread of its
-// own; a second one ends the process at once.
+// own; a second one ends the process at once (base/shutdown.h).
 #pragma once
 
 #include <signal.h>

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/read_file.h"
+#include "base/shutdown.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "weightstore/budget.h"
@@ -20,7 +21,8 @@
 namespace tidegate {
 namespace {
 
-// A folder with a name of its own, removed with all that is in it.
+// A folder with a name of its own, removed with all that is in it; if a signal ends the process,
+// what is in it must have been registered too.
 class TemporaryFolder {
  public:
   static absl::StatusOr<TemporaryFolder> Create(const std::string& parent) {
@@ -30,7 +32,8 @@ class TemporaryFolder {
     }
     return TemporaryFolder(std::move(pattern));
   }
-  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  TemporaryFolder(TemporaryFolder&& other) noexcept
+      : path_(std::exchange(other.path_, "")), removed_at_end_(std::move(other.removed_at_end_)) {}
   ~TemporaryFolder() {
     std::error_code ignored;
     if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
@@ -38,9 +41,10 @@ class TemporaryFolder {
   const std::string& path() const { return path_; }
 
  private:
-  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
+  explicit TemporaryFolder(std::string path) : path_(std::move(path)), removed_at_end_(path_) {}
 
   std::string path_;
+  RemovedAtEnd removed_at_end_;
 };
 
 constexpr const char* kMemoryParent = "/dev/shm";  // tmpfs
@@ -102,6 +106,7 @@ absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) 
   ASSIGN_OR_RETURN(const TemporaryFolder folder,
                    TemporaryFolder::Create(in_memory ? kMemoryParent : TemporaryParent()));
   const std::string path = folder.path() + "/model.tgpack";
+  const RemovedAtEnd removed_at_end(path);
   Progress progress("packing");
   const PackOptions pack_options = {.units = options.units,
                                     .one_unit_per_block = options.one_unit_per_block,

@@ -6,6 +6,7 @@
 #include "base/flags.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
@@ -65,6 +66,7 @@ int Run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  tidegate::HandleShutdownSignals();
   tidegate::OpenStandardStreams();
   tidegate::PrepareProcess();
   // Store and engine run inside some commands: only what is wrong belongs between their results.

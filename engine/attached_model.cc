@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -76,9 +77,10 @@ std::string FileOf(const std::string& name) { return name.substr(0, name.rfind('
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
-                                                           ThreadPool* pool) {
+                                                           ThreadPool* pool, OnWait on_wait) {
   auto attached = std::make_unique<AttachedModel>();
-  ASSIGN_OR_RETURN(attached->client, WeightClient::Attach(options.store_socket, "tidegate-engine"));
+  ASSIGN_OR_RETURN(attached->client, WeightClient::Attach(options.store_socket, "tidegate-engine",
+                                                          std::move(on_wait)));
   ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client, options.adapters));
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                    Tokenizer::Create(attached->client->manifest().tokenizer()));

@@ -22,9 +22,9 @@ struct AttachedModel {
   uint64_t kv_capacity_tokens = 0;  // over all requests, at least context_tokens
 };
 
-// Attaches and builds the model. `pool` outlives the result.
+// Attaches and builds the model. `pool` outlives the result. on_wait: see WeightClient.
 absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& options,
-                                                           ThreadPool* pool);
+                                                           ThreadPool* pool, OnWait on_wait);
 
 // Says what was attached; warns of adapters that the pack's weights contain already.
 void LogAttached(const AttachedModel& attached, const EngineOptions& options);

@@ -252,6 +252,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
     if (done.ok()) done = RunMlp(layer, rows, pass, accounts);
     if (!done.ok()) {
       mlp_.Reset();
+      client_->EndPass(/*complete=*/false);
       return client_->connected() ? done : StoreGone();
     }
   }
@@ -261,7 +262,7 @@ absl::Status Decoder::Forward(KvCache& kv, std::span<const TokenId> tokens, cons
     mlp_.Reset();
     return StoreGone();
   }
-  client_->ReportUses();
+  client_->EndPass(/*complete=*/true);
   kv.set_size(kv.size() + count);
   Norm(model_->final_norm, x_.data(), rows, normed_.data());
   return absl::OkStatus();

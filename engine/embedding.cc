@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
@@ -23,10 +24,9 @@ absl::Status Embedding::Decode(std::span<const TokenId> tokens, float* out) cons
   if (!client_->InRegion(*tensor_)) {
     read.resize(rows.size() * row_bytes);
     const absl::Status status = client_->ReadStaticRows(*tensor_, rows, read.data());
-    if (!status.ok()) {
-      LogError(status.message());  // The store, which counts damaged blocks, knows nothing of it.
-      return status;
-    }
+    // The store, which counts damaged blocks, knows nothing of it.
+    if (absl::IsDataLoss(status) || absl::IsUnavailable(status)) LogError(status.message());
+    RETURN_IF_ERROR(status);
   }
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::byte* row =

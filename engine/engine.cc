@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <deque>
 #include <thread>
 #include <utility>
 
@@ -11,11 +10,11 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
-#include "engine/attached_model.h"
 #include "engine/kernels/kernels.h"
 #include "engine/request_check.h"
+#include "engine/request_queue.h"
 #include "engine/sequence.h"
-#include "engine/steering.h"
+#include "engine/store_link.h"
 #include "proto/store/v1/profile.h"
 
 namespace tidegate {
@@ -23,7 +22,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kBackOffMin{50}, kBackOffMax{2000};
 constexpr std::chrono::milliseconds kIdleCheck{50};  // of the store, by an idle engine
 
 // For clients: why it is away is for the log alone.
@@ -36,9 +34,9 @@ class EngineImpl final : public Engine {
   EngineImpl(const EngineOptions& options, std::optional<store::v1::Profile> profile,
              EngineObserver* observer)
       : options_(options),
-        profile_(std::move(profile)),
         observer_(observer),
-        pool_(options.threads) {}
+        pool_(options.threads),
+        link_(options_, std::move(profile), &pool_, [this](auto) { return OnWait(); }) {}
   ~EngineImpl() override;
 
   absl::Status Start();
@@ -55,53 +53,53 @@ class EngineImpl final : public Engine {
   const PruningBounds& pruning_bounds() const override { return options_.pruning; }
 
  private:
-  struct Waiting {
-    uint64_t id;
-    GenerationRequest request;
-    std::shared_ptr<GenerationSink> sink;
-    Clock::time_point submitted;
-  };
   struct Running {
     uint64_t id;
-    std::unique_ptr<Sequence> sequence;
+    std::unique_ptr<Sequence> sequence;  // null: it has ended
+  };
+  // How a request is ended from outside.
+  struct Ending {
+    FinishReason reason;
+    absl::Status status;
   };
 
   // All of these run on the decode thread.
   void Loop();
   bool EnsureAttached();
-  absl::Status Attach();
   void Publish();
   void Detach();
+  absl::Status OnWait();
+  void WatchStore(bool idle);
+  bool EndWhatMust();
   void EndCancelled();
   void EndExpired();
+  void End(Running& running, FinishReason reason, const absl::Status& status);
   void EndAll(FinishReason reason, const absl::Status& status);
-  static void EndWaiting(const Waiting& waiting, FinishReason reason, const absl::Status& status);
   void Admit();
   void StepAll();
   bool RoundCounts() const;
   void Step(Running& running);
+  void Sweep();
   void UpdateGauges();
   void WaitForWork(std::chrono::milliseconds timeout);
   uint64_t KvTokensReserved() const;
 
   const EngineOptions options_;
-  const std::optional<store::v1::Profile> profile_;  // of options_; checked
   EngineObserver* const observer_;
   ThreadPool pool_;
-  std::unique_ptr<AttachedModel> attached_;
-  std::optional<Steering> steering_;
-  absl::Status attach_error_;         // of the last attach
-  absl::Status configuration_error_;  // the same, where another attempt would not help
-  std::vector<Running> running_;      // after attached_ and steering_: sequences use them
-  std::chrono::milliseconds back_off_ = kBackOffMin;
-  Clock::time_point next_attach_;
+  StoreLink link_;
+  std::vector<Running> running_;  // after link_: sequences use its model
+  // While a step waits for the store, OnWait() ends other requests in place, but not the one that
+  // steps: that is told to give up and how to end.
+  Running* stepping_ = nullptr;
+  std::optional<Ending> ending_;
   std::thread thread_;
 
   std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
 
   mutable Mutex mutex_;
   CondVar work_, idle_;
-  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  RequestQueue waiting_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -120,10 +118,10 @@ absl::Status EngineImpl::Start() {
           std::string(PrecisionName(options_.precision)));
   const Clock::time_point deadline = Clock::now() + options_.attach_timeout;
   while (!EnsureAttached()) {
-    if (!configuration_error_.ok()) return configuration_error_;  // waiting would not help
+    if (!link_.configuration_error().ok()) return link_.configuration_error();  // it will not help
     if (options_.attach_timeout.count() == 0) break;
-    if (Clock::now() >= deadline) return absl::UnavailableError(attach_error_.message());
-    std::this_thread::sleep_for(kBackOffMin);
+    if (Clock::now() >= deadline) return absl::UnavailableError(link_.error().message());
+    std::this_thread::sleep_for(StoreLink::kBackOffMin);
   }
   thread_ = std::thread([this] { Loop(); });
   return absl::OkStatus();
@@ -147,6 +145,9 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
     if (draining_)
       return absl::UnavailableError("the engine is draining; send the request elsewhere");
     if (!stats_.attached) return NoStore();
+    if (stats_.stalled) {
+      return absl::UnavailableError("the weight store makes no progress; retry shortly");
+    }
     tokenizer = tokenizer_;
     context = context_tokens_;
   }
@@ -160,7 +161,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
                                                      " requests wait already; retry later"));
   }
   const uint64_t id = next_id_++;
-  waiting_.push_back({id, std::move(request), std::move(sink), Clock::now()});
+  waiting_.Push({id, std::move(request), std::move(sink), Clock::now()});
   stats_.waiting = static_cast<uint32_t>(waiting_.size());
   work_.NotifyAll();
   return id;
@@ -193,7 +194,7 @@ void EngineImpl::Drain(Clock::time_point deadline) {
 
 bool EngineImpl::ready() const {
   MutexLock lock(mutex_);
-  return stats_.attached && !draining_;
+  return stats_.attached && !stats_.stalled && !draining_;
 }
 
 EngineStats EngineImpl::stats() const {
@@ -221,162 +222,155 @@ uint32_t EngineImpl::context_tokens() const {
 // Decode thread from here on.
 
 bool EngineImpl::EnsureAttached() {
-  if (attached_ != nullptr) {
-    if (attached_->client->connected()) return true;
+  if (link_.attached()) {
+    if (link_.connected()) return true;
     LogWarning("the weight store is gone; re-attaching");
     Detach();
   }
-  if (Clock::now() < next_attach_) return false;
-  const absl::Status before = std::exchange(attach_error_, Attach());
-  if (!attach_error_.ok()) {
-    if (attach_error_ != before) LogWarning("not attached yet: ", attach_error_.message());
-    next_attach_ = Clock::now() + back_off_;
-    back_off_ = std::min(back_off_ * 2, kBackOffMax);
-    return false;
-  }
-  back_off_ = kBackOffMin;
+  if (!link_.Attach()) return false;
   Publish();
-  LogAttached(*attached_, options_);
   return true;
 }
 
-absl::Status EngineImpl::Attach() {
-  auto attached = AttachModel(options_, &pool_);
-  // Of options or adapters: a store that comes back does not mend that.
-  configuration_error_ =
-      absl::IsInvalidArgument(attached.status()) ? attached.status() : absl::OkStatus();
-  if (!attached.ok()) return attached.status();
-  attached_ = *std::move(attached);
-  auto steering = SteeringFor(options_, profile_, *attached_->client, attached_->model->config);
-  configuration_error_ = steering.status();
-  if (steering.ok()) {
-    steering_ = *std::move(steering);
-  } else {
-    attached_.reset();
-  }
-  return configuration_error_;
-}
-
 void EngineImpl::Publish() {
+  const AttachedModel& model = link_.model();
   MutexLock lock(mutex_);
-  stats_.steering = steering_ ? steering_->stats() : SteeringStats();
+  stats_.steering = link_.steering() != nullptr ? link_.steering()->stats() : SteeringStats();
   if (tokenizer_ != nullptr) ++stats_.reattached;
-  tokenizer_ = attached_->tokenizer;
-  info_ = attached_->info;
-  context_tokens_ = attached_->context_tokens;
+  tokenizer_ = model.tokenizer;
+  info_ = model.info;
+  context_tokens_ = model.context_tokens;
   stats_.attached = true;
-  stats_.kv_tokens_capacity = attached_->kv_capacity_tokens;
+  stats_.kv_tokens_capacity = model.kv_capacity_tokens;
 }
 
 void EngineImpl::Detach() {
   {
     MutexLock lock(mutex_);
-    stats_.attached = false;
+    stats_.attached = stats_.stalled = false;
   }
   EndAll(FinishReason::kError, absl::UnavailableError("the weight store went away; retry shortly"));
-  steering_.reset();
-  attached_.reset();
+  link_.Detach();
 }
 
-void EngineImpl::EndWaiting(const Waiting& waiting, FinishReason reason,
-                            const absl::Status& status) {
-  GenerationResult result;
-  result.reason = reason;
-  result.status = status;
-  result.accounts.prompt_tokens = static_cast<uint32_t>(waiting.request.prompt.size());
-  result.accounts.queue_seconds =
-      std::chrono::duration<double>(Clock::now() - waiting.submitted).count();
-  waiting.sink->OnDone(result);
+void EngineImpl::End(Running& running, FinishReason reason, const absl::Status& status) {
+  if (&running == stepping_) {
+    if (!ending_) ending_ = Ending{reason, status};
+  } else if (running.sequence != nullptr) {
+    running.sequence->End(reason, status);
+    running.sequence.reset();
+  }
 }
 
 void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
-  std::deque<Waiting> waiting;
+  std::vector<WaitingRequest> waiting;
   {
     MutexLock lock(mutex_);
-    waiting.swap(waiting_);
+    waiting = waiting_.TakeIf([](const WaitingRequest&) { return true; });
   }
-  for (Running& running : running_) running.sequence->End(reason, status);
-  running_.clear();
+  for (Running& running : running_) End(running, reason, status);
   // What never began has no text to keep: say that it may be sent elsewhere.
   const bool drained = reason == FinishReason::kDraining;
-  for (const Waiting& w : waiting) {
-    EndWaiting(w, drained ? FinishReason::kError : reason,
-               drained ? absl::UnavailableError("the engine drained before the request began; "
-                                                "send it elsewhere")
-                       : status);
+  for (const WaitingRequest& w : waiting) {
+    w.End(drained ? FinishReason::kError : reason,
+          drained ? absl::UnavailableError("the engine drained before the request began; send it "
+                                           "elsewhere")
+                  : status);
   }
-  UpdateGauges();
+  Sweep();
 }
 
 void EngineImpl::EndCancelled() {
   if (!cancel_pending_.exchange(false)) return;
   absl::flat_hash_set<uint64_t> ids;
-  std::vector<Waiting> ended;
+  std::vector<WaitingRequest> waiting;
   {
     MutexLock lock(mutex_);
     ids.swap(cancelled_);
-    for (auto at = waiting_.begin(); at != waiting_.end();) {
-      if (!ids.contains(at->id)) {
-        ++at;
-        continue;
-      }
-      ended.push_back(std::move(*at));
-      at = waiting_.erase(at);
-    }
+    waiting = waiting_.TakeIf([&](const WaitingRequest& w) { return ids.contains(w.id); });
   }
   const absl::Status cancelled = absl::CancelledError("cancelled by the client");
-  for (const Waiting& w : ended) EndWaiting(w, FinishReason::kCancelled, cancelled);
-  std::erase_if(running_, [&](Running& running) {
-    if (!ids.contains(running.id)) return false;
-    running.sequence->End(FinishReason::kCancelled, cancelled);
-    return true;
-  });
-  UpdateGauges();
+  for (const WaitingRequest& w : waiting) w.End(FinishReason::kCancelled, cancelled);
+  for (Running& running : running_) {
+    if (ids.contains(running.id)) End(running, FinishReason::kCancelled, cancelled);
+  }
+  Sweep();
 }
 
-// Ends requests whose time limit passed while they waited.
+// Ends requests whose time limit has passed, queued or running.
 void EngineImpl::EndExpired() {
-  std::vector<Waiting> ended;
+  std::vector<WaitingRequest> waiting;
   {
     MutexLock lock(mutex_);
-    const Clock::time_point now = Clock::now();
-    for (auto at = waiting_.begin(); at != waiting_.end();) {
-      if (!at->request.time_limit.has_value() || *at->request.time_limit > now) {
-        ++at;
-        continue;
-      }
-      ended.push_back(std::move(*at));
-      at = waiting_.erase(at);
-    }
+    waiting = waiting_.TakeIf([now = Clock::now()](const auto& w) { return w.TimeIsUp(now); });
   }
-  if (ended.empty()) return;
-  for (const Waiting& w : ended) EndWaiting(w, FinishReason::kTimeLimit, absl::OkStatus());
-  UpdateGauges();
+  for (const WaitingRequest& w : waiting) w.End(FinishReason::kTimeLimit, absl::OkStatus());
+  bool any = !waiting.empty();
+  for (Running& running : running_) {
+    if (running.sequence == nullptr || !running.sequence->TimeIsUp()) continue;
+    End(running, FinishReason::kTimeLimit, absl::OkStatus());
+    any = true;
+  }
+  if (any) Sweep();
+}
+
+// Whatever ends requests from outside. Returns true when the engine is to stop.
+bool EngineImpl::EndWhatMust() {
+  bool stop = false, expired = false;
+  {
+    MutexLock lock(mutex_);
+    stop = stopping_;
+    expired = drain_expired_;
+  }
+  if (stop) {
+    EndAll(FinishReason::kCancelled, absl::CancelledError("the engine is shutting down"));
+  } else if (expired) {
+    EndAll(FinishReason::kDraining, absl::OkStatus());
+  }
+  EndCancelled();
+  EndExpired();
+  return stop;
+}
+
+// A step, or an attach, waits for the store: do what does not have to.
+absl::Status EngineImpl::OnWait() {
+  if (EndWhatMust() || ending_) return absl::CancelledError("nobody waits for it any more");
+  if (!link_.attached()) return absl::OkStatus();
+  WatchStore(/*idle=*/false);
+  return link_.Hopeless();
+}
+
+void EngineImpl::WatchStore(bool idle) {
+  link_.Watch(idle);
+  MutexLock lock(mutex_);
+  stats_.stalled = link_.stalled();
+  stats_.stalls = link_.stalls();
 }
 
 uint64_t EngineImpl::KvTokensReserved() const {
   uint64_t tokens = 0;
-  for (const Running& running : running_) tokens += running.sequence->capacity_tokens();
+  for (const Running& running : running_) {
+    if (running.sequence != nullptr) tokens += running.sequence->capacity_tokens();
+  }
   return tokens;
 }
 
 void EngineImpl::Admit() {
   bool any = false;
+  const AttachedModel& model = link_.model();
   while (running_.size() < options_.max_running) {
     MutexLock lock(mutex_);
     if (waiting_.empty()) break;
     const GenerationRequest& request = waiting_.front().request;
     const auto needed = static_cast<uint32_t>(std::min<uint64_t>(
-        attached_->context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
-    if (KvTokensReserved() + needed > attached_->kv_capacity_tokens) break;
-    Waiting next = std::move(waiting_.front());
-    waiting_.pop_front();
+        model.context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
+    if (KvTokensReserved() + needed > model.kv_capacity_tokens) break;
+    WaitingRequest next = waiting_.Pop();
     running_.push_back(
-        {next.id,
-         std::make_unique<Sequence>(
-             std::move(next.request), std::move(next.sink), next.submitted, *attached_->model,
-             attached_->decoder.get(), attached_->tokenizer, needed, attached_->context_tokens,
-             options_.kv_half, options_.precision, steering_ ? &*steering_ : nullptr, observer_)});
+        {next.id, std::make_unique<Sequence>(
+                      std::move(next.request), std::move(next.sink), next.submitted, *model.model,
+                      model.decoder.get(), model.tokenizer, needed, model.context_tokens,
+                      options_.kv_half, options_.precision, link_.steering(), observer_)});
     any = true;
   }
   if (any) UpdateGauges();
@@ -386,7 +380,10 @@ void EngineImpl::Step(Running& running) {
   Sequence& sequence = *running.sequence;
   const GenerationAccounts before = sequence.accounts();
   const double prefill_stall = sequence.prefill_stall_seconds();
-  const bool more = sequence.Advance();
+  stepping_ = &running;
+  const absl::StatusOr<bool> more = sequence.Advance();
+  stepping_ = nullptr;
+  const std::optional<Ending> ending = std::exchange(ending_, std::nullopt);
   const GenerationAccounts& after = sequence.accounts();
   {
     MutexLock lock(mutex_);
@@ -398,7 +395,12 @@ void EngineImpl::Step(Running& running) {
       stats_.prompt_tokens += after.prompt_tokens;
     }
   }
-  if (!more) running.sequence.reset();
+  if (more.ok() && *more && !ending) return;
+  if (!more.ok() || *more) {
+    const Ending end = ending.value_or(Ending{FinishReason::kError, more.status()});
+    sequence.End(end.reason, end.status);
+  }
+  running.sequence.reset();
 }
 
 // Whether the next round is one token of every stream, of which one at least is steered.
@@ -415,21 +417,29 @@ void EngineImpl::StepAll() {
   const Clock::time_point begin = Clock::now();
   for (Running& running : running_) {
     if (cancel_pending_) break;  // Handled before the next step, whosever it is.
-    Step(running);
+    if (running.sequence != nullptr) Step(running);
   }
-  if (counts && !cancel_pending_) {
-    steering_->OnRound(std::chrono::duration<double>(Clock::now() - begin).count());
+  if (counts && !cancel_pending_ && !link_.stalled()) {
+    link_.steering()->OnRound(std::chrono::duration<double>(Clock::now() - begin).count());
     MutexLock lock(mutex_);
-    stats_.steering = steering_->stats();
+    stats_.steering = link_.steering()->stats();
   }
-  if (std::erase_if(running_, [](const Running& r) { return r.sequence == nullptr; }) > 0) {
-    UpdateGauges();
+  const auto ended = [](const Running& r) { return r.sequence == nullptr; };
+  if (std::any_of(running_.begin(), running_.end(), ended)) Sweep();
+}
+
+// Forgets requests that have ended.
+void EngineImpl::Sweep() {
+  if (stepping_ == nullptr) {  // Else the vector is being gone through.
+    std::erase_if(running_, [](const Running& r) { return r.sequence == nullptr; });
   }
+  UpdateGauges();
 }
 
 void EngineImpl::UpdateGauges() {
   MutexLock lock(mutex_);
-  stats_.running = static_cast<uint32_t>(running_.size());
+  stats_.running = static_cast<uint32_t>(std::count_if(
+      running_.begin(), running_.end(), [](const Running& r) { return r.sequence != nullptr; }));
   stats_.waiting = static_cast<uint32_t>(waiting_.size());
   stats_.kv_tokens_used = KvTokensReserved();
   if (stats_.running == 0 && stats_.waiting == 0) idle_.NotifyAll();
@@ -441,23 +451,14 @@ void EngineImpl::WaitForWork(std::chrono::milliseconds timeout) {
 }
 
 void EngineImpl::Loop() {
-  while (true) {
-    bool stop = false, expired = false;
-    {
-      MutexLock lock(mutex_);
-      stop = stopping_;
-      expired = drain_expired_;
-    }
-    if (stop) {
-      EndAll(FinishReason::kCancelled, absl::CancelledError("the engine is shutting down"));
-      return;
-    }
-    if (expired) EndAll(FinishReason::kDraining, absl::OkStatus());
-    EndCancelled();
-    EndExpired();
+  while (!EndWhatMust()) {
     if (!EnsureAttached()) {
-      WaitForWork(kBackOffMin);
+      WaitForWork(StoreLink::kBackOffMin);
       continue;
+    }
+    WatchStore(/*idle=*/running_.empty());
+    if (const absl::Status hopeless = link_.Hopeless(); !hopeless.ok()) {
+      EndAll(FinishReason::kError, hopeless);
     }
     Admit();
     if (running_.empty()) {

@@ -7,7 +7,9 @@
 //
 // No gRPC and no protobuf of the service in here. Thread-safe: every public method.
 // If the store goes away, running requests end with UNAVAILABLE and the engine re-attaches on its
-// own (back-off 50 ms .. 2 s); until then ready() is false and Submit() answers UNAVAILABLE.
+// own (back-off 50 ms .. 2 s); until then ready() is false and Submit() answers UNAVAILABLE. The
+// same holds while a store, or its drive, hangs without dying (EngineOptions::stall_time); requests
+// can be cancelled, run into their limits and drain meanwhile.
 #pragma once
 
 #include <chrono>
@@ -162,6 +164,8 @@ class GenerationSink {
 // Counters and gauges of the engine for metrics; cumulative since start.
 struct EngineStats {
   bool attached = false;
+  bool stalled = false;  // attached to a store that makes no progress
+  uint64_t stalls = 0;   // how often that has begun
   bool draining = false;
   uint64_t reattached = 0;
   uint32_t running = 0;
@@ -221,6 +225,10 @@ struct EngineOptions {
   SteeringOptions steering;
   std::chrono::milliseconds attach_timeout{0};  // Create() waits this long for the store; 0: it
                                                 // returns at once and attaches in the background
+  // Without a sign of life from the store or its drive for stall_time, the engine is not ready
+  // until there is one; after stall_limit, requests end with UNAVAILABLE.
+  std::chrono::nanoseconds stall_time = std::chrono::seconds(5);
+  std::chrono::nanoseconds stall_limit = std::chrono::seconds(60);
 };
 
 class Engine {
@@ -237,7 +245,8 @@ class Engine {
   virtual absl::StatusOr<uint64_t> Submit(GenerationRequest request,
                                           std::shared_ptr<GenerationSink> sink) = 0;
 
-  // Ends the request with kCancelled within one token step; its leases and KV are free then.
+  // Ends the request with kCancelled within one token step, or while that waits for the store; its
+  // leases and KV are free then.
   // Unknown or finished ids are ignored.
   virtual void Cancel(uint64_t id) = 0;
 
@@ -245,7 +254,7 @@ class Engine {
   // when what is left ends with kDraining (its text is kept).
   virtual void Drain(std::chrono::steady_clock::time_point deadline) = 0;
 
-  // True when attached and not draining.
+  // True when attached, to a store that is not stalled, and not draining.
   virtual bool ready() const = 0;
   virtual EngineStats stats() const = 0;
 

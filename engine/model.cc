@@ -215,7 +215,7 @@ UnitOrder OrderFrom(const store::v1::KindUnits& units) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client,
+absl::StatusOr<std::unique_ptr<const Model>> MakeModel(WeightClient& client,
                                                        std::span<const LoraSource> adapters) {
   const Manifest& manifest = client.manifest();
   const Statics statics(client);

@@ -102,7 +102,7 @@ struct Model {
 // `client` must outlive the model: the views point into its mapping. `adapters` are read into
 // memory. DATA_LOSS when a tensor is missing or has another shape than the hyper-parameters say;
 // errors of LoadLora().
-absl::StatusOr<std::unique_ptr<const Model>> MakeModel(const WeightClient& client,
+absl::StatusOr<std::unique_ptr<const Model>> MakeModel(WeightClient& client,
                                                        std::span<const LoraSource> adapters = {});
 
 }  // namespace tidegate

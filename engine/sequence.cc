@@ -19,7 +19,8 @@ double Seconds(Sequence::Clock::duration duration) {
 // layer that it comes from.
 absl::Status PassError(const absl::Status& status) {
   static LogBurst& log = *new LogBurst();
-  if (absl::IsUnavailable(status)) return status;
+  // Or nobody waits for it any more.
+  if (absl::IsUnavailable(status) || absl::IsCancelled(status)) return status;
   log.Error("a stream has ended: ", status.ToString());
   if (absl::IsDataLoss(status) || absl::IsInternal(status)) return status;
   return absl::InternalError(status.message());
@@ -58,17 +59,13 @@ bool Sequence::TimeIsUp() const {
   return request_.time_limit.has_value() && Clock::now() >= *request_.time_limit;
 }
 
-bool Sequence::Advance() {
+absl::StatusOr<bool> Sequence::Advance() {
   if (TimeIsUp()) {
     Finish(FinishReason::kTimeLimit, absl::OkStatus());
     return false;
   }
-  const bool first = prefilling();
-  const absl::Status done = first ? Prefill() : Step();
-  if (!done.ok()) {
-    Finish(FinishReason::kError, PassError(done));
-    return false;
-  }
+  const absl::Status done = prefilling() ? Prefill() : Step();
+  if (!done.ok()) return PassError(done);
   if (prefilling()) return true;
   return TakeToken();
 }

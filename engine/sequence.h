@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "engine/decoder.h"
 #include "engine/engine.h"
 #include "engine/steering.h"
@@ -29,8 +30,9 @@ class Sequence {
            uint32_t context_tokens, bool half_kv, Precision precision, const Steering* steering,
            EngineObserver* observer);
 
-  // Does the next piece of work. Returns true while there is more; false when the stream has ended.
-  bool Advance();
+  // Does the next piece of work. Returns true while there is more, false when the stream has ended.
+  // After an error, the stream waits for End().
+  absl::StatusOr<bool> Advance();
 
   // Ends the stream early: tells the sink, with what has been produced so far.
   void End(FinishReason reason, const absl::Status& status);
@@ -38,6 +40,7 @@ class Sequence {
   uint32_t capacity_tokens() const { return kv_.capacity(); }
   uint32_t kv_tokens() const { return kv_.size(); }
   bool steered() const { return steering_ != nullptr; }
+  bool TimeIsUp() const;
   bool prefilling() const { return prompt_done_ < request_.prompt.size(); }
   const GenerationAccounts& accounts() const { return accounts_; }
   double prefill_stall_seconds() const { return prefill_.times.seconds(Stage::kStalls); }
@@ -53,7 +56,6 @@ class Sequence {
   void CountStep(const PassAccounts& before, const std::optional<PruneStep>& step);
   void CountPruning(double density, double gamma);
   void Finish(FinishReason reason, const absl::Status& status);
-  bool TimeIsUp() const;
 
   GenerationRequest request_;
   const Precision precision_;

@@ -159,6 +159,17 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       ->envname("TIDEGATE_NO_OVERLAP");
 }
 
+void AddStallFlags(CLI::App& app, EngineOptions& engine) {
+  AddDurationFlag(app, "--stall-time", engine.stall_time,
+                  "Without progress of the store or its drive for this long, readiness goes off")
+      ->default_str("5s")
+      ->envname("TIDEGATE_STALL_TIME");
+  AddDurationFlag(app, "--stall-limit", engine.stall_limit,
+                  "Without progress for this long, streams end with UNAVAILABLE")
+      ->default_str("60s")
+      ->envname("TIDEGATE_STALL_LIMIT");
+}
+
 void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
   AddTextFlag(
       app, "--mode",
@@ -241,6 +252,7 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   AddNetworkFlags(app, config);
   AddLimitFlags(app, config);
   AddEngineFlags(app, config.engine);
+  AddStallFlags(app, config.engine);
   AddPruningFlags(app, config.engine.pruning);
   AddSteeringFlags(app, config.engine.steering);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);

@@ -1,4 +1,6 @@
 // tidegate-engine: attaches to a weight store and serves one model over gRPC.
+#include <signal.h>
+
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,7 @@
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "engine/engine.h"
 #include "engine/kernels/kernels.h"
 #include "server/config.h"
@@ -21,6 +24,9 @@
 
 namespace tidegate {
 namespace {
+
+// Beyond --drain-timeout, for clients to take their last words and for everything to be torn down.
+constexpr std::chrono::seconds kHardEndGrace{5};
 
 // Lets scrapes read the engine, and not any more when it goes.
 class ScrapedEngine {
@@ -70,6 +76,7 @@ absl::Status Run(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(config.engine, metrics.get()));
   const ScrapedEngine scraped(metrics.get(), engine.get());
+  ShutdownSignal shutdown;  // Until here a signal ends the process at once.
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Server> server,
       Server::Start(OptionsOf(config, std::move(chat_template)), *engine, metrics.get()));
@@ -82,12 +89,14 @@ absl::Status Run(const ServerConfig& config) {
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),
           ", store ", config.engine.store_socket);
 
-  const int signal = WaitForShutdownSignal();
-  LogInfo("signal ", signal, ": draining for at most ",
-          std::chrono::duration_cast<std::chrono::seconds>(config.drain_timeout).count(),
-          " s; a second signal exits at once");
-  ExitOnNextSignal();
-  server->Shutdown(std::chrono::steady_clock::now() + config.drain_timeout);
+  const int signal = shutdown.Wait();
+  const auto deadline = std::chrono::steady_clock::now() + config.drain_timeout;
+  const std::string limit =
+      FormatSeconds(std::chrono::duration<double>(config.drain_timeout).count());
+  LogInfo("signal ", signal, ": draining for at most ", limit, "; a second signal exits at once");
+  EndProcessAt(deadline + kHardEndGrace,
+               absl::StrCat("something hangs beyond the ", limit, " of --drain-timeout"));
+  server->Shutdown(deadline);
   LogInfo("stopped");
   return absl::OkStatus();
 }
@@ -96,9 +105,10 @@ absl::Status Run(const ServerConfig& config) {
 }  // namespace tidegate
 
 int main(int argc, char** argv) {
+  tidegate::HandleShutdownSignals();
   tidegate::OpenStandardStreams();
   tidegate::PrepareProcess();
-  tidegate::BlockShutdownSignals();  // before any thread starts
+  signal(SIGPIPE, SIG_IGN);
   tidegate::ServerConfig config;
   const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-engine", *exit_code);

@@ -80,7 +80,7 @@ class EngineCollector : public prometheus::Collectable {
     if (engine_ != nullptr && engine == nullptr) {
       Refresh();
       // Nothing runs in an engine that is gone, whatever it said last.
-      stats_.attached = false;
+      stats_.attached = stats_.stalled = false;
       stats_.draining = true;
       stats_.running = stats_.waiting = 0;
       stats_.kv_tokens_used = 0;
@@ -121,16 +121,21 @@ class EngineCollector : public prometheus::Collectable {
 
   void AddState(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool ready = ready_ && stats_.attached && !stats_.draining;
-    const bool loading = !ready && !stats_.draining;
+    const bool stalled = !ready && !stats_.draining && stats_.stalled;
+    const bool loading = !ready && !stats_.draining && !stalled;
     page.Gauges("tidegate_state", "1 for the state that the engine is in, 0 for the others.",
                 {{{{"state", "loading"}}, Flag(loading)},
                  {{{"state", "ready"}}, Flag(ready)},
+                 {{{"state", "stalled"}}, Flag(stalled)},
                  {{{"state", "draining"}}, Flag(stats_.draining)}});
     page.Gauge("tidegate_store_attached", "1 while the engine is attached to a weight store.",
                Flag(stats_.attached));
     page.Counter("tidegate_store_reattaches_total",
                  "Times the engine attached again after losing its store.",
                  static_cast<double>(stats_.reattached));
+    page.Counter("tidegate_store_stalls_total",
+                 "Times the store or its drive had made no progress for --stall-time.",
+                 static_cast<double>(stats_.stalls));
   }
 
   void AddLoad(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

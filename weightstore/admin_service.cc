@@ -168,6 +168,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   builder.RegisterService(admin->service_.get());
   admin->server_ = builder.BuildAndStart();
   if (admin->server_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
+  admin->removed_at_end_ = RemovedAtEnd(socket_path);
   RETURN_IF_ERROR(admin->Listen(socket_path));
   grpc::HealthCheckServiceInterface* health = admin->server_->GetHealthCheckService();
   for (const char* name :

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "base/connection_gate.h"
 #include "base/listen_address.h"
+#include "base/shutdown.h"
 #include "grpcpp/grpcpp.h"
 #include "tidegate/v1/weight_store.grpc.pb.h"
 #include "weightstore/store.h"
@@ -42,6 +43,7 @@ class AdminServer {
   AdminServer() = default;
   absl::Status Listen(const std::string& socket_path);
 
+  RemovedAtEnd removed_at_end_;  // the socket
   std::unique_ptr<Service> service_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;

@@ -96,6 +96,7 @@ absl::StatusOr<std::unique_ptr<AttachServer>> AttachServer::Create(
   auto server =
       std::unique_ptr<AttachServer>(new AttachServer(path, std::move(allowed_uids), delegate));
   ASSIGN_OR_RETURN(server->listener_, Listen(path, !server->allowed_uids_.empty()));
+  server->removed_at_end_ = RemovedAtEnd(path);
   server->wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!server->wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd");
   return server;
@@ -115,6 +116,7 @@ void AttachServer::Stop() {
   if (thread_.joinable()) thread_.join();
   peers_.clear();
   listener_.reset();
+  removed_at_end_ = RemovedAtEnd();
   ::unlink(path_.c_str());
 }
 
@@ -130,7 +132,9 @@ void AttachServer::Run() {
     for (size_t i = 2; i < polled.size(); ++i) {
       if (polled[i].revents == 0) continue;
       const auto at = peers_.find(polled[i].fd);
-      if (HandlePeer(at->second)) continue;
+      // Whoever has left while we could not answer gets no session.
+      const bool gone = !at->second.attached && (polled[i].revents & POLLHUP) != 0;
+      if (!gone && HandlePeer(at->second)) continue;
       if (at->second.attached) delegate_->OnDetach(at->second.session);
       peers_.erase(at);
     }

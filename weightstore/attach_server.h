@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/log_burst.h"
+#include "base/shutdown.h"
 #include "base/unique_fd.h"
 #include "proto/store/v1/control.pb.h"
 
@@ -67,6 +68,7 @@ class AttachServer {
   const std::vector<uint32_t> allowed_uids_;
   AttachDelegate* const delegate_;
   UniqueFd listener_, wake_;
+  RemovedAtEnd removed_at_end_;  // the socket
   LogBurst refused_log_;
   std::map<int, Peer> peers_;
   std::atomic<bool> stopping_ = false;

@@ -76,8 +76,17 @@ bool BlockReader::Order(const BlockOrder& order) {
   return !joins;
 }
 
+std::optional<std::chrono::steady_clock::time_point> BlockReader::OldestRead() const {
+  std::optional<std::chrono::steady_clock::time_point> oldest;
+  for (const std::unique_ptr<Job>& job : active_) {
+    if (job != nullptr && (!oldest || job->submitted < *oldest)) oldest = job->submitted;
+  }
+  return oldest;
+}
+
 absl::Status BlockReader::Submit() {
   bool any = false;
+  const auto now = std::chrono::steady_clock::now();
   while (!queued_.empty() && device_->free_count() > 0) {
     std::unique_ptr<Job> job = std::move(queued_.front());
     queued_.pop_front();
@@ -91,6 +100,7 @@ absl::Status BlockReader::Submit() {
     stats_->flash_read_bytes[static_cast<size_t>(job->orders[0].purpose)] += job->bytes;
     stats_->read_bytes.Observe(static_cast<double>(job->bytes));
     device_->Enqueue({.offset = job->offset, .segments = job->segments, .tag = tag});
+    job->submitted = now;
     active_[tag] = std::move(job);
     ++active_count_;
     any = true;

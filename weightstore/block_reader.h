@@ -3,10 +3,12 @@
 // Owned by the store thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
@@ -52,6 +54,9 @@ class BlockReader {
   // reads between verifying those that landed; returns how many blocks were reported.
   size_t Poll(const Done& done);
 
+  // When the oldest of the reads that are out was handed to the device. Looks at all of them.
+  std::optional<std::chrono::steady_clock::time_point> OldestRead() const;
+
   bool idle() const { return queued_.empty() && landed_.empty() && active_count_ == 0; }
 
  private:
@@ -62,6 +67,7 @@ class BlockReader {
     std::vector<BlockOrder> orders;
     bool alone = false;  // takes no neighbours
     bool again = false;  // the block has been read before, and its checksum differed
+    std::chrono::steady_clock::time_point submitted;
   };
 
   struct LandedJob {

@@ -1,4 +1,6 @@
 // tidegate-store: keeps one pack's weights on flash and those in use in shared memory.
+#include <signal.h>
+
 #include "absl/strings/str_cat.h"
 #include "base/descriptors.h"
 #include "base/heap.h"
@@ -55,6 +57,8 @@ absl::Status Run(const StoreConfig& config) {
   RETURN_IF_ERROR(PrepareSocketFolder(socket));
   WarnOfMemoryLimit(config.store.memory_budget_bytes);
   ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Create(config.store));
+  // Until here, and that may be minutes, a signal ends the process at once.
+  ShutdownSignal shutdown;
   LogFacts(store->info());
   if (!config.store.verify_checksums) {
     LogWarning("--no-verify: damaged weights will go unnoticed");
@@ -75,9 +79,13 @@ absl::Status Run(const StoreConfig& config) {
   LogInfo("ready: ", store->info().model_name, " on ", socket, ", metrics ",
           metrics == nullptr ? "off" : absl::StrCat(metrics->address(), "/metrics"));
 
-  const int signal = WaitForShutdownSignal();
+  const int signal = shutdown.Wait();
   LogInfo("signal ", signal, ": stopping; a second signal exits at once");
-  ExitOnNextSignal();
+  EndProcessAt(
+      std::chrono::steady_clock::now() + config.stop_timeout,
+      absl::StrCat("reads have not come back in the ",
+                   FormatSeconds(std::chrono::duration<double>(config.stop_timeout).count()),
+                   " of --stop-timeout"));
   admin.reset();
   store->Stop();
   LogInfo("stopped");
@@ -88,9 +96,10 @@ absl::Status Run(const StoreConfig& config) {
 }  // namespace tidegate
 
 int main(int argc, char** argv) {
+  tidegate::HandleShutdownSignals();
   tidegate::OpenStandardStreams();
   tidegate::PrepareProcess();
-  tidegate::BlockShutdownSignals();  // before any thread starts
+  signal(SIGPIPE, SIG_IGN);
   tidegate::StoreConfig config;
   const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-store", *exit_code);

@@ -163,6 +163,7 @@ absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader&
   ASSIGN_OR_RETURN(const uint64_t present_bytes, FileSize(region.fd_.get()));
   ASSIGN_OR_RETURN(region.adopted_, MayAdopt(region.fd_.get(), path, present_bytes, header));
   if (!region.adopted_) {
+    region.RemoveAtEnd();
     if (present_bytes != 0) {
       // The old descriptor, and with it the lock on the old file, goes when the new one is locked.
       ASSIGN_OR_RETURN(region.fd_, ReplaceLocked(path));
@@ -196,8 +197,11 @@ std::span<ResidencyEntry> Region::residency(uint32_t layer, UnitKind kind) const
           header_.kinds[static_cast<uint32_t>(kind)].block_count};
 }
 
+void Region::RemoveAtEnd() { removed_at_end_ = RemovedAtEnd(path_); }
+
 void Region::Unlink() {
   // Once: later the name may be another store's.
+  removed_at_end_ = RemovedAtEnd();
   if (!path_.empty()) ::unlink(path_.c_str());
   path_.clear();
 }

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/mapping.h"
+#include "base/shutdown.h"
 #include "base/unique_fd.h"
 #include "proto/store/v1/shm_layout.h"
 
@@ -36,6 +37,8 @@ class Region {
   std::byte* slot(uint32_t layer, UnitKind kind, uint32_t slot) const {
     return data() + SlotOffset(header_, layer, kind, slot);
   }
+  // Has the file removed also where a signal ends the process; a new one is from the beginning.
+  void RemoveAtEnd();
   // A descriptor that can only be read, for engines.
   int read_only_fd() const { return read_only_.get(); }
   // Removes the file's name; the memory goes with the last mapping.
@@ -48,6 +51,7 @@ class Region {
   Mapping mapping_;
   bool adopted_ = false;
   uint64_t huge_bytes_ = 0;
+  RemovedAtEnd removed_at_end_;
 };
 
 }  // namespace tidegate

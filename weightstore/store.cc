@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -19,6 +20,7 @@
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/attach_server.h"
 #include "weightstore/budget.h"
+#include "weightstore/read_watch.h"
 #include "weightstore/region.h"
 #include "weightstore/store_loop.h"
 
@@ -125,6 +127,7 @@ absl::Status Store::Impl::OpenPack() {
 absl::Status Store::Impl::OpenRegion(const RegionPlan& plan) {
   const RegionHeader header = MakeRegionHeader(pack_.geometry, pack_.header.uuid, plan);
   ASSIGN_OR_RETURN(region_, Region::Open(options_.region_path, header));
+  if (!options_.keep_region) region_.RemoveAtEnd();
   // Also into a region that was taken over: what another process left is not trusted.
   std::memcpy(region_.data() + header.manifest_offset, pack_.manifest_bytes.data(),
               pack_.manifest_bytes.size());
@@ -186,6 +189,8 @@ absl::Status Store::Impl::ReadStatics() {
   const uint64_t bytes = RoundUp(region_.header().static_bytes, kPageBytes);
   std::vector<FlashCompletion> completions;
   uint64_t next = 0;
+  bool silent = false;
+  auto last_read = std::chrono::steady_clock::now();
   while (next < bytes || device_->in_flight() > 0) {
     for (; next < bytes && device_->free_count() > 0; next += kStaticReadBytes) {
       const FlashSegment segment = {
@@ -195,7 +200,17 @@ absl::Status Store::Impl::ReadStatics() {
     RETURN_IF_ERROR(device_->Submit());
     completions.clear();
     device_->Reap(completions);
-    if (completions.empty()) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    const auto now = std::chrono::steady_clock::now();
+    if (completions.empty()) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      if (!silent && now - last_read >= ReadWatch::kStallTime) {
+        silent = true;
+        LogWarning("flash: static weights have been awaited for 5 s: the drive of the pack hangs");
+      }
+    } else {
+      last_read = now;
+      silent = false;
+    }
     for (const FlashCompletion& completion : completions) {
       if (!completion.status.ok()) {
         const absl::Status failed = completion.status;  // Reap() below moves the completions.
@@ -304,13 +319,18 @@ absl::Status Store::Impl::Start() {
 
 void Store::Impl::Stop() {
   if (attach_server_ != nullptr) attach_server_->Stop();
+  // Before the wait for reads, which a drive may never end; and after a Create() that failed
+  // half-way. A region that reads may still write into is not kept.
+  if (options_.keep_region) {
+    region_.RemoveAtEnd();
+  } else {
+    region_.Unlink();
+  }
   if (started_) {
     loop_->Stop();
     thread_.join();
     started_ = false;
   }
-  // Also after a Create() that failed half-way: a region without a store only takes memory.
-  if (!options_.keep_region) region_.Unlink();
 }
 
 absl::StatusOr<AttachGrant> Store::Impl::OnAttach(const store::v1::AttachRequest& request) {

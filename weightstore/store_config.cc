@@ -90,7 +90,7 @@ void AddFlashFlags(CLI::App& app, StoreOptions& store) {
         return absl::OkStatus();
       },
       "Behave like a given device, for repeatable experiments: "
-      "bandwidth=1GB/s,latency=80us,iops=200k")
+      "bandwidth=1GB/s,latency=80us,iops=200k; stall-after=5k,stall=3s for one that hangs")
       ->type_name("MODEL")
       ->envname("TIDEGATE_FLASH_MODEL");
   AddIntegerFlag(app, "--queue-depth", store.queue_depth, {1, 4096}, "Reads in flight at most")
@@ -125,6 +125,11 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
   app.add_option("--metrics-port-file", config.metrics_port_file,
                  "File to write the port of --metrics-listen into")
       ->envname("TIDEGATE_STORE_METRICS_PORT_FILE");
+  AddDurationFlag(app, "--stop-timeout", config.stop_timeout,
+                  "After SIGTERM, time for reads that are out to come back; then the process ends "
+                  "without them, with exit code 3")
+      ->default_str("10s")
+      ->envname("TIDEGATE_STOP_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
 }
 

@@ -1,6 +1,7 @@
 // Flags of tidegate-store (also TIDEGATE_* in the environment, and --config FILE).
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -15,6 +16,7 @@ struct StoreConfig {
   std::string region_dir = "/dev/shm";
   std::string metrics_listen = "127.0.0.1:9465";  // "": off
   std::string metrics_port_file;                  // "": none
+  std::chrono::nanoseconds stop_timeout = std::chrono::seconds(10);
   LogLevel log_level = LogLevel::kInfo;
 };
 

@@ -20,6 +20,7 @@ namespace {
 
 // Polls of everything before the thread sleeps: about ten microseconds, the price of one wake-up.
 constexpr int kSpinsBeforeSleep = 200;
+constexpr int kSleepMs = 1000;
 
 }  // namespace
 
@@ -32,7 +33,8 @@ StoreLoop::StoreLoop(const PackIndex* pack, Region* region, FlashDevice* device,
       caches_(std::move(caches)),
       stats_(stats),
       ended_(std::move(ended)),
-      reader_(device, pack, verify, stats) {}
+      reader_(device, pack, verify, stats),
+      read_watch_(stats) {}
 
 absl::Status StoreLoop::Prepare() {
   epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
@@ -438,6 +440,9 @@ bool StoreLoop::RunOnce() {
   worked |= reader_.Poll([this](const BlockOrder& order, const absl::Status& status) {
     OnBlock(order, status);
   }) > 0;
+  if (const auto now = ReadWatch::Clock::now(); read_watch_.Due(now)) {
+    read_watch_.Look(reader_.OldestRead(), now);
+  }
   NotifyEngines();
   worked |= FinishSessions();
   return worked;
@@ -456,7 +461,9 @@ void StoreLoop::Run() {
     }
   }
   // Memory that reads target goes away with the region: wait for what is out.
-  while (!reader_.idle()) RunOnce();
+  while (!reader_.idle()) {
+    if (!RunOnce()) Sleep();
+  }
 }
 
 void StoreLoop::Sleep() {
@@ -466,7 +473,10 @@ void StoreLoop::Sleep() {
   // Anything that came between the last look and the flag: an engine that saw the flag kicks us.
   if (!RunOnce()) {
     epoll_event events[8];
-    const int count = ::epoll_wait(epoll_.get(), events, 8, 1000);
+    const bool reads_out = stats_->flash_in_flight > 0;
+    const int count =
+        ::epoll_wait(epoll_.get(), events, 8,
+                     reads_out ? static_cast<int>(ReadWatch::kInterval.count()) : kSleepMs);
     for (int i = 0; i < count; ++i) {
       uint64_t drained;
       if (events[i].data.fd != wake_.get()) continue;  // Reap() clears the device's.

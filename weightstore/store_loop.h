@@ -14,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "weightstore/block_reader.h"
 #include "weightstore/cache/block_cache.h"
+#include "weightstore/read_watch.h"
 #include "weightstore/region.h"
 #include "weightstore/session.h"
 
@@ -70,6 +71,7 @@ class StoreLoop {
   StoreStats* const stats_;
   const SessionEnded ended_;
   BlockReader reader_;
+  ReadWatch read_watch_;
   UniqueFd epoll_, wake_;
   std::atomic<bool> stopping_ = false;
   std::map<uint32_t, std::unique_ptr<Session>> sessions_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,14 @@ namespace {
 
 double Value(const StoreStats::Counter& counter) {
   return static_cast<double>(counter.load(std::memory_order_relaxed));
+}
+
+double OldestReadSeconds(const StoreStats& stats) {
+  const auto began = static_cast<int64_t>(stats.flash_oldest_read.load(std::memory_order_relaxed));
+  if (began == 0) return 0;
+  const std::chrono::nanoseconds out =
+      std::chrono::steady_clock::now().time_since_epoch() - std::chrono::nanoseconds(began);
+  return std::max(0.0, std::chrono::duration<double>(out).count());
 }
 
 template <size_t kBounds>
@@ -36,6 +45,11 @@ void AddFlash(MetricsPage& page, const StoreStats& stats) {
   AddHistogram(page, "tidegate_flash_read_size_bytes", "Size of one read.", stats.read_bytes);
   page.Gauge("tidegate_flash_inflight_reads", "Reads handed to the device and not completed.",
              Value(stats.flash_in_flight));
+  page.Gauge("tidegate_flash_oldest_read_seconds",
+             "How long the oldest of them has been out; 0 without any.", OldestReadSeconds(stats));
+  page.Counter("tidegate_flash_stalls_total",
+               "Times that a read had been out for so long that the drive hangs.",
+               Value(stats.flash_stalls));
   page.Counter("tidegate_flash_submissions_total",
                "Times that a batch of reads was handed to the device.",
                Value(stats.flash_submissions));

@@ -55,7 +55,9 @@ struct StoreStats {
   Counter flash_reads_corrupt = 0;  // checksum differed
   Counter corrupt_blocks = 0;       // distinct blocks found damaged
   Counter flash_submissions = 0;
-  Counter flash_in_flight = 0;  // gauge
+  Counter flash_in_flight = 0;    // gauge
+  Counter flash_oldest_read = 0;  // gauge: when it was handed over, ns of steady_clock; 0: none
+  Counter flash_stalls = 0;       // bursts of reads that were out for too long
   AtomicHistogram<16> read_seconds{kReadSecondsBounds};
   AtomicHistogram<11> read_bytes{kReadBytesBounds};
 

@@ -162,19 +162,12 @@ class Daemons {
     engine_.reset();
     channel_.reset();
     for (const char* file : {"grpc.port", "metrics.port"}) unlink(dir_.File(file).c_str());
-    std::vector<std::string> command = {BinaryPath("tidegate-engine"),
-                                        "--store-socket",
-                                        store_socket.empty() ? socket() : store_socket,
-                                        "--listen",
-                                        "127.0.0.1:0",
-                                        "--port-file",
-                                        dir_.File("grpc.port"),
-                                        "--metrics-listen",
-                                        "127.0.0.1:0",
-                                        "--metrics-port-file",
-                                        dir_.File("metrics.port"),
-                                        "--threads",
-                                        "1"};
+    std::vector<std::string> command = engine_runner_;
+    command.insert(command.end(),
+                   {BinaryPath("tidegate-engine"), "--store-socket",
+                    store_socket.empty() ? socket() : store_socket, "--listen", "127.0.0.1:0",
+                    "--port-file", dir_.File("grpc.port"), "--metrics-listen", "127.0.0.1:0",
+                    "--metrics-port-file", dir_.File("metrics.port"), "--threads", "1"});
     command.insert(command.end(), extra.begin(), extra.end());
     engine_.emplace(command, dir_.File("engine.log"));
     WaitUntil([&] { return !Port("grpc.port").empty() || !engine_->running(); }, kDaemonLimit);
@@ -190,12 +183,16 @@ class Daemons {
     ASSERT_TRUE(WaitReady(true)) << engine_->Output();
   }
 
+  // What is to start the engine, with its arguments: `unshare` and the like.
+  void set_engine_runner(std::vector<std::string> runner) { engine_runner_ = std::move(runner); }
+
   ChildProcess& store() { return *store_; }
   ChildProcess& engine() { return *engine_; }
   void StopEngine() { engine_.reset(); }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   std::string address() const { return "127.0.0.1:" + Port("grpc.port"); }  // of the engine
   std::string socket() const { return dir_.File("store.sock"); }
+  const std::string& region_folder() const { return region_.path(); }
 
   // The store's own account; nothing if it does not answer.
   std::optional<v1::GetStatsResponse> Stats() const {
@@ -254,6 +251,7 @@ class Daemons {
   }
 
   const std::string pack_;
+  std::vector<std::string> engine_runner_;
   TempDir dir_;
   RegionFolder region_;
   std::optional<ChildProcess> store_, engine_;  // the engine goes first

@@ -168,7 +168,7 @@ TEST_F(HostileEngineTest, AnHonestClientNeverCountsTooMuchAtOnce) {
   const auto honest = Attach("honest");
   ASSERT_NE(honest, nullptr);
   honest->CountUses(LeaseMode::kSelect, 2 * most + 5);
-  honest->ReportUses();
+  honest->EndPass(/*complete=*/true);
   EXPECT_TRUE(Becomes(stats().hit_units[0], 2 * most + 5));
   EXPECT_EQ(stats().engines_attached, 2u);
 }

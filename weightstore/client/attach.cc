@@ -18,7 +18,7 @@
 namespace tidegate {
 namespace {
 
-constexpr int kAttachTimeoutMs = 5000;
+constexpr std::chrono::seconds kAttachTimeout{5};
 
 absl::StatusOr<UniqueFd> Connect(const std::string& path) {
   sockaddr_un address = {};
@@ -28,7 +28,8 @@ absl::StatusOr<UniqueFd> Connect(const std::string& path) {
         absl::StrCat("store socket path '", path, "' must have 1 to 107 characters"));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  // Without waiting: a store that is stopped accepts nobody, and its queue becomes full.
+  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
     return fd;
@@ -41,6 +42,10 @@ absl::StatusOr<UniqueFd> Connect(const std::string& path) {
   if (error == EPROTOTYPE) {
     return absl::FailedPreconditionError(absl::StrCat(
         path, " is not the attach socket of a tidegate-store (its gRPC socket ends in .grpc)"));
+  }
+  if (error == EAGAIN) {
+    return absl::UnavailableError(
+        absl::StrCat("the store at ", path, " accepts no connections: is it stopped?"));
   }
   return absl::UnavailableError(absl::StrCat("no tidegate-store listens on ", path, " (",
                                              strerror(error),
@@ -63,12 +68,17 @@ absl::Status Refusal(const store::v1::AttachResponse& response) {
 }
 
 // Receives the answer with its descriptors.
-absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response,
+absl::Status ReceiveAnswer(int socket, Patience& patience, store::v1::AttachResponse& response,
                            UniqueFd (&fds)[kAttachDescriptors]) {
   pollfd readable = {socket, POLLIN, 0};
-  if (::poll(&readable, 1, kAttachTimeoutMs) <= 0) {
-    return absl::UnavailableError("the store did not answer the attach request in 5 s");
+  patience.Owed();
+  while (::poll(&readable, 1, static_cast<int>(Patience::kLook.count())) <= 0) {
+    RETURN_IF_ERROR(patience.Check());
+    if (patience.silent() < kAttachTimeout) continue;
+    return absl::UnavailableError(
+        "the store did not answer the attach request in 5 s; is it stopped?");
   }
+  patience.Paid();
   char buffer[4096];
   iovec data = {buffer, sizeof(buffer)};
   alignas(cmsghdr) char control[CMSG_SPACE(kAttachDescriptors * sizeof(int))];
@@ -106,7 +116,7 @@ absl::Status ReceiveAnswer(int socket, store::v1::AttachResponse& response,
 }  // namespace
 
 absl::StatusOr<AttachAnswer> RequestAttach(const std::string& socket_path,
-                                           const std::string& engine_name) {
+                                           const std::string& engine_name, Patience& patience) {
   AttachAnswer answer;
   ASSIGN_OR_RETURN(answer.socket, Connect(socket_path));
   store::v1::AttachRequest request;
@@ -119,7 +129,7 @@ absl::StatusOr<AttachAnswer> RequestAttach(const std::string& socket_path,
   }
   store::v1::AttachResponse response;
   UniqueFd fds[kAttachDescriptors];
-  RETURN_IF_ERROR(ReceiveAnswer(answer.socket.get(), response, fds));
+  RETURN_IF_ERROR(ReceiveAnswer(answer.socket.get(), patience, response, fds));
   answer.region = std::move(fds[0]);
   answer.session = std::move(fds[1]);
   answer.kick = std::move(fds[2]);

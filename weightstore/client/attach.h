@@ -1,6 +1,6 @@
 // The engine's side of the attach protocol (control.proto): connects, asks, receives the answer
-// with its descriptors. What they hold is not looked at here. Any thread; blocks for at most some
-// seconds.
+// with its descriptors. What they hold is not looked at here. Any thread; waits for at most some
+// seconds, and no longer than `patience` says.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
+#include "weightstore/client/patience.h"
 
 namespace tidegate {
 
@@ -19,8 +20,8 @@ struct AttachAnswer {
 
 // Errors: UNAVAILABLE no store listens (yet), or it does not answer: retry; FAILED_PRECONDITION it
 // is another version or no store; PERMISSION_DENIED, RESOURCE_EXHAUSTED as the store answers;
-// INVALID_ARGUMENT only for the path.
+// INVALID_ARGUMENT only for the path; those of `patience`.
 absl::StatusOr<AttachAnswer> RequestAttach(const std::string& socket_path,
-                                           const std::string& engine_name);
+                                           const std::string& engine_name, Patience& patience);
 
 }  // namespace tidegate

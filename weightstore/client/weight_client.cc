@@ -21,8 +21,12 @@ namespace {
 
 // Looks at the shared words before sleeping: a few microseconds, less than a sleep and a wake cost.
 constexpr int kSpinsBeforeSleep = 300;
-// How long a sleep lasts before the connection is looked at: a dead store wakes nobody.
-constexpr std::chrono::milliseconds kSleepMax{20};
+// Between two questions to an idle store whether it still takes requests.
+constexpr std::chrono::seconds kPingInterval{1};
+// Entries of the ring that leases may need: one acquire and one release each can be there. The rest
+// is for counts, and so nobody ever waits for room in the ring.
+constexpr uint32_t kRingOfLeases = 2 * kLeasesPerSession;
+static_assert(kRingOfLeases < kRingEntries);
 
 absl::Status StoreGone() {
   return absl::UnavailableError("the weight store is gone; retry when it is back");
@@ -41,29 +45,19 @@ absl::StatusOr<Mapping> MapExactly(const UniqueFd& fd, uint64_t bytes, Mapping::
                    "; raise the address space limit (ulimit -v)"));
 }
 
-// Why a row could not be read: the pack is short, or the drive fails.
-absl::Status RowError(const store::v1::StaticTensor& tensor, uint64_t row,
-                      const absl::Status& read) {
-  const char* const remedy = absl::IsOutOfRange(read)
-                                 ? "the pack has been cut off; pack the model again"
-                                 : "check the drive of the pack";
-  return absl::DataLossError(absl::StrCat("cannot read row ", row, " of ", tensor.name(), ": ",
-                                          read.message(), "; ", remedy));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::string& socket_path,
-                                                                   const std::string& engine_name) {
-  auto client = std::unique_ptr<WeightClient>(new WeightClient());
-  ASSIGN_OR_RETURN(AttachAnswer answer, RequestAttach(socket_path, engine_name));
+                                                                   const std::string& engine_name,
+                                                                   OnWait on_wait) {
+  auto client = std::unique_ptr<WeightClient>(new WeightClient(std::move(on_wait)));
+  ASSIGN_OR_RETURN(AttachAnswer answer, RequestAttach(socket_path, engine_name, client->patience_));
   ASSIGN_OR_RETURN(client->region_,
                    MapExactly(answer.region, answer.region_bytes, Mapping::Access::kRead));
   ASSIGN_OR_RETURN(client->session_,
                    MapExactly(answer.session, answer.session_bytes, Mapping::Access::kReadWrite));
   client->socket_ = std::move(answer.socket);
   client->kick_ = std::move(answer.kick);
-  client->pack_ = std::move(answer.pack);
 
   std::memcpy(&client->header_, client->region_.data(), sizeof(RegionHeader));
   const RegionHeader& header = client->header_;
@@ -83,19 +77,14 @@ absl::StatusOr<std::unique_ptr<WeightClient>> WeightClient::Attach(const std::st
   if (SessionMaxBlocks(client->geometry_) != client->max_blocks_) {
     return absl::DataLossError("session and manifest disagree; restart the store");
   }
+  RETURN_IF_ERROR(
+      client->pack_rows_.Open(std::move(answer.pack), header.pack_uuid, client->patience_));
   RETURN_IF_ERROR(client->CheckStatics());
   return client;
 }
 
-absl::Status WeightClient::CheckStatics() {
-  PackHeader pack;
-  const bool read = ReadAt(pack_.get(), 0, &pack, sizeof(pack)).ok();
-  // Its own size, not the file's: a pack that has been cut off serves what is left of it.
-  if (!read || pack.uuid != header_.pack_uuid || !ValidatePackHeader(pack, pack.file_bytes).ok()) {
-    return absl::DataLossError("the store's pack has been overwritten; restart the store");
-  }
-  RETURN_IF_ERROR(CheckStaticTensors(manifest_, pack.static_bytes));
-  pack_static_offset_ = pack.static_offset;
+absl::Status WeightClient::CheckStatics() const {
+  RETURN_IF_ERROR(CheckStaticTensors(manifest_, pack_rows_.static_bytes()));
   for (const store::v1::StaticTensor& tensor : manifest_.static_tensors()) {
     if (InRegion(tensor)) continue;
     if (!tensor.row_xxh3().empty()) continue;  // one for each row: they can be read
@@ -107,33 +96,6 @@ absl::Status WeightClient::CheckStatics() {
 bool WeightClient::InRegion(const store::v1::StaticTensor& tensor) const {
   return tensor.offset() <= header_.static_bytes &&
          tensor.bytes() <= header_.static_bytes - tensor.offset();
-}
-
-absl::Status WeightClient::ReadStaticRows(const store::v1::StaticTensor& tensor,
-                                          std::span<const uint64_t> rows, std::byte* out) const {
-  const uint64_t row_bytes = tensor.bytes() / tensor.rows();
-  const auto offset = [&](uint64_t row) {
-    return pack_static_offset_ + tensor.offset() + row * row_bytes;
-  };
-  // All are on their way before the first is waited for.
-  if (rows.size() > 1) {
-    for (const uint64_t row : rows) {
-      ::posix_fadvise(pack_.get(), static_cast<off_t>(offset(row)), static_cast<off_t>(row_bytes),
-                      POSIX_FADV_WILLNEED);
-    }
-  }
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::byte* const row = out + i * row_bytes;
-    const absl::Status read = ReadAt(pack_.get(), offset(rows[i]), row, row_bytes);
-    if (!read.ok()) return RowError(tensor, rows[i], read);
-    if (Checksum(row, row_bytes) != tensor.row_xxh3(static_cast<int>(rows[i]))) {
-      return absl::DataLossError(
-          absl::StrCat("row ", rows[i], " of ", tensor.name(),
-                       ": checksum differs; restart the store if the pack was "
-                       "overwritten, else pack the model again"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 std::span<const ResidencyEntry> WeightClient::Residency(uint32_t layer, UnitKind kind) const {
@@ -155,13 +117,19 @@ bool WeightClient::Complete(uint32_t layer, UnitKind kind) {
   return complete_[index];
 }
 
-void WeightClient::ReportUses() {
+void WeightClient::EndPass(bool complete) {
+  if (complete) {
+    patience_.Settle();
+    ping_.reset();
+  }
   for (const LeaseMode mode : {LeaseMode::kSelect, LeaseMode::kStream}) {
-    uint64_t& units = uses_[mode == LeaseMode::kSelect ? 0 : 1];
+    uint64_t units = std::exchange(uses_[mode == LeaseMode::kSelect ? 0 : 1], 0);
     // More than one pass has only after passes that failed.
     while (units > 0) {
       const uint64_t part = std::min(units, UnitsOfPass(geometry_));
-      // A store that is gone counts no more.
+      units -= part;
+      // A store that takes no requests counts no more.
+      if (!Taken(submitted_ + 1 - (kRingEntries - kRingOfLeases))) break;
       [[maybe_unused]] const absl::Status posted =
           Post({.op = static_cast<uint32_t>(RingOp::kCount),
                 .lease = 0,
@@ -170,7 +138,6 @@ void WeightClient::ReportUses() {
                 .mode = static_cast<uint32_t>(mode),
                 .block_count = 0,
                 .serial = part});
-      units -= part;
     }
   }
 }
@@ -188,28 +155,81 @@ void WeightClient::Kick() const {
   [[maybe_unused]] const ssize_t written = ::write(kick_.get(), &one, sizeof(one));
 }
 
-absl::Status WeightClient::WaitTaken(uint32_t count) const {
-  const auto behind = [&] {
-    return static_cast<int32_t>(session().taken.load(std::memory_order_acquire) - count) < 0;
-  };
-  for (int spins = 0; behind(); ++spins) {
-    if (spins < 1000) {
+bool WeightClient::Taken(uint32_t count) const {
+  return static_cast<int32_t>(session().taken.load(std::memory_order_acquire) - count) >= 0;
+}
+
+absl::Status WeightClient::WaitTaken(uint32_t count) {
+  constexpr int kSpins = 1000, kShortSleeps = 100;
+  uint32_t seen = session().taken.load(std::memory_order_acquire);
+  for (int spins = 0;; ++spins) {
+    if (Taken(count)) {
+      if (spins > kSpins) patience_.Paid();
+      return absl::OkStatus();
+    }
+    if (spins < kSpins) {
       CpuRelax();
       continue;
     }
     Kick();
     if (!connected()) return StoreGone();
-    ::usleep(50);
+    patience_.Owed();
+    const uint32_t taken = session().taken.load(std::memory_order_acquire);
+    if (std::exchange(seen, taken) != taken) patience_.Progress();
+    RETURN_IF_ERROR(patience_.Check());
+    ::usleep(spins < kSpins + kShortSleeps ? 50 : 5000);
   }
-  return absl::OkStatus();
 }
 
 absl::Status WeightClient::Post(const RingEntry& entry) {
-  RETURN_IF_ERROR(WaitTaken(submitted_ + 1 - kRingEntries));
+  if (!Taken(submitted_ + 1 - kRingEntries)) {  // See kRingOfLeases.
+    return absl::InternalError("the store has lost count of the request ring; restart it");
+  }
   session().ring[submitted_ % kRingEntries] = entry;
   session().submitted.store(++submitted_, std::memory_order_seq_cst);
   Kick();
   return absl::OkStatus();
+}
+
+void WeightClient::Doubt(uint32_t lease, size_t i) {
+  doubtful_layer_ = leases_[lease].layer;
+  doubtful_kind_ = leases_[lease].kind;
+  const auto* wanted = session_.At<WantedBlock>(LeaseOffset(lease) + sizeof(LeaseHeader));
+  doubtful_block_ = std::min(wanted[i].block, geometry_.kind(doubtful_kind_).block_count - 1);
+}
+
+void WeightClient::ProbeBlock() {
+  if (probe_.held()) {
+    if (!probe_.Known(0)) return;
+    probe_.Release();
+    patience_.Settle();  // Also if it came with an error: that is an answer.
+    return;
+  }
+  // Of the leases that may be used without waiting: this must not.
+  const LeaseUse& next = leases_[next_lease_];
+  if (next.active || !Taken(next.released_at)) return;
+  const WantedBlock wanted = {.block = doubtful_block_};
+  auto lease = Acquire(doubtful_layer_, doubtful_kind_, {&wanted, 1}, LeaseMode::kStream);
+  if (lease.ok()) probe_ = *std::move(lease);
+}
+
+void WeightClient::Probe() {
+  if (patience_.in_doubt() || probe_.held()) return ProbeBlock();
+  if (ping_ && !Taken(*ping_)) return patience_.Owed();
+  ping_.reset();
+  patience_.Paid();
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_ping_ < kPingInterval || !Taken(submitted_)) return;
+  last_ping_ = now;
+  // Nothing was used: it is only to be taken.
+  const absl::Status posted = Post({.op = static_cast<uint32_t>(RingOp::kCount),
+                                    .lease = 0,
+                                    .layer = 0,
+                                    .kind = 0,
+                                    .mode = static_cast<uint32_t>(LeaseMode::kStream),
+                                    .block_count = 0,
+                                    .serial = 0});
+  if (posted.ok()) ping_ = submitted_;
 }
 
 absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
@@ -224,9 +244,16 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
   }
   next_lease_ = (index + 1) % kLeasesPerSession;
   // The store may still publish for the lease that used this place before, until it took the
-  // release.
-  RETURN_IF_ERROR(WaitTaken(leases_[index].released_at));
-  if (!connected()) return StoreGone();
+  // release. Taken from now on: while we wait, Probe() may look for a place of its own.
+  leases_[index].active = true;
+  absl::Status free = WaitTaken(leases_[index].released_at);
+  if (free.ok() && !connected()) free = StoreGone();
+  if (!free.ok()) {
+    leases_[index].active = false;
+    return free;
+  }
+  leases_[index].layer = layer;
+  leases_[index].kind = kind;
 
   LeaseHeader& header = lease_header(index);
   header.consumed.store(0, std::memory_order_relaxed);
@@ -239,14 +266,17 @@ absl::StatusOr<WeightLease> WeightClient::Acquire(uint32_t layer, UnitKind kind,
   }
   WeightLease lease;
   lease.serial_ = next_serial_++;
-  RETURN_IF_ERROR(Post({.op = static_cast<uint32_t>(RingOp::kAcquire),
-                        .lease = index,
-                        .layer = layer,
-                        .kind = static_cast<uint32_t>(kind),
-                        .mode = static_cast<uint32_t>(mode),
-                        .block_count = static_cast<uint32_t>(wanted.size()),
-                        .serial = lease.serial_}));
-  leases_[index].active = true;
+  const absl::Status posted = Post({.op = static_cast<uint32_t>(RingOp::kAcquire),
+                                    .lease = index,
+                                    .layer = layer,
+                                    .kind = static_cast<uint32_t>(kind),
+                                    .mode = static_cast<uint32_t>(mode),
+                                    .block_count = static_cast<uint32_t>(wanted.size()),
+                                    .serial = lease.serial_});
+  if (!posted.ok()) {
+    leases_[index].active = false;
+    return posted;
+  }
   lease.client_ = this;
   lease.lease_ = index;
   lease.block_count_ = wanted.size();
@@ -301,26 +331,49 @@ bool WeightLease::Rejected() const {
          header.hit_blocks == 0 && header.miss_blocks == 0;
 }
 
+bool WeightLease::Known(size_t i) const {
+  return client_->locations(lease_)[i].load(std::memory_order_acquire) != 0 || Rejected();
+}
+
+size_t WeightLease::FirstUnknown() const {
+  size_t i = 0;
+  while (i + 1 < block_count_ && Known(i)) ++i;
+  return i;
+}
+
 template <typename Ready>
 absl::Status WeightLease::WaitFor(Ready ready) {
   if (ready()) return absl::OkStatus();
   const auto start = std::chrono::steady_clock::now();
   LeaseHeader& header = client_->lease_header(lease_);
+  Patience& patience = client_->patience_;
+  uint32_t seen = header.progress.load(std::memory_order_relaxed);
   absl::Status result;
   for (int spins = 0;; ++spins) {
     const uint32_t progress = header.progress.load(std::memory_order_seq_cst);
-    if (ready()) break;
+    if (ready()) {
+      if (spins > kSpinsBeforeSleep) patience.Paid();
+      break;
+    }
     if (spins < kSpinsBeforeSleep) {
       CpuRelax();
       continue;
     }
+    // A store that has died wakes nobody.
     if (!client_->connected()) {
       result = StoreGone();
       break;
     }
+    patience.Owed();
+    if (std::exchange(seen, progress) != progress) patience.Progress();
+    result = patience.Check();
+    if (!result.ok()) {
+      client_->Doubt(lease_, FirstUnknown());
+      break;
+    }
     header.engine_waiting.store(1, std::memory_order_seq_cst);
     if (header.progress.load(std::memory_order_seq_cst) == progress && !ready()) {
-      FutexWait(&header.progress, progress, kSleepMax);
+      FutexWait(&header.progress, progress, Patience::kLook);
     }
     header.engine_waiting.store(0, std::memory_order_relaxed);
   }
@@ -345,9 +398,7 @@ absl::Status WeightLease::WaitArrival(size_t k) {
 }
 
 absl::StatusOr<const std::byte*> WeightLease::Wait(size_t i) {
-  const std::atomic<uint64_t>& location = client_->locations(lease_)[i];
-  const auto known = [&] { return location.load(std::memory_order_acquire) != 0 || Rejected(); };
-  RETURN_IF_ERROR(WaitFor(known));
+  RETURN_IF_ERROR(WaitFor([&] { return Known(i); }));
   if (const std::byte* data = TryGet(i); data != nullptr) return data;
   RETURN_IF_ERROR(Error());
   return absl::InternalError("the store gave an invalid location");
@@ -381,7 +432,8 @@ void WeightLease::Release() {
                                             .mode = 0,
                                             .block_count = 0,
                                             .serial = serial_});
-  client->leases_[lease_] = {.active = false, .released_at = posted.ok() ? client->submitted_ : 0};
+  client->leases_[lease_].active = false;
+  client->leases_[lease_].released_at = posted.ok() ? client->submitted_ : 0;
 }
 
 }  // namespace tidegate

@@ -4,11 +4,16 @@
 // be read by any thread until the lease ends (streamed blocks: until Consumed()). The client trusts
 // the store: it is the one that verifies; still, every offset is checked against the mapping before
 // use.
+//
+// No wait is for ever: all of them ask an OnWait whether to go on (patience.h). A wait that was
+// given up leaves its lease to the destructor as usual; its memory is not used again before the
+// store has taken the release.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +23,8 @@
 #include "base/unique_fd.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/shm_layout.h"
+#include "weightstore/client/pack_rows.h"
+#include "weightstore/client/patience.h"
 
 namespace tidegate {
 
@@ -49,7 +56,8 @@ class WeightLease {
   absl::Status WaitArrival(size_t k);
 
   // Waits for the i-th block. Errors: DATA_LOSS the block is damaged or cannot be read; UNAVAILABLE
-  // the store is gone; INVALID_ARGUMENT, FAILED_PRECONDITION the store does not take this lease.
+  // the store is gone; INVALID_ARGUMENT, FAILED_PRECONDITION the store does not take this lease;
+  // those of OnWait.
   absl::StatusOr<const std::byte*> Wait(size_t i);
 
   // True if the i-th block came through staging: it must be passed to Consumed() when it is used
@@ -76,7 +84,9 @@ class WeightLease {
   friend class WeightClient;
 
   absl::Status Error() const;
-  bool Rejected() const;  // as a whole: no location will come
+  bool Rejected() const;       // as a whole: no location will come
+  bool Known(size_t i) const;  // its location, or that none will come
+  size_t FirstUnknown() const;
   template <typename Ready>
   absl::Status WaitFor(Ready ready);
 
@@ -91,11 +101,13 @@ class WeightLease {
 class WeightClient {
  public:
   // Connects, checks versions and geometry, maps region and session. Errors: UNAVAILABLE no store
-  // is listening (yet): retry; FAILED_PRECONDITION versions differ; PERMISSION_DENIED,
-  // RESOURCE_EXHAUSTED as the store answers; DATA_LOSS what it shares is damaged; INVALID_ARGUMENT
-  // only for the path.
+  // is listening (yet), or it does not answer: retry; FAILED_PRECONDITION versions differ;
+  // PERMISSION_DENIED, RESOURCE_EXHAUSTED as the store answers; DATA_LOSS what it shares is
+  // damaged; INVALID_ARGUMENT only for the path; those of on_wait, which is called also while
+  // attaching.
   static absl::StatusOr<std::unique_ptr<WeightClient>> Attach(const std::string& socket_path,
-                                                              const std::string& engine_name);
+                                                              const std::string& engine_name,
+                                                              OnWait on_wait = nullptr);
 
   const store::v1::Manifest& manifest() const { return manifest_; }
   // Frees the vocabulary in manifest(), megabytes for many models, once a Tokenizer has been made.
@@ -110,9 +122,11 @@ class WeightClient {
 
   // Reads rows of a tensor that is not in the region from the pack, through the page cache. out
   // [rows.size(), bytes of a row]. REQUIRES: the rows are the tensor's. DATA_LOSS: a row
-  // cannot be read or its checksum differs. Thread-safe.
+  // cannot be read or its checksum differs; those of OnWait.
   absl::Status ReadStaticRows(const store::v1::StaticTensor& tensor, std::span<const uint64_t> rows,
-                              std::byte* out) const;
+                              std::byte* out) {
+    return pack_rows_.Read(tensor, rows, out, patience_);
+  }
 
   // Bytes of a static tensor. REQUIRES: InRegion(tensor).
   const std::byte* StaticData(const store::v1::StaticTensor& tensor) const {
@@ -131,11 +145,12 @@ class WeightClient {
   const std::byte* Slots(uint32_t layer, UnitKind kind) const {
     return region_.data() + SlotOffset(header_, layer, kind, 0);
   }
-  // Units used without a lease, for the store's counts; sent with the next ReportUses().
+  // Units used without a lease, for the store's counts; sent by EndPass().
   void CountUses(LeaseMode mode, uint64_t units) {
     uses_[mode == LeaseMode::kSelect ? 0 : 1] += units;
   }
-  void ReportUses();
+  // Ends a pass over the layers. complete: it has everything that it wanted.
+  void EndPass(bool complete);
 
   // Wants blocks: strictly increasing block numbers. At most kLeasesPerSession leases at a time.
   // UNAVAILABLE when the store is gone.
@@ -145,10 +160,19 @@ class WeightClient {
   // False once the store has closed the connection.
   bool connected() const;
 
+  // How long the store has owed something without a sign of life, and whether a wait was given up
+  // that has not been seen to end since.
+  std::chrono::nanoseconds silent() const { return patience_.silent(); }
+  bool in_doubt() const { return patience_.in_doubt(); }
+  // Asks the store for a sign of life, without waiting: whether its thread takes requests and,
+  // where there is doubt, whether the block comes that was waited for. Call it every so often while
+  // there is nothing to wait for, and from OnWait while there is doubt.
+  void Probe();
+
  private:
   friend class WeightLease;
 
-  WeightClient() = default;
+  explicit WeightClient(OnWait on_wait) : patience_(std::move(on_wait)) {}
   SessionHeader& session() const { return *session_.At<SessionHeader>(0); }
   LeaseHeader& lease_header(uint32_t lease) const {
     return *session_.At<LeaseHeader>(LeaseOffset(lease));
@@ -161,13 +185,18 @@ class WeightClient {
     return reinterpret_cast<std::atomic<uint32_t>*>(locations(lease) + max_blocks_);
   }
   uint64_t LeaseOffset(uint32_t lease) const { return leases_offset_ + lease * lease_stride_; }
-  absl::Status CheckStatics();
+  absl::Status CheckStatics() const;
   absl::Status Post(const RingEntry& entry);
-  absl::Status WaitTaken(uint32_t count) const;
+  bool Taken(uint32_t count) const;
+  absl::Status WaitTaken(uint32_t count);
   void Kick() const;
+  // Remembers what a wait that was given up was for.
+  void Doubt(uint32_t lease, size_t i);
+  void ProbeBlock();
 
-  UniqueFd socket_, kick_, pack_;
-  uint64_t pack_static_offset_ = 0;
+  Patience patience_;
+  UniqueFd socket_, kick_;
+  PackRows pack_rows_;
   Mapping region_, session_;
   RegionHeader header_;
   store::v1::Manifest manifest_;
@@ -182,9 +211,17 @@ class WeightClient {
   struct LeaseUse {
     bool active = false;
     uint32_t released_at = 0;  // value of submitted_ after its release
+    uint32_t layer = 0;
+    UnitKind kind = UnitKind::kInput;
   };
   LeaseUse leases_[kLeasesPerSession];
   uint32_t next_lease_ = 0;
+  // What a wait was given up for.
+  uint32_t doubtful_layer_ = 0, doubtful_block_ = 0;
+  UnitKind doubtful_kind_ = UnitKind::kInput;
+  std::chrono::steady_clock::time_point last_ping_;
+  std::optional<uint32_t> ping_;  // value of submitted_ after the one that is out
+  WeightLease probe_;             // last: it ends first
 };
 
 }  // namespace tidegate

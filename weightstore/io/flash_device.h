@@ -55,14 +55,18 @@ struct FlashInfo {
 };
 
 // Bandwidth in bytes per second, latency of one read, reads per second. 0 rate means unlimited.
+// A drive may hang: after stall_after reads (0: never) it does nothing for `stall`, or never again.
 struct FlashModel {
   double bytes_per_second = 0;
   std::chrono::nanoseconds latency{0};
   double reads_per_second = 0;
   std::optional<uint64_t> bad_from = {};  // reads that reach beyond this offset fail with EIO
+  uint64_t stall_after = 0;
+  std::optional<std::chrono::nanoseconds> stall = {};  // unset: for ever
 };
 
 // "bandwidth=1GB/s,latency=80us,iops=200k,bad-from=4GiB"; each part may be left out.
+// "stall-after=5k,stall=3s" or "stall-after=5k" besides.
 absl::StatusOr<FlashModel> ParseFlashModel(std::string_view text);
 
 struct FlashOptions {

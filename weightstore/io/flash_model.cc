@@ -18,6 +18,7 @@ namespace {
 constexpr double kMinBandwidth = 1e6, kMaxBandwidth = 1e15;  // bytes per second
 constexpr double kMinReadRate = 1, kMaxReadRate = 1e12;      // reads per second
 constexpr std::chrono::nanoseconds kMaxLatency = std::chrono::seconds(10);
+constexpr std::chrono::nanoseconds kMaxStall = std::chrono::hours(1);
 
 constexpr char kExample[] = "bandwidth=1GB/s,latency=80us,iops=200k";
 
@@ -58,14 +59,32 @@ absl::Status ParsePart(std::string_view key, std::string_view value, FlashModel&
     ASSIGN_OR_RETURN(model.bad_from, ParseBytes(value));
     return absl::OkStatus();
   }
+  if (key == "stall-after") {
+    ASSIGN_OR_RETURN(const double reads, ParseCount(value));
+    if (!(reads >= 1 && reads <= kMaxReadRate)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("flash model: stall-after ", reads, " is not in [1, ", kMaxReadRate, "]"));
+    }
+    model.stall_after = static_cast<uint64_t>(reads);
+    return absl::OkStatus();
+  }
+  if (key == "stall") {
+    ASSIGN_OR_RETURN(model.stall, ParseDuration(value));
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(absl::StrCat(
       "flash model: unknown key '", std::string(key),
-      "'; the keys are bandwidth, latency, iops and bad-from, for example ", kExample));
+      "'; the keys are bandwidth, latency, iops, bad-from, stall-after and stall, for example ",
+      kExample));
 }
 
 }  // namespace
 
 FlashSchedule::Nanoseconds FlashSchedule::Submit(Nanoseconds now, uint64_t bytes) {
+  if (model_.stall_after > 0 && reads_++ == model_.stall_after) {
+    next_start_ = model_.stall ? std::max(now, next_start_) + *model_.stall : kNever;
+  }
+  if (next_start_ >= kNever) return kNever;
   const Nanoseconds start = std::max(now, next_start_);
   next_start_ = start + Cost(1, model_.reads_per_second);
   last_moved_ =
@@ -76,9 +95,17 @@ FlashSchedule::Nanoseconds FlashSchedule::Submit(Nanoseconds now, uint64_t bytes
 absl::Status ValidateFlashModel(const FlashModel& model) {
   RETURN_IF_ERROR(CheckRate("bandwidth", model.bytes_per_second, kMinBandwidth, kMaxBandwidth));
   RETURN_IF_ERROR(CheckRate("iops", model.reads_per_second, kMinReadRate, kMaxReadRate));
-  if (model.latency.count() >= 0 && model.latency <= kMaxLatency) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("flash model: latency ", model.latency.count(),
-                                                 " ns is not between 0 and 10 s"));
+  if (model.latency.count() < 0 || model.latency > kMaxLatency) {
+    return absl::InvalidArgumentError(absl::StrCat("flash model: latency ", model.latency.count(),
+                                                   " ns is not between 0 and 10 s"));
+  }
+  if (!model.stall) return absl::OkStatus();
+  if (model.stall_after == 0) {
+    return absl::InvalidArgumentError("flash model: stall needs stall-after, a number of reads");
+  }
+  if (model.stall->count() >= 0 && *model.stall <= kMaxStall) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("flash model: stall ", model.stall->count(),
+                                                 " ns is not between 0 and one hour"));
 }
 
 std::string DescribeFlashModel(const FlashModel& model) {
@@ -88,7 +115,12 @@ std::string DescribeFlashModel(const FlashModel& model) {
   return absl::StrCat(
       "bandwidth=", rate(model.bytes_per_second, " B/s"), ", latency=", model.latency.count(),
       " ns, iops=", rate(model.reads_per_second, ""),
-      model.bad_from ? absl::StrCat(", unreadable from byte ", *model.bad_from) : "");
+      model.bad_from ? absl::StrCat(", unreadable from byte ", *model.bad_from) : "",
+      model.stall_after > 0
+          ? absl::StrCat(
+                ", hangs after ", model.stall_after, " reads ",
+                model.stall ? absl::StrCat("for ", model.stall->count(), " ns") : "for ever")
+          : "");
 }
 
 absl::StatusOr<FlashModel> ParseFlashModel(std::string_view text) {

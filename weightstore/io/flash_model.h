@@ -8,7 +8,8 @@
 //   done(i)  = moved(i) + latency
 //
 // Latency overlaps between reads (queue depth hides it); the read rate and the bandwidth do not.
-// Costs are rounded to whole nanoseconds. Reads complete in the order of their submission.
+// A stall delays the start of the read before which it comes; a stall for ever puts it off to
+// kNever. Costs are rounded to whole nanoseconds. Reads complete in the order of their submission.
 //
 // Threads: thread-compatible.
 #pragma once
@@ -25,6 +26,8 @@ namespace tidegate {
 class FlashSchedule {
  public:
   using Nanoseconds = std::chrono::nanoseconds;
+  // A century and more: far from overflow.
+  static constexpr Nanoseconds kNever = Nanoseconds::max() / 2;
 
   explicit FlashSchedule(const FlashModel& model) : model_(model) {}
 
@@ -34,6 +37,7 @@ class FlashSchedule {
 
  private:
   FlashModel model_;
+  uint64_t reads_ = 0;
   Nanoseconds next_start_{0};
   Nanoseconds last_moved_{0};
 };

@@ -1,7 +1,8 @@
 // A file that appears under its name complete or not at all. Until Commit() it has no name where
 // the file system can do that (O_TMPFILE), so that even a killed process leaves nothing behind;
 // elsewhere it is
-// "<name>.tmp.<pid>-<random>" in the same folder, removed by the destructor.
+// "<name>.tmp.<pid>-<random>" in the same folder, removed by the destructor, and when a signal ends
+// the process (base/shutdown.h).
 // Owned by one thread.
 #pragma once
 
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/shutdown.h"
 #include "base/unique_fd.h"
 
 namespace tidegate {
@@ -28,12 +30,14 @@ class AtomicFile {
   absl::Status Commit();
 
  private:
-  AtomicFile(std::string path, std::string temporary) : path_(path), temporary_(temporary) {}
+  AtomicFile(std::string path, std::string temporary)
+      : path_(path), temporary_(temporary), removed_at_end_(temporary) {}
 
   UniqueFd fd_;
   std::string path_;
   std::string temporary_;
-  bool named_ = false;  // `temporary_` exists
+  RemovedAtEnd removed_at_end_;  // `temporary_`
+  bool named_ = false;           // it exists
 };
 
 // INVALID_ARGUMENT if `target` exists and is one of the files that it is made from; names that do

@@ -220,5 +220,78 @@ TEST_F(WeightClientTest, ALeaseOutlivesItsStore) {
             absl::StatusCode::kUnavailable);
 }
 
+// Every wait is given up at its first look; what the store reads meanwhile meets no other lease.
+TEST_F(StoreFixture, WaitsThatAreGivenUpLeaveNoStaleLease) {
+  options_.flash_model = FlashModel{.latency = std::chrono::milliseconds(100)};
+  options_.policy = "none";  // everything passes through staging
+  StartStore();
+  bool patient = true;
+  auto attached = WeightClient::Attach(options_.socket_path, "test", [&](auto) {
+    return patient ? absl::OkStatus() : absl::CancelledError("enough");
+  });
+  ASSERT_TRUE(attached.ok()) << attached.status();
+  WeightClient& client = **attached;
+  int given_up = 0;
+  for (uint32_t round = 0; round < 8; ++round) {
+    patient = false;
+    {
+      // Where the place of an earlier lease is not free yet, nothing begins.
+      auto lease = client.Acquire(round % 2, kIn, Wanted(0, 20), LeaseMode::kStream);
+      given_up += !lease.ok() || !lease->Wait(19).ok();
+    }
+    patient = true;
+    ExpectServes(client, (round + 1) % 2, kIn, Wanted(30, 34));
+  }
+  EXPECT_GT(given_up, 0);
+  EXPECT_TRUE(client.in_doubt());
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        client.Probe();
+        return !client.in_doubt();
+      },
+      std::chrono::seconds(20)));
+  EXPECT_EQ(client.silent().count(), 0);
+}
+
+TEST_F(WeightClientTest, AnIdleStoreIsAskedAndOwesNothing) {
+  for (int i = 0; i < 100; ++i) client_->Probe();
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        client_->Probe();
+        return client_->silent().count() == 0;
+      },
+      std::chrono::seconds(20)));
+  ExpectServes(*client_, 0, kIn, Wanted(0, 4));
+}
+
+TEST_F(WeightClientTest, AStoreThatAcceptsNobodyIsNotWaitedFor) {
+  const std::string path = folder_.File("full.sock");
+  UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  ASSERT_EQ(::bind(listener.get(), generic, sizeof(address)), 0);
+  ASSERT_EQ(::listen(listener.get(), 0), 0);
+  UniqueFd first(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::connect(first.get(), generic, sizeof(address)), 0);
+  const auto client = WeightClient::Attach(path, "x");  // The queue is full.
+  EXPECT_EQ(client.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(client.status().message()), HasSubstr("accepts no connections"));
+}
+
+TEST_F(WeightClientTest, AnAttachThatIsNotAnsweredCanBeGivenUp) {
+  const std::string path = folder_.File("silent.sock");
+  UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  const auto client =
+      WeightClient::Attach(path, "x", [](auto) { return absl::CancelledError("enough"); });
+  EXPECT_EQ(client.status().code(), absl::StatusCode::kCancelled);
+}
+
 }  // namespace
 }  // namespace tidegate

@@ -79,6 +79,37 @@ TEST(FlashSchedule, SlowestValidModelDoesNotOverflow) {
   }
 }
 
+TEST(FlashSchedule, AStallDelaysWhatComesAfterSoManyReads) {
+  FlashSchedule schedule({.latency = microseconds(80), .stall_after = 2, .stall = seconds(3)});
+  EXPECT_EQ(schedule.Submit(microseconds(5), 4096), microseconds(85));
+  EXPECT_EQ(schedule.Submit(microseconds(6), 4096), microseconds(86));
+  EXPECT_EQ(schedule.Submit(microseconds(7), 4096), seconds(3) + microseconds(87));
+  EXPECT_EQ(schedule.Submit(microseconds(9), 4096), seconds(3) + microseconds(87));
+  EXPECT_EQ(schedule.Submit(seconds(4), 4096), seconds(4) + microseconds(80));  // once
+}
+
+TEST(FlashSchedule, AStallForEver) {
+  FlashSchedule schedule({.stall_after = 1});
+  EXPECT_EQ(schedule.Submit(microseconds(5), 4096), microseconds(5));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(schedule.Submit(seconds(i + 1), 4096), FlashSchedule::kNever);
+  }
+}
+
+TEST(ParseFlashModel, Stalls) {
+  const auto model = ParseFlashModel("latency=80us,stall-after=5k,stall=1.5s");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->stall_after, 5000u);
+  EXPECT_EQ(model->stall, std::chrono::milliseconds(1500));
+  const auto for_ever = ParseFlashModel("stall-after=1");
+  ASSERT_TRUE(for_ever.ok()) << for_ever.status();
+  EXPECT_FALSE(for_ever->stall.has_value());
+  for (const char* wrong : {"stall=3s", "stall-after=0", "stall-after=x", "stall-after=-1",
+                            "stall-after=1,stall=2h", "stall-after=1e30"}) {
+    EXPECT_FALSE(ParseFlashModel(wrong).ok()) << wrong;
+  }
+}
+
 TEST(ParseFlashModel, AllParts) {
   const auto model = ParseFlashModel("bandwidth=1GB/s,latency=80us,iops=200k");
   ASSERT_TRUE(model.ok()) << model.status();

@@ -1,0 +1,62 @@
+// Requests that wait for a place among those that run, in the order in which they came. Guarded by
+// its owner's lock; what has been taken out belongs to whoever took it.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <iterator>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/engine.h"
+
+namespace tidegate {
+
+struct WaitingRequest {
+  using Clock = std::chrono::steady_clock;
+
+  uint64_t id = 0;
+  GenerationRequest request;
+  std::shared_ptr<GenerationSink> sink;
+  Clock::time_point submitted;
+
+  bool TimeIsUp(Clock::time_point now) const {
+    return request.time_limit.has_value() && *request.time_limit <= now;
+  }
+  // Ends it before it has begun: tells the sink.
+  void End(FinishReason reason, const absl::Status& status) const;
+};
+
+class RequestQueue {
+ public:
+  bool empty() const { return requests_.empty(); }
+  size_t size() const { return requests_.size(); }
+  const WaitingRequest& front() const { return requests_.front(); }
+
+  void Push(WaitingRequest request) { requests_.push_back(std::move(request)); }
+  WaitingRequest Pop() {
+    WaitingRequest first = std::move(requests_.front());
+    requests_.pop_front();
+    return first;
+  }
+  // Takes out those for which `wanted(request)` holds.
+  template <typename Wanted>
+  std::vector<WaitingRequest> TakeIf(const Wanted& wanted) {
+    const auto first =
+        std::stable_partition(requests_.begin(), requests_.end(),
+                              [&](const WaitingRequest& request) { return !wanted(request); });
+    std::vector<WaitingRequest> taken(std::make_move_iterator(first),
+                                      std::make_move_iterator(requests_.end()));
+    requests_.erase(first, requests_.end());
+    return taken;
+  }
+
+ private:
+  std::deque<WaitingRequest> requests_;
+};
+
+}  // namespace tidegate

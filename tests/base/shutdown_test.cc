@@ -1,0 +1,111 @@
+#include "base/shutdown.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <thread>
+
+#include "tests/support/test_support.h"
+
+namespace tidegate {
+namespace {
+
+// Runs `body` in a process of its own, which must not return from it; gives the wait status.
+int StatusOf(const std::function<void()>& body) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    body();
+    _exit(99);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(pid, &status, 0), pid);
+  return status;
+}
+
+TEST(ShutdownTest, ASignalEndsAtOnceAndRemovesWhatIsRegistered) {
+  TempDir dir;
+  const std::string folder = dir.File("folder"), file = dir.File("folder/file");
+  const std::string released = dir.File("released"), moved = dir.File("moved");
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
+    mkdir(folder.c_str(), 0700);
+    for (const std::string& path : {file, released, moved}) WriteFileOrDie(path, "x");
+    const int status = StatusOf([&] {
+      HandleShutdownSignals();
+      const RemovedAtEnd outer(folder), inner(file);
+      { const RemovedAtEnd ended(released); }
+      RemovedAtEnd a(moved);
+      const RemovedAtEnd b = std::move(a);
+      raise(number);
+    });
+    ASSERT_TRUE(WIFSIGNALED(status)) << status;
+    EXPECT_EQ(WTERMSIG(status), number);
+    EXPECT_FALSE(FileExists(file));
+    EXPECT_FALSE(FileExists(folder));
+    EXPECT_FALSE(FileExists(moved));
+    EXPECT_TRUE(FileExists(released));
+  }
+}
+
+TEST(ShutdownTest, TheFirstSignalIsWaitedForAndTheSecondEndsAtOnce) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("file"), "x");
+  const int status = StatusOf([&] {
+    HandleShutdownSignals();
+    const RemovedAtEnd file(dir.File("file"));
+    ShutdownSignal shutdown;
+    std::thread([] { kill(getpid(), SIGINT); }).detach();
+    if (shutdown.Wait() != SIGINT || !FileExists(dir.File("file"))) _exit(1);
+    raise(SIGTERM);
+  });
+  ASSERT_TRUE(WIFSIGNALED(status)) << status;
+  EXPECT_EQ(WTERMSIG(status), SIGTERM);
+  EXPECT_FALSE(FileExists(dir.File("file")));
+}
+
+TEST(ShutdownTest, AnIgnoredHangUpStaysIgnored) {
+  const int status = StatusOf([] {
+    signal(SIGHUP, SIG_IGN);
+    HandleShutdownSignals();
+    raise(SIGHUP);
+    _exit(7);
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(ShutdownTest, MoreFilesThanTheTableHoldsAreNoHarm) {
+  const int status = StatusOf([] {
+    HandleShutdownSignals();
+    std::vector<RemovedAtEnd> files;
+    for (int i = 0; i < 100; ++i) files.emplace_back("/nonexistent/" + std::to_string(i));
+    files.emplace_back(std::string(10000, 'x'));
+    files.clear();
+    raise(SIGTERM);
+  });
+  EXPECT_TRUE(WIFSIGNALED(status)) << status;
+}
+
+// Whatever hangs: here the thread that should stop, for ever.
+TEST(ShutdownTest, AHardEndSaysWhyAndLeavesNothingBehind) {
+  TempDir dir;
+  WriteFileOrDie(dir.File("file"), "x");
+  const int status = StatusOf([&] {
+    if (freopen(dir.File("log").c_str(), "w", stderr) == nullptr) _exit(1);
+    const RemovedAtEnd file(dir.File("file"));
+    EndProcessAt(std::chrono::steady_clock::now() + std::chrono::milliseconds(20), "it hangs");
+    for (;;) pause();
+  });
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), kHardEndExitCode);
+  EXPECT_FALSE(FileExists(dir.File("file")));
+  EXPECT_THAT(ReadFileOrDie(dir.File("log")), testing::HasSubstr("it hangs; ending anyway"));
+}
+
+}  // namespace
+}  // namespace tidegate
