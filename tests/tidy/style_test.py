@@ -41,7 +41,6 @@ TESTED_ELSEWHERE = {
     "engine/kernels/matmul_bf16.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
     "engine/kernels/matmul_scalar.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
     "engine/kernels/matmul_simd.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
-    "weightstore/client/attach.cc": "tests/weightstore/client/weight_client_test.cc",
     "weightstore/client/pack_rows.cc": "tests/engine/embedding_test.cc",
     "weightstore/cache/eviction_policy.cc": "tests/weightstore/cache/block_cache_test.cc",
     "weightstore/io/flash_file.cc": "behind flash_device.h: tests/weightstore/io/",
