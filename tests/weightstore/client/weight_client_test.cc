@@ -117,7 +117,8 @@ TEST(WeightClientAttach, OtherAnswersMeanThatTheStoreIsNotToBeHad) {
     auto server = AttachServer::Create(folder.File("s"), {}, &store);
     ASSERT_TRUE(server.ok()) << server.status();
     (*server)->Start();
-    const absl::Status status = RequestAttach(folder.File("s"), "x").status();
+    Patience patience;
+    const absl::Status status = RequestAttach(folder.File("s"), "x", patience).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
     EXPECT_THAT(std::string(status.message()), HasSubstr("no\\u{1b}[31m")) << status;
   }
