@@ -16,7 +16,7 @@ TEST(ManifestNames, AreOneBoundedLine) {
   manifest.mutable_profile()->mutable_model()->set_name("p\n");
   BoundNames(manifest);
   EXPECT_EQ(manifest.model_name().size(), kMaxModelNameBytes);
-  EXPECT_EQ(manifest.model_name().substr(0, 14), "name\\n\\u{1b}[2J");
+  EXPECT_EQ(manifest.model_name().substr(0, 15), "name\\n\\u{1b}[2J");
   EXPECT_EQ(manifest.architecture().size(), kMaxModelNameBytes);
   EXPECT_EQ(manifest.source().file_name(), "f\\r");
   EXPECT_EQ(manifest.source().adapters(0), "a\\tb");
