@@ -169,7 +169,11 @@ absl::StatusOr<Region> Region::Open(const std::string& path, const RegionHeader&
       ASSIGN_OR_RETURN(region.fd_, ReplaceLocked(path));
     }
     if (::ftruncate(region.fd_.get(), static_cast<off_t>(header.region_bytes)) != 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot size ", path));
+      const int error = errno;
+      ::unlink(path.c_str());
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "cannot make ", path, " ", FormatBytes(header.region_bytes), " large: ", strerror(error),
+          "; raise the limit on file sizes (ulimit -f) or lower --memory-budget"));
     }
   }
   ASSIGN_OR_RETURN(region.mapping_, Mapping::Map(region.fd_.get(), header.region_bytes,

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -192,10 +193,14 @@ TEST_F(BadInput, AFileSizeLimitIsAnErrorThatNamesTheFile) {
   EXPECT_THAT(pack.err, HasSubstr("limited.tgpack"));
   EXPECT_THAT(pack.err, HasSubstr("File too large"));
   EXPECT_FALSE(FileExists(File("limited.tgpack")));
-  const RunResult store = run(absl::StrCat(
-      BinaryPath("tidegate-store"), " ", absl::StrJoin(StoreArguments(Pack(), kSmallBudget), " ")));
+  RegionFolder region;
+  std::vector<std::string> arguments = StoreArguments(Pack(), kSmallBudget);
+  arguments[7] = region.path();
+  const RunResult store =
+      run(absl::StrCat(BinaryPath("tidegate-store"), " ", absl::StrJoin(arguments, " ")));
   EXPECT_EQ(store.exit_code, 1) << store.err;
   EXPECT_THAT(store.err, HasSubstr("File too large"));
+  EXPECT_TRUE(std::filesystem::is_empty(region.path())) << "an empty region stays behind";
 }
 
 TEST_F(BadInput, WrongSocketsAreNamed) {
