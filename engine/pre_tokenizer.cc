@@ -7,10 +7,10 @@
 #include <array>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace tidegate {
@@ -42,7 +42,7 @@ using MatchData = std::unique_ptr<pcre2_match_data, MatchFree>;
 using MatchContext = std::unique_ptr<pcre2_match_context, ContextFree>;
 
 absl::StatusOr<Code> Compile(const std::string& pattern) {
-  const std::string shown = absl::CHexEscape(pattern.substr(0, 60));
+  const std::string shown = Printable(pattern, 60);
   if (pattern.empty() || pattern.size() > kMaxPatternBytes) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer: the pattern \"", shown, "\" has ",
                                                    pattern.size(), " bytes; patterns have 1 to ",

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "base/units.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/gguf/gguf_cursor.h"
@@ -174,7 +175,7 @@ absl::StatusOr<Counts> TakeCounts(GgufCursor& in) {
 absl::StatusOr<GgufTensor> TakeTensorInfo(GgufCursor& in) {
   GgufTensor tensor;
   ASSIGN_OR_RETURN(tensor.name, in.ReadString(kMaxGgufNameBytes, "a tensor name"));
-  const std::string name = absl::CHexEscape(tensor.name);
+  const std::string name = Printable(tensor.name);
   ASSIGN_OR_RETURN(const uint32_t dims, in.Take<uint32_t>("a tensor's shape"));
   if (dims > kMaxDims) return Damaged(absl::StrCat("tensor ", name, " has ", dims, " dimensions"));
   uint64_t elements = 1;
@@ -216,15 +217,13 @@ absl::StatusOr<uint32_t> Alignment(const std::map<std::string, GgufValue>& metad
 absl::Status PlaceTensor(GgufTensor& tensor, uint64_t data_start, uint32_t alignment,
                          uint64_t file_bytes) {
   if (tensor.offset % alignment != 0) {
-    return Damaged(
-        absl::StrCat("tensor ", absl::CHexEscape(tensor.name), " lies at an odd offset"));
+    return Damaged(absl::StrCat("tensor ", Printable(tensor.name), " lies at an odd offset"));
   }
   const uint64_t space = data_start <= file_bytes ? file_bytes - data_start : 0;
   if (tensor.offset > space || tensor.bytes > space - tensor.offset) {
-    return absl::DataLossError(absl::StrCat("truncated: tensor ", absl::CHexEscape(tensor.name),
-                                            " needs ", tensor.bytes, " bytes at offset ",
-                                            tensor.offset, " of the data, the file has ", space,
-                                            "; copy or download it again"));
+    return absl::DataLossError(absl::StrCat(
+        "truncated: tensor ", Printable(tensor.name), " needs ", tensor.bytes, " bytes at offset ",
+        tensor.offset, " of the data, the file has ", space, "; copy or download it again"));
   }
   tensor.offset += data_start;
   return absl::OkStatus();
@@ -237,9 +236,9 @@ absl::Status Parse(int fd, uint64_t file_bytes, ModelParts& parts) {
   for (uint64_t i = 0; i < counts.entries; ++i) {
     ASSIGN_OR_RETURN(std::string key, in.ReadString(kMaxGgufNameBytes, "a metadata key"));
     auto value = TakeMetadataValue(in);
-    if (!value.ok()) return Annotate(value.status(), absl::CHexEscape(key));
+    if (!value.ok()) return Annotate(value.status(), Printable(key));
     if (!parts.metadata.emplace(key, *std::move(value)).second) {
-      return Damaged(absl::StrCat("metadata key ", absl::CHexEscape(key), " appears twice"));
+      return Damaged(absl::StrCat("metadata key ", Printable(key), " appears twice"));
     }
   }
   for (uint64_t i = 0; i < counts.tensors; ++i) {

@@ -6,7 +6,6 @@
 #include <limits>
 #include <map>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -41,7 +40,7 @@ absl::StatusOr<double> CheckedAlpha(const ModelParts& parts, const std::string& 
   const auto* found = FindValue<std::string>(parts, "general.architecture");
   if (found == nullptr || *found != architecture) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the adapter is for '", found == nullptr ? "" : absl::CHexEscape(*found),
+        "the adapter is for '", found == nullptr ? "" : Printable(*found),
         "' models, this model is '", architecture, "'; give one that was trained for it"));
   }
   if (parts.metadata.count("adapter.lora.alpha") == 0) return 0.0;
@@ -69,7 +68,7 @@ absl::StatusOr<std::vector<LoraFile::Pair>> PairsOf(const std::vector<GgufTensor
   for (const GgufTensor& tensor : tensors) {
     if (!by_name.emplace(tensor.name, &tensor).second) {
       return absl::DataLossError(
-          absl::StrCat("damaged: tensor ", absl::CHexEscape(tensor.name), " appears twice"));
+          absl::StrCat("damaged: tensor ", Printable(tensor.name), " appears twice"));
     }
   }
   std::vector<LoraFile::Pair> pairs;
@@ -79,12 +78,12 @@ absl::StatusOr<std::vector<LoraFile::Pair>> PairsOf(const std::vector<GgufTensor
       target = std::string(absl::StripSuffix(tensor.name, ".lora_b"));
       if (target != tensor.name && by_name.count(target + ".lora_a") != 0) continue;
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", absl::CHexEscape(tensor.name), " is not half of a pair"));
+          absl::StrCat("tensor ", Printable(tensor.name), " is not half of a pair"));
     }
     const auto b = by_name.find(target + ".lora_b");
     if (b == by_name.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", absl::CHexEscape(target), ".lora_b is missing"));
+          absl::StrCat("tensor ", Printable(target), ".lora_b is missing"));
     }
     pairs.push_back({.target = target, .a = tensor, .b = *b->second});
     RETURN_IF_ERROR(CheckFactors(pairs.back()));
@@ -155,10 +154,10 @@ absl::Status LoraFile::ReadRows(const GgufTensor& factor, uint64_t first, uint64
     RETURN_IF_ERROR(Annotate(read, factor.name));
     DecodeGgmlRow(type, raw.data(), n * columns, out + row * columns);
     if (const auto bad = FirstNotFinite({out + row * columns, n * columns})) {
-      return absl::DataLossError(absl::StrCat(
-          "tensor ", absl::CHexEscape(factor.name), ": row ", first + row + *bad / columns,
-          ", column ", *bad % columns, " is ", out[row * columns + *bad],
-          ", not a finite number; copy or download the adapter again"));
+      return absl::DataLossError(
+          absl::StrCat("tensor ", Printable(factor.name), ": row ", first + row + *bad / columns,
+                       ", column ", *bad % columns, " is ", out[row * columns + *bad],
+                       ", not a finite number; copy or download the adapter again"));
     }
   }
   return absl::OkStatus();
@@ -172,7 +171,7 @@ absl::Status CheckLoraLayer(const LoraFile::Pair& pair, uint64_t layers) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "it changes ", absl::CHexEscape(pair.target), ": the adapter has a layer ", layer,
+      "it changes ", Printable(pair.target), ": the adapter has a layer ", layer,
       ", the model only ", layers, " layers, counted from 0; give one that was trained for it"));
 }
 

@@ -307,7 +307,7 @@ TEST(TokenizerCreate, NamesWhatIsWrong) {
   };
   const Case cases[] = {
       {"model \"bert\" is not supported", [](auto& d) { d.set_model("bert"); }},
-      {"model \"a\\x01\" is not supported", [](auto& d) { d.set_model("a\x01"); }},
+      {"model \"a\\u{1}\" is not supported", [](auto& d) { d.set_model("a\x01"); }},
       {"vocabulary is empty", [](auto& d) { d.clear_tokens(); }},
       {"260 tokens, but 259 scores and 260 types",
        [](auto& d) { d.mutable_scores()->RemoveLast(); }},

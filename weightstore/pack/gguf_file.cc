@@ -4,10 +4,10 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "proto/gguf/gguf_reader.h"
 #include "weightstore/pack/gguf_split.h"
 #include "weightstore/pack/hf_folder.h"
@@ -135,7 +135,7 @@ absl::StatusOr<GgufFile> GgufFile::FromParts(ModelParts parts) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!file.tensor_index_.emplace(tensors[i].name, i).second) {
       return Annotate(
-          Damaged(absl::StrCat("tensor ", absl::CHexEscape(tensors[i].name), " appears twice")),
+          Damaged(absl::StrCat("tensor ", Printable(tensors[i].name), " appears twice")),
           file.path());
     }
   }

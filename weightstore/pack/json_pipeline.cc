@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "weightstore/pack/pre_tokenizers.h"
 
 namespace tidegate {
@@ -39,7 +39,7 @@ absl::Status ForEachStep(const Json& tree, const StepTaker& take, int depth = 0)
 
 absl::Status NotSupported(const char* part, const std::string& type) {
   return absl::InvalidArgumentError(
-      absl::StrCat(part, " step \"", absl::CHexEscape(type.substr(0, 80)), "\" is not supported"));
+      absl::StrCat(part, " step \"", Printable(type, 80), "\" is not supported"));
 }
 
 void AddStep(const std::string& pattern, SplitStep::Cut cut, bool invert, Tokenizer& tokenizer) {

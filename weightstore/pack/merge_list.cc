@@ -1,7 +1,7 @@
 #include "weightstore/pack/merge_list.h"
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 
 namespace tidegate {
 namespace {
@@ -22,10 +22,8 @@ absl::Status MergeList::Add(std::string_view left, std::string_view right) {
   const auto right_id = ids_.find(Abseil(right));
   if (left_id == ids_.end() || right_id == ids_.end()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("merge ", tokenizer_.merges_size() / 2, " is \"",
-                     absl::CHexEscape(Abseil(left.substr(0, 40))), " ",
-                     absl::CHexEscape(Abseil(right.substr(0, 40))),
-                     "\"; merges are two tokens with a space between"));
+        absl::StrCat("merge ", tokenizer_.merges_size() / 2, " is \"", Printable(left, 40), " ",
+                     Printable(right, 40), "\"; merges are two tokens with a space between"));
   }
   tokenizer_.add_merges(left_id->second);
   tokenizer_.add_merges(right_id->second);

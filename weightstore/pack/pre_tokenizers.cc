@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 
 namespace tidegate {
 namespace {
@@ -114,9 +114,9 @@ absl::StatusOr<PreTokenizerRecipe> FindPreTokenizer(const std::string& name) {
       absl::StrAppend(&known, known.empty() ? "" : ", ", member);
     }
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("pre-tokenizer \"", absl::CHexEscape(name.substr(0, 80)),
-                   "\" (tokenizer.ggml.pre) is not known; known are ", known));
+  return absl::InvalidArgumentError(absl::StrCat("pre-tokenizer \"", Printable(name, 80),
+                                                 "\" (tokenizer.ggml.pre) is not known; known are ",
+                                                 known));
 }
 
 const char* Gpt2Pattern() { return kGpt2; }

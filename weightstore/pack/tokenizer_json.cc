@@ -1,9 +1,9 @@
 // tokenizer.json of the Hugging Face tokenizers library: model and added tokens.
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/text.h"
 #include "weightstore/pack/hf_tokenizer.h"
 #include "weightstore/pack/json_object.h"
 #include "weightstore/pack/json_pipeline.h"
@@ -23,8 +23,8 @@ absl::StatusOr<std::string> KindOf(const Json& root) {
   const Json& model = JsonMember(root, "model");
   const std::string type = JsonText(model, "type");
   if (type != "BPE" && !(type.empty() && model.contains("merges"))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model type \"", absl::CHexEscape(type.substr(0, 80)), "\" is not supported; BPE is"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model type \"", Printable(type, 80), "\" is not supported; BPE is"));
   }
   for (const char* part : {"pre_tokenizer", "decoder"}) {
     if (HasStep(JsonMember(root, part), "ByteLevel")) return "gpt2";
@@ -44,7 +44,7 @@ absl::Status FillVocabulary(const Json& model, Tokenizer& tokenizer) {
   for (const auto& [text, id] : vocabulary.items()) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokens) {
       return absl::InvalidArgumentError(absl::StrCat("model.vocab: the id of \"",
-                                                     absl::CHexEscape(text.substr(0, 80)),
+                                                     Printable(text, 80),
                                                      "\" is not a number below ", kMaxTokens));
     }
     count = std::max(count, id.get<uint64_t>() + 1);
@@ -56,9 +56,9 @@ absl::Status FillVocabulary(const Json& model, Tokenizer& tokenizer) {
   for (const auto& [text, value] : vocabulary.items()) {
     const int id = value.get<int>();
     if (tokenizer.types(id) != kUnused) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "model.vocab: \"", absl::CHexEscape(text.substr(0, 80)), "\" and \"",
-          absl::CHexEscape(tokenizer.tokens(id).substr(0, 80)), "\" both have the id ", id));
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.vocab: \"", Printable(text, 80), "\" and \"",
+                       Printable(tokenizer.tokens(id), 80), "\" both have the id ", id));
     }
     tokenizer.set_tokens(id, text);
     const bool is_byte = tokenizer.model() == "llama" && IsByteToken(text);
