@@ -18,7 +18,8 @@
 
 namespace tidegate {
 
-inline constexpr size_t kBigBytes = 16 << 20;
+// More than the kernel buffers for a peer that does not read.
+inline constexpr size_t kBigBytes = 6 << 20;
 inline constexpr std::chrono::seconds kPatience{10};
 
 inline ListenAddress FreePort(const std::string& host = "127.0.0.1") { return {host, 0, ""}; }
