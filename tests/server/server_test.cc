@@ -168,6 +168,9 @@ TEST_F(ServerTest, ListensOnAUnixSocket) {
   const auto server = Server::Start(options, *engine_, nullptr);
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_EQ((*server)->port(), 0);
+  // A second one does not take the socket away.
+  EXPECT_EQ(Server::Start(options, *engine_, nullptr).status().code(),
+            absl::StatusCode::kUnavailable);
   const auto stub = v1::ModelService::NewStub(
       grpc::CreateChannel((*server)->address(), grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
