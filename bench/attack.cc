@@ -20,12 +20,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/http2_frames.h"
+#include "base/numbers.h"
+#include "base/read_file.h"
 #include "tests/support/raw_http2.h"
 
 namespace tidegate {
@@ -92,7 +94,7 @@ void RunConnection(uint16_t port, const std::string& kind, Totals& totals) {
 }
 
 double ResidentMib(const std::string& pid) {
-  std::ifstream file("/proc/" + pid + "/statm");
+  std::istringstream file(ReadFile("/proc/" + pid + "/statm", 4096).value_or(""));
   uint64_t size = 0, resident = 0;
   file >> size >> resident;
   return static_cast<double>(resident) * 4096 / (1 << 20);
@@ -119,30 +121,25 @@ double HealthMilliseconds(uint16_t port) {
   return -1;
 }
 
-int Main(int argc, char** argv) {
-  if (argc < 5) {
-    std::fprintf(stderr, "usage: attack PORT KIND CONNECTIONS SECONDS [PID]\n");
-    return 1;
-  }
+int Attack(uint16_t port, const std::string& kind, uint64_t connections, int seconds,
+           const std::string& pid) {
   rlimit files = {};
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
-  const auto port = static_cast<uint16_t>(std::atoi(argv[1]));
   Totals totals;
   std::vector<std::thread> threads;
   const auto report = [&](int second) {
     std::printf("%3d s: open %d, cut off %llu, calls %llu, resident %.0f MiB, health %.1f ms\n",
                 second, totals.open.load(), static_cast<unsigned long long>(totals.cut),
-                static_cast<unsigned long long>(totals.calls),
-                argc > 5 ? ResidentMib(argv[5]) : 0.0, HealthMilliseconds(port));
+                static_cast<unsigned long long>(totals.calls), pid.empty() ? 0.0 : ResidentMib(pid),
+                HealthMilliseconds(port));
     std::fflush(stdout);
   };
   report(0);
-  for (int i = 0; i < std::atoi(argv[3]); ++i) {
-    threads.emplace_back([&] { RunConnection(port, argv[2], totals); });
+  for (uint64_t i = 0; i < connections; ++i) {
+    threads.emplace_back([&] { RunConnection(port, kind, totals); });
   }
-  const int seconds = std::atoi(argv[4]);
   const auto start = steady_clock::now();
   for (int second = 1; second <= seconds + kSecondsAfter; ++second) {
     std::this_thread::sleep_until(start + std::chrono::seconds(second));
@@ -154,6 +151,23 @@ int Main(int argc, char** argv) {
     second = static_cast<int>((steady_clock::now() - start) / std::chrono::seconds(1));
   }
   return 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc < 5) {
+    std::fprintf(stderr, "usage: attack PORT KIND CONNECTIONS SECONDS [PID]\n");
+    return 1;
+  }
+  const auto port = ParseInteger(argv[1], {1, 65535});
+  const auto connections = ParseInteger(argv[3], {1, 100000});
+  const auto seconds = ParseInteger(argv[4], {1, 86400});
+  for (const absl::Status& status : {port.status(), connections.status(), seconds.status()}) {
+    if (status.ok()) continue;
+    std::fprintf(stderr, "attack: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  return Attack(static_cast<uint16_t>(*port), argv[2], *connections, static_cast<int>(*seconds),
+                argc > 5 ? argv[5] : "");
 }
 
 }  // namespace
