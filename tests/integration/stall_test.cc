@@ -55,8 +55,8 @@ class Stall : public testing::Test {
 
 TEST_F(Stall, AStoppedStoreHoldsNobodyAndNothingIsLostWhenItGoesOn) {
   Daemons daemons(Pack());
-  ASSERT_NO_FATAL_FAILURE(
-      daemons.Start(kSlowStore, {"--stall-time", "300ms", "--max-running", "4"}));
+  ASSERT_NO_FATAL_FAILURE(daemons.Start(
+      kSlowStore, {"--stall-time", "300ms", "--max-running", "4", "--kv-tokens", "4096"}));
   const StreamResult wanted = daemons.Generate(StoryRequest(40));
   ASSERT_TRUE(wanted.status.ok()) << wanted.status.error_message();
   {
@@ -112,8 +112,8 @@ TEST_F(Stall, AStoppedStoreHoldsNobodyAndNothingIsLostWhenItGoesOn) {
 
 TEST_F(Stall, StreamsEndAtTheLimitAndAnIdleEngineNoticesBoth) {
   Daemons daemons(Pack());
-  ASSERT_NO_FATAL_FAILURE(
-      daemons.Start(kSlowStore, {"--stall-time", "200ms", "--stall-limit", "700ms"}));
+  ASSERT_NO_FATAL_FAILURE(daemons.Start(
+      kSlowStore, {"--stall-time", "200ms", "--stall-limit", "700ms", "--kv-tokens", "4096"}));
   const StreamResult wanted = daemons.Generate(StoryRequest(8));
   {
     Stream first(daemons.channel(), StoryRequest(500)),
@@ -198,7 +198,7 @@ TEST_F(Stall, ADriveThatComesBackChangesNoToken) {
       daemons.Start(HangingStore(",stall-after=400,stall=1s"), {"--stall-time", "200ms"}));
   const StreamResult found = daemons.Generate(StoryRequest(40));
   ASSERT_TRUE(found.status.ok()) << found.status.error_message();
-  EXPECT_EQ(daemons.EngineMetric("tidegate_store_stalls_total"), 1);
+  EXPECT_GE(daemons.EngineMetric("tidegate_store_stalls_total"), 1);
   EXPECT_TRUE(daemons.WaitReady(true));
   EXPECT_EQ(daemons.Generate(StoryRequest(40)).ids, found.ids);
 }
