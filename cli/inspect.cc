@@ -18,6 +18,8 @@ namespace tidegate {
 namespace {
 
 constexpr const char* kExamples =
+    "Exits with 1 where the model cannot be packed, or the pack not be served.\n"
+    "\n"
     "Examples:\n"
     "  tidegate inspect model.gguf               what is in it, and whether it can be packed\n"
     "  tidegate inspect Llama-3.2-1B/            the same of a folder with safetensors\n"
@@ -41,13 +43,20 @@ void Print(const Json& report, bool json) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
+// Scripts ask by the exit code whether the file can be used.
+absl::Status Verdict(const Json& part, const char* possible, const std::string& what) {
+  if (part[possible].get<bool>()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(what, ": ", part["why_not"].get<std::string>()));
+}
+
 absl::Status InspectPack(const Flags& flags) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(flags.file));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.file));
   Json report = DescribePack(flags.file, index);
   if (!flags.verify) {
     Print(report, flags.json);
-    return absl::OkStatus();
+    return Verdict(report["serving"], "served", absl::StrCat(flags.file, " cannot be served"));
   }
   Progress progress("verifying");
   const auto verified = VerifyPack(
@@ -76,7 +85,7 @@ absl::Status RunInspect(const Flags& flags) {
                                    });
   progress.Finish();
   Print(report, flags.json);
-  return absl::OkStatus();
+  return Verdict(report["packing"], "possible", absl::StrCat(flags.file, " cannot be packed"));
 }
 
 }  // namespace

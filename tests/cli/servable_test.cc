@@ -70,8 +70,11 @@ class ServableTest : public testing::Test {
   Json Inspect(const std::string& name) {
     const absl::Status status =
         RunCommand(AddInspectCommand, {"inspect", dir_.File(name), "--json"}, &out_);
-    EXPECT_TRUE(status.ok()) << status;
-    return Json::parse(out_);
+    Json report = Json::parse(out_);
+    const bool usable = report.contains("packing") ? report["packing"]["possible"].get<bool>()
+                                                   : report["serving"]["served"].get<bool>();
+    EXPECT_EQ(status.ok(), usable) << status;
+    return report;
   }
 
   TempDir dir_;
