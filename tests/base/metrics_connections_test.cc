@@ -4,6 +4,8 @@
 
 #include <map>
 
+#include "prometheus/metric_family.h"
+
 namespace tidegate {
 namespace {
 
