@@ -1,5 +1,6 @@
 #include "base/shutdown.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -83,7 +84,7 @@ TEST(ShutdownTest, MoreFilesThanTheTableHoldsAreNoHarm) {
   const int status = StatusOf([] {
     HandleShutdownSignals();
     std::vector<RemovedAtEnd> files;
-    for (int i = 0; i < 100; ++i) files.emplace_back("/nonexistent/" + std::to_string(i));
+    for (int i = 0; i < 70; ++i) files.emplace_back("/nonexistent/" + std::to_string(i));
     files.emplace_back(std::string(10000, 'x'));
     files.clear();
     raise(SIGTERM);
@@ -96,7 +97,7 @@ TEST(ShutdownTest, AHardEndSaysWhyAndLeavesNothingBehind) {
   TempDir dir;
   WriteFileOrDie(dir.File("file"), "x");
   const int status = StatusOf([&] {
-    if (freopen(dir.File("log").c_str(), "w", stderr) == nullptr) _exit(1);
+    if (dup2(creat(dir.File("log").c_str(), 0600), STDERR_FILENO) < 0) _exit(1);
     const RemovedAtEnd file(dir.File("file"));
     EndProcessAt(std::chrono::steady_clock::now() + std::chrono::milliseconds(20), "it hangs");
     for (;;) pause();
