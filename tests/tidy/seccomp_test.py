@@ -161,7 +161,7 @@ class SeccompTest(unittest.TestCase):
             return
         engine = subprocess.Popen(
             [engine_program, "--store-socket", self.folder / "store.sock", "--listen", "127.0.0.1:0",
-             "--metrics-listen", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             "--metrics-listen", "off"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             end = time.monotonic() + START_LIMIT_S
             while not re.search(r"tidegate_engines_attached\{.*\} 1\n", self.metrics()):
