@@ -15,6 +15,7 @@ class Gate {
  public:
   void Pass() {
     MutexLock lock(mutex_);
+    entered_ = true;
     while (!open_) changed_.Wait(mutex_);
     passed_ = true;
   }
@@ -22,6 +23,10 @@ class Gate {
     MutexLock lock(mutex_);
     open_ = true;
     changed_.NotifyAll();
+  }
+  bool entered() {
+    MutexLock lock(mutex_);
+    return entered_;
   }
   bool passed() {
     MutexLock lock(mutex_);
@@ -31,7 +36,7 @@ class Gate {
  private:
   Mutex mutex_;
   CondVar changed_;
-  bool open_ = false, passed_ = false;
+  bool entered_ = false, open_ = false, passed_ = false;
 };
 
 absl::Status Refuse(std::chrono::nanoseconds) { return absl::CancelledError("enough"); }
@@ -66,7 +71,8 @@ TEST(PatientThread, ACallThatNeverEndsHoldsNobody) {
   const auto gate = std::make_shared<Gate>();
   {
     PatientThread thread;
-    Patience patience(Refuse);
+    Patience patience(
+        [&](auto) { return gate->entered() ? absl::CancelledError("enough") : absl::OkStatus(); });
     EXPECT_FALSE(thread.Run([gate] { gate->Pass(); }, patience).ok());
   }
   gate->Open();  // What it works with is still there.
