@@ -13,6 +13,8 @@ namespace {
 // A DATA frame below this size counts as one without data: nobody sends a text in such pieces.
 constexpr uint32_t kSmallDataBytes = 64;
 
+constexpr double kAnsweredFrameTokens = 10;
+
 // For a client to take what is left once the server has closed.
 constexpr std::chrono::seconds kLastWordsTime{5};
 
@@ -65,13 +67,13 @@ GatedConnection::~GatedConnection() {
   window_.CloseShare(share_, Clock::now());
 }
 
-bool GatedConnection::TakeControlToken(Clock::time_point now) {
+bool GatedConnection::TakeControlTokens(double count, Clock::time_point now) {
   const double seconds = std::chrono::duration<double>(now - tokens_at_).count();
   tokens_at_ = now;
   control_tokens_ =
       std::min(kControlFramesAtOnce, control_tokens_ + seconds * kControlFramesPerSecond);
-  if (control_tokens_ < 1) return false;
-  control_tokens_ -= 1;
+  if (control_tokens_ < count) return false;
+  control_tokens_ -= count;
   return true;
 }
 
@@ -102,7 +104,7 @@ void GatedConnection::EndByClient(uint32_t stream, Clock::time_point now) {
 bool GatedConnection::AdmitData(Call& call, const Http2Frame& frame, Clock::time_point now) {
   const bool substantial =
       !call.complete && (frame.bytes >= kSmallDataBytes || frame.ends_stream());
-  if (!substantial && !TakeControlToken(now)) return false;
+  if (!substantial && !TakeControlTokens(1, now)) return false;
   if (!call.answered) {
     if (!window_.AddBytes(share_, frame.bytes)) return false;
     call.bytes += frame.bytes;
@@ -119,7 +121,8 @@ bool GatedConnection::AdmitFrame(const Http2Frame& frame, Clock::time_point now)
     const auto call = calls_.find(frame.stream);
     if (call != calls_.end()) return AdmitData(call->second, frame, now);
   }
-  if (!TakeControlToken(now)) return false;
+  const bool wants_answer = frame.type == Http2Frame::kPing || frame.type == Http2Frame::kSettings;
+  if (!TakeControlTokens(wants_answer ? kAnsweredFrameTokens : 1, now)) return false;
   if (frame.type == Http2Frame::kRstStream) EndByClient(frame.stream, now);
   return true;
 }

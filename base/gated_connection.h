@@ -38,7 +38,9 @@ class GatedConnection {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr size_t kChunkBytes = 16 << 10;
-  // Frames of a client without data (PING, SETTINGS, WINDOW_UPDATE, ...) a second, and at once.
+  // Frames of a client without data (WINDOW_UPDATE, RST_STREAM, ...) a second, and at once. Those
+  // that have to be answered (PING, SETTINGS) count tenfold: gRPC 1.51 takes ten KiB for each PING
+  // beyond its own limit, until it has closed the connection.
   static constexpr double kControlFramesPerSecond = 5000;
   static constexpr double kControlFramesAtOnce = 2000;
 
@@ -98,7 +100,7 @@ class GatedConnection {
   bool AdmitFrame(const Http2Frame& frame, Clock::time_point now);
   bool BeginCall(const Http2Frame& frame, Clock::time_point now);
   bool AdmitData(Call& call, const Http2Frame& frame, Clock::time_point now);
-  bool TakeControlToken(Clock::time_point now);
+  bool TakeControlTokens(double count, Clock::time_point now);
   void EndByClient(uint32_t stream, Clock::time_point now);
   void EraseCall(std::map<uint32_t, Call>::iterator call);
   void NoteAnswer(const Http2Frame& frame);

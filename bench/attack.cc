@@ -5,6 +5,11 @@
 // KIND: idle       connect and send nothing
 //       reset      Generate, then RST_STREAM, as fast as it goes; a connection cut off comes again
 //       unknown    the same with a method that does not exist
+//       cancel     Generate, and RST_STREAM once something has come back
+//       flood      calls of a method that does not exist, answers unread until the socket is full
+//       churn      preface, one call, close; again
+//       watch      health watches, as many as a connection may have open
+//       large      Generate calls with 200 KiB of a message of 1 MiB
 //       half-open  HEADERS of Generate calls whose message never comes
 //       unread     Generate calls of one token whose stream has a window of 0
 //       ping       PING frames, answers unread
@@ -53,6 +58,20 @@ std::string Message() {
   return std::string("\x0a\x01") + "a" + "\x20\x01";  // text "a", max_tokens 1
 }
 
+constexpr char kWatch[] = "/grpc.health.v1.Health/Watch";
+
+// Calls that stay open, up to kCallsPerConnection of them.
+std::string OpenCall(const std::string& kind, uint32_t stream) {
+  if (kind == "half-open") return GrpcHeaders(stream, kGenerate);
+  if (kind == "watch") return GrpcHeaders(stream, kWatch) + GrpcMessage(stream, "");
+  if (kind == "unread") return GrpcHeaders(stream, kGenerate) + GrpcMessage(stream, Message());
+  std::string call = GrpcHeaders(stream, kGenerate);  // large; no more than the first window allows
+  call += RawFrame(Http2Frame::kData, 0, stream, std::string("\0\0\x10\0\0", 5));
+  for (int i = 0; i < 3; ++i)
+    call += RawFrame(Http2Frame::kData, 0, stream, std::string(16000, 'a'));
+  return call;
+}
+
 // What a connection sends next; an empty string: nothing more.
 std::string NextBatch(const std::string& kind, uint32_t& stream) {
   std::string batch;
@@ -61,12 +80,18 @@ std::string NextBatch(const std::string& kind, uint32_t& stream) {
     for (int i = 0; i < kCallsPerBatch; ++i) batch += RawFrame(Http2Frame::kPing, 0, 0, "12345678");
     return batch;
   }
-  const bool reset = kind == "reset" || kind == "unknown";
-  for (int i = 0; i < kCallsPerBatch; ++i, stream += 2) {
-    if (!reset && stream > 2 * kCallsPerConnection) break;
-    batch += GrpcHeaders(stream, kind == "unknown" ? "/no.such.Service/Method" : kGenerate);
-    if (kind != "half-open") batch += GrpcMessage(stream, Message());
-    if (reset) batch += RstStream(stream);
+  const bool endless = kind == "reset" || kind == "unknown" || kind == "flood" || kind == "cancel";
+  const int calls = kind == "churn" ? 1 : kCallsPerBatch;
+  for (int i = 0; i < calls; ++i, stream += 2) {
+    if (!endless && kind != "churn") {
+      if (stream > 2 * kCallsPerConnection) break;
+      batch += OpenCall(kind, stream);
+      continue;
+    }
+    const bool generate = kind == "reset" || kind == "cancel";
+    batch += GrpcHeaders(stream, generate ? kGenerate : "/no.such.Service/Method");
+    batch += GrpcMessage(stream, Message());
+    if (kind == "reset" || kind == "unknown") batch += RstStream(stream);
   }
   return batch;
 }
@@ -84,7 +109,15 @@ void RunConnection(uint16_t port, const std::string& kind, Totals& totals) {
     while (alive && !totals.stop && stream < 0x7fffff00) {
       const uint32_t before = stream;
       const std::string batch = NextBatch(kind, stream);
-      alive = SendAll(fd.get(), batch) && DrainInput(fd.get());
+      alive = SendAll(fd.get(), batch) && (kind == "flood" || DrainInput(fd.get()));
+      if (kind == "cancel") {
+        pollfd wait = {fd.get(), POLLIN, 0};
+        poll(&wait, 1, 100);
+        for (uint32_t reset = before; reset < stream; reset += 2) {
+          alive = alive && SendAll(fd.get(), RstStream(reset));
+        }
+      }
+      if (kind == "churn") break;
       totals.calls += (stream - before) / 2;
       if (batch.empty()) std::this_thread::sleep_for(milliseconds(20));
     }

@@ -96,7 +96,7 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "Calls that one connection may have open", "TIDEGATE_MAX_STREAMS_PER_CONNECTION");
   add("--max-open-streams", config.max_open_streams, {0, 1 << 20},
       "Generate and Chat calls that are open, those included that are done and not read; more get "
-      "RESOURCE_EXHAUSTED; 0: --max-running + --max-waiting + 1024",
+      "RESOURCE_EXHAUSTED; 0: --max-running + --max-waiting + 512",
       "TIDEGATE_MAX_OPEN_STREAMS");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")

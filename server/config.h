@@ -32,7 +32,7 @@ struct ServerConfig {
 };
 
 // Finished streams whose clients have not read their end, where --max-open-streams is 0.
-inline constexpr int kFinishedStreams = 1024;
+inline constexpr int kFinishedStreams = 512;
 // Open calls beyond Generate and Chat: health watches and what is answered at once.
 inline constexpr int kOtherCalls = 1024;
 
