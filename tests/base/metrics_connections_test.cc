@@ -6,6 +6,8 @@
 
 #include "prometheus/metric_family.h"
 
+#include "prometheus/metric_family.h"
+
 namespace tidegate {
 namespace {
 
