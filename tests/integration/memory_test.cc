@@ -18,7 +18,7 @@ constexpr char kBudgetText[] = "8MiB";
 constexpr int64_t kBudget = 8 * kMiB;
 // ARCHITECTURE.md, "Beyond the budget".
 constexpr int64_t kStoreBytes = 4 * kMiB, kEngineBytes = 4 * kMiB;
-constexpr int64_t kConnectionBytes = 128 * kKiB, kStreamBytes = 64 * kKiB;
+constexpr int64_t kConnectionBytes = 64 * kKiB, kStreamBytes = 64 * kKiB;
 constexpr int64_t kPieceTokens = 256;  // --prefill-chunk
 
 // Of the demo model: what a piece of a prompt needs while it is computed.
