@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
 #include "server/request_validation.h"
@@ -156,8 +155,6 @@ void GenerateStream::OnWriteDone(bool ok) {
 
 void GenerateStream::EndUnread() {
   if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kWriteTimeout);
-  LogWarning("stream ", request_id_, ": the client has not taken what was written within ",
-             "--write-timeout; ended");
   context_->TryCancel();
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace tidegate {
 
@@ -40,9 +41,18 @@ void OpenStreams::EndUnread(Clock::time_point now) {
     const Clock::rep begun = stream->write_begun_;
     if (begun == Stream::kNoWrite || begun > limit || stream->ended_) continue;
     stream->ended_ = true;
+    ++ended_;
     // Under the lock: a stream that ends meanwhile waits in Remove(), so this one is still there.
     stream->EndUnread();
   }
+}
+
+void OpenStreams::Report(Clock::time_point now) {
+  if (ended_ == reported_ || !line_.Due(now)) return;
+  LogWarning("ended ", ended_ - reported_,
+             " streams whose clients took nothing of what was written ", "for --write-timeout; ",
+             ended_, " so far, ", count(), " streams are open");
+  reported_ = ended_;
 }
 
 void OpenStreams::Watch() {
@@ -50,6 +60,7 @@ void OpenStreams::Watch() {
   MutexLock lock(mutex_);
   while (!stop_) {
     EndUnread(Clock::now());
+    Report(Clock::now());
     changed_.WaitFor(mutex_, interval);
   }
 }
