@@ -53,7 +53,7 @@ std::string Help(typename Program::Config config) {
 
 // "--flag TYPE=default" -> flag, default.
 std::map<std::string, std::string> Defaults(const std::string& help) {
-  static const std::regex kShown(R"((--[a-z-]+) [^\s=]+=(\S+))");
+  static const std::regex kShown(R"(\n  (?:-\w,)?(--[a-z-]+) [^\s=]+=(\S+))");
   std::map<std::string, std::string> defaults;
   for (std::sregex_iterator at(help.begin(), help.end(), kShown), end; at != end; ++at) {
     defaults[(*at)[1]] = (*at)[2];

@@ -70,7 +70,7 @@ class Keys {
   const std::string prefix_;
 };
 
-// Keys that change what a model computes, in ways this release does not know. Zero and false mean
+// Keys that change what a model computes, in ways this release does not know, unless they mean
 // "off".
 absl::Status RejectUnknownArithmetic(const Keys& keys) {
   struct Row {
@@ -95,10 +95,9 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
   const GgufFile& source = keys.source();
   for (const Row& row : kRows) {
     const std::string key = keys.Full(row.name);
-    if (!source.Has(key)) continue;
+    const auto found = source.metadata().find(key);
+    if (found == source.metadata().end() || MeansOff(row.name, found->second)) continue;
     const auto value = source.GetNumber(key);
-    const auto truth = source.GetBool(key);
-    if ((value.ok() && *value == 0) || (truth.ok() && !*truth)) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("metadata key ", key, value.ok() ? absl::StrCat(" is ", *value) : " is set",
                      ": ", row.what));

@@ -104,22 +104,7 @@ bool NumberIsOff(std::string_view key, double value) {
   return value == 0 || (value == 1 && AnyBegins(WordsOf(key), kFactorStems));
 }
 
-bool IsOff(std::string_view key, const GgufValue& value) {
-  return std::visit(
-      [&](const auto& v) {
-        using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<T, std::string>) {
-          return v.empty() || v == "none";
-        } else if constexpr (std::is_arithmetic_v<T>) {
-          return std::is_same_v<T, bool> ? !v : NumberIsOff(key, static_cast<double>(v));
-        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-          return v.empty();
-        } else {
-          return std::all_of(v.begin(), v.end(), [](auto each) { return each == 0; });
-        }
-      },
-      value);
-}
+bool IsOff(std::string_view key, const GgufValue& value) { return MeansOff(key, value); }
 
 bool IsOff(std::string_view key, const nlohmann::json& value) {
   if (value.is_null()) return true;
@@ -166,6 +151,23 @@ absl::Status Judge(std::string_view key, const Value& value, std::string_view mo
 }
 
 }  // namespace
+
+bool MeansOff(std::string_view key, const GgufValue& value) {
+  return std::visit(
+      [&](const auto& v) {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, std::string>) {
+          return v.empty() || v == "none";
+        } else if constexpr (std::is_arithmetic_v<T>) {
+          return std::is_same_v<T, bool> ? !v : NumberIsOff(key, static_cast<double>(v));
+        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          return v.empty();
+        } else {
+          return std::all_of(v.begin(), v.end(), [](auto each) { return each == 0; });
+        }
+      },
+      value);
+}
 
 absl::Status JudgeUnreadKey(std::string_view key, const GgufValue& value, std::string_view model,
                             std::vector<std::string>& ignored) {

@@ -14,6 +14,10 @@
 
 namespace tidegate {
 
+// Whether a value means that what its key speaks of is off: false, 0, empty, "none", zeros only, or
+// 1 of a factor.
+bool MeansOff(std::string_view key, const GgufValue& value);
+
 // INVALID_ARGUMENT names the key and its value, `model` the models that do not have it: "llama".
 // An unknown key is added to `ignored`. `key`: without the architecture.
 absl::Status JudgeUnreadKey(std::string_view key, const GgufValue& value, std::string_view model,

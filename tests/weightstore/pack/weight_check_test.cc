@@ -97,8 +97,10 @@ TEST_F(WeightCheckTest, MatricesOfFloats) {
     GgufBuilder head = Model();
     head.AddTensor("output.weight", type, {kSize, 320}, Spoilt(320 * kSize, 7, kNan));
     ExpectRefused(head, "tensor output.weight: row 0, column 7 is nan");
-    for (const char* matrix : {"blk.0.ffn_gate.weight", "blk.0.ffn_up.weight",
-                               "blk.0.ffn_down.weight", "blk.0.attn_output.weight"}) {
+    // One of the MLP and one of the others for each type.
+    const bool half = type == GgmlType::kF16;
+    for (const char* matrix :
+         {half ? "blk.0.ffn_gate.weight" : "blk.0.ffn_down.weight", "blk.0.attn_output.weight"}) {
       GgufBuilder gguf = Model();
       gguf.AddTensor(matrix, type, {kSize, kSize}, Spoilt(kSize * kSize, 3 * kSize + 7, kNan));
       ExpectRefused(gguf, absl::StrCat("tensor ", matrix, ": row 3, column 7 is nan"));
@@ -125,7 +127,9 @@ TEST_F(WeightCheckTest, ScalesOfEveryQuantisedType) {
         continue;
       }
       ++scales;
+      // Static matrices and units are read by different code; each sees every type's first scale.
       for (const char* matrix : {"blk.0.attn_output.weight", "blk.0.ffn_down.weight"}) {
+        if (scales > 1 && matrix[6] == 'f') continue;
         GgufBuilder gguf = Model();
         gguf.AddRawTensor(matrix, number, {kSize, kSize}, bytes);
         ExpectRefused(gguf, absl::StrCat("tensor ", matrix, ": row 2, column 0 is "));
