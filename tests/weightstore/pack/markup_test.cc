@@ -63,7 +63,7 @@ TEST(TemplateMarkup, FindsWhatATemplateWrites) {
   for (const char* text : {"<|im_start|>", "<<SYS>>", "[INST]", "<b>", "<\uff5cUser\uff5c>"}) {
     EXPECT_TRUE(markup.Writes(text)) << text;
   }
-  for (const char* text : {"<|im_end|>", "[0]", "['role']", "<SYS>", "role", "<|user|>"}) {
+  for (const char* text : {"<|im_end|>", "[0]", "['role']", "<c>", "role", "<|user|>"}) {
     EXPECT_FALSE(markup.Writes(text)) << text;
   }
 }
@@ -83,7 +83,7 @@ TEST(TemplateMarkup, FindsRolesThatATemplatePutsBetweenBars) {
 TEST(TemplateMarkup, TakesBracketsWithoutEnd) {
   for (const char* unit : {"<", "<|", "[", "<>", "<|'", ">"}) {
     std::string source;
-    while (source.size() < (size_t{1} << 20)) source += unit;
+    while (source.size() < (size_t{1} << 18)) source += unit;
     EXPECT_FALSE(TemplateMarkup(source).Writes("<|im_end|>"));
   }
 }
