@@ -100,11 +100,9 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "TIDEGATE_MAX_OPEN_STREAMS");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")
-      ->default_str("15m")
       ->envname("TIDEGATE_IDLE_TIMEOUT");
   AddDurationFlag(app, "--write-timeout", config.write_timeout,
                   "A stream whose client takes nothing of what was written for so long is ended")
-      ->default_str("60s")
       ->envname("TIDEGATE_WRITE_TIMEOUT");
 }
 
@@ -162,11 +160,9 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
 void AddStallFlags(CLI::App& app, EngineOptions& engine) {
   AddDurationFlag(app, "--stall-time", engine.stall_time,
                   "Without progress of the store or its drive for this long, readiness goes off")
-      ->default_str("5s")
       ->envname("TIDEGATE_STALL_TIME");
   AddDurationFlag(app, "--stall-limit", engine.stall_limit,
                   "Without progress for this long, streams end with UNAVAILABLE")
-      ->default_str("60s")
       ->envname("TIDEGATE_STALL_LIMIT");
 }
 

@@ -128,7 +128,6 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
   AddDurationFlag(app, "--stop-timeout", config.stop_timeout,
                   "After SIGTERM, time for reads that are out to come back; then the process ends "
                   "without them, with exit code 3")
-      ->default_str("10s")
       ->envname("TIDEGATE_STOP_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
 }

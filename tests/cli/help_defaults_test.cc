@@ -53,7 +53,7 @@ std::string Help(typename Program::Config config) {
 
 // "--flag TYPE=default" -> flag, default.
 std::map<std::string, std::string> Defaults(const std::string& help) {
-  static const std::regex kShown(R"(\n  (?:-\w,)?(--[a-z-]+) [^\s=]+=(\S+))");
+  static const std::regex kShown(R"(\n  (?:-\w,)?(--[a-z-]+) [^\s=\[]+=(\S+))");
   std::map<std::string, std::string> defaults;
   for (std::sregex_iterator at(help.begin(), help.end(), kShown), end; at != end; ++at) {
     defaults[(*at)[1]] = (*at)[2];
@@ -76,10 +76,10 @@ TYPED_TEST(ProgramHelpTest, ShowsWhatTheCodeUses) {
   for (const auto& [flag, value] : defaults) {
     typename TypeParam::Config same;
     EXPECT_TRUE(Parse<TypeParam>(absl::StrCat(flag, "=", value), same)) << flag << " " << value;
-    EXPECT_EQ(Defaults(Help<TypeParam>(same)), defaults) << flag;
+    EXPECT_EQ(Defaults(Help<TypeParam>(same))[flag], value) << flag;
     bool shown = false;
-    for (const char* other : {"1", "2", "0.5", "7s", "exact", "dense", "error", "lru", "pread",
-                              "127.0.0.1:1", "/run/x.sock"}) {
+    for (const char* other : {"1", "2", "0.5", "100", "7s", "exact", "dense", "error", "lru",
+                              "pread", "127.0.0.1:1", "/run/x.sock"}) {
       typename TypeParam::Config changed;
       if (other == value || !Parse<TypeParam>(absl::StrCat(flag, "=", other), changed)) continue;
       shown = Defaults(Help<TypeParam>(changed))[flag] == other;
