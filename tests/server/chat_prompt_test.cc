@@ -179,10 +179,15 @@ TEST(ChatPrompt, ErrorsSayWhatToDo) {
   const auto make = [&](const std::string& source) {
     return prompts->Make(Chat({{"user", "x"}}), Model(source), *MakeChatTokenizer(false)).status();
   };
+  testing::internal::CaptureStderr();
   const absl::Status none = make("");
   EXPECT_EQ(none.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(none.message()),
-              HasSubstr("has no chat template; start tidegate-engine"));
+  EXPECT_THAT(std::string(none.message()), HasSubstr("has no chat template; use Generate"));
+  // The log is for who can start the engine otherwise; once is enough.
+  EXPECT_EQ(make("").code(), absl::StatusCode::kFailedPrecondition);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr("--chat-template FILE"));
+  EXPECT_EQ(log.find('\n'), log.size() - 1) << log;
   const absl::Status broken = make("a\n{{ b");
   EXPECT_EQ(broken.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(broken.message()), HasSubstr("line 2: {{ has no end }}"));
