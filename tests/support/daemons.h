@@ -90,6 +90,8 @@ class Stream {
   }
   Stream(const Stream&) = delete;
 
+  // Reads the first event: the engine has the request. False if it was refused.
+  bool Begin() { return ReadEvent(); }
   // Reads until `count` tokens have come; false if the stream ends before.
   bool ReadTokens(size_t count) {
     while (result_.ids.size() < count) {
