@@ -17,7 +17,7 @@ absl::Status Refusal(std::string_view text, std::string_view what, std::string_v
 }
 
 std::string RangeText(RealRange range) {
-  const bool has_low = range.low > std::numeric_limits<double>::lowest();
+  const bool has_low = range.low > std::numeric_limits<float>::lowest();
   const bool has_high = range.high < std::numeric_limits<float>::max();
   const char* from = range.above_low ? "above " : "from ";
   if (has_low && has_high) {

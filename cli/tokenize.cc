@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<TokenId>> ParseIds(const std::string& text, const Tok
   for (const absl::string_view word :
        absl::StrSplit(text, absl::ByAnyChar("[], \t\r\n"), absl::SkipEmpty())) {
     const auto id = ParseInteger({word.data(), word.size()}, {0, tokenizer.vocab_size() - 1});
-    if (!id.ok()) return Annotate(id.status(), "token ids");
+    if (!id.ok()) return Annotate(id.status(), "token ids of this model");
     ids.push_back(static_cast<TokenId>(*id));
   }
   return ids;

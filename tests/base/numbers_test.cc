@@ -52,6 +52,9 @@ TEST(Numbers, RefusesWhatIsNotFiniteOrOutOfRange) {
   EXPECT_EQ(ParseReal("1.5", {0, 1}).status().message(), "'1.5' is not a number from 0 to 1");
   EXPECT_EQ(ParseReal("0", {0, 1, true}).status().message(), "'0' is not a number above 0 up to 1");
   EXPECT_EQ(ParseReal("-1", {.low = 0}).status().message(), "'-1' is not a number of 0 or more");
+  constexpr double kFloat = std::numeric_limits<float>::max();
+  EXPECT_EQ(ParseReal("much", {-kFloat, kFloat}).status().message(),
+            "'much' is not a number such as 0.5");
 }
 
 }  // namespace

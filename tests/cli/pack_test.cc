@@ -69,7 +69,7 @@ TEST_F(PackCommandTest, MergesAdapters) {
   EXPECT_NE(pack("whole", {"--lora", adapter}), pack("half", {"--lora", adapter + "=0.5"}));
   const absl::Status bad =
       RunPackCommand({dir_.File("m.gguf"), "--lora", adapter + "=much"}, &out_);
-  EXPECT_THAT(std::string(bad.message()), HasSubstr("write FILE=SCALE"));
+  EXPECT_THAT(std::string(bad.message()), HasSubstr("write FILE or FILE=SCALE"));
 }
 
 TEST_F(PackCommandTest, FollowsItsFlags) {
@@ -186,7 +186,7 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
       {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("empty"), "-o", dir_.File("p")},
        "empty holds no text"},
       {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.path(), "-o", dir_.File("p")},
-       "Is a directory"},
+       "is a folder"},
       {{DemoModelPath(), "--units", "q4", "--calibrate", dir_.File("text.gguf"), "-o",
         dir_.File("p")},
        "text.gguf: a calibration needs at least 2049 tokens"},

@@ -96,7 +96,7 @@ TEST_F(SimulateCommandTest, MistakesAreNamed) {
   EXPECT_THAT(Error({"--shape", "llama-3-8b", "--flash", "fast"}),
               HasSubstr("--flash: 'fast' is not a rate; write for example 1GB/s"));
   EXPECT_THAT(Error({"--shape", "llama-3-8b", "--dram", "-5%"}),
-              HasSubstr("--dram: '-5%' is not a percentage above 0"));
+              HasSubstr("--dram, percent: '-5' is not a number above 0 up to 1000"));
   EXPECT_THAT(Error({"--shape", "llama-3-8b", "--bits", "0"}), HasSubstr("--bits: '0'"));
   EXPECT_THAT(Error({"--pack", pack_, "--trace", trace_, "--policies", "lfu,magic"}),
               HasSubstr("unknown policy 'magic'; use value, lfu, lru, none or belady"));

@@ -137,7 +137,7 @@ TEST_F(TokenizeCommand, RefusesWhatIsNoId) {
   for (const char* text : {"[1, x]", "5", "-1", "1.5", "99999999999999999999"}) {
     EXPECT_EQ(RunOn(text, {"--decode"}), "");
     EXPECT_EQ(status_.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_THAT(std::string(status_.message()), HasSubstr("ids of this model are 0 to 4"));
+    EXPECT_THAT(std::string(status_.message()), HasSubstr("is not a whole number from 0 to 4"));
   }
 }
 

@@ -255,16 +255,16 @@ TEST_F(BadInput, RequestsOutsideTheBounds) {
 TEST_F(BadInput, FlagsOfTheOracleCommands) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
       {{"--tokens", "1,9999"}, "9999"},
-      {{"--tokens", "1,x"}, "'x' is not a number"},
+      {{"--tokens", "1,x"}, "--tokens: 'x' is not a whole number"},
       {{"--tokens", ""}, "--tokens"},
       {{"--tokens", "1", "--mode", "sparse"}, "'sparse'"},
-      {{"--tokens", "1", "--mode", "dip", "--density", "0"}, "--density 0"},
-      {{"--tokens", "1", "--mode", "dip", "--density", "nan"}, "--density nan"},
-      {{"--tokens", "1", "--mode", "dip_ca", "--gamma", "2"}, "--gamma 2"},
-      {{"--tokens", "1", "--greedy", "4000000000"}, "--context"},
+      {{"--tokens", "1", "--mode", "dip", "--density", "0"}, "--density: '0'"},
+      {{"--tokens", "1", "--mode", "dip", "--density", "nan"}, "--density: 'nan'"},
+      {{"--tokens", "1", "--mode", "dip_ca", "--gamma", "2"}, "--gamma: '2'"},
+      {{"--tokens", "1", "--greedy", "4000000"}, "--context"},
       {{"--tokens", "1", "--kv", "q8"}, "'q8'"},
       {{"--tokens", "1", "--policy", "mru"}, "'mru'"},
-      {{"--tokens", "1", "--cache-fraction", "7"}, "cache fraction 7"},
+      {{"--tokens", "1", "--cache-fraction", "7"}, "--cache-fraction: '7'"},
       {{"--tokens", "1", "--flash-model", "fast"}, "'fast'"},
       {{"--tokens", "1", "--flash-backend", "tape"}, "'tape'"},
       {{"--tokens", "1", "--threads", "100000"}, "--threads"},
@@ -291,7 +291,7 @@ TEST_F(BadInput, FlagsOfTheOtherPrograms) {
   ExpectError("tidegate-store", StoreArguments(Pack(), "banana"), "'banana'");
   ExpectError("tidegate-engine", {"--nonsense"}, "--nonsense");
   ExpectError("tidegate-engine", {"--density", "2"}, "--density");
-  ExpectError("tidegate-engine", {"--listen", "banana"}, "--listen banana");
+  ExpectError("tidegate-engine", {"--listen", "banana"}, "--listen: ");
 }
 
 }  // namespace
