@@ -74,14 +74,13 @@ const char* RefusalName(Refusal refusal) {
 // All of it runs on the gate's thread, but for what is atomic or under the mutex.
 class ConnectionGate::Loop {
  public:
-  Loop(LiveListener listener, const GateLimits& limits, HandOver hand_over, UniqueFd epoll,
-       UniqueFd wake);
+  Loop(LiveListener listener, const GateLimits& limits, HandOver hand_over,
+       std::shared_ptr<GateStats> stats, UniqueFd epoll, UniqueFd wake);
   ~Loop() { Stop(milliseconds(0)); }
 
   void StopAccepting();
   void Stop(milliseconds flush_time);
   const ListenAddress& address() const { return address_; }
-  std::shared_ptr<const GateStats> stats() const { return shared_stats_; }
 
  private:
   struct Entry {
@@ -122,7 +121,7 @@ class ConnectionGate::Loop {
   bool listener_armed_ = false;
   double accept_tokens_ = kAcceptsAtOnce;
 
-  const std::shared_ptr<GateStats> shared_stats_ = std::make_shared<GateStats>();
+  const std::shared_ptr<GateStats> shared_stats_;
   GateStats& stats_ = *shared_stats_;
   GatedConnection::Counts counts_;
   CallWindow window_;  // outlives the connections
@@ -143,7 +142,7 @@ class ConnectionGate::Loop {
 };
 
 ConnectionGate::Loop::Loop(LiveListener listener, const GateLimits& limits, HandOver hand_over,
-                           UniqueFd epoll, UniqueFd wake)
+                           std::shared_ptr<GateStats> stats, UniqueFd epoll, UniqueFd wake)
     : limits_(limits),
       hand_over_(std::move(hand_over)),
       epoll_(std::move(epoll)),
@@ -151,6 +150,7 @@ ConnectionGate::Loop::Loop(LiveListener listener, const GateLimits& limits, Hand
       listener_(std::move(listener)),
       address_(listener_->address()),
       max_connections_(ConnectionsFor(limits.max_connections)),
+      shared_stats_(std::move(stats)),
       window_(limits.max_unanswered_calls) {
   Watch(EPOLL_CTL_ADD, wake_.get(), kWakeEvent, EPOLLIN);
   Watch(EPOLL_CTL_ADD, listener_->fd(), kListenerEvent, EPOLLIN);
@@ -474,16 +474,17 @@ void ConnectionGate::Loop::Stop(milliseconds flush_time) {
   thread_.join();
 }
 
-absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Start(const ListenAddress& address,
-                                                                      const GateLimits& limits,
-                                                                      HandOver hand_over) {
+absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Start(
+    const ListenAddress& address, const GateLimits& limits, HandOver hand_over,
+    std::shared_ptr<GateStats> stats) {
   UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return SystemError("epoll_create1");
   UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake.valid()) return SystemError("eventfd");
   ASSIGN_OR_RETURN(LiveListener listener, LiveListener::Create(address));
-  return std::unique_ptr<ConnectionGate>(new ConnectionGate(std::make_unique<Loop>(
-      std::move(listener), limits, std::move(hand_over), std::move(epoll), std::move(wake))));
+  return std::unique_ptr<ConnectionGate>(new ConnectionGate(
+      std::make_unique<Loop>(std::move(listener), limits, std::move(hand_over), std::move(stats),
+                             std::move(epoll), std::move(wake))));
 }
 
 ConnectionGate::ConnectionGate(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {}
@@ -491,6 +492,5 @@ ConnectionGate::~ConnectionGate() = default;
 void ConnectionGate::StopAccepting() { loop_->StopAccepting(); }
 void ConnectionGate::Stop(milliseconds flush_time) { loop_->Stop(flush_time); }
 const ListenAddress& ConnectionGate::address() const { return loop_->address(); }
-std::shared_ptr<const GateStats> ConnectionGate::stats() const { return loop_->stats(); }
 
 }  // namespace tidegate

@@ -7,7 +7,7 @@
 // preface; the gate passes bytes on. So it sees frames in clear: TLS, when it comes, ends here.
 // A connection takes three descriptors.
 //
-// Threads: one of its own. Start() and Stop() belong to one owner; stats() are anybody's.
+// Threads: one of its own. Start() and Stop() belong to one owner; the stats are anybody's.
 #pragma once
 
 #include <array>
@@ -60,11 +60,12 @@ class ConnectionGate {
   // Takes over a connected, non-blocking stream socket. Called on the gate's thread.
   using HandOver = std::function<void(int fd)>;
 
-  // Listens and starts. Connections are fewer than asked where the process may not have enough
-  // descriptors; the log says so. Errors of Listen().
+  // Listens and starts; `stats` are filled from then on. Connections are fewer than asked where the
+  // process may not have enough descriptors; the log says so. Errors of Listen().
   static absl::StatusOr<std::unique_ptr<ConnectionGate>> Start(const ListenAddress& address,
                                                                const GateLimits& limits,
-                                                               HandOver hand_over);
+                                                               HandOver hand_over,
+                                                               std::shared_ptr<GateStats> stats);
   ~ConnectionGate();  // Stop() without time
   ConnectionGate(const ConnectionGate&) = delete;
   ConnectionGate& operator=(const ConnectionGate&) = delete;
@@ -76,7 +77,6 @@ class ConnectionGate {
   void Stop(std::chrono::milliseconds flush_time);
 
   const ListenAddress& address() const;  // with the real port
-  std::shared_ptr<const GateStats> stats() const;
 
  private:
   class Loop;

@@ -43,7 +43,7 @@ class ScrapedEngine {
   EngineMetrics* const metrics_;
 };
 
-ServerOptions OptionsOf(const ServerConfig& config, std::string chat_template) {
+ServerOptions OptionsOf(const ServerConfig& config) {
   ServerOptions options;
   options.listen = config.listen;
   options.connections = config.connections;
@@ -53,15 +53,15 @@ ServerOptions OptionsOf(const ServerConfig& config, std::string chat_template) {
   options.write_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(config.write_timeout);
   options.model_aliases = config.model_aliases;
-  options.chat_template = std::move(chat_template);
   return options;
 }
 
 // Everything the process owns, in construction order; destroyed in reverse.
 absl::Status Run(const ServerConfig& config) {
-  std::string chat_template;
+  ServerOptions options = OptionsOf(config);
   if (!config.chat_template_file.empty()) {
-    ASSIGN_OR_RETURN(chat_template, ReadFile(config.chat_template_file, kMaxChatTemplateBytes));
+    ASSIGN_OR_RETURN(options.chat_template,
+                     ReadFile(config.chat_template_file, kMaxChatTemplateBytes));
   }
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
@@ -71,19 +71,16 @@ absl::Status Run(const ServerConfig& config) {
         MetricsServer::Create(config.metrics_listen,
                               {{"simd", std::string(BestKernels(config.engine.precision).name)}}));
     metrics = std::make_unique<EngineMetrics>(*metrics_server);
+    metrics_server->RegisterCollectable(
+        std::make_shared<ConnectionMetrics>(options.connection_stats));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(config.engine, metrics.get()));
   const ScrapedEngine scraped(metrics.get(), engine.get());
   ShutdownSignal shutdown;  // Until here a signal ends the process at once.
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<Server> server,
-      Server::Start(OptionsOf(config, std::move(chat_template)), *engine, metrics.get()));
-  if (metrics_server != nullptr) {
-    metrics_server->RegisterCollectable(
-        std::make_shared<ConnectionMetrics>(server->connection_stats()));
-  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
+                   Server::Start(options, *engine, metrics.get()));
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   LogInfo("serving: grpc ", server->address(), ", metrics ",
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),

@@ -56,6 +56,7 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
 Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
                EngineMetrics* metrics)
     : chat_(std::move(chat)),
+      connection_stats_(options.connection_stats),
       streams_(options.max_open_streams, options.write_timeout),
       state_{engine, ServedModel(engine, options.model_aliases), metrics, chat_, streams_},
       generation_(state_),
@@ -88,13 +89,13 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.RegisterService(&model_);
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
-  ASSIGN_OR_RETURN(
-      gate_, ConnectionGate::Start(address, options.connections, [this](int fd) {
-        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-        connection.fd = fd;
-        acceptor_->HandleNewConnection(&connection);
-      }));
-  connection_stats_ = gate_->stats();
+  const auto hand_over = [this](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor_->HandleNewConnection(&connection);
+  };
+  ASSIGN_OR_RETURN(gate_, ConnectionGate::Start(address, options.connections, hand_over,
+                                                options.connection_stats));
   port_ = gate_->address().port;
   address_ = gate_->address().ToString();
   return absl::OkStatus();

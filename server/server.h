@@ -23,6 +23,7 @@ namespace tidegate {
 struct ServerOptions {
   std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
   GateLimits connections;
+  std::shared_ptr<GateStats> connection_stats = std::make_shared<GateStats>();  // is filled
   int max_streams_per_connection = 1024;
   int max_open_streams = 4096;  // Generate and Chat calls, all connections
   std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls
@@ -59,6 +60,7 @@ class Server {
   void WaitForOpenStreams(std::chrono::steady_clock::time_point deadline);
 
   ChatPrompts chat_;
+  const std::shared_ptr<const GateStats> connection_stats_;
   OpenStreams streams_;
   ServingState state_;
   GenerationServiceImpl generation_;
@@ -68,7 +70,6 @@ class Server {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ConnectionGate> gate_;  // hands connections to acceptor_
-  std::shared_ptr<const GateStats> connection_stats_;
   std::unique_ptr<HealthReporter> health_;
 };
 

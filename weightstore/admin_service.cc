@@ -149,9 +149,9 @@ class AdminServer::Service final : public RawService {
   const StoreStats& stats_;
 };
 
-absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& socket_path,
-                                                                const StoreInfo& info,
-                                                                const StoreStats& stats) {
+absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(
+    const std::string& socket_path, const StoreInfo& info, const StoreStats& stats,
+    std::shared_ptr<GateStats> connections) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   std::unique_ptr<AdminServer> admin(new AdminServer());
@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   admin->server_ = builder.BuildAndStart();
   if (admin->server_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
   admin->removed_at_end_ = RemovedAtEnd(socket_path);
-  RETURN_IF_ERROR(admin->Listen(socket_path));
+  RETURN_IF_ERROR(admin->Listen(socket_path, std::move(connections)));
   grpc::HealthCheckServiceInterface* health = admin->server_->GetHealthCheckService();
   for (const char* name :
        {"", "liveness", "readiness", v1::WeightStoreService::service_full_name()}) {
@@ -178,18 +178,20 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   return admin;
 }
 
-absl::Status AdminServer::Listen(const std::string& socket_path) {
+absl::Status AdminServer::Listen(const std::string& socket_path,
+                                 std::shared_ptr<GateStats> connections) {
   ListenAddress address;
   address.unix_path = socket_path;
   GateLimits limits;
   limits.max_connections = limits.max_connections_per_address = kMaxConnections;
   limits.max_open_calls = kMaxOpenCalls;
-  ASSIGN_OR_RETURN(
-      gate_, ConnectionGate::Start(address, limits, [this](int fd) {
-        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-        connection.fd = fd;
-        acceptor_->HandleNewConnection(&connection);
-      }));
+  const auto hand_over = [this](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor_->HandleNewConnection(&connection);
+  };
+  ASSIGN_OR_RETURN(gate_,
+                   ConnectionGate::Start(address, limits, hand_over, std::move(connections)));
   if (chmod(socket_path.c_str(), 0660) == 0) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("cannot set the mode of ", socket_path));
 }

@@ -29,19 +29,19 @@ class AdminServer {
   static constexpr std::string_view kSuffix = ".grpc";
   static constexpr size_t kMaxAttachSocketBytes = kMaxSocketPathBytes - kSuffix.size();
 
-  // Listens on `socket_path`, for the owner and the group. `info` and `stats` outlive the result.
-  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& socket_path,
-                                                            const StoreInfo& info,
-                                                            const StoreStats& stats);
+  // Listens on `socket_path`, for the owner and the group. `info` and `stats` outlive the result;
+  // `connections` is filled.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(
+      const std::string& socket_path, const StoreInfo& info, const StoreStats& stats,
+      std::shared_ptr<GateStats> connections = std::make_shared<GateStats>());
   ~AdminServer();
-  std::shared_ptr<const GateStats> connection_stats() const { return gate_->stats(); }
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
  private:
   class Service;
   AdminServer() = default;
-  absl::Status Listen(const std::string& socket_path);
+  absl::Status Listen(const std::string& socket_path, std::shared_ptr<GateStats> connections);
 
   RemovedAtEnd removed_at_end_;  // the socket
   std::unique_ptr<Service> service_;

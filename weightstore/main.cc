@@ -63,19 +63,18 @@ absl::Status Run(const StoreConfig& config) {
   if (!config.store.verify_checksums) {
     LogWarning("--no-verify: damaged weights will go unnoticed");
   }
+  const auto connections = std::make_shared<GateStats>();
   std::unique_ptr<MetricsServer> metrics;
   if (!config.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Create(config.metrics_listen));
     metrics->RegisterCollectable(std::make_shared<StoreMetrics>(store->info(), store->stats()));
+    metrics->RegisterCollectable(std::make_shared<ConnectionMetrics>(connections));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics->port()));
   }
   RETURN_IF_ERROR(store->Start());
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<AdminServer> admin,
-      AdminServer::Start(AdminServer::SocketPath(socket), store->info(), store->stats()));
-  if (metrics != nullptr) {
-    metrics->RegisterCollectable(std::make_shared<ConnectionMetrics>(admin->connection_stats()));
-  }
+  ASSIGN_OR_RETURN(std::unique_ptr<AdminServer> admin,
+                   AdminServer::Start(AdminServer::SocketPath(socket), store->info(),
+                                      store->stats(), connections));
   LogInfo("ready: ", store->info().model_name, " on ", socket, ", metrics ",
           metrics == nullptr ? "off" : absl::StrCat(metrics->address(), "/metrics"));
 

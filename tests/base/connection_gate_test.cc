@@ -51,11 +51,10 @@ class Backend {
 class ConnectionGateTest : public testing::Test {
  protected:
   void Start(GateLimits limits = {}, const std::string& address = "127.0.0.1:0") {
-    auto gate = ConnectionGate::Start(*ParseListenAddress(address), limits,
-                                      [this](int fd) { backend_.Take(fd); });
+    auto gate = ConnectionGate::Start(
+        *ParseListenAddress(address), limits, [this](int fd) { backend_.Take(fd); }, stats_);
     ASSERT_TRUE(gate.ok()) << gate.status();
     gate_ = *std::move(gate);
-    stats_ = gate_->stats();
   }
   UniqueFd Connect() {
     UniqueFd fd = ConnectLoopback(gate_->address().port);
@@ -79,7 +78,7 @@ class ConnectionGateTest : public testing::Test {
 
   Backend backend_;
   std::unique_ptr<ConnectionGate> gate_;
-  std::shared_ptr<const GateStats> stats_;
+  const std::shared_ptr<GateStats> stats_ = std::make_shared<GateStats>();
 };
 
 TEST_F(ConnectionGateTest, PassesBytesInBothDirections) {
