@@ -49,12 +49,10 @@ class MemoryTest : public testing::Test {
     ASSERT_NO_FATAL_FAILURE(daemons_->Start({"--memory-budget", kBudgetText}));
     if (MemoryOf(daemons_->engine().pid()) == 0) GTEST_SKIP() << "no Pss_Anon in smaps_rollup";
   }
-  // A prompt of several pieces and some tokens after it.
+  // A prompt that is the largest piece, and some tokens after it.
   static v1::GenerateRequest LongRequest() {
-    v1::GenerateRequest request = StoryRequest(30);
-    std::string text;
-    for (int i = 0; i < 40; ++i) text += "Once upon a time there was a girl. ";
-    request.set_text(text);
+    v1::GenerateRequest request = StoryRequest(10);
+    for (uint32_t i = 0; i < kPieceTokens; ++i) request.mutable_token_ids()->add_ids(300 + i);
     return request;
   }
   int64_t EngineBytes() { return MemoryOf(daemons_->engine().pid()); }
@@ -64,16 +62,15 @@ class MemoryTest : public testing::Test {
 };
 
 TEST_F(MemoryTest, TheBudgetAndWhatIsStatedHoldBothProcesses) {
-  for (int i = 0; i < 3; ++i) {
-    const StreamResult one = daemons_->Generate(LongRequest());
-    ASSERT_TRUE(one.status.ok()) << one.status.error_message();
-    ASSERT_GT(one.finished->usage().prompt_tokens(), kPieceTokens);
-  }
   std::vector<std::unique_ptr<Stream>> streams;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     streams.push_back(std::make_unique<Stream>(daemons_->channel(), LongRequest()));
   }
-  for (const auto& stream : streams) EXPECT_TRUE(stream->Finish().status.ok());
+  for (const auto& stream : streams) {
+    const StreamResult& result = stream->Finish();
+    ASSERT_TRUE(result.status.ok()) << result.status.error_message();
+    ASSERT_EQ(result.finished->usage().prompt_tokens(), kPieceTokens);
+  }
   const int64_t store = MemoryOf(daemons_->store().pid()), engine = EngineBytes();
   const int64_t stated = kStoreBytes + kEngineBytes + kActivations + kCopies;
   std::printf("store %.1f MiB, engine %.1f MiB: %.1f MiB over the budget, stated %.1f MiB\n",
@@ -89,8 +86,8 @@ TEST_F(MemoryTest, AnIdleConnectionTakesNoMoreThanStated) {
     for (int i = 0; i < count; ++i) {
       grpc::ChannelArguments own;  // a connection of its own
       own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-      channels.push_back(grpc::CreateCustomChannel(daemons_->address(),
-                                                   grpc::InsecureChannelCredentials(), own));
+      channels.push_back(
+          grpc::CreateCustomChannel(daemons_->address(), grpc::InsecureChannelCredentials(), own));
     }
     for (const auto& channel : channels) {
       EXPECT_TRUE(
@@ -113,9 +110,9 @@ TEST_F(MemoryTest, AStreamThatWaitsTakesNoMoreThanStated) {
       v1::GenerateRequest request = StoryRequest(400);
       streams.push_back(std::make_unique<Stream>(daemons_->channel(), request));
     }
-    EXPECT_TRUE(WaitUntil(
-        [&] { return daemons_->EngineMetric("tidegate_requests_waiting") >= waiting; },
-        kDaemonLimit));
+    EXPECT_TRUE(
+        WaitUntil([&] { return daemons_->EngineMetric("tidegate_requests_waiting") >= waiting; },
+                  kDaemonLimit));
   };
   open(8, 4);
   const int64_t before = EngineBytes();
