@@ -6,8 +6,6 @@
 
 #include "prometheus/metric_family.h"
 
-#include "prometheus/metric_family.h"
-
 namespace tidegate {
 namespace {
 
