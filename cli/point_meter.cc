@@ -26,7 +26,7 @@ store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed,
   model.set_layer_count(config.layer_count);
   model.set_hidden_size(config.hidden_size);
   model.set_intermediate_size(config.intermediate_size);
-  model.set_vocab_size(static_cast<uint32_t>(local.manifest().tokenizer().tokens_size()));
+  model.set_embedding_rows(config.embedding_rows);
   store::v1::ProfileConditions& conditions = *head.mutable_conditions();
   conditions.set_unit_encoding(info.unit_encoding);
   conditions.set_cache_share(static_cast<double>(info.slot_bytes) /

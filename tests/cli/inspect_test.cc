@@ -174,7 +174,7 @@ store::v1::Profile TestProfile() {
   model.set_layer_count(2);
   model.set_hidden_size(64);
   model.set_intermediate_size(96);
-  model.set_vocab_size(320);
+  model.set_embedding_rows(320);
   profile.mutable_conditions()->add_adapters("a.gguf=0.5");
   for (const double density : {1.0, 0.8}) profile.add_ladder()->set_density(density);
   return profile;

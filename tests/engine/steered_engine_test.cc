@@ -22,7 +22,7 @@ store::v1::Profile TestProfile() {
   model.set_layer_count(2);
   model.set_hidden_size(64);
   model.set_intermediate_size(96);
-  model.set_vocab_size(320);
+  model.set_embedding_rows(320);
   profile.mutable_conditions()->set_cache_share(1);
   const double densities[] = {1, 0.75, 0.5};
   for (int i = 0; i < 3; ++i) {
@@ -210,10 +210,10 @@ TEST_F(SteeredEngineTest, ErrorsTeach) {
   options.steering.profile = path;
   EXPECT_THAT(error(), HasSubstr(path));
   store::v1::Profile profile = TestProfile();
-  profile.mutable_model()->set_vocab_size(1000);
+  profile.mutable_model()->set_embedding_rows(1000);
   WriteFileOrDie(path, ProfileText(profile));
   EXPECT_THAT(error(), HasSubstr(absl::StrCat("--profile ", path)));
-  EXPECT_THAT(error(), HasSubstr("its vocabulary 1000, here 320"));
+  EXPECT_THAT(error(), HasSubstr("its embedding rows 1000, here 320"));
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ Profile MakeProfile() {
   profile.mutable_model()->set_layer_count(2);
   profile.mutable_model()->set_hidden_size(64);
   profile.mutable_model()->set_intermediate_size(96);
-  profile.mutable_model()->set_vocab_size(128);
+  profile.mutable_model()->set_embedding_rows(128);
   profile.mutable_conditions()->set_final_tokens(4096);
   profile.mutable_conditions()->set_cache_share(0.5);
   profile.mutable_conditions()->set_perplexity(9.5);
@@ -123,8 +123,7 @@ TEST(Profile, IsOfOneModel) {
   hp.set_layer_count(2);
   hp.set_hidden_size(64);
   hp.set_intermediate_size(96);
-  hp.set_embedding_rows(160);
-  for (int id = 0; id < 128; ++id) manifest.mutable_tokenizer()->add_tokens("");
+  hp.set_embedding_rows(128);
   EXPECT_TRUE(CheckProfileModel(MakeProfile(), manifest).ok());
   hp.set_layer_count(3);
   EXPECT_THAT(std::string(CheckProfileModel(MakeProfile(), manifest).message()),

@@ -288,7 +288,7 @@ TEST_F(StoreTest, SlotsAreDividedAsThePacksProfileSays) {
   profile.mutable_model()->set_layer_count(hp.layer_count());
   profile.mutable_model()->set_hidden_size(hp.hidden_size());
   profile.mutable_model()->set_intermediate_size(hp.intermediate_size());
-  profile.mutable_model()->set_vocab_size(hp.embedding_rows());
+  profile.mutable_model()->set_embedding_rows(hp.embedding_rows());
   profile.mutable_conditions()->set_input_share(0.9);
   profile.add_ladder()->set_density(1);
   const auto source = GgufFile::Open(folder_.path() + "/model.gguf");

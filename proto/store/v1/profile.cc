@@ -148,8 +148,7 @@ absl::Status CheckProfileModel(const Profile& profile, const store::v1::Manifest
   } sizes[] = {{"layers", model.layer_count(), hp.layer_count()},
                {"hidden size", model.hidden_size(), hp.hidden_size()},
                {"intermediate size", model.intermediate_size(), hp.intermediate_size()},
-               {"vocabulary", model.vocab_size(),
-                static_cast<uint32_t>(manifest.tokenizer().tokens_size())}};
+               {"embedding rows", model.embedding_rows(), hp.embedding_rows()}};
   for (const auto& size : sizes) {
     if (size.profile == size.manifest) continue;
     return absl::InvalidArgumentError(
