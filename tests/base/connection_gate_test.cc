@@ -209,15 +209,15 @@ TEST_F(ConnectionGateTest, TooManyOpenCallsCostTheConnectionThatHasTheMost) {
 
 TEST_F(ConnectionGateTest, FramesWithoutDataHaveARate) {
   Start();
-  const auto [client, server] = Client();
+  const std::pair<UniqueFd, int> ends = Client();
+  const int client = ends.first.get(), server = ends.second;
   Read(server, RawPreface().size());
   std::string pings;
   for (int i = 0; i < 10000; ++i) pings += RawFrame(6, 0, 0, "12345678");
   std::string::size_type sent = 0;
   const bool throttled = WaitUntil(
       [&] {
-        const ssize_t more =
-            send(client.get(), pings.data() + sent, pings.size() - sent, MSG_DONTWAIT);
+        const ssize_t more = send(client, pings.data() + sent, pings.size() - sent, MSG_DONTWAIT);
         if (more > 0) sent = (sent + static_cast<size_t>(more)) % pings.size();
         char sink[65536];
         recv(server, sink, sizeof(sink), MSG_DONTWAIT);

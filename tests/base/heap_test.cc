@@ -22,6 +22,8 @@ size_t ResidentBytes() {
 bool HeapIsGlibcs() {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   return false;
+#elif defined(__has_feature)  // clang
+  return !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
 #else
   return true;
 #endif
