@@ -83,8 +83,11 @@ bool IsLocal(const std::string& target) {
   const absl::StatusOr<ListenAddress> address = ParseListenAddress(target);
   if (!address.ok()) return false;
   if (address->is_unix()) return true;
-  const std::string host = absl::AsciiStrToLower(address->host);
+  std::string host = absl::AsciiStrToLower(address->host);
+  if (absl::EndsWith(host, ".")) host.pop_back();  // the root's own name
   if (host == "localhost" || absl::EndsWith(host, ".localhost")) return true;
+  // What Debian's /etc/hosts calls ::1.
+  if (host == "ip6-localhost" || host == "ip6-loopback") return true;
   in_addr v4 = {};
   if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) {
     const uint32_t number = ntohl(v4.s_addr);

@@ -177,6 +177,11 @@ TEST_F(GenerateTest, LoopbackNeedsNoProxy) {
   const Outcome here = Generate({"a", "--quiet"}, Story());
   const absl::Status there =
       RunCommand(AddGenerateCommand, {"generate", "a", "--server", "tidegate.invalid:1"}, nullptr);
+  for (const char* local : {"localhost.:1", "ip6-localhost:1"}) {
+    const absl::Status refused =
+        RunCommand(AddGenerateCommand, {"generate", "a", "--server", local}, nullptr);
+    EXPECT_THAT(std::string(refused.message()), testing::Not(HasSubstr("proxy"))) << local;
+  }
   setenv("no_proxy", "other,.invalid", 1);
   setenv("grpc_proxy", "", 1);
   const absl::Status direct =
