@@ -57,6 +57,21 @@ struct Kernels {
                       const float* coefficients, size_t count, size_t elements, size_t begin,
                       size_t end, float* y);
 
+  // Many rows with one pass over the weights: a lane is one row's x or y. Whatever the number of
+  // lanes and whatever lies beside it, a lane gets, bit for bit, what the kernel of one row in this
+  // table gives for it alone; the weights are decoded once for several lanes. The y of different
+  // lanes do not overlap; lanes may be 0.
+  //
+  // mat_vec with y[l] and x[l] for l in [0, lanes).
+  void (*mat_vec_lanes)(const MatrixView& w, size_t row_begin, size_t row_end,
+                        const float* const* x, float* const* y, size_t lanes);
+
+  // add_columns with y[l] and coefficients[l] [count] for l in [0, lanes): the same columns for
+  // every lane.
+  void (*add_columns_lanes)(UnitEncoding encoding, const uint8_t* const* columns,
+                            const float* const* coefficients, size_t count, size_t elements,
+                            size_t begin, size_t end, float* const* y, size_t lanes);
+
   // out[i] = x[i] * weight[i] / sqrt(mean(x^2) + epsilon); x and out may be the same. n > 0.
   // Relative error below (n / 2 + 4) * 2^-23.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float epsilon, float* out);
@@ -95,7 +110,8 @@ struct Kernels {
 
 const Kernels& ScalarKernels(Precision precision);
 
-// The fastest table of this CPU for the precision. Only mat_vec and add_columns depend on it.
+// The fastest table of this CPU for the precision. Only mat_vec, add_columns and their forms for
+// lanes depend on it.
 const Kernels& BestKernels(Precision precision);
 
 // Every table this CPU can run, with its specification: what the tests loop over.

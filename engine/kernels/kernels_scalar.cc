@@ -72,6 +72,21 @@ void MatVec(const MatrixView& w, size_t row_begin, size_t row_end, const float* 
   }
 }
 
+template <bool kBf16>
+void AddColumnsLanes(UnitEncoding encoding, const uint8_t* const* columns,
+                     const float* const* coefficients, size_t count, size_t elements, size_t begin,
+                     size_t end, float* const* y, size_t lanes) {
+  for (size_t l = 0; l < lanes; ++l) {
+    AddColumns<kBf16>(encoding, columns, coefficients[l], count, elements, begin, end, y[l]);
+  }
+}
+
+template <bool kBf16>
+void MatVecLanes(const MatrixView& w, size_t row_begin, size_t row_end, const float* const* x,
+                 float* const* y, size_t lanes) {
+  for (size_t l = 0; l < lanes; ++l) MatVec<kBf16>(w, row_begin, row_end, x[l], y[l]);
+}
+
 void RmsNorm(const float* x, const float* weight, size_t n, float epsilon, float* out) {
   double sum = 0;
   for (size_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
@@ -155,6 +170,8 @@ constexpr Kernels kScalar = {
     .name = kBf16 ? "scalar_bf16" : "scalar_f32",
     .mat_vec = MatVec<kBf16>,
     .add_columns = AddColumns<kBf16>,
+    .mat_vec_lanes = MatVecLanes<kBf16>,
+    .add_columns_lanes = AddColumnsLanes<kBf16>,
     .rms_norm = RmsNorm,
     .silu_multiply = SiluMultiply,
     .gelu_multiply = GeluMultiply,

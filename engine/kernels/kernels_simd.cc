@@ -20,6 +20,7 @@
 
 #include "engine/kernels/columns-inl.h"
 #include "engine/kernels/kernels.h"
+#include "engine/kernels/lanes-inl.h"
 #include "engine/kernels/mat_vec-inl.h"
 #include "engine/kernels/nibbles_bf16-inl.h"
 #include "engine/kernels/vector-inl.h"
@@ -34,6 +35,8 @@ const Kernels& TableF32() {
       .name = name,
       .mat_vec = MatVec,
       .add_columns = AddColumns<AddSpreadBlock, false>,
+      .mat_vec_lanes = MatVecLanes<MatVec>,
+      .add_columns_lanes = AddColumnsLanes<AddColumns<AddSpreadBlock, false>>,
       .rms_norm = RmsNorm,
       .silu_multiply = SiluMultiply,
       .gelu_multiply = GeluMultiply,
@@ -54,6 +57,8 @@ const Kernels& TableBf16() {
     bf16.name = name;
     bf16.mat_vec = MatVecBf16;
     bf16.add_columns = AddColumns<AddSpreadBlockBf16, true>;
+    bf16.mat_vec_lanes = MatVecLanes<MatVecBf16>;
+    bf16.add_columns_lanes = AddColumnsLanes<AddColumns<AddSpreadBlockBf16, true>>;
     return bf16;
   }();
   return table;

@@ -1,4 +1,5 @@
 // add_columns: every table bitwise equal to the definition in kernels.h, however the work is cut.
+// add_columns_lanes: bitwise equal to add_columns, whatever the company.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -207,6 +208,82 @@ TEST_P(ColumnsTest, ExtremeCoefficientsStayExact) {
   kernels().add_columns(encoding(), columns.pointers(), coefficients.data(), count, elements, 0,
                         elements, y.data());
   ExpectSameBits(Expected(columns, coefficients, elements, 0, elements, start), y, "extremes");
+}
+
+// Coefficients and outputs of several lanes. Every output vector begins at another address relative
+// to a vector's size and has kUntouched in front of and behind what is written.
+class Lanes {
+ public:
+  Lanes(size_t lanes, size_t count, size_t elements, std::mt19937& random) : elements_(elements) {
+    for (size_t l = 0; l < lanes; ++l) {
+      coefficients_.push_back(RandomFloats(count, random));
+      outputs_.push_back(RandomFloats(elements + l % 16 + 2, random));
+      std::fill_n(outputs_[l].begin(), l % 16 + 1, kUntouched);
+      outputs_[l].back() = kUntouched;
+      coefficient_pointers_.push_back(coefficients_[l].data());
+      output_pointers_.push_back(outputs_[l].data() + l % 16 + 1);
+    }
+  }
+
+  // Adds `columns` to every lane, then compares each with what add_columns gives for it alone.
+  void ExpectAsAlone(const Kernels& kernels, UnitEncoding encoding, const Columns& columns,
+                     size_t begin, size_t end) {
+    const size_t count = coefficients_.empty() ? 0 : coefficients_[0].size();
+    std::vector<std::vector<float>> expected = outputs_;
+    for (size_t l = 0; l < expected.size(); ++l) {
+      kernels.add_columns(encoding, columns.pointers(), coefficients_[l].data(), count, elements_,
+                          begin, end, expected[l].data() + l % 16 + 1);
+    }
+    kernels.add_columns_lanes(encoding, columns.pointers(), coefficient_pointers_.data(), count,
+                              elements_, begin, end, output_pointers_.data(), outputs_.size());
+    for (size_t l = 0; l < expected.size(); ++l) {
+      ExpectSameBits(expected[l], outputs_[l],
+                     "lane " + std::to_string(l) + " of " + std::to_string(expected.size()) + ", " +
+                         std::to_string(count) + " columns, " + RangeName(begin, end));
+    }
+  }
+
+ private:
+  size_t elements_;
+  std::vector<std::vector<float>> coefficients_;
+  std::vector<std::vector<float>> outputs_;
+  std::vector<const float*> coefficient_pointers_;
+  std::vector<float*> output_pointers_;
+};
+
+TEST_P(ColumnsTest, ALaneGetsWhatItGetsAlone) {
+  for (const size_t elements : Lengths(encoding())) {
+    const size_t most = elements > 1100 ? 2 : 17;
+    const Columns columns(encoding(), elements, 21, random_);
+    for (size_t i = 0; i < most; ++i) {
+      const size_t lanes = elements > 1100 ? 1 + random_() % 17 : i + 1;
+      // Few and many columns go different ways, and so do whole batches and the rest.
+      const size_t count = i % 3 == 0 ? 16 : 1 + random_() % 21;
+      Lanes(lanes, count, elements, random_)
+          .ExpectAsAlone(kernels(), encoding(), columns, 0, elements);
+    }
+  }
+}
+
+TEST_P(ColumnsTest, LanesWriteOnlyTheirRange) {
+  const size_t elements = 1120;
+  const Columns columns(encoding(), elements, 70, random_);
+  for (const size_t lanes : {size_t{0}, size_t{1}, size_t{2}, size_t{7}, size_t{11}}) {
+    for (const size_t begin : {size_t{0}, size_t{32}, size_t{352}, elements}) {
+      for (const size_t end : {begin, begin + 32, begin + 544, elements}) {
+        if (end > elements) continue;
+        const size_t count = end - begin > 100 ? 19 : 70;
+        Lanes(lanes, count, elements, random_)
+            .ExpectAsAlone(kernels(), encoding(), columns, begin, end);
+      }
+    }
+  }
+}
+
+TEST_P(ColumnsTest, LanesOfMoreThanOneTile) {
+  const size_t elements = 16384 + 4128;
+  const Columns columns(encoding(), elements, 18, random_);
+  Lanes(9, 18, elements, random_).ExpectAsAlone(kernels(), encoding(), columns, 0, elements);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, ColumnsTest,

@@ -1,5 +1,5 @@
 // mat_vec of every table: within the error bound of kernels.h of the exact product, and bitwise
-// independent of how rows are cut.
+// independent of how rows are cut. mat_vec_lanes: bitwise equal to mat_vec, whatever the company.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -109,6 +109,39 @@ TEST_P(MatVecTest, RowRangesChangeNoBit) {
         }
         ASSERT_EQ(std::bit_cast<uint32_t>(y[r]), std::bit_cast<uint32_t>(alone[r]))
             << columns << " columns, row " << r;
+      }
+    }
+  }
+}
+
+TEST_P(MatVecTest, ALaneGetsWhatItGetsAlone) {
+  constexpr size_t kRows = 11;
+  constexpr size_t kMostLanes = 17;
+  const float kUntouched = 12345.0f;
+  for (const size_t columns : ColumnCounts()) {
+    const Matrix matrix(type(), kRows, columns, random_);
+    std::vector<std::vector<float>> inputs;  // At another address relative to a vector's size each.
+    std::vector<const float*> x;
+    std::vector<std::vector<float>> alone(kMostLanes, std::vector<float>(kRows, kUntouched));
+    for (size_t l = 0; l < kMostLanes; ++l) {
+      inputs.push_back(RandomFloats(columns + l % 16, random_));
+      x.push_back(inputs[l].data() + l % 16);
+      kernels().mat_vec(matrix.view(), 0, kRows, x[l], alone[l].data());
+    }
+    for (size_t lanes = 0; lanes <= kMostLanes; ++lanes) {
+      if (columns > 1000 && lanes % 4 == 0) continue;
+      const size_t begin = lanes % 3 * 2;
+      const size_t end = lanes % 2 == 0 ? kRows : begin + 5;
+      std::vector<std::vector<float>> sums(lanes, std::vector<float>(kRows, kUntouched));
+      std::vector<float*> y;
+      for (std::vector<float>& sum : sums) y.push_back(sum.data());
+      kernels().mat_vec_lanes(matrix.view(), begin, end, x.data(), y.data(), lanes);
+      for (size_t l = 0; l < lanes; ++l) {
+        for (size_t r = 0; r < kRows; ++r) {
+          const float expected = r < begin || r >= end ? kUntouched : alone[l][r];
+          ASSERT_EQ(std::bit_cast<uint32_t>(sums[l][r]), std::bit_cast<uint32_t>(expected))
+              << columns << " columns, row " << r << ", lane " << l << " of " << lanes;
+        }
       }
     }
   }
