@@ -41,7 +41,8 @@ Decoder::Decoder(const Model* model, WeightClient* client, ThreadPool* pool, uin
       experts_(model, &mlp_, pool),
       matmul_(pool),
       lora_(pool),
-      prompt_attention_(&model->config, kernels_, pool) {
+      prompt_attention_(&model->config, kernels_, pool),
+      decode_attention_(&model->config, kernels_, pool) {
   Reserve(1);
 }
 
@@ -125,31 +126,12 @@ void Decoder::PlaceHeads(const float* norm, uint32_t layer, uint32_t token, floa
   RotationsOf(layer).Rotate(c.rope_pairs, token, heads, head_count, c.head_size);
 }
 
-void Decoder::AttendOne(const KvCache& kv, uint32_t layer, uint32_t position) {
-  const ModelConfig& c = model_->config;
-  const uint32_t group = c.query_heads / c.kv_heads;
-  const uint32_t window = c.windows[layer];
-  const uint32_t first = window == 0 || window > position ? 0 : position + 1 - window;
-  const size_t positions = position + 1 - first;
-  scores_.resize(c.query_heads * positions);
-  const size_t touched = c.query_heads * positions * c.head_size * 4;
-  pool_->For(c.query_heads, 1, touched, [&](size_t begin, size_t end) {
-    for (size_t head = begin; head < end; ++head) {
-      const size_t at = head * c.head_size;
-      const auto kv_head = static_cast<uint32_t>(head / group);
-      kernels_->attend(query_.data() + at, kv.keys(layer, kv_head, first),
-                       kv.values(layer, kv_head, first), kv.half(), c.head_size, positions,
-                       c.head_size, c.attention_scale, c.attention_cap,
-                       scores_.data() + head * positions, attended_.data() + at);
-    }
-  });
-}
-
 void Decoder::Attend(const KvCache& kv, uint32_t layer, uint32_t tokens, const Pass& pass) {
   if (pass.prefill) {
     prompt_attention_.Run(kv, layer, kv.size(), tokens, query_.data(), attended_.data());
   } else {
-    AttendOne(kv, layer, kv.size());
+    const AttentionRow row = {&kv, kv.size(), query_.data(), attended_.data()};
+    decode_attention_.Run(layer, {&row, 1});
   }
 }
 

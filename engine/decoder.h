@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/decode_attention.h"
 #include "engine/expert_mlp.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kv_cache.h"
@@ -96,7 +97,6 @@ class Decoder {
   // Norms and turns the heads [head_count, head_size] of one token.
   void PlaceHeads(const float* norm, uint32_t layer, uint32_t token, float* heads,
                   uint32_t head_count) const;
-  void AttendOne(const KvCache& kv, uint32_t layer, uint32_t position);
   // out[t] = rms_norm(x[t]), both [tokens, H].
   void Norm(const float* weight, const float* x, uint32_t tokens, float* out);
   // y[t] += bias, y [tokens, size]; null: nothing.
@@ -114,13 +114,13 @@ class Decoder {
   Matmul matmul_;
   LoraProduct lora_;
   PromptAttention prompt_attention_;
+  DecodeAttention decode_attention_;
   Rotations rotations_, windowed_rotations_;  // of the tokens of a pass
   // Activations, [tokens, ...], as large as the longest piece so far.
   std::vector<float> x_, normed_;        // H
   std::vector<float> mlp_out_;           // H, where it is normed before it joins x_
   std::vector<float> query_, attended_;  // query_size
   std::vector<float> key_, value_;       // kv_size
-  std::vector<float> scores_;            // [query_heads, positions] of one token
 };
 
 }  // namespace tidegate
