@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "packer/pack_writer.h"
 #include "weightstore/client/weight_client.h"
-#include "weightstore/pack/pack_writer.h"
 #include "weightstore/store.h"
 
 namespace tidegate {

@@ -15,10 +15,10 @@
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
-#include "cli/report_folder.h"
-#include "cli/token_ids.h"
-#include "cli/usage_meter.h"
-#include "weightstore/pack/atomic_file.h"
+#include "measure/report_folder.h"
+#include "measure/token_ids.h"
+#include "measure/usage_meter.h"
+#include "packer/atomic_file.h"
 
 namespace tidegate {
 namespace {

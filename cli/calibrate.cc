@@ -16,13 +16,13 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/commands.h"
-#include "cli/layer_sensitivity.h"
 #include "cli/model_flags.h"
-#include "cli/point_meter.h"
-#include "cli/report_folder.h"
-#include "cli/text_score.h"
+#include "measure/layer_sensitivity.h"
+#include "measure/point_meter.h"
+#include "measure/report_folder.h"
+#include "measure/text_score.h"
+#include "packer/atomic_file.h"
 #include "proto/store/v1/profile.h"
-#include "weightstore/pack/atomic_file.h"
 
 namespace tidegate {
 namespace {

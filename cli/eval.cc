@@ -11,18 +11,19 @@
 #include "base/progress.h"
 #include "base/status_macros.h"
 #include "cli/byte_rate.h"
-#include "cli/choice_questions.h"
+#include "cli/command_text.h"
 #include "cli/commands.h"
-#include "cli/eval_report.h"
-#include "cli/evaluation.h"
-#include "cli/load_tokenizer.h"
 #include "cli/model_flags.h"
-#include "cli/report_folder.h"
-#include "cli/text_score.h"
-#include "cli/token_ids.h"
-#include "engine/peer_masks.h"
+#include "measure/baseline_masks.h"
+#include "measure/choice_questions.h"
+#include "measure/eval_report.h"
+#include "measure/evaluation.h"
+#include "measure/load_tokenizer.h"
+#include "measure/report_folder.h"
+#include "measure/text_score.h"
+#include "measure/token_ids.h"
+#include "packer/atomic_file.h"
 #include "proto/store/v1/mask_trace.h"
-#include "weightstore/pack/atomic_file.h"
 
 namespace tidegate {
 namespace {
@@ -123,7 +124,7 @@ absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, ui
 // The flags of one point. Modes that only eval knows run as dense passes.
 ModelFlags FlagsOf(const ModelFlags& flags, const EvalPoint& point) {
   ModelFlags one = flags;
-  one.mode = FindPeerMethod(point.method) == nullptr ? point.method : "dense";
+  one.mode = FindBaselineMethod(point.method) == nullptr ? point.method : "dense";
   one.density = point.density;
   one.gamma = point.gamma;
   one.cache_fraction = point.cache_fraction;
@@ -160,9 +161,9 @@ absl::StatusOr<std::vector<EvalPoint>> Points(const Flags& flags) {
 absl::Status DropUnreachable(std::vector<EvalPoint>& points) {
   std::set<std::string> said;
   std::erase_if(points, [&](const EvalPoint& point) {
-    const PeerMethod* peer = FindPeerMethod(point.method);
-    if (peer == nullptr) return false;
-    const absl::Status status = PeerMask::CheckDensity(*peer, point.density);
+    const BaselineMethod* baseline = FindBaselineMethod(point.method);
+    if (baseline == nullptr) return false;
+    const absl::Status status = BaselineMask::CheckDensity(*baseline, point.density);
     if (!status.ok() && said.insert(std::string(status.message())).second) {
       std::fprintf(stderr, "left out: %s\n", std::string(status.message()).c_str());
     }

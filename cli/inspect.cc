@@ -11,8 +11,8 @@
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
-#include "cli/local_model.h"
 #include "cli/terminal_text.h"
+#include "measure/local_model.h"
 
 namespace tidegate {
 namespace {

@@ -9,11 +9,14 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/servable.h"
+#include "packer/gguf_tokenizer.h"
+#include "packer/hyper_parameters.h"
+#include "packer/pack_options.h"
+#include "packer/pack_plan.h"
+#include "packer/special_tokens.h"
+#include "packer/weight_check.h"
 #include "proto/store/v1/profile.h"
 #include "weightstore/budget.h"
-#include "weightstore/pack/pack_plan.h"
-#include "weightstore/pack/special_tokens.h"
-#include "weightstore/pack/weight_check.h"
 
 namespace tidegate {
 namespace {

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "packer/gguf_file.h"
+#include "packer/pack_verify.h"
 #include "proto/store/v1/pack_format.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_verify.h"
 
 namespace tidegate {
 

@@ -9,8 +9,8 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
-#include "cli/local_model.h"
 #include "engine/engine.h"
+#include "measure/local_model.h"
 
 namespace tidegate {
 

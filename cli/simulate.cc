@@ -17,14 +17,15 @@
 #include "base/unique_fd.h"
 #include "base/units.h"
 #include "cli/byte_rate.h"
+#include "cli/command_text.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
-#include "cli/report_folder.h"
 #include "cli/simulate_report.h"
+#include "measure/report_folder.h"
+#include "packer/atomic_file.h"
 #include "proto/store/v1/pack_format.h"
 #include "simulator/cache_replay.h"
 #include "simulator/memory_model.h"
-#include "weightstore/pack/atomic_file.h"
 
 namespace tidegate {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/report_folder.h"
+#include "measure/report_folder.h"
 
 namespace tidegate {
 

@@ -12,8 +12,8 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "cli/commands.h"
-#include "cli/load_tokenizer.h"
 #include "cli/terminal_text.h"
+#include "measure/load_tokenizer.h"
 
 namespace tidegate {
 namespace {

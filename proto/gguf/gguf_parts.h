@@ -1,5 +1,5 @@
 // What a GGUF file is made of, as gguf_reader.h reads it; also what other formats are translated to
-// (weightstore/pack/gguf_file.h). Plain data.
+// (packer/gguf_file.h). Plain data.
 #pragma once
 
 #include <cstdint>

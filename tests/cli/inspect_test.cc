@@ -6,12 +6,12 @@
 
 #include "base/unique_fd.h"
 #include "cli/inspect_report.h"
+#include "packer/pack_writer.h"
 #include "proto/store/v1/profile.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

@@ -5,13 +5,13 @@
 #include <filesystem>
 
 #include "base/unique_fd.h"
+#include "packer/gguf_file.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/hf_folder.h"
 #include "tests/support/random_values.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
 
 namespace tidegate {
 namespace {

@@ -10,12 +10,12 @@
 
 #include "base/unique_fd.h"
 #include "cli/inspect_report.h"
+#include "packer/gguf_file.h"
+#include "packer/pack_writer.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

@@ -5,11 +5,11 @@
 #include <nlohmann/json.hpp>
 
 #include "base/unique_fd.h"
+#include "packer/pack_writer.h"
 #include "proto/store/v1/mask_trace.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

@@ -5,12 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
-#include "cli/load_tokenizer.h"
+#include "measure/load_tokenizer.h"
+#include "packer/gguf_file.h"
+#include "packer/pack_writer.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

@@ -9,12 +9,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "packer/gguf_file.h"
+#include "packer/gguf_tokenizer.h"
+#include "packer/hf_tokenizer.h"
 #include "proto/sentencepiece/model.pb.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/hf_tokenizer.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

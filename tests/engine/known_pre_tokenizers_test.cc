@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "engine/pre_tokenizer.h"
+#include "packer/pre_tokenizers.h"
 #include "tests/engine/tiny_tokenizer.h"
-#include "weightstore/pack/pre_tokenizers.h"
 
 namespace tidegate {
 namespace {

@@ -12,9 +12,9 @@
 #include "base/check.h"
 #include "engine/decoder.h"
 #include "engine/model.h"
+#include "packer/pack_writer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/pack_writer.h"
 #include "weightstore/store.h"
 
 namespace tidegate {

@@ -12,10 +12,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/pre_tokenizer.h"
+#include "packer/gguf_file.h"
+#include "packer/gguf_tokenizer.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

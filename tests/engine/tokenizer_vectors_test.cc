@@ -9,10 +9,10 @@
 #include "absl/strings/str_split.h"
 #include "base/utf8.h"
 #include "engine/tokenizer.h"
+#include "packer/gguf_file.h"
+#include "packer/gguf_tokenizer.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 namespace {

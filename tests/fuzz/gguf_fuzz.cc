@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "packer/gguf_file.h"
+#include "packer/pack_plan.h"
 #include "tests/fuzz/memory_file.h"
-#include "weightstore/pack/gguf_file.h"
-#include "weightstore/pack/pack_plan.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const tidegate::MemoryFile memory(data, size);

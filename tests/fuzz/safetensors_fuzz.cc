@@ -1,6 +1,6 @@
 // Directories of safetensors files.
+#include "packer/safetensors.h"
 #include "tests/fuzz/memory_file.h"
-#include "weightstore/pack/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const tidegate::MemoryFile memory(data, size);

@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "engine/tokenizer.h"
-#include "weightstore/pack/hf_tokenizer.h"
+#include "packer/hf_tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto read =

@@ -9,9 +9,9 @@
 #include <map>
 
 #include "base/check.h"
-#include "cli/point_meter.h"
-#include "cli/token_ids.h"
 #include "engine/engine.h"
+#include "measure/point_meter.h"
+#include "measure/token_ids.h"
 #include "tests/support/test_support.h"
 
 namespace tidegate {

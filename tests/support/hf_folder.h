@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/check.h"
+#include "packer/gguf_file.h"
 #include "tests/support/safetensors_builder.h"
-#include "weightstore/pack/gguf_file.h"
 
 namespace tidegate {
 

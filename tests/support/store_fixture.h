@@ -1,5 +1,5 @@
 // A real store over a tiny pack, with its socket and its region, and clients of it. For tests that
-// link tg_store, tg_pack and tg_weight_client.
+// link tg_store, tg_packer and tg_weight_client.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // A small real pack in a temporary folder, and a private folder on tmpfs for regions. For tests
-// that link tg_pack.
+// that link tg_packer.
 //
 // Two layers of 64 input blocks of 8 KiB (one unit each) and 64 hidden blocks of 4 KiB (16 units
 // each): the kinds differ in block size and in units per block, so that mixing them up shows.
@@ -14,11 +14,11 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "packer/pack_writer.h"
 #include "proto/store/v1/shm_layout.h"
 #include "proto/store/v1/unit_codec.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
-#include "weightstore/pack/pack_writer.h"
 
 namespace tidegate {
 

@@ -1,8 +1,10 @@
 """Include arrows: which folder may include which, and which library may be used where.
 
     base <- proto <- weightstore/client <- engine <- server <- cli
-                  <- weightstore (the rest) <- simulator <- cli
+                  <- weightstore (the rest) <- simulator
+                  <- packer
     base <- template <- server
+    engine, packer, weightstore, simulator <- measure <- cli
 
 CMake links the same way, but cannot see a header-only include; this test reads every #include of every
 C++ file. Tests and benchmarks may include anything; nothing includes them.
@@ -18,13 +20,15 @@ LAYERS = {
     "base": (),
     "proto": ("base",),
     "template": ("base",),
+    "packer": ("base", "proto"),
     "weightstore": ("base", "proto", "weightstore/client"),
     "weightstore/client": ("base", "proto"),
     "engine": ("base", "proto", "weightstore/client"),
     "server": ("base", "proto", "weightstore/client", "engine", "template"),
     "simulator": ("base", "proto", "weightstore"),
-    "cli": ("base", "proto", "weightstore", "weightstore/client", "engine", "server", "simulator",
-            "template"),
+    "measure": ("base", "proto", "packer", "weightstore", "weightstore/client", "engine", "simulator"),
+    "cli": ("base", "proto", "packer", "weightstore", "weightstore/client", "engine", "server", "simulator",
+            "measure", "template"),
 }
 FREE = ("tests", "bench")  # may include anything, may not be included by a layer
 
@@ -38,7 +42,7 @@ LIBRARIES = {
              r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc)/.*\.pb\.h",
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
-    "Highway": (r"hwy/", r"engine/kernels/|weightstore/pack/kernels/"),
+    "Highway": (r"hwy/", r"engine/kernels/|packer/kernels/"),
     "PCRE2": (r"pcre2", r"engine/pre_tokenizer\.cc"),
     "Boost": (r"boost/", r"base/http_server\.cc"),
     "prometheus-cpp": (r"prometheus/",
@@ -99,7 +103,14 @@ class ArrowsTest(unittest.TestCase):
             ("engine/decoder.cc", '#include "weightstore/store.h"'),
             ("engine/decoder.cc", '  #  include "weightstore/io/flash_device.h"'),
             ("engine/kernels/kernels.h", '#include "server/metrics.h"'),
-            ("server/service.cc", '#include "weightstore/pack/pack_writer.h"'),
+            ("server/service.cc", '#include "packer/pack_writer.h"'),
+            ("weightstore/store.cc", '#include "packer/pack_writer.h"'),
+            ("packer/pack_writer.cc", '#include "weightstore/store.h"'),
+            ("packer/pack_writer.cc", '#include "weightstore/client/weight_client.h"'),
+            ("measure/evaluation.cc", '#include "cli/model_flags.h"'),
+            ("measure/evaluation.cc", '#include "server/metrics.h"'),
+            ("measure/report_folder.h", '#include "CLI/CLI.hpp"'),
+            ("engine/decoder.cc", '#include "measure/baseline_masks.h"'),
             ("server/service.cc", '#include "cli/commands.h"'),
             ("cli/pack.cc", '#include "tests/support/test_support.h"'),
             ("weightstore/store.cc", "#include <liburing.h>"),
@@ -107,7 +118,7 @@ class ArrowsTest(unittest.TestCase):
             ("engine/engine.cc", '#include "tidegate/v1/generation.pb.h"'),
             ("weightstore/store.cc", '#include "tidegate/v1/weight_store.grpc.pb.h"'),
             ("engine/model.cc", '#include "hwy/highway.h"'),
-            ("weightstore/pack/pack_writer.cc", '#include "hwy/highway.h"'),
+            ("packer/pack_writer.cc", '#include "hwy/highway.h"'),
             ("engine/tokenizer.cc", "#include <pcre2.h>"),
             ("engine/engine.cc", "#include <prometheus/registry.h>"),
             ("base/metrics_server.cc", '#include "boost/asio/io_context.hpp"'),
@@ -128,9 +139,13 @@ class ArrowsTest(unittest.TestCase):
             ("weightstore/admin_service.cc", "#include <grpcpp/grpcpp.h>"),
             ("engine/decoder.cc", '#include "weightstore/client/weight_client.h"'),
             ("engine/kernels/mlp.cc", '#include "hwy/highway.h"'),
-            ("weightstore/pack/kernels/encode-inl.h", '#include "hwy/highway.h"'),
+            ("packer/kernels/encode-inl.h", '#include "hwy/highway.h"'),
             ("server/generation_service.cc", '#include "tidegate/v1/generation.grpc.pb.h"'),
             ("cli/bench.cc", '#include "weightstore/store.h"'),
+            ("cli/pack.cc", '#include "packer/pack_writer.h"'),
+            ("cli/eval.cc", '#include "measure/evaluation.h"'),
+            ("measure/local_model.cc", '#include "weightstore/store.h"'),
+            ("measure/local_model.cc", '#include "packer/pack_writer.h"'),
             ("tests/engine/engine_test.cc", '#include "weightstore/cache/slot_table.h"'),
         ]
         for path, line in allowed:

@@ -8,8 +8,9 @@ import re
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CODE_FOLDERS = ("base", "proto", "template", "weightstore", "engine", "server", "cli", "tests", "bench")
-TESTED_FOLDERS = ("base", "proto", "template", "weightstore", "engine", "server")
+TESTED_FOLDERS = ("base", "proto", "template", "packer", "weightstore", "engine", "server", "simulator", "measure",
+                  "cli")
+CODE_FOLDERS = (*TESTED_FOLDERS, "tests", "bench")
 TEXT_SUFFIXES = {".h", ".cc", ".py", ".md", ".txt", ".cmake", ".proto", ".json", ".yaml", ".yml", ".sh",
                  ".mjs", ".js", ".svg", ".toml", ".service", ""}
 SKIPPED_FOLDERS = {".git", "build", "node_modules", "__pycache__"}
@@ -48,14 +49,31 @@ TESTED_ELSEWHERE = {
     "weightstore/io/pread_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_device.cc": "behind flash_device.h: tests/weightstore/io/",
     "weightstore/io/uring_ring.cc": "behind flash_device.h: tests/weightstore/io/",
-    "weightstore/pack/json_pipeline.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
-    "weightstore/pack/merge_list.cc": "both readers use it: tests/weightstore/pack/gguf_tokenizer_test.cc",
-    "weightstore/pack/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
-    "weightstore/pack/tokenizer_json.cc": "behind hf_tokenizer.h: tests/weightstore/pack/hf_tokenizer_test.cc",
-    "proto/gguf/gguf_reader.cc": "behind gguf_file.h: tests/weightstore/pack/gguf_file_test.cc",
-    "proto/gguf/lora_file.cc": "tests/weightstore/pack/lora_test.cc and tests/engine/lora_test.cc",
-    "weightstore/pack/kernels/simd_pack_kernels.cc": "tables behind pack_kernels.h: pack_kernels_test.cc",
-    "weightstore/pack/hyper_parameters.cc": "behind pack_plan.h: tests/weightstore/pack/pack_plan_test.cc",
+    "packer/json_pipeline.cc": "behind hf_tokenizer.h: tests/packer/hf_tokenizer_test.cc",
+    "packer/merge_list.cc": "both readers use it: tests/packer/gguf_tokenizer_test.cc",
+    "packer/sentence_piece_file.cc": "behind hf_tokenizer.h: tests/packer/hf_tokenizer_test.cc",
+    "packer/tokenizer_json.cc": "behind hf_tokenizer.h: tests/packer/hf_tokenizer_test.cc",
+    "proto/gguf/gguf_reader.cc": "behind gguf_file.h: tests/packer/gguf_file_test.cc",
+    "proto/gguf/lora_file.cc": "tests/packer/lora_test.cc and tests/engine/lora_test.cc",
+    "packer/kernels/simd_pack_kernels.cc": "tables behind pack_kernels.h: pack_kernels_test.cc",
+    "measure/calibration.cc": "tests/cli/pack_test.cc",
+    "measure/choice_questions.cc": "tests/cli/eval_test.cc",
+    "measure/eval_report.cc": "all forms of it: tests/cli/eval_test.cc",
+    "measure/layer_sensitivity.cc": "tests/cli/calibrate_test.cc",
+    "measure/local_model.cc": "under tests/measure/evaluation_test.cc and every oracle command",
+    "measure/report_folder.cc": "tests/cli/eval_test.cc",
+    "measure/text_score.cc": "tests/cli/eval_test.cc; tests/integration/perplexity_test.cc",
+    "cli/bench.cc": "flags only: tests/cli/oracle_flags_test.cc",
+    "cli/byte_rate.cc": "tests/cli/{eval,simulate}_test.cc",
+    "cli/chat.cc": "tests/integration/chat_test.cc",
+    "cli/client_options.cc": "every command that calls a server: tests/cli/{generate,health,stats}_test.cc",
+    "cli/command_text.cc": "tests/cli/eval_test.cc",
+    "cli/logits.cc": "tests/integration/oracle_test.cc",
+    "cli/model_flags.cc": "tests/cli/oracle_flags_test.cc",
+    "cli/proto_json.cc": "tests/cli/{generate,stats}_test.cc",
+    "cli/simulate_report.cc": "tests/cli/simulate_test.cc",
+    "cli/stats_table.cc": "tests/cli/stats_test.cc",
+    "cli/terminal_text.cc": "tests/cli/generate_test.cc",
     **{f"template/{name}.cc": "behind template.h: tests/template/template_test.cc, with Jinja2 as the oracle"
        for name in ("calls", "characters", "evaluator", "expression_parser", "expressions", "filters",
                     "methods", "operators", "parser", "postfix_parser", "printing", "runtime",

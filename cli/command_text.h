@@ -1,0 +1,13 @@
+// The command line that made a report, as text for it. Pure.
+#pragma once
+
+#include <string>
+
+#include "CLI/CLI.hpp"
+
+namespace tidegate {
+
+// What was typed after the program's name, but for quotes and the order of flags.
+std::string CommandText(const CLI::App& command);
+
+}  // namespace tidegate

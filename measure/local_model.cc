@@ -1,0 +1,160 @@
+#include "measure/local_model.h"
+
+#include <stdlib.h>
+#include <sys/statvfs.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/read_file.h"
+#include "base/shutdown.h"
+#include "base/status_macros.h"
+#include "base/unique_fd.h"
+#include "packer/gguf_file.h"
+#include "packer/hyper_parameters.h"
+#include "packer/pack_writer.h"
+#include "weightstore/budget.h"
+
+namespace tidegate {
+namespace {
+
+// A folder with a name of its own, removed with all that is in it; if a signal ends the process,
+// what is in it must have been registered too.
+class TemporaryFolder {
+ public:
+  static absl::StatusOr<TemporaryFolder> Create(const std::string& parent) {
+    std::string pattern = parent + "/tidegate-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot make a temporary folder in ", parent));
+    }
+    return TemporaryFolder(std::move(pattern));
+  }
+  TemporaryFolder(TemporaryFolder&& other) noexcept
+      : path_(std::exchange(other.path_, "")), removed_at_end_(std::move(other.removed_at_end_)) {}
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit TemporaryFolder(std::string path) : path_(std::move(path)), removed_at_end_(path_) {}
+
+  std::string path_;
+  RemovedAtEnd removed_at_end_;
+};
+
+constexpr const char* kMemoryParent = "/dev/shm";  // tmpfs
+
+std::string TemporaryParent() {
+  const char* given = getenv("TMPDIR");
+  return given != nullptr && *given != '\0' ? given : "/tmp";
+}
+
+// A temporary pack goes to memory if it is small beside what is free there: experiments on a
+// modelled device then do not wear the drive.
+bool FitsInMemory(uint64_t bytes) {
+  struct statvfs fs;
+  return statvfs("/dev/shm", &fs) == 0 && bytes < uint64_t{fs.f_bavail} * fs.f_frsize / 4;
+}
+
+absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(store.pack_path));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), store.pack_path));
+  store.engine_reserve_bytes = KvCacheBytes(index.manifest.hyper_parameters(), tokens);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool StartsAsPack(const std::string& path) {
+  const auto fd = OpenFile(path);
+  uint64_t magic = 0;
+  return fd.ok() && ReadAt(fd->get(), 0, &magic, sizeof(magic)).ok() && magic == kPackMagic;
+}
+
+absl::StatusOr<store::v1::HyperParameters> HyperParametersOf(const std::string& model) {
+  if (!StartsAsPack(model)) {
+    ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(model));
+    auto hyper_parameters = HyperParametersFromGguf(source);
+    if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
+    return hyper_parameters;
+  }
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(model));
+  ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), model));
+  return index.manifest.hyper_parameters();
+}
+
+absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
+  ASSIGN_OR_RETURN(const store::v1::HyperParameters hyper_parameters, HyperParametersOf(model));
+  return hyper_parameters.expert_count();
+}
+
+absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {
+  PackedModel packed;
+  if (StartsAsPack(options.model)) {
+    packed.path_ = options.model;
+    packed.adapters_ = options.adapters;
+    return packed;
+  }
+  ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(options.model));
+  // Units in single precision need up to eight times the bytes of a 4-bit source.
+  const bool in_memory = FitsInMemory(source.file_bytes() * 8);
+  ASSIGN_OR_RETURN(const TemporaryFolder folder,
+                   TemporaryFolder::Create(in_memory ? kMemoryParent : TemporaryParent()));
+  const std::string path = folder.path() + "/model.tgpack";
+  const RemovedAtEnd removed_at_end(path);
+  Progress progress("packing");
+  const PackOptions pack_options = {.units = options.units,
+                                    .one_unit_per_block = options.one_unit_per_block,
+                                    .adapters = options.adapters};
+  const bool show = source.file_bytes() > (64u << 20);
+  RETURN_IF_ERROR(WritePack(source, path, pack_options, [&](uint64_t done, uint64_t total) {
+                    if (show) progress.Update(done, total);
+                  }).status());
+  ASSIGN_OR_RETURN(packed.fd_, OpenFile(path));
+  // Opens again what has lost its name.
+  packed.path_ = absl::StrCat("/proc/self/fd/", packed.fd_.get());
+  return packed;
+}
+
+absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOptions& options) {
+  ASSIGN_OR_RETURN(PackedModel packed, PackedModel::Open(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<LocalModel> local, Open(options, packed));
+  local->packed_ = std::move(packed);
+  return local;
+}
+
+absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOptions& options,
+                                                             const PackedModel& packed) {
+  auto local = std::unique_ptr<LocalModel>(new LocalModel());
+  // Everything in them is open or mapped when this function returns.
+  ASSIGN_OR_RETURN(const TemporaryFolder memory, TemporaryFolder::Create(kMemoryParent));
+  StoreOptions store = options.store;
+  store.pack_path = packed.path();
+  if (options.kv_tokens) RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, store));
+  store.socket_path = memory.path() + "/store.sock";  // $TMPDIR may be too long for an address
+  store.region_path = memory.path() + "/region";
+  ASSIGN_OR_RETURN(local->store_, Store::Create(store));
+  RETURN_IF_ERROR(local->store_->Start());
+  ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
+  ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_, packed.adapters()));
+  local->pool_ = std::make_unique<ThreadPool>(options.threads);
+  local->decoder_ =
+      std::make_unique<Decoder>(local->model_.get(), local->client_.get(), local->pool_.get(),
+                                options.prefill_chunk_tokens, options.overlap);
+  return local;
+}
+
+LocalModel::~LocalModel() {
+  decoder_.reset();
+  model_.reset();
+  client_.reset();
+  store_.reset();
+}
+
+}  // namespace tidegate

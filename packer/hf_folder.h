@@ -1,0 +1,15 @@
+// Opens a Hugging Face folder (config.json, *.safetensors, tokenizer and chat template) as a model
+// in GGUF's vocabulary: see ModelParts. F32, F16 and BF16 weights.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "packer/gguf_file.h"
+
+namespace tidegate {
+
+// Errors name the file, and the key or tensor that stands in the way.
+absl::StatusOr<ModelParts> ReadHuggingFaceFolder(const std::string& folder);
+
+}  // namespace tidegate
