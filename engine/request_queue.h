@@ -31,16 +31,32 @@ struct WaitingRequest {
   void End(FinishReason reason, const absl::Status& status) const;
 };
 
+// What may wait at a time.
+struct QueueBounds {
+  uint32_t requests = 64;      // --max-waiting
+  uint64_t prompt_tokens = 0;  // of all that wait (--max-waiting-tokens); 0: any number
+};
+
+// RESOURCE_EXHAUSTED if a request of so many prompt tokens does not fit beside those that wait. An
+// empty queue takes a prompt of any length.
+absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting,
+                              uint64_t prompt_tokens_waiting, uint64_t prompt_tokens);
+
 class RequestQueue {
  public:
   bool empty() const { return requests_.empty(); }
   size_t size() const { return requests_.size(); }
+  uint64_t prompt_tokens() const { return prompt_tokens_; }
   const WaitingRequest& front() const { return requests_.front(); }
 
-  void Push(WaitingRequest request) { requests_.push_back(std::move(request)); }
+  void Push(WaitingRequest request) {
+    prompt_tokens_ += request.request.prompt.size();
+    requests_.push_back(std::move(request));
+  }
   WaitingRequest Pop() {
     WaitingRequest first = std::move(requests_.front());
     requests_.pop_front();
+    prompt_tokens_ -= first.request.prompt.size();
     return first;
   }
   // Takes out those for which `wanted(request)` holds.
@@ -52,11 +68,13 @@ class RequestQueue {
     std::vector<WaitingRequest> taken(std::make_move_iterator(first),
                                       std::make_move_iterator(requests_.end()));
     requests_.erase(first, requests_.end());
+    for (const WaitingRequest& request : taken) prompt_tokens_ -= request.request.prompt.size();
     return taken;
   }
 
  private:
   std::deque<WaitingRequest> requests_;
+  uint64_t prompt_tokens_ = 0;  // of requests_
 };
 
 }  // namespace tidegate

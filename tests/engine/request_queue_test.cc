@@ -34,6 +34,37 @@ TEST(RequestQueueTest, KeepsTheOrderOfWhatIsLeft) {
   EXPECT_TRUE(queue.empty());
 }
 
+TEST(RequestQueueTest, CountsTheTokensOfThePromptsThatWait) {
+  RequestQueue queue;
+  for (uint64_t id = 1; id <= 5; ++id) {
+    WaitingRequest waiting = Waiting(id);
+    waiting.request.prompt.resize(id);
+    queue.Push(std::move(waiting));
+  }
+  EXPECT_EQ(queue.prompt_tokens(), 15u);
+  queue.Pop();
+  EXPECT_EQ(queue.prompt_tokens(), 14u);
+  queue.TakeIf([](const WaitingRequest& w) { return w.id % 2 == 0; });
+  EXPECT_EQ(queue.prompt_tokens(), 8u);
+  queue.TakeIf([](const WaitingRequest&) { return true; });
+  EXPECT_EQ(queue.prompt_tokens(), 0u);
+}
+
+TEST(RequestQueueTest, BoundsOfWhatWaits) {
+  const QueueBounds both = {.requests = 3, .prompt_tokens = 100}, count = {.requests = 3};
+  EXPECT_EQ(CheckQueueBounds(both, 2, 90, 10), absl::OkStatus());
+  EXPECT_EQ(CheckQueueBounds(count, 2, 1'000'000, 1'000'000), absl::OkStatus()) << "no bound";
+  EXPECT_EQ(CheckQueueBounds(both, 0, 0, 1000), absl::OkStatus()) << "an empty queue takes it";
+  EXPECT_EQ(CheckQueueBounds(both, 3, 30, 1),
+            absl::ResourceExhaustedError("the queue is full: 3 requests wait already and "
+                                         "--max-waiting is 3; retry later"));
+  EXPECT_EQ(CheckQueueBounds(both, 2, 90, 11),
+            absl::ResourceExhaustedError(
+                "the queue is full: requests with 90 prompt tokens wait already, this one has 11 "
+                "and --max-waiting-tokens is 100; retry later or send a shorter prompt"));
+  EXPECT_FALSE(CheckQueueBounds({.requests = 0}, 0, 0, 1).ok());
+}
+
 TEST(RequestQueueTest, ARequestThatNeverBeganEndsWithItsAccounts) {
   const auto sink = std::make_shared<Sink>();
   Waiting(1, sink).End(FinishReason::kCancelled, absl::CancelledError("x"));
