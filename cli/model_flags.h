@@ -9,7 +9,8 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
-#include "engine/engine.h"
+#include "engine/generation.h"
+#include "engine/kernels/precision.h"
 #include "measure/local_model.h"
 
 namespace tidegate {

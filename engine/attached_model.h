@@ -6,8 +6,9 @@
 
 #include "absl/status/statusor.h"
 #include "engine/decoder.h"
-#include "engine/engine.h"
+#include "engine/engine_options.h"
 #include "engine/model.h"
+#include "engine/model_info.h"
 #include "weightstore/client/weight_client.h"
 
 namespace tidegate {

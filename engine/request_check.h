@@ -1,8 +1,11 @@
 // Checks a request against the model and the server's bounds, before it may wait in the queue.
+// A pure function: safe to call from any thread.
 #pragma once
 
 #include "absl/status/status.h"
-#include "engine/engine.h"
+#include "engine/engine_options.h"
+#include "engine/generation.h"
+#include "engine/tokenizer.h"
 
 namespace tidegate {
 

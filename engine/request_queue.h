@@ -1,5 +1,5 @@
-// Requests that wait for a place among those that run, in the order in which they came. Guarded by
-// its owner's lock; what has been taken out belongs to whoever took it.
+// Requests that wait for a place among those that run, in the order in which they came. Not
+// thread-safe: its owner guards it with a lock. What has been taken out belongs to whoever took it.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/engine.h"
+#include "engine/generation.h"
 
 namespace tidegate {
 

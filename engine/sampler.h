@@ -6,6 +6,8 @@
 // +infinity there may be several: they share all of the probability. Probabilities below e^-64 of
 // the largest count as 0.
 //
+// A sampler belongs to one sequence and is used by one thread at a time.
+//
 // Sources: nucleus sampling, arXiv 1904.09751; min-p, arXiv 2407.01082; CTRL, arXiv 1909.05858.
 #pragma once
 

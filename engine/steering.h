@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/engine.h"
+#include "engine/engine_options.h"
+#include "engine/engine_stats.h"
 #include "engine/ladder_controller.h"
 #include "engine/mlp.h"
 #include "engine/model.h"

@@ -1,5 +1,6 @@
 // Finds stop strings in text that arrives piece by piece, and holds back what may be the beginning
-// of one. Owned by one stream.
+// of one. Owned by one sequence and used by one
+// thread at a time.
 #pragma once
 
 #include <string>

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "engine/attached_model.h"
-#include "engine/engine.h"
+#include "engine/engine_options.h"
 #include "engine/steering.h"
 #include "proto/store/v1/profile.h"
 

@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "base/connection_gate.h"
 #include "base/log.h"
-#include "engine/engine.h"
+#include "engine/engine_options.h"
 
 namespace tidegate {
 

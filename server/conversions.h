@@ -6,7 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/engine_options.h"
+#include "engine/engine_stats.h"
+#include "engine/generation.h"
+#include "engine/model_info.h"
 #include "tidegate/v1/generation.pb.h"
 #include "tidegate/v1/model.pb.h"
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/mutex.h"
-#include "engine/engine.h"
+#include "engine/generation.h"
 
 namespace tidegate {
 

@@ -17,15 +17,11 @@
 #include <span>
 #include <string_view>
 
+#include "engine/kernels/precision.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/store/v1/unit_codec.h"
 
 namespace tidegate {
-
-enum class Precision : uint32_t {
-  kExact = 1,  // f32
-  kFast = 2,   // bf16 where this CPU multiplies it faster, else f32
-};
 
 // Weights of a static matrix [rows, columns], rows stored as in static_rows.h; not owned.
 struct MatrixView {

@@ -1,5 +1,5 @@
-// Inside engine/kernels only: a panel of decoded weights as the products read it, and what
-// matmul.cc chooses from.
+// Inside engine/kernels only, safe to call from any thread as matmul.h: a panel of decoded weights
+// as the products read it, and what matmul.cc chooses from.
 //
 // A panel holds some steps of the depth for some blocks of 16 outputs:
 //   lane (block, step, output) at block * kPanelBlockStride + step * kPanelBlock + output.

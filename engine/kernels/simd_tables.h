@@ -1,4 +1,5 @@
 // Inside engine/kernels only: the tables that kernels_simd.cc compiled and this CPU can run.
+// Safe to call from any thread.
 #pragma once
 
 #include <cstddef>

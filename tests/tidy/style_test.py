@@ -81,6 +81,10 @@ TESTED_ELSEWHERE = {
                     "text_functions", "value")},
 }
 
+# Where the opening comment of a header says from which threads it may be used. x-inl.h are parts of a header.
+THREAD_LINE_FOLDERS = ("engine/",)
+THREAD_LINE = re.compile(r"thread|plain data|\bpure\b", re.IGNORECASE)
+
 # Spelled in pieces, so that this file does not find itself.
 LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}])/(wo" r"rk|ho" r"me|ro" r"ot)/\w")
@@ -190,6 +194,10 @@ def check_code(path, text):
     if path.endswith(".h"):
         if not text.startswith("// "):
             found.append(f"{path}: a header opens with a comment that says what it is for")
+        opening = re.match(r"(?://[^\n]*\n)*", text).group(0)
+        if (path.startswith(THREAD_LINE_FOLDERS) and not path.endswith("-inl.h")
+                and not THREAD_LINE.search(opening)):
+            found.append(f"{path}: its opening comment does not say which thread may use it")
         # Highway compiles x-inl.h once per instruction set, guarded by its own toggle.
         if not path.endswith("-inl.h") and not re.search(r"^#pragma once$", text, re.MULTILINE):
             found.append(f"{path}: no #pragma once")
@@ -293,6 +301,10 @@ class SelfTest(unittest.TestCase):
         self.assertFalse(check_code("a.h", self.GOOD_HEADER))
         self.assertTrue(check_code("a.h", "// What it is.\n"))
         self.assertTrue(check_code("a.h", "#pragma once\n"))
+        self.assertTrue(check_code("engine/a.h", self.GOOD_HEADER))
+        self.assertTrue(check_code("engine/a.h", self.GOOD_HEADER + "// Thread-safe.\n"), "too late")
+        self.assertFalse(check_code("engine/a.h", "// What it is. Thread-safe.\n#pragma once\n"))
+        self.assertFalse(check_code("engine/a-inl.h", "// What it is.\n"))
 
     def test_long_functions(self):
         heads = ["int F(int a)", "void C::F() const", "C::C(int a) : a_(a), b_{1}, c_({2})",

@@ -1,6 +1,6 @@
-// Names of the engine's enumerations.
+#include "engine/generation.h"
+
 #include "absl/strings/str_cat.h"
-#include "engine/engine.h"
 
 namespace tidegate {
 
@@ -22,18 +22,6 @@ absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown mode '", std::string(name), "'; use dense, dip or dip_ca"));
-}
-
-std::string_view PrecisionName(Precision precision) {
-  return precision == Precision::kFast ? "fast" : "exact";
-}
-
-absl::StatusOr<Precision> ParsePrecision(std::string_view name) {
-  for (const Precision precision : {Precision::kFast, Precision::kExact}) {
-    if (PrecisionName(precision) == name) return precision;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown precision '", std::string(name), "'; use fast or exact"));
 }
 
 std::string_view FinishReasonName(FinishReason reason) {

@@ -1,0 +1,122 @@
+// A request for text, what it may ask for, and what comes back: the vocabulary that server,
+// commands and the engine's own files share. Plain data; GenerationSink says who calls it from
+// which thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/sampler.h"
+#include "engine/tokenizer.h"
+
+namespace tidegate {
+
+enum class DecodeMode : uint32_t { kDense = 1, kDip = 2, kDipCa = 3 };
+std::string_view DecodeModeName(DecodeMode mode);  // "dense", "dip", "dip_ca"
+absl::StatusOr<DecodeMode> ParseDecodeMode(std::string_view name);
+
+// Part of every mask that gamma spares unless told otherwise
+// (docs/decisions/0006-masks-beyond-the-paper.md).
+inline constexpr float kProtectedShare = 0.75f;
+
+// How the MLP is pruned while generating (method.md; arXiv 2412.01380).
+struct PruningParams {
+  DecodeMode mode = DecodeMode::kDipCa;
+  float density = 0.75f;     // (0, 1], mean over the three MLP matrices; kDense ignores it
+  float gamma = 0.2f;        // [0, 1], score factor of units not resident (pruning.h); kDipCa only
+  uint32_t fixed_top_n = 0;  // this many largest scores are exempt from gamma
+  float protected_share = kProtectedShare;  // [0, 1], see MaskParams
+  bool warm_up = true;  // gamma_t = 1 - (1 - gamma)(1 - gamma^(t/4)) at generated token t
+  // Masks ignore the cache (gamma = 1), sums run in a fixed order and everything is computed in
+  // f32: the same request gives the same tokens whatever the cache holds.
+  bool reproducible = false;
+  // The request named none of density, gamma, fixed_top_n and protected share: where the engine
+  // steers (SteeringOptions), kDipCa takes them from the ladder's present point.
+  bool steered = false;
+
+  bool FollowsLadder() const { return steered && mode == DecodeMode::kDipCa && !reproducible; }
+};
+
+struct StopParams {
+  std::vector<std::string> strings;  // at most 16 of at most 256 bytes
+  std::vector<TokenId> token_ids;    // at most 64
+  bool ignore_eos = false;
+  bool include_stop_string = false;  // keep the matched string in the text
+};
+
+struct GenerationRequest {
+  std::vector<TokenId> prompt;  // [1, context); BOS included where wanted
+  uint32_t max_tokens = 128;    // generated tokens
+  SamplingParams sampling;
+  PruningParams pruning;
+  StopParams stop;
+  // Soft limit: the stream ends with kTimeLimit and keeps its text.
+  std::optional<std::chrono::steady_clock::time_point> time_limit;
+};
+
+enum class FinishReason : uint32_t {
+  kEndOfText = 1,  // the model's end token
+  kStopString,
+  kStopToken,
+  kMaxTokens,
+  kContextLimit,
+  kTimeLimit,
+  kCancelled,
+  kDraining,
+  kError,
+};
+std::string_view FinishReasonName(FinishReason reason);  // "end_of_text", "stop_string", ...
+
+// The accounts of one stream.
+struct GenerationAccounts {
+  uint32_t prompt_tokens = 0;
+  uint32_t generated_tokens = 0;
+  double queue_seconds = 0;
+  double prefill_seconds = 0;
+  double first_token_seconds = 0;  // submission to first token
+  double decode_seconds = 0;       // first token to last
+  double stall_seconds = 0;        // waiting for flash while decoding
+  uint64_t prefill_flash_bytes = 0;
+  uint64_t decode_flash_bytes = 0;
+  uint64_t flash_reads = 0;
+  uint64_t hit_units = 0;  // while decoding
+  uint64_t miss_units = 0;
+  double density = 0;  // used, mean over decoded tokens
+  double gamma = 1;    // the same; 1 where masks do not look at the cache
+  // Of a steered stream: the range of ladder points that it used, by their positions in the
+  // profile, and the perplexity increase that the profile predicts for this mix of points.
+  struct Ladder {
+    uint32_t most_accurate = 0, fastest = 0;
+    double predicted_perplexity_increase = 0;  // a share
+  };
+  std::optional<Ladder> ladder;
+  uint64_t seed = 0;
+};
+
+struct GenerationResult {
+  FinishReason reason = FinishReason::kError;
+  absl::Status status;      // not OK only for kError (and kCancelled)
+  std::string stop_string;  // for kStopString
+  TokenId stop_token = -1;  // for kStopToken and kEndOfText
+  GenerationAccounts accounts;
+};
+
+// Receives one stream. Called from the decode thread, one call at a time, never after OnDone. Must
+// not block: hand the data on.
+class GenerationSink {
+ public:
+  virtual ~GenerationSink() = default;
+  // Text that became complete and the ids behind it; either may be empty. Text is valid UTF-8.
+  virtual void OnTokens(std::string_view text, std::span<const TokenId> ids) = 0;
+  virtual void OnDone(const GenerationResult& result) = 0;
+};
+
+}  // namespace tidegate
