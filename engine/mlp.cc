@@ -1,354 +1,254 @@
 #include "engine/mlp.h"
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
+#include <utility>
 
-#include "base/check.h"
 #include "base/status_macros.h"
-#include "base/units.h"
 
 namespace tidegate {
 namespace {
 
-// Bytes of units added per pass over the outputs: so much work that the meeting of the threads does
-// not show beside it (0.3 %), and little enough that what lands meanwhile is not kept waiting.
-constexpr size_t kBatchBytes = 16 << 20;
-// Hidden units that go to one part before the next part gets some: what a block usually holds.
-constexpr size_t kPartRun = 8;
-// Units per pass for many tokens: each pass reads and writes all outputs of all tokens, which takes
-// as long as multiplying some 50 units.
-constexpr size_t kBatchUnitsOfTokens = 512;
-constexpr size_t kBatchCopyBytes = 8 << 20;  // of streamed blocks, in a batch of many tokens
-// Output ranges of threads begin at whole quantisation groups and cache lines of floats.
-constexpr size_t kOutputGranule = 64;
+constexpr size_t kOutputGranule = 64;  // ranges of threads: whole cache lines of floats
 
 }  // namespace
 
-void Mlp::Batch::Clear() {
-  columns[0].clear();
-  columns[1].clear();
-  units.clear();
+Mlp::Mlp(const Model* model, UnitSource* source, ThreadPool* pool, bool overlap)
+    : model_(*model), source_(source), pool_(pool), sweep_(model, source, pool, overlap) {}
+
+std::span<const uint32_t> Mlp::UnitAt(uint32_t layer, UnitKind kind, uint32_t expert) const {
+  const std::span<const uint32_t> unit_at =
+      model_.unit_orders[static_cast<uint32_t>(kind)][layer].unit_at;
+  return unit_at.empty() ? unit_at : unit_at.subspan(expert * UnitsOf(kind), UnitsOf(kind));
 }
 
-void Mlp::Part::Clear() {
-  columns.clear();
-  coefficients.clear();
-}
-
-Mlp::Mlp(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap)
-    : model_(model), client_(client), pool_(pool), overlap_(overlap), lora_(pool), matmul_(pool) {
-  const size_t slots = model->config.expert_slots();
-  all_positions_[0].resize(slots * model->config.hidden_size);
-  all_positions_[1].resize(slots * model->config.intermediate_size);
-  for (auto& positions : all_positions_) std::iota(positions.begin(), positions.end(), 0u);
-}
-
-absl::StatusOr<WeightLease> Mlp::Acquire(uint32_t layer, UnitKind kind,
-                                         std::span<const uint32_t> positions, LeaseMode mode,
-                                         std::span<const float> values, uint32_t expert) {
-  const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
-  wanted_.clear();
-  for (const uint32_t position : positions) {
-    const uint32_t block = position / units_per_block;
-    if (wanted_.empty() || wanted_.back().block != block) wanted_.push_back({block, 0});
-    ++wanted_.back().units;
-  }
-  if (!values.empty()) {
-    ScoreBlocks(values, UnitAt(layer, kind, expert), positions, units_per_block,
-                expert * UnitsOf(kind), wanted_);
-  }
-  return client_->Acquire(layer, kind, wanted_, mode);
-}
-
-absl::StatusOr<WeightLease> Mlp::AcquireAll(uint32_t layer, UnitKind kind, uint32_t expert) {
-  if (client_->Complete(layer, kind)) return WeightLease();
-  return Acquire(layer, kind, AllOf(kind, expert), LeaseMode::kStream);
-}
-
-void Mlp::GatherBlock(const Sweep& sweep, size_t block, const std::byte* data) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const auto* bytes = reinterpret_cast<const uint8_t*>(data);
-  for (uint32_t i = block_begin_[block]; i < block_begin_[block + 1]; ++i) {
-    const uint32_t position = sweep.positions[i];
-    const uint8_t* unit = bytes + position % geometry.units_per_block * geometry.unit_bytes;
-    batch_.units.push_back(sweep.order->Unit(position) - sweep.first_unit);
-    batch_.columns[0].push_back(unit);
-    if (geometry.columns_per_unit == 2) batch_.columns[1].push_back(unit + geometry.unit_bytes / 2);
-  }
-}
-
-size_t Mlp::BatchUnits(const Sweep& sweep) const {
-  return sweep.many ? kBatchUnitsOfTokens
-                    : kBatchBytes / client_->geometry().kind(sweep.kind).unit_bytes + 1;
-}
-
-void Mlp::AddBatch(const Sweep& sweep, StageTimes& times) {
-  const StageTimer timer(times, Stage::kUnits);
-  if (sweep.many) {
-    AddBatchTokens(sweep);
-  } else {
-    AddBatchOne(sweep);
-  }
-  batch_.Clear();
-}
-
-// Deals the batch out to the parts, kPartRun units at a time.
-void Mlp::DealParts(const Sweep& sweep) {
-  for (Part& part : parts_) part.Clear();
-  for (size_t k = 0; k < batch_.units.size(); ++k) {
-    Part& part = parts_[dealt_++ / kPartRun % kParts];
-    part.columns.push_back(batch_.columns[0][k]);
-    part.coefficients.push_back(sweep.x[batch_.units[k]]);
-  }
-}
-
-void Mlp::BeginParts(const Sweep& sweep, StageTimes& times) {
-  const StageTimer timer(times, Stage::kUnits);
-  dealt_ = 0;
-  part_sums_.assign(kParts * client_->geometry().kind(sweep.kind).column_elements, 0.0f);
-}
-
-void Mlp::FinishParts(const Sweep& sweep, StageTimes& times) {
-  const StageTimer timer(times, Stage::kUnits);
-  const size_t elements = client_->geometry().kind(sweep.kind).column_elements;
-  for (size_t p = 1; p < kParts; ++p) {
-    BestKernels(Precision::kExact).add(&part_sums_[p * elements], elements, part_sums_.data());
-  }
-  BestKernels(Precision::kExact).add(part_sums_.data(), elements, sweep.y[0]);
-}
-
-void Mlp::AddBatchOne(const Sweep& sweep) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const size_t count = batch_.units.size();
-  const size_t elements = geometry.column_elements;
-  // Sums of columns, one behind the other: what is divided among the threads.
-  struct Chain {
-    const uint8_t* const* columns;
-    const float* coefficients;
-    size_t count;
-    float* y;
-  };
-  Chain chains[std::max<size_t>(kParts, 2)];
-  size_t chain_count = 0;
-  if (InParts(sweep)) {
-    DealParts(sweep);
-    for (size_t p = 0; p < kParts; ++p) {
-      if (parts_[p].columns.empty()) continue;
-      chains[chain_count++] = {parts_[p].columns.data(), parts_[p].coefficients.data(),
-                               parts_[p].columns.size(), &part_sums_[p * elements]};
-    }
-  } else {
-    coefficients_.resize(count);
-    for (size_t k = 0; k < count; ++k) coefficients_[k] = sweep.x[batch_.units[k]];
-    for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-      chains[chain_count++] = {batch_.columns[c].data(), coefficients_.data(), count, sweep.y[c]};
-    }
-  }
-  const Kernels& kernels = BestKernels(sweep.precision);
-  const size_t stride = RoundUp(elements, kOutputGranule);
-  pool_->For(chain_count * stride, kOutputGranule, count * geometry.unit_bytes,
-             [&](size_t begin, size_t end) {
-               for (size_t i = begin / stride; i * stride < end; ++i) {
-                 const size_t first = std::max(begin, i * stride) - i * stride;
-                 const size_t last = std::min(end - i * stride, elements);
-                 if (first >= last) continue;
-                 kernels.add_columns(model_->unit_encoding, chains[i].columns,
-                                     chains[i].coefficients, chains[i].count, elements, first, last,
-                                     chains[i].y);
-               }
-             });
-}
-
-void Mlp::AddBatchTokens(const Sweep& sweep) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  matmul_.Pack(sweep.precision, {.data = sweep.x,
-                                 .stride = sweep.units,
-                                 .index = batch_.units.data(),
-                                 .depth = batch_.units.size(),
-                                 .tokens = sweep.tokens});
-  for (uint32_t c = 0; c < geometry.columns_per_unit; ++c) {
-    matmul_.AddColumns({.encoding = model_->unit_encoding,
-                        .columns = batch_.columns[c].data(),
-                        .count = batch_.units.size(),
-                        .elements = geometry.column_elements},
-                       sweep.y[c]);
-  }
-}
-
-absl::Status Mlp::RunInOrder(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
-  const size_t units_max = BatchUnits(sweep);
-  for (size_t next = 0; next < lease.size();) {
-    bool streamed = false;
-    for (; next < lease.size() && batch_.units.size() < units_max; ++next) {
-      const std::byte* data = lease.TryGet(next);
-      if (data == nullptr) break;
-      streamed |= lease.IsStreamed(next);
-      GatherBlock(sweep, next, data);
-    }
-    if (batch_.units.empty()) {
-      RETURN_IF_ERROR(lease.Wait(next).status());
+// Lists the rows: those of decode form as lanes, prompts by group. Cache-aware rows lose their masks
+// where another row uses every unit.
+void Mlp::PrepareRows(Call& call) {
+  lane_count_ = 0;
+  prompts_.clear();
+  prompt_sequences_.clear();
+  prune_.clear();
+  for (const MlpRows& rows : call.rows) {
+    if (rows.form == RowForm::kPrompt) {
+      call.dense = true;
+      prompts_.push_back({.tokens = rows.count, .precision = rows.precision});
+      for (const uint32_t sequence : rows.sequences) {
+        const bool known = !prompt_sequences_.empty() && prompt_sequences_.back() == sequence;
+        if (!known) prompt_sequences_.push_back(sequence);
+      }
       continue;
     }
-    AddBatch(sweep, times);
-    if (streamed) lease.Consumed(next);
+    for (uint32_t r = 0; r < rows.count; ++r) {
+      const PruneStep* prune = rows.prune.empty() ? nullptr : rows.prune[r];
+      if (lane_count_ == lanes_.size()) {
+        lanes_.emplace_back();
+        sums_.emplace_back();
+      }
+      lanes_[lane_count_].sequence = rows.sequences[r];
+      sums_[lane_count_++].precision = rows.precision;
+      prune_.push_back(prune);
+      call.dense |= prune == nullptr;
+    }
   }
+  for (size_t l = 0; l < lane_count_; ++l) {
+    sums_[l].all = prune_[l] == nullptr || (call.dense && prune_[l]->may_be_dense);
+    call.masked |= !sums_[l].all;
+  }
+}
+
+// Inputs and outputs of the rows in the sweep of a kind.
+void Mlp::PlaceRows(const Call& call, UnitKind kind) {
+  const size_t h = model_.config.hidden_size, width = model_.config.intermediate_size;
+  size_t row = 0, lane = 0, prompt = 0;
+  for (const MlpRows& rows : call.rows) {
+    const float* x = seen_.empty() ? rows.x : seen_.data() + row * h;
+    const auto place = [&](auto& sums, size_t r) {
+      float* const gate = gate_.data() + (row + r) * width;
+      const bool input = kind == UnitKind::kInput;
+      sums.x = input ? x + r * h : gate;
+      sums.y[0] = input ? gate : rows.y + r * h;
+      sums.y[1] = input ? up_.data() + (row + r) * width : nullptr;
+    };
+    if (rows.form == RowForm::kPrompt) {
+      place(prompts_[prompt++], 0);
+    } else {
+      for (uint32_t r = 0; r < rows.count; ++r) place(sums_[lane++], r);
+    }
+    row += rows.count;
+  }
+}
+
+uint32_t Mlp::AllUsers() const {
+  const auto lanes = std::span(sums_).first(lane_count_);
+  const auto all = std::ranges::count_if(lanes, [](const SumLane& lane) { return lane.all; });
+  return static_cast<uint32_t>(all) + static_cast<uint32_t>(prompt_sequences_.size());
+}
+
+absl::Status Mlp::AskForAll(uint32_t layer, UnitKind kind, uint32_t expert, uint32_t users,
+                            Request& request) {
+  const uint32_t first = expert * UnitsOf(kind);
+  request.mode = LeaseMode::kStream;
+  if (source_->CompleteSlots(layer, kind) != nullptr) return absl::OkStatus();
+  request.wanted.Begin(Kind(kind).units_per_block, first, first + UnitsOf(kind));
+  request.wanted.AddAll(users);
+  request.wanted.Finish();
+  ASSIGN_OR_RETURN(request.flow,
+                   source_->Open(layer, kind, request.wanted.blocks(), LeaseMode::kStream));
   return absl::OkStatus();
 }
 
-void Mlp::CopyStreamed(WeightLease& lease, const Sweep& sweep, size_t consumed) {
-  if (copies_.empty()) return;
-  const size_t bytes = client_->geometry().kind(sweep.kind).block_bytes;
-  pool_->For(copies_.size(), 1, 2 * copies_.size() * bytes, [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) std::memcpy(copies_[i].to, copies_[i].from, bytes);
-  });
-  copies_.clear();
-  lease.Consumed(consumed);
+void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l) {
+  const PruneStep& prune = *prune_[l];
+  const KeptCounts counts = prune.Kept(call.layer);
+  const uint32_t kept = kind == UnitKind::kInput ? counts.input : counts.hidden;
+  const uint32_t units_per_block = Kind(kind).units_per_block;
+  const uint32_t first = call.expert * UnitsOf(kind);
+  const std::span<const uint32_t> positions = selector_.Select(
+      {sums_[l].x, UnitsOf(kind)},
+      {.kept = kept,
+       .gamma = prune.gamma,
+       .fixed_top_n = prune.fixed_top_n,
+       .protected_share = prune.protected_share,
+       .first_unit = first},
+      UnitAt(call.layer, kind, call.expert),
+      source_->Residency(call.layer, kind).subspan(first / units_per_block), units_per_block);
+  lanes_[l].positions.assign(positions.begin(), positions.end());
+  if (on_mask_ == nullptr) return;
+  on_mask_(call.layer, kind, model_.unit_orders[static_cast<uint32_t>(kind)][call.layer],
+           positions);
 }
 
-// Many tokens: batches are full, because each one reads and writes the outputs of all tokens, and
-// streamed blocks are copied, so that staging goes on filling while a batch is added.
-absl::Status Mlp::RunTokens(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
-  const KindGeometry& kind = client_->geometry().kind(sweep.kind);
-  const size_t block_bytes = kind.block_bytes;
-  const size_t copies_max = std::min({lease.size(), kBatchUnitsOfTokens / kind.units_per_block + 1,
-                                      kBatchCopyBytes / block_bytes + 1});
-  for (size_t next = 0; next < lease.size();) {
-    size_t copied = 0;  // blocks
-    while (next < lease.size() && batch_.units.size() < kBatchUnitsOfTokens &&
-           copied < copies_max) {
-      const std::byte* data = lease.TryGet(next);
-      if (data == nullptr) {
-        CopyStreamed(lease, sweep, next);
-        RETURN_IF_ERROR(lease.Wait(next).status());
-        continue;
-      }
-      if (lease.IsStreamed(next)) {
-        RETURN_IF_ERROR(copied_.Reserve(copies_max * block_bytes));
-        copies_.push_back({data, copied_.data() + copied++ * block_bytes});
-        data = reinterpret_cast<const std::byte*>(copies_.back().to);
-      }
-      GatherBlock(sweep, next++, data);
-    }
-    CopyStreamed(lease, sweep, next);
-    AddBatch(sweep, times);
+// Whether every block that is not resident is wanted: then a dense pass reads no more.
+bool Mlp::UnionIsDense(const Call& call, UnitKind kind, const UnitUnion& wanted) const {
+  if (lane_count_ < 2 || wanted.all_users() > 0) return false;
+  for (const PruneStep* prune : prune_) {
+    if (!prune->may_be_dense) return false;
   }
+  const uint32_t per_block = Kind(kind).units_per_block;
+  const uint32_t first = call.expert * UnitsOf(kind) / per_block;
+  const uint32_t end = ((call.expert + 1) * UnitsOf(kind) + per_block - 1) / per_block;
+  const auto residency = source_->Residency(call.layer, kind);
+  auto next = wanted.blocks().begin();
+  for (uint32_t block = first; block < end; ++block) {
+    if (next != wanted.blocks().end() && next->block == block) {
+      ++next;
+    } else if (residency[block].load(std::memory_order_relaxed) == 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageTimes& times) {
+  const StageTimer timer(times, Stage::kMasks);
+  const uint32_t per_block = Kind(kind).units_per_block;
+  const uint32_t first = call.expert * UnitsOf(kind);
+  wanted.Begin(per_block, first, first + UnitsOf(kind));
+  wanted.AddAll(AllUsers());
+  for (size_t l = 0; l < lane_count_; ++l) {
+    if (sums_[l].all) continue;
+    SelectMask(call, kind, l);
+    const std::span<const uint32_t> positions = lanes_[l].positions;
+    scored_.clear();
+    for (const uint32_t position : positions) {
+      const uint32_t block = position / per_block;
+      if (scored_.empty() || scored_.back().block != block) scored_.push_back({.block = block});
+    }
+    ScoreBlocks({sums_[l].x, UnitsOf(kind)}, UnitAt(call.layer, kind, call.expert), positions,
+                per_block, first, scored_);
+    wanted.Add(positions, scored_);
+  }
+  wanted.Finish();
+}
+
+absl::Status Mlp::Ask(const Call& call, UnitKind kind, Request& request, StageTimes& times) {
+  if (!call.masked) return AskForAll(call.layer, kind, call.expert, AllUsers(), request);
+  SelectMasks(call, kind, request.wanted, times);
+  request.mode = call.dense ? LeaseMode::kStream : LeaseMode::kSelect;
+  if (source_->CompleteSlots(call.layer, kind) != nullptr) return absl::OkStatus();
+  if (UnionIsDense(call, kind, request.wanted)) {
+    for (SumLane& lane : std::span(sums_).first(lane_count_)) lane.all = true;
+    return AskForAll(call.layer, kind, call.expert, AllUsers(), request);
+  }
+  ASSIGN_OR_RETURN(request.flow,
+                   source_->Open(call.layer, kind, request.wanted.blocks(), request.mode));
   return absl::OkStatus();
 }
 
-absl::Status Mlp::RunAsTheyLand(WeightLease& lease, const Sweep& sweep, StageTimes& times) {
-  const size_t units_max = BatchUnits(sweep);
-  added_.assign(lease.size(), false);
-  size_t front = 0;  // all before it have been added
-  // Once a streamed block has been added, every advance of the front may be what frees its staging,
-  // also an advance past blocks that came through the cache.
-  bool streamed = false;
-  for (size_t next = 0; next < lease.size();) {
-    for (const size_t arrived = lease.arrived(); next < arrived && batch_.units.size() < units_max;
-         ++next) {
-      const size_t block = lease.Arrival(next);
-      const std::byte* data = lease.TryGet(block);
-      if (data == nullptr) {
-        ASSIGN_OR_RETURN(data, lease.Wait(block));  // says why
-      }
-      streamed |= lease.IsStreamed(block);
-      GatherBlock(sweep, block, data);
-      added_[block] = true;
-    }
-    if (batch_.units.empty()) {
-      RETURN_IF_ERROR(lease.WaitArrival(next));
-      continue;
-    }
-    AddBatch(sweep, times);
-    while (front < lease.size() && added_[front]) ++front;
-    if (streamed) lease.Consumed(front);
-  }
-  return absl::OkStatus();
+absl::Status Mlp::AskAhead(const MlpAhead& ahead) {
+  if (ahead.users == 0) return absl::OkStatus();
+  ahead_.emplace(Asked{.what = ahead, .request = {}});
+  return AskForAll(ahead.layer, UnitKind::kInput, ahead.expert, ahead.users, ahead_->request);
 }
 
-// Addresses of the units at `positions`, all of them resident for good.
-void Mlp::GatherComplete(const Sweep& sweep, std::span<const uint32_t> positions) {
-  const KindGeometry& geometry = client_->geometry().kind(sweep.kind);
-  const auto residency = client_->Residency(sweep.layer, sweep.kind);
-  const auto* slots = reinterpret_cast<const uint8_t*>(client_->Slots(sweep.layer, sweep.kind));
-  const uint32_t last_slot = geometry.block_count - 1;
-  const uint32_t units_per_block = geometry.units_per_block;
-  batch_.units.resize(positions.size());
-  for (auto& columns : batch_.columns) columns.resize(positions.size());
-  for (size_t i = 0; i < positions.size(); ++i) {
-    const uint32_t position = positions[i];
-    const uint32_t block = units_per_block == 1 ? position : position / units_per_block;
-    const uint32_t in_block = position - block * units_per_block;
-    const uint32_t slot = residency[block].load(std::memory_order_relaxed) - 1;
-    const uint8_t* unit = slots + size_t{std::min(slot, last_slot)} * geometry.block_bytes +
-                          size_t{in_block} * geometry.unit_bytes;
-    batch_.units[i] = sweep.order->Unit(position) - sweep.first_unit;
-    batch_.columns[0][i] = unit;
-    if (geometry.columns_per_unit == 2) batch_.columns[1][i] = unit + geometry.unit_bytes / 2;
+absl::Status Mlp::Sum(const Call& call, UnitKind kind, const Request& request, StepCost& cost) {
+  bool in_order = call.dense;
+  for (size_t l = 0; l < lane_count_; ++l) {
+    in_order |= sums_[l].all || prune_[l]->gamma >= 1;
+    if (prune_[l] == nullptr || !sums_[l].all) continue;
+    const ModelConfig& c = model_.config;
+    const uint32_t mlps = c.expert_count == 0 ? 1 : c.experts_used + c.shared_experts;
+    const double part = 1.0 / (double{kUnitKinds} * c.layer_count * mlps);
+    cost.sequences[lanes_[l].sequence].dense_instead += part;
+    cost.step.dense_instead += part;
   }
+  return sweep_.Run({.layer = call.layer,
+                     .kind = kind,
+                     .mode = request.mode,
+                     .expert = call.expert,
+                     .lanes = std::span(lanes_).first(lane_count_),
+                     .sums = std::span(sums_).first(lane_count_),
+                     .prompts = prompts_,
+                     .prompt_sequences = prompt_sequences_,
+                     .flow = request.flow.get(),
+                     .wanted = &request.wanted,
+                     .in_order = in_order},
+                    cost);
 }
 
-void Mlp::RunComplete(const Sweep& sweep, PassAccounts& accounts) {
-  const size_t units_max = BatchUnits(sweep);
-  for (size_t at = 0; at < sweep.positions.size(); at += units_max) {
-    GatherComplete(sweep,
-                   sweep.positions.subspan(at, std::min(units_max, sweep.positions.size() - at)));
-    AddBatch(sweep, accounts.times);
-  }
-  accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += sweep.positions.size();
-  client_->CountUses(sweep.mode, sweep.positions.size());
-}
+absl::Status Mlp::Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost,
+                      const MlpAhead& ahead, uint32_t expert) {
+  StageTimes& times = cost.step.times;
+  const StageTimer timer(times, Stage::kLeases);
+  Call call = {.layer = layer, .rows = rows, .expert = expert};
+  PrepareRows(call);
+  size_t count = 0;
+  for (const MlpRows& group : rows) count += group.count;
+  ClearGate(count);
+  Show(call, UnitKind::kInput);
+  PlaceRows(call, UnitKind::kInput);
 
-absl::Status Mlp::Run(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
-  if (InParts(sweep)) BeginParts(sweep, accounts.times);
-  if (lease.held()) {
-    RETURN_IF_ERROR(RunLease(lease, sweep, accounts));
+  Request input, hidden;
+  std::optional<Asked> asked = std::exchange(ahead_, std::nullopt);
+  if (asked && asked->what.layer == layer && asked->what.expert == expert && !call.masked) {
+    input = std::move(asked->request);
   } else {
-    RunComplete(sweep, accounts);
+    asked.reset();
+    RETURN_IF_ERROR(Ask(call, UnitKind::kInput, input, times));
   }
-  FinishSweep(sweep, accounts.times);
-  return absl::OkStatus();
-}
+  // Without masks, the hidden units load while the input units are computed.
+  const bool early = !call.masked;
+  if (early) RETURN_IF_ERROR(Ask(call, UnitKind::kHidden, hidden, times));
+  RETURN_IF_ERROR(Sum(call, UnitKind::kInput, input, cost));
+  input.flow.reset();
 
-absl::Status Mlp::RunLease(WeightLease& lease, const Sweep& sweep, PassAccounts& accounts) {
-  const uint32_t units_per_block = client_->geometry().kind(sweep.kind).units_per_block;
-  block_begin_.clear();
-  for (uint32_t i = 0; i < sweep.positions.size(); ++i) {
-    const bool first =
-        i == 0 || sweep.positions[i] / units_per_block != sweep.positions[i - 1] / units_per_block;
-    if (first) block_begin_.push_back(i);
-  }
-  block_begin_.push_back(static_cast<uint32_t>(sweep.positions.size()));
-  DCHECK(block_begin_.size() == lease.size() + 1);
-  batch_.Clear();
-  copies_.clear();
-  if (!overlap_) {
-    // Streamed blocks come only as far as their staging reaches; the others all land by themselves.
-    const auto granted = lease.accounts();
-    RETURN_IF_ERROR(granted.status());
-    for (size_t i = 0; i < lease.size(); ++i) {
-      RETURN_IF_ERROR(lease.Wait(i).status());
-      if (lease.IsStreamed(i)) break;
-    }
-  }
-  if (sweep.many) {
-    RETURN_IF_ERROR(RunTokens(lease, sweep, accounts.times));
+  Activate(call, times);
+  Show(call, UnitKind::kHidden);
+  PlaceRows(call, UnitKind::kHidden);
+  if (early) {
+    RETURN_IF_ERROR(AskAhead(ahead));
   } else {
-    RETURN_IF_ERROR(sweep.in_order ? RunInOrder(lease, sweep, accounts.times)
-                                   : RunAsTheyLand(lease, sweep, accounts.times));
+    // The input units' union may have made rows dense: that was for those units alone.
+    for (size_t l = 0; l < lane_count_; ++l) {
+      sums_[l].all = prune_[l] == nullptr || (call.dense && prune_[l]->may_be_dense);
+    }
+    RETURN_IF_ERROR(Ask(call, UnitKind::kHidden, hidden, times));
   }
-  ASSIGN_OR_RETURN(const WeightLease::Accounts used, lease.accounts());
-  accounts.hit_units[static_cast<uint32_t>(sweep.kind)] += used.hit_units;
-  accounts.miss_units[static_cast<uint32_t>(sweep.kind)] += used.miss_units;
-  accounts.flash_bytes += used.flash_bytes;
-  accounts.flash_reads += used.flash_reads;
-  accounts.times.Add(Stage::kStalls, std::chrono::duration<double>(lease.stall()).count());
-  lease.Release();
-  return absl::OkStatus();
+  return Sum(call, UnitKind::kHidden, hidden, cost);
 }
 
-void Mlp::ClearGate(uint32_t tokens) {
-  const size_t n = size_t{tokens} * model_->config.intermediate_size;
+void Mlp::ClearGate(size_t rows) {
+  const size_t n = rows * model_.config.intermediate_size;
   for (std::vector<float>* outputs : {&gate_, &up_}) {
     if (outputs->size() < n) *outputs = std::vector<float>(n);
     pool_->For(n, kOutputGranule, n * sizeof(float), [&](size_t begin, size_t end) {
@@ -357,144 +257,46 @@ void Mlp::ClearGate(uint32_t tokens) {
   }
 }
 
-void Mlp::ActivateGate(uint32_t tokens, const float* weights, StageTimes& times) {
+// h = act(gate) * up for every row, times its weight.
+void Mlp::Activate(const Call& call, StageTimes& times) {
   const StageTimer timer(times, Stage::kUnits);
-  const size_t n = size_t{tokens} * model_->config.intermediate_size;
+  const size_t width = model_.config.intermediate_size;
   const Kernels& kernels = BestKernels(Precision::kExact);
-  const auto activate = model_->config.activation == Activation::kGeluTanh ? kernels.gelu_multiply
-                                                                           : kernels.silu_multiply;
-  pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
-    activate(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
-  });
-  if (weights == nullptr) return;
-  const size_t width = model_->config.intermediate_size;
-  for (size_t i = 0; i < n; ++i) gate_[i] *= weights[i / width];
-}
-
-absl::Status Mlp::Dense(uint32_t layer, const float* x, Precision precision, float* y,
-                        PassAccounts& accounts, const MlpExpert& expert) {
-  return RunDense(layer, x, 1, /*many=*/false, precision, y, accounts, expert);
-}
-
-absl::Status Mlp::DenseTokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
-                              float* y, PassAccounts& accounts, const MlpExpert& expert) {
-  return RunDense(layer, x, tokens, /*many=*/true, precision, y, accounts, expert);
-}
-
-absl::Status Mlp::StreamAhead(uint32_t layer, const MlpExpert& expert) {
-  Ahead ahead = {layer, expert.next.value_or(0), {}};
-  if (!expert.next.has_value()) {
-    // Which experts the next layer takes is not known yet.
-    if (model_->config.expert_count > 0 || ++ahead.layer >= model_->config.layer_count) {
-      return absl::OkStatus();
+  const auto activate = model_.config.activation == Activation::kGeluTanh ? kernels.gelu_multiply
+                                                                          : kernels.silu_multiply;
+  size_t row = 0;
+  for (const MlpRows& rows : call.rows) {
+    const size_t n = rows.count * width;
+    float* const gate = gate_.data() + row * width;
+    float* const up = up_.data() + row * width;
+    if (on_gate_ != nullptr && (rows.form == RowForm::kPrompt || !call.masked)) {
+      on_gate_(call.layer, rows.count, gate, up);
     }
+    pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
+      activate(gate + begin, up + begin, end - begin, gate + begin);
+    });
+    for (size_t i = 0; rows.weights != nullptr && i < n; ++i) gate[i] *= rows.weights[i / width];
+    row += rows.count;
   }
-  ASSIGN_OR_RETURN(ahead.lease, AcquireAll(ahead.layer, UnitKind::kInput, ahead.expert));
-  ahead_.emplace(std::move(ahead));
-  return absl::OkStatus();
 }
 
-absl::Status Mlp::RunDense(uint32_t layer, const float* x, uint32_t tokens, bool many,
-                           Precision precision, float* y, PassAccounts& accounts,
-                           const MlpExpert& expert) {
-  const StageTimer timer(accounts.times, Stage::kLeases);
-  const ModelConfig& config = model_->config;
-  WeightLease input;
-  const bool ahead = ahead_ && ahead_->layer == layer && ahead_->expert == expert.index;
-  if (ahead) input = std::move(ahead_->lease);
-  ahead_.reset();
-  if (!ahead) {
-    ASSIGN_OR_RETURN(input, AcquireAll(layer, UnitKind::kInput, expert.index));
-  }
-  // The hidden units load while the input units are computed, and the next layer's after them.
-  ASSIGN_OR_RETURN(WeightLease hidden, AcquireAll(layer, UnitKind::kHidden, expert.index));
-  x = Seen(layer, x, tokens);
-  ClearGate(tokens);
-  RETURN_IF_ERROR(Run(input,
-                      {.layer = layer,
-                       .kind = UnitKind::kInput,
-                       .order = &model_->unit_orders[0][layer],
-                       .positions = AllOf(UnitKind::kInput, expert.index),
-                       .first_unit = expert.index * config.hidden_size,
-                       .units = config.hidden_size,
-                       .x = x,
-                       .tokens = tokens,
-                       .many = many,
-                       .precision = precision,
-                       .y = {gate_.data(), up_.data()}},
-                      accounts));
-  if (on_gate_ != nullptr) on_gate_(layer, tokens, gate_.data(), up_.data());
-  ActivateGate(tokens, expert.weights, accounts.times);
-  if (on_inputs_ != nullptr) on_inputs_(layer, UnitKind::kHidden, gate_.data(), tokens);
-  RETURN_IF_ERROR(StreamAhead(layer, expert));
-  return Run(hidden,
-             {.layer = layer,
-              .kind = UnitKind::kHidden,
-              .order = &model_->unit_orders[1][layer],
-              .positions = AllOf(UnitKind::kHidden, expert.index),
-              .first_unit = expert.index * config.intermediate_size,
-              .units = config.intermediate_size,
-              .x = gate_.data(),
-              .tokens = tokens,
-              .many = many,
-              .precision = precision,
-              .y = {y, nullptr}},
-             accounts);
-}
-
-std::span<const uint32_t> Mlp::Select(uint32_t layer, UnitKind kind, uint32_t expert, uint32_t kept,
-                                      std::span<const float> values, const PruneStep& step,
-                                      StageTimes& times) {
-  const StageTimer timer(times, Stage::kMasks);
-  const uint32_t units_per_block = client_->geometry().kind(kind).units_per_block;
-  const uint32_t first = expert * UnitsOf(kind);
-  return selector_.Select(values,
-                          {.kept = kept,
-                           .gamma = step.gamma,
-                           .fixed_top_n = step.fixed_top_n,
-                           .protected_share = step.protected_share,
-                           .first_unit = first},
-                          UnitAt(layer, kind, expert),
-                          client_->Residency(layer, kind).subspan(first / units_per_block),
-                          units_per_block);
-}
-
-absl::Status Mlp::Pruned(uint32_t layer, const float* x, const PruneStep& step, Precision precision,
-                         float* y, PassAccounts& accounts, const MlpExpert& expert) {
-  const StageTimer timer(accounts.times, Stage::kLeases);
-  const ModelConfig& config = model_->config;
-  const bool in_order = step.gamma >= 1;
-  const auto sweep = [&](UnitKind kind, uint32_t units, std::span<const float> values, float* y0,
-                         float* y1) -> absl::Status {
-    const UnitOrder& order = model_->unit_orders[static_cast<uint32_t>(kind)][layer];
-    const std::span<const uint32_t> positions =
-        Select(layer, kind, expert.index, units, values, step, accounts.times);
-    if (on_mask_ != nullptr) on_mask_(layer, kind, order, positions);
-    WeightLease lease;
-    if (!client_->Complete(layer, kind)) {
-      ASSIGN_OR_RETURN(lease,
-                       Acquire(layer, kind, positions, LeaseMode::kSelect, values, expert.index));
+// Shows on_inputs_ what the rows of dense groups multiply with, in memory that it may change.
+void Mlp::Show(const Call& call, UnitKind kind) {
+  seen_.clear();
+  if (on_inputs_ == nullptr) return;
+  const size_t width = UnitsOf(kind);
+  size_t row = 0;
+  for (const MlpRows& rows : call.rows) {
+    float* shown = gate_.data() + row * width;
+    if (kind == UnitKind::kInput) {
+      seen_.insert(seen_.end(), rows.x, rows.x + rows.count * width);
+      shown = seen_.data() + row * width;
     }
-    return Run(lease,
-               {.layer = layer,
-                .kind = kind,
-                .mode = LeaseMode::kSelect,
-                .order = &order,
-                .positions = positions,
-                .first_unit = expert.index * UnitsOf(kind),
-                .units = UnitsOf(kind),
-                .x = values.data(),
-                .precision = precision,
-                .y = {y0, y1},
-                .in_order = in_order},
-               accounts);
-  };
-  ClearGate(1);
-  RETURN_IF_ERROR(sweep(UnitKind::kInput, step.Kept(layer).input, {x, config.hidden_size},
-                        gate_.data(), up_.data()));
-  ActivateGate(1, expert.weights, accounts.times);
-  return sweep(UnitKind::kHidden, step.Kept(layer).hidden, {gate_.data(), config.intermediate_size},
-               y, nullptr);
+    if (rows.form == RowForm::kPrompt || !call.masked) {
+      on_inputs_(call.layer, kind, shown, rows.count);
+    }
+    row += rows.count;
+  }
 }
 
 }  // namespace tidegate

@@ -55,6 +55,8 @@ struct PruneStep {
   double gamma = 1;
   uint32_t fixed_top_n = 0;
   double protected_share = 0;
+  // Its masks look at the cache anyway, so that it may be computed dense where that reads no more.
+  bool may_be_dense = false;
   // By layer, instead of the two above; empty: the same everywhere. Not owned.
   std::span<const KeptCounts> layers = {};
 

@@ -51,14 +51,13 @@ RopeTable MakeRopeTable(double base, uint32_t dims, const float* divisors,
   return table;
 }
 
-void Rotations::Prepare(const RopeTable& table, uint32_t first_position, uint32_t count) {
+void Rotations::Append(const RopeTable& table, uint32_t first_position, uint32_t count) {
   pairs_ = table.frequencies.size();
-  turns_.resize(count * pairs_);
   for (size_t t = 0; t < count; ++t) {
     for (size_t i = 0; i < pairs_; ++i) {
       const double angle = static_cast<double>(first_position + t) * table.frequencies[i];
-      turns_[t * pairs_ + i] = {static_cast<float>(table.magnitude * std::cos(angle)),
-                                static_cast<float>(table.magnitude * std::sin(angle))};
+      turns_.push_back({static_cast<float>(table.magnitude * std::cos(angle)),
+                        static_cast<float>(table.magnitude * std::sin(angle))});
     }
   }
 }

@@ -38,13 +38,14 @@ enum class RopePairs {
   kHalves,    // i and i + pairs
 };
 
-// Sines and cosines of one table for consecutive positions.
+// Sines and cosines for the rows of a step.
 class Rotations {
  public:
-  void Prepare(const RopeTable& table, uint32_t first_position, uint32_t count);
+  void Clear() { turns_.clear(); }
+  // Appends rows at `count` consecutive positions. All tables have the same number of pairs.
+  void Append(const RopeTable& table, uint32_t first_position, uint32_t count);
 
-  // Turns heads [head_count, head_size] that stand at first_position + index. Elements behind the
-  // pairs stay as they are.
+  // Turns heads [head_count, head_size] of row `index`. Elements behind the pairs stay as they are.
   void Rotate(RopePairs pairs, uint32_t index, float* heads, uint32_t head_count,
               uint32_t head_size) const;
 
@@ -53,7 +54,7 @@ class Rotations {
     float cosine, sine;
   };
   size_t pairs_ = 0;
-  std::vector<Turn> turns_;  // [count, pairs]
+  std::vector<Turn> turns_;  // [rows, pairs]
 };
 
 }  // namespace tidegate

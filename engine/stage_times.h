@@ -29,6 +29,9 @@ constexpr std::string_view StageName(Stage stage) {
 class StageTimes {
  public:
   void Add(Stage stage, double seconds) { seconds_[static_cast<size_t>(stage)] += seconds; }
+  void Add(const StageTimes& other) {
+    for (size_t stage = 0; stage < kStages; ++stage) seconds_[stage] += other.seconds_[stage];
+  }
   double seconds(Stage stage) const { return seconds_[static_cast<size_t>(stage)]; }
   double total() const {
     double sum = 0;

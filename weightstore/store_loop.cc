@@ -200,7 +200,8 @@ absl::Status StoreLoop::ReadRequest(Session& session, const RingEntry& entry, Le
   lease.wanted.assign(session.wanted(entry.lease), session.wanted(entry.lease) + entry.block_count);
   uint32_t next = 0;
   for (const WantedBlock& w : lease.wanted) {
-    if (w.block < next || w.block >= kind.block_count || w.units > kind.units_per_block) {
+    if (w.block < next || w.block >= kind.block_count ||
+        w.units > uint64_t{kind.units_per_block} * kRowsOfPass) {
       return absl::InvalidArgumentError(absl::StrCat("lease request names block ", w.block, " of ",
                                                      kind.block_count, " out of order or range"));
     }
@@ -263,7 +264,8 @@ void StoreLoop::Grant(Session& session, uint32_t lease_index, LeaseMode mode) {
     hit_blocks += hit;
     if (decision.outcome == BlockCache::Outcome::kResident) {
       session.Publish(lease_index, i,
-                      SlotOffset(region_->header(), lease.layer, lease.kind, decision.slot));
+                      kLocationWasResident | SlotOffset(region_->header(), lease.layer, lease.kind,
+                                                        decision.slot));
     } else if (decision.outcome == BlockCache::Outcome::kRead) {
       ++admitted;
       reads += reader_.Order({.layer = lease.layer,
@@ -402,7 +404,9 @@ void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status
         continue;
       }
       if (!status.ok()) session->SetError(l, status);
-      session->Publish(l, index, status.ok() ? location : kLocationFailed);
+      const bool joined = decision.outcome == BlockCache::Outcome::kJoined;
+      session->Publish(l, index, (joined ? kLocationWasResident : 0) |
+                                     (status.ok() ? location : kLocationFailed));
     }
   }
 }

@@ -16,7 +16,7 @@ using absl::StatusCode;
 TEST(ShmLayoutTest, LayoutIsGolden) {
   EXPECT_EQ(kRegionMagic, 0x3130474552475431u);
   EXPECT_EQ(kSessionMagic, 0x3130534553475431u);
-  EXPECT_EQ(kShmVersion, 4u);
+  EXPECT_EQ(kShmVersion, 5u);
   EXPECT_EQ(kMaxSessions, 2u);
   EXPECT_EQ(kLeasesPerSession, 4u);
   EXPECT_EQ(kRingEntries, 16u);
@@ -183,7 +183,7 @@ TEST(RegionTest, ARegionOfAnotherModelThanItsManifestIsRefused) {
 }
 
 TEST(RegionTest, APassUsesEveryUnitOfEveryLayerAtMost) {
-  EXPECT_EQ(UnitsOfPass(Geometry()), 3u * (64 + 96));
+  EXPECT_EQ(UnitsOfPass(Geometry()), 3u * (64 + 96) * kRowsOfPass);
 }
 
 TEST(RegionTest, NoSlotsAtAllIsARegionToo) {

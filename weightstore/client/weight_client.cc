@@ -310,6 +310,11 @@ bool WeightLease::IsStreamed(size_t i) const {
   return (client_->locations(lease_)[i].load(std::memory_order_relaxed) & kLocationStreamed) != 0;
 }
 
+bool WeightLease::WasResident(size_t i) const {
+  const uint64_t location = client_->locations(lease_)[i].load(std::memory_order_relaxed);
+  return (location & kLocationWasResident) != 0;
+}
+
 absl::Status WeightLease::Error() const {
   const LeaseHeader& header = client_->lease_header(lease_);
   const uint32_t code = header.error_code.load(std::memory_order_acquire);

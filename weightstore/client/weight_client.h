@@ -64,6 +64,10 @@ class WeightLease {
   // up. REQUIRES: TryGet(i) is not null.
   bool IsStreamed(size_t i) const;
 
+  // True if the i-th block was resident, or being read for somebody else, when it was asked for.
+  // REQUIRES: TryGet(i) is not null.
+  bool WasResident(size_t i) const;
+
   // Every streamed block with an index below `count` is used up and its memory may be reused.
   void Consumed(size_t count);
 

@@ -62,7 +62,7 @@ uint64_t SessionBytes(uint32_t max_blocks) {
 uint64_t UnitsOfPass(const PackGeometry& geometry) {
   uint64_t units = 0;
   for (const KindGeometry& kind : geometry.kinds) units += kind.unit_count;
-  return units * geometry.layer_count;
+  return units * geometry.layer_count * kRowsOfPass;
 }
 
 RegionHeader MakeRegionHeader(const PackGeometry& geometry, const PackUuid& uuid,

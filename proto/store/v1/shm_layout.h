@@ -1,4 +1,4 @@
-// Shared memory, version 4: the contract between the store and the engines attached to it.
+// Shared memory, version 5: the contract between the store and the engines attached to it.
 //
 // The region (one per store; engines map it read-only):
 //
@@ -29,7 +29,7 @@
 //
 // Rules. Fixed-width types and offsets only, never pointers. Little-endian, one host. Words that
 // both sides touch are lock-free atomics; a publisher stores with release, a reader loads with
-// acquire. Any change to a size or an offset is version 5.
+// acquire. Any change to a size or an offset is version 6.
 #pragma once
 
 #include <atomic>
@@ -43,7 +43,7 @@ namespace tidegate {
 
 inline constexpr uint64_t kRegionMagic = 0x3130474552475431;
 inline constexpr uint64_t kSessionMagic = 0x3130534553475431;
-inline constexpr uint32_t kShmVersion = 4;
+inline constexpr uint32_t kShmVersion = 5;
 inline constexpr uint32_t kControlVersion = 2;
 inline constexpr uint32_t kAttachDescriptors = 4;  // of an answer, see control.proto
 inline constexpr uint32_t kMaxSessions = 2;
@@ -90,13 +90,18 @@ inline constexpr uint32_t kInFlight = 1u << 31;
 
 // Location of a wanted block: 0 until it is known.
 //   bits 0..55  offset in the region, bytes
+//   bit 60      resident, or on its way for somebody else, when it was asked for
 //   bit 61      streamed through staging; valid until consumed
 //   bit 62      failed: the lease's error says why
 //   bit 63      set in every valid location
 inline constexpr uint64_t kLocationReady = uint64_t{1} << 63;
 inline constexpr uint64_t kLocationFailed = uint64_t{1} << 62;
 inline constexpr uint64_t kLocationStreamed = uint64_t{1} << 61;
+inline constexpr uint64_t kLocationWasResident = uint64_t{1} << 60;
 inline constexpr uint64_t kLocationOffsetMask = (uint64_t{1} << 56) - 1;
+
+// Rows that may use a unit in one pass: what bounds the counts of an engine.
+inline constexpr uint32_t kRowsOfPass = 1024;
 
 // kCount: `serial` units, at most UnitsOfPass(), were used in `mode` without a lease, because all
 // blocks of their kind are resident for good (slots_per_layer == block_count: the store evicts
@@ -120,7 +125,8 @@ static_assert(sizeof(RingEntry) == 32);
 
 struct WantedBlock {
   uint32_t block;      // strictly increasing in the list
-  uint16_t units = 0;  // units of it that the mask selected, for counts and hit rates
+  // Uses of its units, summed over the rows of a pass that selected them, for counts and hit rates.
+  uint16_t units = 0;
   // How much of the mask's output comes from them: root of their squared scores, as a share of the
   // block where it is largest, in 1 / kScoreMax. The policy "value" goes by it; a wrong one costs
   // hits and nothing else.
@@ -168,8 +174,8 @@ uint32_t SessionMaxBlocks(const PackGeometry& geometry);
 uint64_t SessionLeaseStride(uint32_t max_blocks);
 uint64_t SessionBytes(uint32_t max_blocks);
 
-// The most units that one pass of a model can use: what a kCount may name. An engine that has more
-// to tell posts more than one.
+// The most uses of units that one pass of a model can have, of kRowsOfPass rows: what a kCount may
+// name.
 uint64_t UnitsOfPass(const PackGeometry& geometry);
 
 // Parts of a region for a pack, computed by the store when it creates one.
