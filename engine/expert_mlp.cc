@@ -46,96 +46,121 @@ void ChooseExperts(std::span<const float> logits, uint32_t used, bool normalise,
 ExpertMlp::ExpertMlp(const Model* model, Mlp* mlp, ThreadPool* pool)
     : model_(model), mlp_(mlp), pool_(pool), kernels_(&BestKernels(Precision::kExact)) {}
 
-void ExpertMlp::Route(uint32_t layer, const float* x, uint32_t tokens) {
+void ExpertMlp::RouteRow(uint32_t layer, const float* x, float* logits,
+                         std::vector<ExpertShare>& shares) {
   const ModelConfig& c = model_->config;
   const LayerWeights& w = model_->layers[layer];
-  shares_.resize(std::max<size_t>(shares_.size(), tokens));
-  shared_weights_.assign(tokens, 1.0f);
-  logits_.resize(size_t{tokens} * c.expert_count);
-  const size_t touched = size_t{tokens} * c.expert_count * w.router.row_bytes;
-  pool_->For(tokens, 1, touched, [&](size_t begin, size_t end) {
-    for (size_t t = begin; t < end; ++t) {
-      const float* row = x + t * c.hidden_size;
-      float* logits = logits_.data() + t * c.expert_count;
-      kernels_->mat_vec(w.router, 0, c.expert_count, row, logits);
-      ChooseExperts({logits, c.expert_count}, c.experts_used, c.normalise_expert_weights,
-                    shares_[t]);
-      if (w.shared_gate != nullptr) {
-        shared_weights_[t] = SharedWeight(w.shared_gate, row, c.hidden_size);
+  kernels_->mat_vec(w.router, 0, c.expert_count, x, logits);
+  ChooseExperts({logits, c.expert_count}, c.experts_used, c.normalise_expert_weights, shares);
+  const float weight = w.shared_gate == nullptr || c.shared_experts == 0
+                           ? 1.0f
+                           : SharedWeight(w.shared_gate, x, c.hidden_size);
+  for (uint32_t e = 0; e < c.shared_experts; ++e) shares.push_back({c.expert_count + e, weight});
+}
+
+void ExpertMlp::Route(uint32_t layer, std::span<const MlpRows> rows) {
+  const ModelConfig& c = model_->config;
+  row_count_ = 0;
+  for (const MlpRows& group : rows) {
+    const size_t first = row_count_;
+    row_count_ += group.count;
+    shares_.resize(std::max(shares_.size(), row_count_));
+    logits_.resize(std::max(logits_.size(), row_count_ * c.expert_count));
+    const size_t touched =
+        size_t{group.count} * c.expert_count * model_->layers[layer].router.row_bytes;
+    pool_->For(group.count, 1, touched, [&](size_t begin, size_t end) {
+      for (size_t r = begin; r < end; ++r) {
+        RouteRow(layer, group.x + r * c.hidden_size,
+                 logits_.data() + (first + r) * c.expert_count, shares_[first + r]);
+      }
+    });
+  }
+}
+
+void ExpertMlp::ListExperts() {
+  std::vector<bool> used(model_->config.expert_slots());
+  for (const std::vector<ExpertShare>& shares : std::span(shares_).first(row_count_)) {
+    for (const ExpertShare& share : shares) used[share.expert] = true;
+  }
+  experts_.clear();
+  for (uint32_t e = 0; e < used.size(); ++e) {
+    if (used[e]) experts_.push_back(e);
+  }
+}
+
+// Outputs of prompt rows begin at 0 and are added afterwards, which is one rounding; sums of decode
+// rows go on from the row's output.
+void ExpertMlp::Gather(uint32_t expert, std::span<const MlpRows> rows, std::vector<Uses>& uses,
+                       std::vector<MlpRows>& groups) {
+  const size_t h = model_->config.hidden_size;
+  uses.resize(rows.size());
+  groups.clear();
+  size_t row = 0;
+  for (size_t g = 0; g < rows.size(); ++g) {
+    const MlpRows& group = rows[g];
+    Uses& own = uses[g];
+    own.rows.clear();
+    own.weights.clear();
+    own.x.clear();
+    own.y.clear();
+    own.sequences.clear();
+    own.prune.clear();
+    for (uint32_t r = 0; r < group.count; ++r, ++row) {
+      for (const ExpertShare& share : shares_[row]) {
+        if (share.expert != expert) continue;
+        const float* const y = group.y + r * h;
+        own.rows.push_back(r);
+        own.weights.push_back(share.weight);
+        own.x.insert(own.x.end(), group.x + r * h, group.x + (r + 1) * h);
+        own.y.insert(own.y.end(), y, y + h);
+        own.sequences.push_back(group.sequences[r]);
+        if (!group.prune.empty()) own.prune.push_back(group.prune[r]);
       }
     }
-  });
-}
-
-absl::Status ExpertMlp::Step(uint32_t layer, const float* x, const PruneStep* step,
-                             Precision precision, float* y, PassAccounts& accounts) {
-  const ModelConfig& c = model_->config;
-  Route(layer, x, 1);
-  std::vector<ExpertShare>& shares = shares_[0];
-  for (uint32_t e = 0; e < c.shared_experts; ++e) {
-    shares.push_back({c.expert_count + e, shared_weights_[0]});
-  }
-  for (size_t i = 0; i < shares.size(); ++i) {
-    MlpExpert expert = {.index = shares[i].expert, .weights = &shares[i].weight, .next = {}};
-    if (i + 1 < shares.size()) expert.next = shares[i + 1].expert;
-    RETURN_IF_ERROR(step == nullptr
-                        ? mlp_->Dense(layer, x, precision, y, accounts, expert)
-                        : mlp_->Pruned(layer, x, *step, precision, y, accounts, expert));
-  }
-  return absl::OkStatus();
-}
-
-// Lists the tokens of every expert, so that each is read once for all of them.
-void ExpertMlp::GatherTokens(uint32_t tokens) {
-  uses_.resize(model_->config.expert_count);
-  for (Uses& uses : uses_) {
-    uses.tokens.clear();
-    uses.weights.clear();
-  }
-  for (uint32_t t = 0; t < tokens; ++t) {
-    for (const ExpertShare& share : shares_[t]) {
-      uses_[share.expert].tokens.push_back(t);
-      uses_[share.expert].weights.push_back(share.weight);
+    if (own.rows.empty()) continue;
+    if (group.form == RowForm::kPrompt && expert < model_->config.expert_count) {
+      std::ranges::fill(own.y, 0.0f);
     }
+    groups.push_back({.form = group.form,
+                      .precision = group.precision,
+                      .count = static_cast<uint32_t>(own.rows.size()),
+                      .x = own.x.data(),
+                      .y = own.y.data(),
+                      .weights = own.weights.data(),
+                      .sequences = own.sequences,
+                      .prune = own.prune});
   }
 }
 
-absl::Status ExpertMlp::Tokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
-                               float* y, PassAccounts& accounts) {
-  const ModelConfig& c = model_->config;
-  Route(layer, x, tokens);
-  GatherTokens(tokens);
-  in_use_.clear();
-  for (uint32_t e = 0; e < c.expert_slots(); ++e) {
-    if (e >= c.expert_count || !uses_[e].tokens.empty()) in_use_.push_back(e);
-  }
-  for (size_t i = 0; i < in_use_.size(); ++i) {
-    MlpExpert expert = {.index = in_use_[i], .weights = shared_weights_.data(), .next = {}};
-    if (i + 1 < in_use_.size()) expert.next = in_use_[i + 1];
-    if (expert.index < c.expert_count) {
-      RETURN_IF_ERROR(SomeTokens(layer, x, expert, precision, y, accounts));
-    } else {
-      RETURN_IF_ERROR(mlp_->DenseTokens(layer, x, tokens, precision, y, accounts, expert));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ExpertMlp::SomeTokens(uint32_t layer, const float* x, MlpExpert expert,
-                                   Precision precision, float* y, PassAccounts& accounts) {
+void ExpertMlp::Scatter(uint32_t expert, std::span<const MlpRows> rows) {
   const size_t h = model_->config.hidden_size;
-  const Uses& uses = uses_[expert.index];
-  const size_t count = uses.tokens.size();
-  x_.resize(std::max(x_.size(), count * h));
-  y_.assign(count * h, 0.0f);
-  for (size_t i = 0; i < count; ++i) {
-    std::copy_n(x + uses.tokens[i] * h, h, x_.begin() + static_cast<ptrdiff_t>(i * h));
+  for (size_t g = 0; g < rows.size(); ++g) {
+    const bool add = rows[g].form == RowForm::kPrompt && expert < model_->config.expert_count;
+    for (size_t i = 0; i < uses_[g].rows.size(); ++i) {
+      const float* const from = uses_[g].y.data() + i * h;
+      float* const to = rows[g].y + uses_[g].rows[i] * h;
+      if (add) {
+        kernels_->add(from, h, to);
+      } else {
+        std::copy_n(from, h, to);
+      }
+    }
   }
-  expert.weights = uses.weights.data();
-  RETURN_IF_ERROR(mlp_->DenseTokens(layer, x_.data(), static_cast<uint32_t>(count), precision,
-                                    y_.data(), accounts, expert));
-  for (size_t i = 0; i < count; ++i) {
-    kernels_->add(y_.data() + i * h, h, y + uses.tokens[i] * h);
+}
+
+absl::Status ExpertMlp::Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost) {
+  Route(layer, rows);
+  ListExperts();
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    MlpAhead ahead = {.layer = layer};
+    if (i + 1 < experts_.size()) {
+      ahead.expert = experts_[i + 1];
+      Gather(ahead.expert, rows, next_uses_, next_groups_);
+      ahead.users = Mlp::UsersOfAll(next_groups_);
+    }
+    Gather(experts_[i], rows, uses_, groups_);
+    RETURN_IF_ERROR(mlp_->Run(layer, groups_, cost, ahead, experts_[i]));
+    Scatter(experts_[i], rows);
   }
   return absl::OkStatus();
 }

@@ -1,7 +1,7 @@
-// A layer that is a mixture of experts: a router chooses some MLPs for each token, whose outputs
-// are added by weight; shared ones are added for all. Owned by the decode thread. Source: Shazeer
-// et al., arXiv 1701.06538; Jiang et al., arXiv 2401.04088 (Mixtral); shared experts: Dai et al.,
-// arXiv 2401.06066.
+// A layer that is a mixture of experts: a router chooses some MLPs for each row, whose outputs are
+// added by weight; shared ones are added for all. Each expert in use is read once for all rows that
+// chose it. Owned by the decode thread. Source: Shazeer et al., arXiv 1701.06538; Jiang et al.,
+// arXiv 2401.04088 (Mixtral); shared experts: Dai et al., arXiv 2401.06066.
 #pragma once
 
 #include <cstdint>
@@ -31,38 +31,40 @@ class ExpertMlp {
   // Pointers are not owned and must outlive the object.
   ExpertMlp(const Model* model, Mlp* mlp, ThreadPool* pool);
 
-  // y += mixture(x), x, y [H]; step null: dense.
-  absl::Status Step(uint32_t layer, const float* x, const PruneStep* step, Precision precision,
-                    float* y, PassAccounts& accounts);
-
-  // y[t] += mixture(x[t]), x, y [tokens, H]: the form for prompts. For one token it does not depend
-  // on the others, bitwise.
-  absl::Status Tokens(uint32_t layer, const float* x, uint32_t tokens, Precision precision,
-                      float* y, PassAccounts& accounts);
+  // y[r] += mixture(x[r]) for every row; `weights` of the groups are unused. A row's result does not
+  // depend on the others, as Mlp::Run() says.
+  absl::Status Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost);
 
  private:
-  // shares_ and shared_weights_ of every token.
-  void Route(uint32_t layer, const float* x, uint32_t tokens);
-  // uses_ of every expert, from shares_.
-  void GatherTokens(uint32_t tokens);
-  // y[t] += expert(x[t]) for the tokens that use it.
-  absl::Status SomeTokens(uint32_t layer, const float* x, MlpExpert expert, Precision precision,
-                          float* y, PassAccounts& accounts);
+  // The rows of one group that use an expert.
+  struct Uses {
+    std::vector<uint32_t> rows;  // of the group, rising
+    std::vector<float> weights, x, y;
+    std::vector<uint32_t> sequences;
+    std::vector<const PruneStep*> prune;
+  };
+
+  // shares_ of every row, the shared experts behind them.
+  void Route(uint32_t layer, std::span<const MlpRows> rows);
+  void RouteRow(uint32_t layer, const float* x, float* logits, std::vector<ExpertShare>& shares);
+  // experts_ in use, rising.
+  void ListExperts();
+  // What Mlp::Run() takes of the rows that use an expert, in uses and groups.
+  void Gather(uint32_t expert, std::span<const MlpRows> rows, std::vector<Uses>& uses,
+              std::vector<MlpRows>& groups);
+  // Adds what the expert made of them to the rows' outputs.
+  void Scatter(uint32_t expert, std::span<const MlpRows> rows);
 
   const Model* const model_;
   Mlp* const mlp_;
   ThreadPool* const pool_;
   const Kernels* const kernels_;
-  std::vector<std::vector<ExpertShare>> shares_;  // by token
-  std::vector<float> shared_weights_;             // [tokens]
-  std::vector<float> logits_;                     // [tokens, expert_count]
-  struct Uses {
-    std::vector<uint32_t> tokens;  // rising
-    std::vector<float> weights;    // of the expert, by token
-  };
-  std::vector<Uses> uses_;        // by expert, without the shared ones
-  std::vector<uint32_t> in_use_;  // experts, rising
-  std::vector<float> x_, y_;      // [tokens, H] of one expert
+  std::vector<std::vector<ExpertShare>> shares_;  // by row of the call
+  size_t row_count_ = 0;
+  std::vector<float> logits_;      // [rows, expert_count]
+  std::vector<uint32_t> experts_;
+  std::vector<Uses> uses_, next_uses_;  // by group
+  std::vector<MlpRows> groups_, next_groups_;
 };
 
 }  // namespace tidegate

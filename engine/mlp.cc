@@ -56,6 +56,22 @@ void Mlp::PrepareRows(Call& call) {
   }
 }
 
+uint32_t Mlp::UsersOfAll(std::span<const MlpRows> rows) {
+  bool dense = false, strict = false;
+  uint32_t users = 0;
+  for (const MlpRows& group : rows) {
+    const bool prompt = group.form == RowForm::kPrompt;
+    for (uint32_t r = 0; r < group.count; ++r) {
+      const PruneStep* prune = group.prune.empty() ? nullptr : group.prune[r];
+      dense |= prune == nullptr;
+      strict |= prune != nullptr && !prune->may_be_dense;
+      const bool known = prompt && r > 0 && group.sequences[r] == group.sequences[r - 1];
+      users += !known;
+    }
+  }
+  return dense && !strict ? users : 0;
+}
+
 // Inputs and outputs of the rows in the sweep of a kind.
 void Mlp::PlaceRows(const Call& call, UnitKind kind) {
   const size_t h = model_.config.hidden_size, width = model_.config.intermediate_size;

@@ -55,6 +55,9 @@ class Mlp {
   absl::Status Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost,
                    const MlpAhead& ahead = {}, uint32_t expert = 0);
 
+  // How many users of all units `rows` are, if every row would be one: see MlpAhead. Else 0.
+  static uint32_t UsersOfAll(std::span<const MlpRows> rows);
+
   // Called with every mask; units by position, of one expert. Set before the first pass.
   using OnMask = std::function<void(uint32_t layer, UnitKind kind, const UnitOrder& order,
                                     std::span<const uint32_t> positions)>;
