@@ -15,6 +15,7 @@
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "engine/single_sequence.h"
 #include "measure/report_folder.h"
 #include "measure/token_ids.h"
 #include "measure/usage_meter.h"
@@ -121,11 +122,8 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
   std::vector<float> logits(config.embedding_rows);
   const std::vector<TokenId> prompt = Prompt(flags, config.embedding_rows);
   const Usage start = UsageNow();
-  for (size_t at = 0; at < prompt.size(); at = kv.size()) {
-    const size_t count = local.decoder().PieceTokens(prompt.size() - at);
-    RETURN_IF_ERROR(
-        local.decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits, prefill));
-  }
+  RETURN_IF_ERROR(AppendPromptInChunks(local.decoder(), kv, prompt, local.chunk_tokens(), precision,
+                                       logits, prefill));
   Sample sample;
   const Usage prefilled = UsageNow();
   sample.prefill = PerToken(start, prefilled, prompt.size());
@@ -136,11 +134,11 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
   };
   PassAccounts ignored;
   for (uint32_t i = 0; i < flags.warm_up; ++i) {
-    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, precision, logits, ignored));
+    RETURN_IF_ERROR(AppendToken(local.decoder(), kv, next(), step, precision, logits, ignored));
   }
   const Usage measured = UsageNow();
   for (uint32_t i = 0; i < flags.tokens; ++i) {
-    RETURN_IF_ERROR(local.decoder().Step(kv, next(), step, precision, logits, decode));
+    RETURN_IF_ERROR(AppendToken(local.decoder(), kv, next(), step, precision, logits, decode));
   }
   sample.decode = PerToken(measured, UsageNow(), flags.tokens);
   return sample;

@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "engine/single_sequence.h"
 
 namespace tidegate {
 namespace {
@@ -115,16 +116,13 @@ absl::Status Run(const Flags& flags) {
   const auto keep = [&](uint32_t position, std::span<float> row) {
     if (positions.contains(position)) rows[position] = JsonRow(row);
   };
-  for (size_t at = 0; at < prompt.size(); at = kv.size()) {
-    const size_t count = local->decoder().PieceTokens(prompt.size() - at);
-    RETURN_IF_ERROR(local->decoder().Prefill(kv, {prompt.data() + at, count}, precision, logits,
-                                             accounts, keep));
-  }
+  RETURN_IF_ERROR(AppendPromptInChunks(local->decoder(), kv, prompt, local->chunk_tokens(),
+                                       precision, logits, accounts, keep));
   std::vector<TokenId> greedy;
   for (uint32_t n = 0; n < flags.greedy; ++n) {
     greedy.push_back(ArgMax(logits));
-    RETURN_IF_ERROR(local->decoder().Step(kv, greedy.back(), step ? &*step : nullptr, precision,
-                                          logits, accounts));
+    RETURN_IF_ERROR(AppendToken(local->decoder(), kv, greedy.back(), step ? &*step : nullptr,
+                                precision, logits, accounts));
     keep(kv.size() - 1, logits);
   }
   std::printf("{\"n_vocab\": %u, \"positions\": {%s}, \"greedy\": [%s]}\n", config.embedding_rows,

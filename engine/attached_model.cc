@@ -91,7 +91,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->tokenizer = std::move(tokenizer);
   attached->client->ForgetTokenizer();
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
-                                                options.prefill_chunk_tokens, options.overlap);
+                                                options.overlap);
   attached->info = InfoFrom(*attached->client, *attached->model, *attached->tokenizer);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   ::malloc_trim(0);  // what reading the manifest took

@@ -12,7 +12,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kRowGranule = 8;  // matrix rows per thread come in these
+constexpr size_t kRowGranule = 8;   // matrix rows per thread come in these
 constexpr size_t kLogitLanes = 16;  // rows whose logits are computed with one pass over the head
 
 // Packs hold finite numbers only: these have grown too large on the way.
@@ -201,9 +201,10 @@ void Decoder::PrepareHeads(std::span<const BatchSequence> batch, uint32_t layer,
   for (size_t r = 0; r < rows_.size(); ++r) {
     absl::Status& status = cost.statuses[rows_[r].sequence];
     if (finite_[r] != 0 || !status.ok()) continue;
-    status = NotFinite(absl::StrCat(
-        "layer ", layer, ", position ", rows_[r].position, ": a key or value is not a finite number",
-        batch[rows_[r].sequence].kv->half() ? ", or too large for a half" : ""));
+    status = NotFinite(
+        absl::StrCat("layer ", layer, ", position ", rows_[r].position,
+                     ": a key or value is not a finite number",
+                     batch[rows_[r].sequence].kv->half() ? ", or too large for a half" : ""));
   }
 }
 
@@ -366,7 +367,8 @@ absl::Status Decoder::Run(std::span<const BatchSequence> batch, const OnLogits& 
   client_->EndPass(/*complete=*/true);
   for (size_t s = 0; s < batch.size(); ++s) {
     KvCache& kv = *batch[s].kv;
-    if (cost.statuses[s].ok()) kv.set_size(kv.size() + static_cast<uint32_t>(batch[s].tokens.size()));
+    if (cost.statuses[s].ok())
+      kv.set_size(kv.size() + static_cast<uint32_t>(batch[s].tokens.size()));
   }
   if (!rows_.empty()) Logits(batch, on_logits, cost);
   return absl::OkStatus();
@@ -387,8 +389,8 @@ void Decoder::Logits(std::span<const BatchSequence> batch, const OnLogits& on_lo
       ProjectGroup(lanes, head, normed_.data() + first * h);
       for (uint32_t r = 0; r < count; ++r) {
         const std::span<float> logits(logits_.data() + r * width, width);
-        lora_.Add(*head.lora, normed_.data() + (first + r) * h, 1, /*many=*/false,
-                  group.precision, logits.data());
+        lora_.Add(*head.lora, normed_.data() + (first + r) * h, 1, /*many=*/false, group.precision,
+                  logits.data());
         TakeLogits(batch, rows_[first + r], logits, on_logits, cost);
       }
     }

@@ -31,8 +31,7 @@ class Decoder {
  public:
   // Called with the logits [embedding_rows] of the row of the `index`-th token of a sequence of the
   // batch. It may change them.
-  using OnLogits =
-      std::function<void(size_t sequence, uint32_t index, std::span<float> logits)>;
+  using OnLogits = std::function<void(size_t sequence, uint32_t index, std::span<float> logits)>;
 
   // Pointers are not owned. overlap: see UnitSweep.
   Decoder(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap);

@@ -55,12 +55,8 @@ class EngineImpl final : public Engine {
  private:
   struct Running {
     uint64_t id;
-    std::unique_ptr<Sequence> sequence;  // null: it has ended
-  };
-  // How a request is ended from outside.
-  struct Ending {
-    FinishReason reason;
-    absl::Status status;
+    std::unique_ptr<Sequence> sequence;
+    bool ended = false;  // its sink has been told; it goes when no step uses it
   };
 
   // All of these run on the decode thread.
@@ -76,9 +72,12 @@ class EngineImpl final : public Engine {
   void End(Running& running, FinishReason reason, const absl::Status& status);
   void EndAll(FinishReason reason, const absl::Status& status);
   void Admit();
-  void StepAll();
-  bool RoundCounts() const;
-  void Step(Running& running);
+  void Step();
+  void PlanRows();
+  absl::Status RunRows(std::span<Running* const> running);
+  void Fail(std::span<Running* const> running, const absl::Status& status);
+  void CountStep();
+  void CountTokens(uint32_t before, const GenerationAccounts& after);
   void Sweep();
   void UpdateGauges();
   void WaitForWork(std::chrono::milliseconds timeout);
@@ -89,10 +88,12 @@ class EngineImpl final : public Engine {
   ThreadPool pool_;
   StoreLink link_;
   std::vector<Running> running_;  // after link_: sequences use its model
-  // While a step waits for the store, OnWait() ends other requests in place, but not the one that
-  // steps: that is told to give up and how to end.
-  Running* stepping_ = nullptr;
-  std::optional<Ending> ending_;
+  // Of the present step. While it waits for the store, OnWait() may end requests, but nothing is
+  // taken out of running_.
+  std::vector<Running*> stepping_;
+  std::vector<uint32_t> rows_max_;  // of each of these
+  std::vector<BatchSequence> batch_;
+  StepCost cost_;
   std::thread thread_;
 
   std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
@@ -254,12 +255,7 @@ void EngineImpl::Detach() {
 }
 
 void EngineImpl::End(Running& running, FinishReason reason, const absl::Status& status) {
-  if (&running == stepping_) {
-    if (!ending_) ending_ = Ending{reason, status};
-  } else if (running.sequence != nullptr) {
-    running.sequence->End(reason, status);
-    running.sequence.reset();
-  }
+  if (!std::exchange(running.ended, true)) running.sequence->End(reason, status);
 }
 
 void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
@@ -307,7 +303,7 @@ void EngineImpl::EndExpired() {
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kTimeLimit, absl::OkStatus());
   bool any = !waiting.empty();
   for (Running& running : running_) {
-    if (running.sequence == nullptr || !running.sequence->TimeIsUp()) continue;
+    if (running.ended || !running.sequence->TimeIsUp()) continue;
     End(running, FinishReason::kTimeLimit, absl::OkStatus());
     any = true;
   }
@@ -334,7 +330,10 @@ bool EngineImpl::EndWhatMust() {
 
 // A step, or an attach, waits for the store: do what does not have to.
 absl::Status EngineImpl::OnWait() {
-  if (EndWhatMust() || ending_) return absl::CancelledError("nobody waits for it any more");
+  const auto ended = [](const Running* running) { return running->ended; };
+  if (EndWhatMust() || (!stepping_.empty() && std::ranges::all_of(stepping_, ended))) {
+    return absl::CancelledError("nobody waits for it any more");
+  }
   if (!link_.attached()) return absl::OkStatus();
   WatchStore(/*idle=*/false);
   return link_.Hopeless();
@@ -350,7 +349,7 @@ void EngineImpl::WatchStore(bool idle) {
 uint64_t EngineImpl::KvTokensReserved() const {
   uint64_t tokens = 0;
   for (const Running& running : running_) {
-    if (running.sequence != nullptr) tokens += running.sequence->capacity_tokens();
+    if (!running.ended) tokens += running.sequence->kv().capacity();
   }
   return tokens;
 }
@@ -366,80 +365,137 @@ void EngineImpl::Admit() {
         model.context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
     if (KvTokensReserved() + needed > model.kv_capacity_tokens) break;
     WaitingRequest next = waiting_.Pop();
+    const bool steered = next.request.pruning.FollowsLadder();
+    const SequenceOptions sequence = {.submitted = next.submitted,
+                                      .tokenizer = model.tokenizer,
+                                      .precision = options_.precision,
+                                      .steering = steered ? link_.steering() : nullptr,
+                                      .observer = observer_};
+    const ModelConfig& config = model.model->config;
     running_.push_back(
         {next.id, std::make_unique<Sequence>(
-                      std::move(next.request), std::move(next.sink), next.submitted, *model.model,
-                      model.decoder.get(), model.tokenizer, needed, model.context_tokens,
-                      options_.kv_half, options_.precision, link_.steering(), observer_)});
+                      std::move(next.request), std::move(next.sink), sequence, &config,
+                      KvCache(config, needed, options_.kv_half, model.context_tokens))});
     any = true;
   }
   if (any) UpdateGauges();
 }
 
-void EngineImpl::Step(Running& running) {
-  Sequence& sequence = *running.sequence;
-  const GenerationAccounts before = sequence.accounts();
-  const double prefill_stall = sequence.prefill_stall_seconds();
-  stepping_ = &running;
-  const absl::StatusOr<bool> more = sequence.Advance();
-  stepping_ = nullptr;
-  const std::optional<Ending> ending = std::exchange(ending_, std::nullopt);
-  const GenerationAccounts& after = sequence.accounts();
-  {
-    MutexLock lock(mutex_);
-    stats_.generated_tokens += after.generated_tokens - before.generated_tokens;
-    stats_.stall_seconds_decode += after.stall_seconds - before.stall_seconds;
-    stats_.stall_seconds_prefill += sequence.prefill_stall_seconds() - prefill_stall;
-    // The prompt counts once, when its last piece is through.
-    if (before.generated_tokens == 0 && after.generated_tokens > 0) {
-      stats_.prompt_tokens += after.prompt_tokens;
-    }
-  }
-  if (more.ok() && *more && !ending) return;
-  if (!more.ok() || *more) {
-    const Ending end = ending.value_or(Ending{FinishReason::kError, more.status()});
-    sequence.End(end.reason, end.status);
-  }
-  running.sequence.reset();
-}
-
-// Whether the next round is one token of every stream, of which one at least is steered.
-bool EngineImpl::RoundCounts() const {
-  const auto prefilling = [](const Running& r) { return r.sequence->prefilling(); };
-  const auto steered = [](const Running& r) { return r.sequence->steered(); };
-  return std::none_of(running_.begin(), running_.end(), prefilling) &&
-         std::any_of(running_.begin(), running_.end(), steered);
-}
-
-// One piece of work for every running request, in turn.
-void EngineImpl::StepAll() {
-  const bool counts = RoundCounts();
-  const Clock::time_point begin = Clock::now();
+// Which rows the next step has: one of each sequence that decodes, and of prompts as many as a
+// chunk has.
+void EngineImpl::PlanRows() {
+  stepping_.clear();
+  rows_max_.clear();
+  uint32_t prompt_rows = options_.prefill_chunk_tokens;
   for (Running& running : running_) {
-    if (cancel_pending_) break;  // Handled before the next step, whosever it is.
-    if (running.sequence != nullptr) Step(running);
+    if (running.ended) continue;
+    uint32_t rows = 1;
+    if (running.sequence->prefilling()) {
+      rows = std::min(prompt_rows, running.sequence->prompt_rows());
+      prompt_rows -= rows;
+    }
+    if (rows == 0) continue;
+    stepping_.push_back(&running);
+    rows_max_.push_back(rows);
   }
-  if (counts && !cancel_pending_ && !link_.stalled()) {
-    link_.steering()->OnRound(std::chrono::duration<double>(Clock::now() - begin).count());
+}
+
+// One step: rows of the running requests, computed together.
+void EngineImpl::Step() {
+  PlanRows();
+  const bool any_prompt =
+      std::ranges::any_of(stepping_, [](const Running* r) { return r->sequence->prefilling(); });
+  const bool any_steered =
+      std::ranges::any_of(stepping_, [](const Running* r) { return r->sequence->steered(); });
+  const Clock::time_point begin = Clock::now();
+  const absl::Status done = RunRows(stepping_);
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  if (absl::IsDataLoss(done) && stepping_.size() > 1) {
+    // Weights are lost that not all of them may need: each on its own.
+    const std::vector<Running*> all = stepping_;
+    for (Running* one : all) {
+      if (const absl::Status alone = RunRows({&one, 1}); !alone.ok()) Fail({&one, 1}, alone);
+    }
+  } else if (!done.ok()) {
+    Fail(stepping_, done);
+  } else if (any_steered && !any_prompt && !link_.stalled()) {
+    link_.steering()->OnRound(seconds);
     MutexLock lock(mutex_);
     stats_.steering = link_.steering()->stats();
   }
-  const auto ended = [](const Running& r) { return r.sequence == nullptr; };
-  if (std::any_of(running_.begin(), running_.end(), ended)) Sweep();
+  stepping_.clear();
+  if (std::ranges::any_of(running_, [](const Running& r) { return r.ended; })) Sweep();
+}
+
+// Computes their rows and takes what comes of them. An error is that of all.
+absl::Status EngineImpl::RunRows(std::span<Running* const> running) {
+  batch_.clear();
+  for (size_t i = 0; i < running.size(); ++i) {
+    const auto at =
+        static_cast<size_t>(std::ranges::find(stepping_, running[i]) - stepping_.begin());
+    batch_.push_back(running[i]->sequence->Wants(rows_max_[at]));
+  }
+  RETURN_IF_ERROR(link_.model().decoder->Run(
+      batch_,
+      [&](size_t i, uint32_t, std::span<float> logits) {
+        running[i]->sequence->TakeLogits(logits);
+      },
+      cost_));
+  CountStep();
+  const double stall = cost_.step.times.seconds(Stage::kStalls);
+  for (size_t i = 0; i < running.size(); ++i) {
+    if (running[i]->ended) continue;  // While the step waited.
+    if (const absl::Status& failed = cost_.statuses[i]; !failed.ok()) {
+      running[i]->ended = true;
+      running[i]->sequence->Fail(failed);
+      continue;
+    }
+    const uint32_t tokens = running[i]->sequence->accounts().generated_tokens;
+    running[i]->ended = !running[i]->sequence->Advance(cost_.sequences[i], stall);
+    CountTokens(tokens, running[i]->sequence->accounts());
+  }
+  return absl::OkStatus();
+}
+
+void EngineImpl::Fail(std::span<Running* const> running, const absl::Status& status) {
+  for (Running* one : running) {
+    if (!std::exchange(one->ended, true)) one->sequence->Fail(status);
+  }
+}
+
+void EngineImpl::CountTokens(uint32_t before, const GenerationAccounts& after) {
+  MutexLock lock(mutex_);
+  stats_.generated_tokens += after.generated_tokens - before;
+  // The prompt counts once, when its last chunk is through.
+  if (before == 0 && after.generated_tokens > 0) stats_.prompt_tokens += after.prompt_tokens;
+}
+
+void EngineImpl::CountStep() {
+  uint64_t prompt = 0, decode = 0;
+  for (const BatchSequence& sequence : batch_) {
+    (sequence.form == RowForm::kPrompt ? prompt : decode) += sequence.tokens.size();
+  }
+  MutexLock lock(mutex_);
+  ++stats_.steps;
+  stats_.prompt_rows += prompt;
+  stats_.decode_rows += decode;
+  stats_.dense_instead_tokens += cost_.step.dense_instead;
+  (decode > 0 ? stats_.stall_seconds_decode : stats_.stall_seconds_prefill) +=
+      cost_.step.times.seconds(Stage::kStalls);
 }
 
 // Forgets requests that have ended.
 void EngineImpl::Sweep() {
-  if (stepping_ == nullptr) {  // Else the vector is being gone through.
-    std::erase_if(running_, [](const Running& r) { return r.sequence == nullptr; });
+  if (stepping_.empty()) {  // Else a step uses them.
+    std::erase_if(running_, [](const Running& r) { return r.ended; });
   }
   UpdateGauges();
 }
 
 void EngineImpl::UpdateGauges() {
   MutexLock lock(mutex_);
-  stats_.running = static_cast<uint32_t>(std::count_if(
-      running_.begin(), running_.end(), [](const Running& r) { return r.sequence != nullptr; }));
+  stats_.running = static_cast<uint32_t>(
+      std::ranges::count_if(running_, [](const Running& r) { return !r.ended; }));
   stats_.waiting = static_cast<uint32_t>(waiting_.size());
   stats_.kv_tokens_used = KvTokensReserved();
   if (stats_.running == 0 && stats_.waiting == 0) idle_.NotifyAll();
@@ -465,7 +521,7 @@ void EngineImpl::Loop() {
       WaitForWork(kIdleCheck);
       continue;
     }
-    StepAll();
+    Step();
   }
 }
 

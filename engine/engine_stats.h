@@ -30,8 +30,12 @@ struct EngineStats {
   uint64_t generated_tokens = 0;
   uint64_t kv_tokens_used = 0;
   uint64_t kv_tokens_capacity = 0;
-  double stall_seconds_prefill = 0;
+  double stall_seconds_prefill = 0;  // in steps without a row that decodes
   double stall_seconds_decode = 0;
+  uint64_t steps = 0;        // passes of the decoder
+  uint64_t decode_rows = 0;  // computed in them
+  uint64_t prompt_rows = 0;
+  double dense_instead_tokens = 0;  // see GenerationAccounts
   SteeringStats steering;
 };
 

@@ -70,8 +70,8 @@ void ExpertMlp::Route(uint32_t layer, std::span<const MlpRows> rows) {
         size_t{group.count} * c.expert_count * model_->layers[layer].router.row_bytes;
     pool_->For(group.count, 1, touched, [&](size_t begin, size_t end) {
       for (size_t r = begin; r < end; ++r) {
-        RouteRow(layer, group.x + r * c.hidden_size,
-                 logits_.data() + (first + r) * c.expert_count, shares_[first + r]);
+        RouteRow(layer, group.x + r * c.hidden_size, logits_.data() + (first + r) * c.expert_count,
+                 shares_[first + r]);
       }
     });
   }

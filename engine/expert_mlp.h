@@ -31,8 +31,8 @@ class ExpertMlp {
   // Pointers are not owned and must outlive the object.
   ExpertMlp(const Model* model, Mlp* mlp, ThreadPool* pool);
 
-  // y[r] += mixture(x[r]) for every row; `weights` of the groups are unused. A row's result does not
-  // depend on the others, as Mlp::Run() says.
+  // y[r] += mixture(x[r]) for every row; `weights` of the groups are unused. A row's result does
+  // not depend on the others, as Mlp::Run() says.
   absl::Status Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost);
 
  private:
@@ -61,7 +61,7 @@ class ExpertMlp {
   const Kernels* const kernels_;
   std::vector<std::vector<ExpertShare>> shares_;  // by row of the call
   size_t row_count_ = 0;
-  std::vector<float> logits_;      // [rows, expert_count]
+  std::vector<float> logits_;  // [rows, expert_count]
   std::vector<uint32_t> experts_;
   std::vector<Uses> uses_, next_uses_;  // by group
   std::vector<MlpRows> groups_, next_groups_;

@@ -91,6 +91,9 @@ struct GenerationAccounts {
   uint64_t miss_units = 0;
   double density = 0;  // used, mean over decoded tokens
   double gamma = 1;    // the same; 1 where masks do not look at the cache
+  // Tokens that asked for a cache-aware mask and were computed dense, because that read no more
+  // beside the other streams. A token counts as the share of its layers in which it was.
+  double dense_instead_tokens = 0;
   // Of a steered stream: the range of ladder points that it used, by their positions in the
   // profile, and the perplexity increase that the profile predicts for this mix of points.
   struct Ladder {

@@ -21,8 +21,8 @@ std::span<const uint32_t> Mlp::UnitAt(uint32_t layer, UnitKind kind, uint32_t ex
   return unit_at.empty() ? unit_at : unit_at.subspan(expert * UnitsOf(kind), UnitsOf(kind));
 }
 
-// Lists the rows: those of decode form as lanes, prompts by group. Cache-aware rows lose their masks
-// where another row uses every unit.
+// Lists the rows: those of decode form as lanes, prompts by group. Cache-aware rows lose their
+// masks where another row uses every unit.
 void Mlp::PrepareRows(Call& call) {
   lane_count_ = 0;
   prompts_.clear();

@@ -31,10 +31,10 @@ struct MlpRows {
   RowForm form = RowForm::kDecode;
   Precision precision = Precision::kExact;
   uint32_t count = 0;
-  const float* x = nullptr;               // [count, H]
-  float* y = nullptr;                     // [count, H], added to
-  const float* weights = nullptr;         // [count], factors on what is added; null: 1
-  std::span<const uint32_t> sequences;    // [count], index into StepCost::sequences
+  const float* x = nullptr;                      // [count, H]
+  float* y = nullptr;                            // [count, H], added to
+  const float* weights = nullptr;                // [count], factors on what is added; null: 1
+  std::span<const uint32_t> sequences;           // [count], index into StepCost::sequences
   std::span<const PruneStep* const> prune = {};  // [count] of decode form; null: dense
 };
 
@@ -88,9 +88,9 @@ class Mlp {
   struct Call {
     uint32_t layer;
     std::span<const MlpRows> rows;
-    uint32_t expert;        // of a mixture; else 0
-    bool dense = false;     // some row uses every unit, whatever the masks
-    bool masked = false;    // some row keeps its mask all the same
+    uint32_t expert;      // of a mixture; else 0
+    bool dense = false;   // some row uses every unit, whatever the masks
+    bool masked = false;  // some row keeps its mask all the same
   };
   struct Asked {
     MlpAhead what;

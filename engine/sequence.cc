@@ -29,29 +29,22 @@ absl::Status PassError(const absl::Status& status) {
 }  // namespace
 
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-                   Clock::time_point submitted, const Model& model, Decoder* decoder,
-                   std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
-                   uint32_t context_tokens, bool half_kv, Precision precision,
-                   const Steering* steering, EngineObserver* observer)
+                   const SequenceOptions& options, const ModelConfig* config, KvCache kv)
     : request_(std::move(request)),
-      precision_(request_.pruning.reproducible ? Precision::kExact : precision),
       sink_(std::move(sink)),
-      submitted_(submitted),
+      options_(options),
+      precision_(request_.pruning.reproducible ? Precision::kExact : options.precision),
       admitted_(Clock::now()),
-      config_(model.config),
-      decoder_(decoder),
-      tokenizer_(std::move(tokenizer)),
-      observer_(observer),
-      steering_(request_.pruning.FollowsLadder() ? steering : nullptr),
-      kv_(model.config, capacity_tokens, half_kv, context_tokens),
+      config_(*config),
+      kv_(std::move(kv)),
       sampler_(request_.sampling, request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
-      detokenizer_(*tokenizer_, /*continues_text=*/true),
+      detokenizer_(*options.tokenizer, /*continues_text=*/true),
       stops_(request_.stop.strings, request_.stop.include_stop_string),
       split_(SplitDensity(request_.pruning.density)),
-      logits_(model.config.embedding_rows) {
+      ids_(request_.prompt) {
   accounts_.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
-  accounts_.queue_seconds = Seconds(admitted_ - submitted_);
+  accounts_.queue_seconds = Seconds(admitted_ - options_.submitted);
   accounts_.seed = sampler_.seed();
 }
 
@@ -59,131 +52,144 @@ bool Sequence::TimeIsUp() const {
   return request_.time_limit.has_value() && Clock::now() >= *request_.time_limit;
 }
 
-absl::StatusOr<bool> Sequence::Advance() {
-  if (TimeIsUp()) {
-    Finish(FinishReason::kTimeLimit, absl::OkStatus());
-    return false;
-  }
-  const absl::Status done = prefilling() ? Prefill() : Step();
-  if (!done.ok()) return PassError(done);
-  if (prefilling()) return true;
-  return TakeToken();
+BatchSequence Sequence::Wants(uint32_t rows_max) {
+  const uint32_t done = kv_.size();
+  const auto prompt = static_cast<uint32_t>(request_.prompt.size());
+  const bool reads = done < prompt;
+  rows_ = std::min(rows_max, reads ? prompt - done : uncomputed());
+  prune_ = reads ? std::nullopt : NextPrune();
+  sampled_.reset();
+  return {.kv = &kv_,
+          .tokens = std::span(ids_).subspan(done, rows_),
+          .form = reads ? RowForm::kPrompt : RowForm::kDecode,
+          .prune = prune_ ? &*prune_ : nullptr,
+          .precision = precision_,
+          .logit_rows = done + rows_ == ids_.size() ? 1u : 0u};
 }
 
-absl::Status Sequence::Prefill() {
-  const size_t count = decoder_->PieceTokens(request_.prompt.size() - prompt_done_);
-  const std::span<const TokenId> piece(request_.prompt.data() + prompt_done_, count);
-  const bool last = prompt_done_ + count == request_.prompt.size();
-  RETURN_IF_ERROR(decoder_->Prefill(
-      kv_, piece, precision_, last ? std::span<float>(logits_) : std::span<float>(), prefill_));
-  prompt_done_ += count;
+void Sequence::TakeLogits(std::span<float> logits) { sampled_ = sampler_.Sample(Drawable(logits)); }
+
+bool Sequence::Advance(const PassAccounts& cost, double stall_seconds) {
+  // Rows of tokens that had been computed before are a part of the prompt's price.
+  const bool new_token =
+      kv_.size() > request_.prompt.size() && kv_.size() - request_.prompt.size() > tokens_counted_;
+  if (new_token && rows_ == 1) {
+    CountToken(cost, stall_seconds);
+  } else {
+    CountPrompt(cost);
+  }
+  if (!sampled_) return true;
+  ids_.push_back(*sampled_);
+  return EmitToken();
+}
+
+void Sequence::CountPrompt(const PassAccounts& cost) {
   accounts_.prefill_seconds = Seconds(Clock::now() - admitted_);
-  accounts_.prefill_flash_bytes = prefill_.flash_bytes;
-  accounts_.flash_reads = prefill_.flash_reads;
-  return absl::OkStatus();
+  accounts_.prefill_flash_bytes += cost.flash_bytes;
+  accounts_.flash_reads += cost.flash_reads;
 }
 
-std::optional<PruneStep> Sequence::SteeredStep() const {
-  const LadderPoint& point = steering_->point();
+std::optional<PruneStep> Sequence::SteeredPrune() const {
+  const LadderPoint& point = options_.steering->point();
   if (point.dense()) return std::nullopt;
-  return point.Step(request_.pruning.warm_up ? WarmUpGamma(point.gamma, steps_) : point.gamma);
+  PruneStep prune = point.Step(request_.pruning.warm_up ? WarmUpGamma(point.gamma, tokens_counted_)
+                                                        : point.gamma);
+  prune.may_be_dense = true;
+  return prune;
 }
 
-std::optional<PruneStep> Sequence::NextStep() const {
-  if (steered()) return SteeredStep();
+std::optional<PruneStep> Sequence::NextPrune() const {
   const PruningParams& p = request_.pruning;
+  if (steered()) return SteeredPrune();
   if (p.mode == DecodeMode::kDense) return std::nullopt;
+  const bool cache_aware = p.mode == DecodeMode::kDipCa && !p.reproducible;
   double gamma = 1;
-  if (p.mode == DecodeMode::kDipCa && !p.reproducible) {
-    gamma = p.warm_up ? WarmUpGamma(p.gamma, steps_) : p.gamma;
-  }
+  if (cache_aware) gamma = p.warm_up ? WarmUpGamma(p.gamma, tokens_counted_) : p.gamma;
   return PruneStep{.kept_input = KeptUnits(split_.keep_input, config_.hidden_size),
                    .kept_hidden = KeptUnits(split_.keep_hidden, config_.intermediate_size),
                    .gamma = gamma,
                    .fixed_top_n = p.fixed_top_n,
-                   .protected_share = p.protected_share};
+                   .protected_share = p.protected_share,
+                   .may_be_dense = cache_aware};
 }
 
-absl::Status Sequence::Step() {
-  const std::optional<PruneStep> step = NextStep();
-  const PassAccounts before = decode_;
-  RETURN_IF_ERROR(
-      decoder_->Step(kv_, last_token_, step ? &*step : nullptr, precision_, logits_, decode_));
-  ++steps_;
-  CountStep(before, step);
-  return absl::OkStatus();
-}
-
-void Sequence::CountStep(const PassAccounts& before, const std::optional<PruneStep>& step) {
-  double input = 1, hidden = 1;
-  if (step) {
-    const auto kept = step->MeanKept();
-    input = kept[0] / config_.hidden_size;
-    hidden = kept[1] / config_.intermediate_size;
-  }
-  CountPruning((2 * input + hidden) / 3, step ? step->gamma : 1);
-  accounts_.decode_flash_bytes = decode_.flash_bytes;
-  accounts_.flash_reads = prefill_.flash_reads + decode_.flash_reads;
-  accounts_.hit_units = decode_.hit_units[0] + decode_.hit_units[1];
-  accounts_.miss_units = decode_.miss_units[0] + decode_.miss_units[1];
-  accounts_.stall_seconds = decode_.times.seconds(Stage::kStalls);
-  if (observer_ != nullptr) {
-    observer_->OnDecodedToken(decode_.flash_bytes - before.flash_bytes, input, hidden);
+// The densities are those that were used: company may have made the row dense.
+void Sequence::CountToken(const PassAccounts& cost, double stall_seconds) {
+  ++tokens_counted_;
+  const uint32_t mlps =
+      config_.expert_count == 0 ? 1 : config_.experts_used + config_.shared_experts;
+  const auto passes = static_cast<double>(uint64_t{config_.layer_count} * mlps);
+  const auto share = [&](uint32_t kind, uint32_t units) {
+    return static_cast<double>(cost.hit_units[kind] + cost.miss_units[kind]) / (passes * units);
+  };
+  const double input = share(0, config_.hidden_size), hidden = share(1, config_.intermediate_size);
+  CountPruning((2 * input + hidden) / 3);
+  accounts_.decode_flash_bytes += cost.flash_bytes;
+  accounts_.flash_reads += cost.flash_reads;
+  accounts_.hit_units += cost.hit_units[0] + cost.hit_units[1];
+  accounts_.miss_units += cost.miss_units[0] + cost.miss_units[1];
+  accounts_.dense_instead_tokens += cost.dense_instead;
+  accounts_.stall_seconds += stall_seconds;
+  if (options_.observer != nullptr) {
+    options_.observer->OnDecodedToken(cost.flash_bytes, input, hidden);
   }
 }
 
-void Sequence::CountPruning(double density, double gamma) {
+void Sequence::CountPruning(double density) {
   density_sum_ += density;
-  gamma_sum_ += gamma;
-  accounts_.density = density_sum_ / steps_;
-  accounts_.gamma = gamma_sum_ / steps_;
+  gamma_sum_ += prune_ ? prune_->gamma : 1;
+  accounts_.density = density_sum_ / tokens_counted_;
+  accounts_.gamma = gamma_sum_ / tokens_counted_;
   if (!steered()) return;
   // Perplexity is the exponential of a mean over tokens.
-  log_increase_sum_ += std::log1p(steering_->point().perplexity_increase);
-  const uint32_t position = steering_->point().index;
+  log_increase_sum_ += std::log1p(options_.steering->point().perplexity_increase);
+  const uint32_t position = options_.steering->point().index;
   if (!accounts_.ladder) accounts_.ladder = {.most_accurate = position, .fastest = position};
   GenerationAccounts::Ladder& ladder = *accounts_.ladder;
   ladder.most_accurate = std::min(ladder.most_accurate, position);
   ladder.fastest = std::max(ladder.fastest, position);
-  ladder.predicted_perplexity_increase = std::expm1(log_increase_sum_ / steps_);
+  ladder.predicted_perplexity_increase = std::expm1(log_increase_sum_ / tokens_counted_);
 }
 
-std::span<float> Sequence::DrawableLogits() {
-  for (const TokenId id : tokenizer_->unused_ids()) {
-    logits_[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+// Of ids that the tokenizer has, unused ones banned.
+std::span<float> Sequence::Drawable(std::span<float> logits) const {
+  for (const TokenId id : options_.tokenizer->unused_ids()) {
+    logits[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
   }
-  return std::span<float>(logits_).first(tokenizer_->vocab_size());
+  return logits.first(options_.tokenizer->vocab_size());
 }
 
-bool Sequence::TakeToken() {
-  last_token_ = sampler_.Sample(DrawableLogits());
+bool Sequence::EmitToken() {
+  const TokenId token = ids_.back();
   const Clock::time_point now = Clock::now();
   if (accounts_.generated_tokens == 0) {
     first_token_ = now;
-    accounts_.first_token_seconds = Seconds(now - submitted_);
-    if (observer_ != nullptr) observer_->OnFirstToken(accounts_.first_token_seconds);
-  } else if (observer_ != nullptr) {
-    observer_->OnTokenGap(Seconds(now - last_token_time_));
+    accounts_.first_token_seconds = Seconds(now - options_.submitted);
+    if (options_.observer != nullptr) {
+      options_.observer->OnFirstToken(accounts_.first_token_seconds);
+    }
+  } else if (options_.observer != nullptr) {
+    options_.observer->OnTokenGap(Seconds(now - last_token_time_));
   }
   last_token_time_ = now;
   ++accounts_.generated_tokens;
   accounts_.decode_seconds = Seconds(now - first_token_);
 
   const std::vector<TokenId>& stop_ids = request_.stop.token_ids;
-  if (std::find(stop_ids.begin(), stop_ids.end(), last_token_) != stop_ids.end()) {
+  if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) {
     Finish(FinishReason::kStopToken, absl::OkStatus());
     return false;
   }
-  if (!request_.stop.ignore_eos && tokenizer_->IsEndOfGeneration(last_token_)) {
+  if (!request_.stop.ignore_eos && options_.tokenizer->IsEndOfGeneration(token)) {
     Finish(FinishReason::kEndOfText, absl::OkStatus());
     return false;
   }
-  Emit(last_token_);
+  Emit(token);
   if (!stops_.matched().empty()) {
     Finish(FinishReason::kStopString, absl::OkStatus());
   } else if (accounts_.generated_tokens >= request_.max_tokens) {
     Finish(FinishReason::kMaxTokens, absl::OkStatus());
-  } else if (accounts_.prompt_tokens + accounts_.generated_tokens >= kv_.capacity()) {
+  } else if (ids_.size() >= kv_.context_tokens()) {
     // The last token counts too, though its keys would never be stored.
     Finish(FinishReason::kContextLimit, absl::OkStatus());
   } else {
@@ -192,6 +198,8 @@ bool Sequence::TakeToken() {
   return false;
 }
 
+void Sequence::Fail(const absl::Status& status) { Finish(FinishReason::kError, PassError(status)); }
+
 void Sequence::Emit(TokenId token) {
   held_ids_.push_back(token);
   const std::string text = stops_.Add(detokenizer_.Add(token));
@@ -199,8 +207,6 @@ void Sequence::Emit(TokenId token) {
   sink_->OnTokens(text, held_ids_);
   held_ids_.clear();
 }
-
-void Sequence::End(FinishReason reason, const absl::Status& status) { Finish(reason, status); }
 
 void Sequence::Finish(FinishReason reason, const absl::Status& status) {
   const std::string rest = stops_.Add(detokenizer_.Finish()) + stops_.Finish();
@@ -211,11 +217,11 @@ void Sequence::Finish(FinishReason reason, const absl::Status& status) {
   result.status = status;
   if (reason == FinishReason::kStopString) result.stop_string = stops_.matched();
   if (reason == FinishReason::kStopToken || reason == FinishReason::kEndOfText) {
-    result.stop_token = last_token_;
+    result.stop_token = ids_.back();
   }
   result.accounts = accounts_;
   sink_->OnDone(result);
-  if (observer_ != nullptr) observer_->OnFinished(result);
+  if (options_.observer != nullptr) options_.observer->OnFinished(result);
 }
 
 }  // namespace tidegate

@@ -1,5 +1,6 @@
-// One request while it runs: its KV cache, sampler, text and accounts. Steps of bounded work: a
-// piece of the prompt, or one token. Owned by the decode thread.
+// One request while it runs: its ids, sampler, text and accounts. It says which rows it wants
+// computed next and takes their logits; it knows no model, decoder or scheduler. Owned by the
+// decode thread.
 #pragma once
 
 #include <chrono>
@@ -8,78 +9,95 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "engine/decoder.h"
+#include "absl/status/status.h"
+#include "engine/batch.h"
 #include "engine/engine.h"
+#include "engine/sampler.h"
 #include "engine/steering.h"
 #include "engine/stop_matcher.h"
 
 namespace tidegate {
 
+// What a sequence is made of besides its request.
+struct SequenceOptions {
+  std::chrono::steady_clock::time_point submitted;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  // Of requests that are not reproducible; those are exact.
+  Precision precision = Precision::kFast;
+  // Of requests that leave pruning to the server; null: the request's own parameters hold. Not
+  // owned.
+  const Steering* steering = nullptr;
+  EngineObserver* observer = nullptr;  // may be null; not owned
+};
+
 class Sequence {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // decoder, tokenizer and observer (may be null) outlive the sequence. `capacity_tokens` is
-  // reserved; context_tokens: see KvCache. precision: of requests that are not reproducible; those
-  // are exact. steering: of requests that leave pruning to the server; null: the request's own
-  // parameters hold.
+  // config: of the model, outlives this. kv: empty, with room for prompt and answer or for the
+  // context, whichever is less.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-           Clock::time_point submitted, const Model& model, Decoder* decoder,
-           std::shared_ptr<const Tokenizer> tokenizer, uint32_t capacity_tokens,
-           uint32_t context_tokens, bool half_kv, Precision precision, const Steering* steering,
-           EngineObserver* observer);
+           const SequenceOptions& options, const ModelConfig* config, KvCache kv);
 
-  // Does the next piece of work. Returns true while there is more, false when the stream has ended.
-  // After an error, the stream waits for End().
-  absl::StatusOr<bool> Advance();
+  // Rows of the prompt, and of what is to be computed again, that come before the next token.
+  uint32_t prompt_rows() const { return uncomputed() > 1 || generated() == 0 ? uncomputed() : 0; }
+  bool prefilling() const { return prompt_rows() > 0; }
+
+  // The next rows, at most `rows_max`. Valid until Advance().
+  BatchSequence Wants(uint32_t rows_max);
+
+  // Takes the logits of the last of these rows: samples from them, and may change them.
+  void TakeLogits(std::span<float> logits);
+
+  // The step with these rows is done: what it cost this sequence, and how long all waited in it.
+  // Emits the token that was sampled, if any. False: the stream has ended.
+  bool Advance(const PassAccounts& cost, double stall_seconds);
 
   // Ends the stream early: tells the sink, with what has been produced so far.
-  void End(FinishReason reason, const absl::Status& status);
+  void End(FinishReason reason, const absl::Status& status) { Finish(reason, status); }
+  // The same for a step that failed: what is not the caller's to know is an error in here.
+  void Fail(const absl::Status& status);
 
-  uint32_t capacity_tokens() const { return kv_.capacity(); }
-  uint32_t kv_tokens() const { return kv_.size(); }
-  bool steered() const { return steering_ != nullptr; }
+  KvCache& kv() { return kv_; }
+  const KvCache& kv() const { return kv_; }
+  bool steered() const { return options_.steering != nullptr; }
   bool TimeIsUp() const;
-  bool prefilling() const { return prompt_done_ < request_.prompt.size(); }
   const GenerationAccounts& accounts() const { return accounts_; }
-  double prefill_stall_seconds() const { return prefill_.times.seconds(Stage::kStalls); }
 
  private:
-  absl::Status Prefill();
-  absl::Status Step();
+  // Ids that are known and not yet in the cache.
+  uint32_t uncomputed() const { return static_cast<uint32_t>(ids_.size()) - kv_.size(); }
+  uint32_t generated() const { return static_cast<uint32_t>(ids_.size() - request_.prompt.size()); }
+  std::optional<PruneStep> NextPrune() const;
+  std::optional<PruneStep> SteeredPrune() const;
+  std::span<float> Drawable(std::span<float> logits) const;
+  void CountPrompt(const PassAccounts& cost);
+  void CountToken(const PassAccounts& cost, double stall_seconds);
+  void CountPruning(double density);
+  bool EmitToken();  // and checks every stop; false at the end
   void Emit(TokenId token);
-  std::span<float> DrawableLogits();  // of ids that the tokenizer has, unused tokens banned
-  bool TakeToken();                   // samples, emits, checks every stop; false at the end
-  std::optional<PruneStep> NextStep() const;
-  std::optional<PruneStep> SteeredStep() const;
-  void CountStep(const PassAccounts& before, const std::optional<PruneStep>& step);
-  void CountPruning(double density, double gamma);
   void Finish(FinishReason reason, const absl::Status& status);
 
   GenerationRequest request_;
-  const Precision precision_;
   std::shared_ptr<GenerationSink> sink_;
-  const Clock::time_point submitted_;
+  const SequenceOptions options_;
+  const Precision precision_;
   const Clock::time_point admitted_;
-  const ModelConfig config_;
-  Decoder* const decoder_;
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  EngineObserver* const observer_;
-  const Steering* const steering_;  // null: not steered
+  const ModelConfig& config_;
   KvCache kv_;
   Sampler sampler_;
   StreamingDetokenizer detokenizer_;
   StopMatcher stops_;
   const DensitySplit split_;
-  std::vector<float> logits_;
-  size_t prompt_done_ = 0;
-  TokenId last_token_ = -1;
-  uint32_t steps_ = 0;  // decode steps done: the generated index of the token being processed
+  std::vector<TokenId> ids_;  // the prompt, then what was generated
+  // The step that was begun by Wants().
+  uint32_t rows_ = 0;
+  std::optional<PruneStep> prune_;
+  std::optional<TokenId> sampled_;
+  uint32_t tokens_counted_ = 0;  // generated tokens whose rows have been computed
   Clock::time_point first_token_, last_token_time_;
-  PassAccounts prefill_, decode_;
   double density_sum_ = 0, gamma_sum_ = 0;
-  double log_increase_sum_ = 0;  // of steered steps, log(1 + predicted increase)
+  double log_increase_sum_ = 0;  // of steered tokens, log(1 + predicted increase)
   GenerationAccounts accounts_;
   std::vector<TokenId> held_ids_;  // ids whose text is still held back
 };

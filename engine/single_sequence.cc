@@ -42,7 +42,9 @@ absl::Status AppendPrompt(Decoder& decoder, KvCache& kv, std::span<const TokenId
                    .tokens = tokens,
                    .form = RowForm::kPrompt,
                    .precision = precision,
-                   .logit_rows = on_position != nullptr ? all : logits.empty() ? 0u : 1u},
+                   .logit_rows = on_position != nullptr ? all
+                                 : logits.empty()       ? 0u
+                                                        : 1u},
                   logits, accounts, on_position);
 }
 

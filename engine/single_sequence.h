@@ -11,15 +11,15 @@
 
 namespace tidegate {
 
-// How many of the `left` tokens of a prompt to compute next: as few chunks as `chunk_tokens` allows,
-// all of about the same length.
+// How many of the `left` tokens of a prompt to compute next: as few chunks as `chunk_tokens`
+// allows, all of about the same length.
 uint32_t ChunkTokens(size_t left, uint32_t chunk_tokens);
 
 // Called with the logits [embedding_rows] of a position.
 using OnPosition = std::function<void(uint32_t position, std::span<float> logits)>;
 
-// Appends prompt tokens in one step. logits [embedding_rows] receives those of the last token unless
-// it is empty; on_position, if set, is called for every token. Errors and requirements:
+// Appends prompt tokens in one step. logits [embedding_rows] receives those of the last token
+// unless it is empty; on_position, if set, is called for every token. Errors and requirements:
 // Decoder::Run(); what failed for the sequence alone is an error too. Adds to `accounts`.
 absl::Status AppendPrompt(Decoder& decoder, KvCache& kv, std::span<const TokenId> tokens,
                           Precision precision, std::span<float> logits, PassAccounts& accounts,

@@ -19,9 +19,9 @@ class UnitFlow {
 
   virtual size_t size() const = 0;
 
-  // Indices of blocks that have landed since the last call, in that order; empty once all have. With
-  // `wait`, it waits for one. An error is that of a block that will not come, or of the store; the
-  // flow is of no further use then.
+  // Indices of blocks that have landed since the last call, in that order; empty once all have.
+  // With `wait`, it waits for one. An error is that of a block that will not come, or of the store;
+  // the flow is of no further use then.
   virtual absl::StatusOr<std::span<const uint32_t>> Next(bool wait) = 0;
 
   // REQUIRES of all below: block i has landed.

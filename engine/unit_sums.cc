@@ -123,8 +123,8 @@ void UnitSums::AddHidden(Group& group, const UnitColumns& batch) {
   }
 }
 
-// Threads divide (chain, output). Chains of equal work are cut into one range for each thread; where
-// they differ, whoever is free takes the next chain.
+// Threads divide (chain, output). Chains of equal work are cut into one range for each thread;
+// where they differ, whoever is free takes the next chain.
 void UnitSums::RunChains(size_t bytes) {
   if (chains_.empty()) return;
   const size_t elements = shape_.elements;

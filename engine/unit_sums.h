@@ -1,5 +1,5 @@
-// The arithmetic of a sweep: adds columns of units to the sums of rows, y_c += x[unit] column_c(unit),
-// on the pool's threads. Owned by the decode thread.
+// The arithmetic of a sweep: adds columns of units to the sums of rows, y_c += x[unit]
+// column_c(unit), on the pool's threads. Owned by the decode thread.
 //
 // Order of sums. A row's units are added in the order in which they come. Of hidden units, a row of
 // decode form has eight chains, to which its units are dealt in turn, so that threads read whole
@@ -30,7 +30,7 @@ struct UnitColumns {
 
 // A row of decode form in one sweep.
 struct SumLane {
-  const float* x = nullptr;         // [units]
+  const float* x = nullptr;          // [units]
   float* y[2] = {nullptr, nullptr};  // [column elements] each
   Precision precision = Precision::kExact;
   // Whether it uses every unit: it takes them from what is shared, and else from `own`.
@@ -63,7 +63,8 @@ struct SumShape {
 class UnitSums {
  public:
   // Pointers are not owned.
-  UnitSums(const Model* model, ThreadPool* pool) : model_(*model), pool_(pool), lora_(pool), matmul_(pool) {}
+  UnitSums(const Model* model, ThreadPool* pool)
+      : model_(*model), pool_(pool), lora_(pool), matmul_(pool) {}
 
   // The spans must stay until Finish().
   void Begin(const SumShape& shape, std::span<SumLane> lanes, std::span<const SumPrompt> prompts);

@@ -1,8 +1,8 @@
 // One pass over the units that some rows of a layer's MLP want: every block is waited for once, and
 // each row adds its own units of it. Owned by the decode thread.
 //
-// Rows whose masks do not look at the cache add their units in pack order, whatever is resident, and
-// so does everybody in their company; a sweep that has none of them takes blocks as they land.
+// Rows whose masks do not look at the cache add their units in pack order, whatever is resident,
+// and so does everybody in their company; a sweep that has none of them takes blocks as they land.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,9 @@ class UnitSweep {
   void Share(const UnitFlow::Cost& flow, UnitKind kind, double read, StepCost& cost);
   void Finish(const Sweep& sweep, StageTimes& times);
 
-  const KindGeometry& Kind(const Sweep& sweep) const { return source_->geometry().kind(sweep.kind); }
+  const KindGeometry& Kind(const Sweep& sweep) const {
+    return source_->geometry().kind(sweep.kind);
+  }
   uint32_t UnitsOf(UnitKind kind) const {
     return kind == UnitKind::kInput ? model_.config.hidden_size : model_.config.intermediate_size;
   }
@@ -85,9 +87,9 @@ class UnitSweep {
   const bool overlap_;
   UnitSums sums_;
   UnitColumns shared_;
-  size_t gathered_ = 0;        // units of the batch, those of a block counted once
-  bool shares_ = false;        // some row uses every unit
-  std::vector<bool> landed_;   // by block of the flow
+  size_t gathered_ = 0;             // units of the batch, those of a block counted once
+  bool shares_ = false;             // some row uses every unit
+  std::vector<bool> landed_;        // by block of the flow
   std::vector<uint32_t> arrivals_;  // blocks in the order in which they landed
   std::vector<bool> added_;
   // Streamed blocks of a batch of prompt rows: where they are to be copied, and the copies.

@@ -22,7 +22,8 @@ void UnitUnion::Begin(uint32_t units_per_block, uint32_t first, uint32_t end) {
 void UnitUnion::Add(std::span<const uint32_t> positions, std::span<const WantedBlock> scores) {
   for (const uint32_t position : positions) ++uses_[position / units_per_block_ - first_block_];
   for (const WantedBlock& scored : scores) {
-    squares_[scored.block - first_block_] += double{scored.score} * scored.score;
+    const double score = scored.score;
+    squares_[scored.block - first_block_] += score * score;
   }
 }
 

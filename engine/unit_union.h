@@ -41,7 +41,8 @@ class UnitUnion {
  private:
   uint32_t units_per_block_ = 1, first_ = 0, end_ = 0, first_block_ = 0;
   uint32_t all_users_ = 0;
-  std::vector<uint32_t> uses_;   // by block from first_block_ on: units, summed over the users of some
+  std::vector<uint32_t>
+      uses_;  // by block from first_block_ on: units, summed over the users of some
   std::vector<double> squares_;  // of scores, the same way
   std::vector<WantedBlock> blocks_;
 };

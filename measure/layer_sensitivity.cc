@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/status_macros.h"
+#include "engine/single_sequence.h"
 
 namespace tidegate {
 namespace {
@@ -87,15 +88,11 @@ class Chunk {
   }
 
  private:
-  absl::Status Run(const Decoder::OnLogits& on_logits) {
+  absl::Status Run(const OnPosition& on_position) {
     KvCache kv(local_.model().config, task_.chunk, task_.half_kv);
     PassAccounts accounts;
-    while (kv.size() < tokens_.size()) {
-      const size_t piece = local_.decoder().PieceTokens(tokens_.size() - kv.size());
-      RETURN_IF_ERROR(local_.decoder().Prefill(kv, tokens_.subspan(kv.size(), piece),
-                                               task_.precision, {}, accounts, on_logits));
-    }
-    return absl::OkStatus();
+    return AppendPromptInChunks(local_.decoder(), kv, tokens_, local_.chunk_tokens(),
+                                task_.precision, {}, accounts, on_position);
   }
 
   LocalModel& local_;

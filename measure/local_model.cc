@@ -144,9 +144,9 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(local->client_, WeightClient::Attach(store.socket_path, "in-process"));
   ASSIGN_OR_RETURN(local->model_, MakeModel(*local->client_, packed.adapters()));
   local->pool_ = std::make_unique<ThreadPool>(options.threads);
-  local->decoder_ =
-      std::make_unique<Decoder>(local->model_.get(), local->client_.get(), local->pool_.get(),
-                                options.prefill_chunk_tokens, options.overlap);
+  local->decoder_ = std::make_unique<Decoder>(local->model_.get(), local->client_.get(),
+                                              local->pool_.get(), options.overlap);
+  local->chunk_tokens_ = options.prefill_chunk_tokens;
   return local;
 }
 

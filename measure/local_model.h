@@ -73,6 +73,7 @@ class LocalModel {
   WeightClient& client() { return *client_; }
   const WeightClient& client() const { return *client_; }
   Decoder& decoder() { return *decoder_; }
+  uint32_t chunk_tokens() const { return chunk_tokens_; }  // of prompts, at most
 
  private:
   LocalModel() = default;
@@ -83,6 +84,7 @@ class LocalModel {
   std::unique_ptr<const Model> model_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Decoder> decoder_;
+  uint32_t chunk_tokens_ = 1;
 };
 
 }  // namespace tidegate

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "engine/single_sequence.h"
 #include "measure/token_ids.h"
 #include "proto/store/v1/profile.h"
 
@@ -150,8 +151,8 @@ absl::StatusOr<MeasuredPoint> PointMeter::MeasureDense(const EvalTask& task) {
   KvCache kv(config_, tokens, task.half_kv);
   PassAccounts first, counted;
   for (uint32_t i = 0; i < tokens; ++i) {
-    RETURN_IF_ERROR(local->decoder().Step(kv, task.tokens[i], /*step=*/nullptr, task.precision, {},
-                                          i < filling ? first : counted));
+    RETURN_IF_ERROR(AppendToken(local->decoder(), kv, task.tokens[i], /*step=*/nullptr,
+                                task.precision, {}, i < filling ? first : counted));
   }
   const auto hits = static_cast<double>(counted.hit_units[0] + counted.hit_units[1]);
   const auto misses = static_cast<double>(counted.miss_units[0] + counted.miss_units[1]);

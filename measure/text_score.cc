@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
+#include "engine/single_sequence.h"
 #include "measure/load_tokenizer.h"
 
 namespace tidegate {
@@ -59,17 +60,13 @@ absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId
       const size_t i = position - begin;
       if (i >= silent) score.nll += NegativeLogLikelihood(logits, targets[i - silent]);
     };
-    for (size_t at = 0; at < inputs.size(); at = kv.size() - begin) {
-      const size_t piece = decoder.PieceTokens(inputs.size() - at);
-      RETURN_IF_ERROR(
-          decoder.Prefill(kv, inputs.subspan(at, piece), precision, {}, score.accounts, add));
-    }
-    return absl::OkStatus();
+    return AppendPromptInChunks(decoder, kv, inputs, local.chunk_tokens(), precision, {},
+                                score.accounts, add);
   }
   std::vector<float> logits(local.model().config.embedding_rows);
   for (size_t i = 0; i < inputs.size(); ++i) {
     const std::span<float> wanted = i >= silent ? std::span<float>(logits) : std::span<float>();
-    RETURN_IF_ERROR(decoder.Step(kv, inputs[i], step, precision, wanted, score.accounts));
+    RETURN_IF_ERROR(AppendToken(decoder, kv, inputs[i], step, precision, wanted, score.accounts));
     if (i >= silent) score.nll += NegativeLogLikelihood(logits, targets[i - silent]);
   }
   return absl::OkStatus();

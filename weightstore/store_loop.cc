@@ -264,8 +264,8 @@ void StoreLoop::Grant(Session& session, uint32_t lease_index, LeaseMode mode) {
     hit_blocks += hit;
     if (decision.outcome == BlockCache::Outcome::kResident) {
       session.Publish(lease_index, i,
-                      kLocationWasResident | SlotOffset(region_->header(), lease.layer, lease.kind,
-                                                        decision.slot));
+                      kLocationWasResident |
+                          SlotOffset(region_->header(), lease.layer, lease.kind, decision.slot));
     } else if (decision.outcome == BlockCache::Outcome::kRead) {
       ++admitted;
       reads += reader_.Order({.layer = lease.layer,
@@ -405,8 +405,9 @@ void StoreLoop::OnCacheBlock(const BlockOrder& order, const absl::Status& status
       }
       if (!status.ok()) session->SetError(l, status);
       const bool joined = decision.outcome == BlockCache::Outcome::kJoined;
-      session->Publish(l, index, (joined ? kLocationWasResident : 0) |
-                                     (status.ok() ? location : kLocationFailed));
+      session->Publish(
+          l, index,
+          (joined ? kLocationWasResident : 0) | (status.ok() ? location : kLocationFailed));
     }
   }
 }

@@ -14,17 +14,18 @@ namespace {
 std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>& tokens,
                             size_t prefilled, size_t piece, uint32_t threads,
                             Precision precision = Precision::kExact, bool half_kv = false) {
-  LocalDecoder local(store, threads, true, 16);
+  LocalDecoder local(store, threads);
   KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
   std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   for (size_t at = 0; at < prefilled; at += piece) {
     const size_t count = std::min(piece, prefilled - at);
-    CHECK(
-        local.decoder->Prefill(kv, {tokens.data() + at, count}, precision, logits, accounts).ok());
+    CHECK(AppendPrompt(*local.decoder, kv, {tokens.data() + at, count}, precision, logits, accounts)
+              .ok());
   }
   for (size_t at = prefilled; at < tokens.size(); ++at) {
-    CHECK(local.decoder->Step(kv, tokens[at], nullptr, Precision::kFast, logits, accounts).ok());
+    CHECK(AppendToken(*local.decoder, kv, tokens[at], nullptr, Precision::kFast, logits, accounts)
+              .ok());
   }
   EXPECT_EQ(kv.size(), tokens.size());
   return logits;
@@ -83,15 +84,6 @@ TEST(DecoderTest, WindowsAndCapsHoldInPromptsAndSteps) {
   }
 }
 
-TEST(DecoderTest, PiecesAreOfOneLength) {
-  LocalStore store;
-  const LocalDecoder local(store, 1, true, 16);
-  EXPECT_EQ(local.decoder->PieceTokens(1), 1u);
-  EXPECT_EQ(local.decoder->PieceTokens(16), 16u);
-  EXPECT_EQ(local.decoder->PieceTokens(17), 9u);
-  EXPECT_EQ(local.decoder->PieceTokens(33), 11u);
-}
-
 TEST(DecoderTest, HalfKvIsCloseToSingle) {
   LocalStore store;
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270};
@@ -108,11 +100,10 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   KvCache kv(local.model->config, 8, false);
   PassAccounts accounts;
   std::vector<std::vector<float>> rows;
-  ASSERT_TRUE(local.decoder
-                  ->Prefill(kv, tokens, Precision::kExact, {}, accounts,
+  AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts,
                             [&](uint32_t position, std::span<float> logits) {
-                              EXPECT_EQ(position, rows.size());
-                              rows.emplace_back(logits.begin(), logits.end());
+    EXPECT_EQ(position, rows.size());
+    rows.emplace_back(logits.begin(), logits.end());
                             })
                   .ok());
   ASSERT_EQ(rows.size(), 5u);
@@ -129,9 +120,9 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   KvCache kv(local.model->config, 8, false);
   PassAccounts accounts;
   const std::vector<TokenId> tokens = {1, 270};
-  ASSERT_TRUE(local.decoder->Prefill(kv, tokens, Precision::kExact, {}, accounts).ok());
+  AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).ok());
   store.Stop();
-  EXPECT_EQ(local.decoder->Step(kv, 5, nullptr, Precision::kFast, {}, accounts).code(),
+  EXPECT_EQ(AppendToken(*local.decoder, kv, 5, nullptr, Precision::kFast, {}, accounts).code(),
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(kv.size(), 2u);
 }
@@ -165,14 +156,16 @@ TEST(DecoderTest, LogitsThatOverflowAreAnErrorAndLeaveTheCacheAsItWas) {
     const std::vector<TokenId> prompt = {1, 270, 280};
     Decoder& decoder = *local.decoder;
     // Nobody asks for logits: keys and values are finite.
-    ASSERT_TRUE(decoder.Prefill(kv, prompt, Precision::kExact, {}, accounts).ok());
-    ExpectNotFinite(decoder.Prefill(kv, prompt, Precision::kExact, logits, accounts), "the logit");
-    EXPECT_EQ(kv.size(), 3u);
-    const auto never = [](uint32_t, std::span<float>) { FAIL(); };
-    ExpectNotFinite(decoder.Prefill(kv, prompt, Precision::kExact, {}, accounts, never),
+    ASSERT_TRUE(AppendPrompt(decoder, kv, prompt, Precision::kExact, {}, accounts).ok());
+    ExpectNotFinite(AppendPrompt(decoder, kv, prompt, Precision::kExact, logits, accounts),
                     "the logit");
     EXPECT_EQ(kv.size(), 3u);
-    ExpectNotFinite(decoder.Step(kv, 5, nullptr, Precision::kExact, logits, accounts), "the logit");
+    const auto never = [](uint32_t, std::span<float>) { FAIL(); };
+    ExpectNotFinite(AppendPrompt(decoder, kv, prompt, Precision::kExact, {}, accounts, never),
+                    "the logit");
+    EXPECT_EQ(kv.size(), 3u);
+    ExpectNotFinite(AppendToken(decoder, kv, 5, nullptr, Precision::kExact, logits, accounts),
+                    "the logit");
     EXPECT_EQ(kv.size(), 3u);
   }
 }
@@ -185,12 +178,13 @@ TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
   std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   KvCache half(local.model->config, 8, true), whole(local.model->config, 8, false);
-  ExpectNotFinite(local.decoder->Prefill(half, prompt, Precision::kExact, logits, accounts),
+  AppendPrompt(*local.decoder, half, prompt, Precision::kExact, logits, accounts),
                   "layer 1, position 0: a key or value is not a finite number, or too large");
   EXPECT_EQ(half.size(), 0u);
-  ExpectNotFinite(local.decoder->Step(half, 1, nullptr, Precision::kExact, logits, accounts),
-                  "layer 1, position 0");
-  EXPECT_TRUE(local.decoder->Prefill(whole, prompt, Precision::kExact, logits, accounts).ok());
+  ExpectNotFinite(
+      AppendToken(*local.decoder, half, 1, nullptr, Precision::kExact, logits, accounts),
+      "layer 1, position 0");
+  AppendPrompt(*local.decoder, whole, prompt, Precision::kExact, logits, accounts).ok());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "tests/engine/local_engine.h"
+#include "tests/engine/mlp_rows.h"
 #include "tests/engine/plain_mlp.h"
 
 namespace tidegate {
@@ -55,18 +56,21 @@ const TestModel kMixture = {.experts = kExperts, .experts_used = 2};
 struct Mixture {
   explicit Mixture(const LocalStore& store, uint32_t threads = 1, bool overlap = true)
       : local(store, threads, overlap),
-        mlp(local.model.get(), local.client.get(), &local.pool, overlap),
+        mlp(local.model.get(), local.units.get(), &local.pool, overlap),
         experts(local.model.get(), &mlp, &local.pool) {}
 
   std::vector<float> Step(const std::vector<float>& x, const PruneStep* step) {
     std::vector<float> y(64, 0.0f);
-    CHECK(experts.Step(1, x.data(), step, Precision::kFast, y.data(), accounts).ok());
+    CHECK((step == nullptr
+               ? Dense(experts, 1, x.data(), Precision::kFast, y.data(), accounts)
+               : Pruned(experts, 1, x.data(), *step, Precision::kFast, y.data(), accounts))
+              .ok());
     return y;
   }
   std::vector<float> Tokens(const std::vector<float>& x) {
     std::vector<float> y(x.size(), 0.0f);
     const auto tokens = static_cast<uint32_t>(x.size() / 64);
-    CHECK(experts.Tokens(1, x.data(), tokens, Precision::kFast, y.data(), accounts).ok());
+    CHECK(DenseTokens(experts, 1, x.data(), tokens, Precision::kFast, y.data(), accounts).ok());
     return y;
   }
 
@@ -217,9 +221,8 @@ TEST(ExpertMlpTest, MasksLookAtTheResidencyOfTheirExpert) {
     const std::vector<float> x = RandomInput(64, seed);
     std::vector<float> y(64, 0.0f);
     const PruneStep step = {.kept_input = 20, .kept_hidden = 30, .gamma = gamma};
-    EXPECT_TRUE(mixture.mlp
-                    .Pruned(1, x.data(), step, Precision::kExact, y.data(), mixture.accounts,
-                            {.index = expert, .weights = nullptr, .next = {}})
+    EXPECT_TRUE(RunRows(mixture.mlp, 1, RowForm::kDecode, x.data(), 1, &step, Precision::kExact,
+                        y.data(), mixture.accounts, MlpAhead(), expert)
                     .ok());
     EXPECT_GE(masks[0].front(), expert * 64);
     EXPECT_LT(masks[0].back(), (expert + 1) * 64);

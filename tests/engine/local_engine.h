@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "engine/decoder.h"
 #include "engine/model.h"
+#include "engine/single_sequence.h"
 #include "packer/pack_writer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
@@ -75,7 +76,7 @@ class LocalStore {
 // A decoder attached to such a store.
 struct LocalDecoder {
   explicit LocalDecoder(const LocalStore& store, uint32_t threads = 1, bool overlap = true,
-                        uint32_t tokens_max = 16, const std::vector<LoraSource>& adapters = {})
+                        const std::vector<LoraSource>& adapters = {})
       : pool(threads) {
     // The store frees the place of an engine that has left a moment after it left: ask again.
     auto attached = WeightClient::Attach(store.socket(), "test");
@@ -90,13 +91,15 @@ struct LocalDecoder {
     auto made = MakeModel(*client, adapters);
     CHECK(made.ok());
     model = *std::move(made);
-    decoder = std::make_unique<Decoder>(model.get(), client.get(), &pool, tokens_max, overlap);
+    decoder = std::make_unique<Decoder>(model.get(), client.get(), &pool, overlap);
+    units = std::make_unique<LeasedUnits>(client.get());
   }
 
   std::unique_ptr<WeightClient> client;
   std::unique_ptr<const Model> model;
   ThreadPool pool;
   std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<LeasedUnits> units;  // for an MLP of the test's own
 };
 
 }  // namespace tidegate

@@ -74,7 +74,7 @@ struct Answer {
 
 Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters = {},
                 const PruneStep& prune = {.kept_input = 40, .kept_hidden = 60}) {
-  LocalDecoder local(store, 2, true, 16, adapters);
+  LocalDecoder local(store, 2, true, adapters);
   Answer answer;
   local.decoder->set_on_mask(
       [&](uint32_t, UnitKind, const UnitOrder&, std::span<const uint32_t> positions) {
@@ -85,10 +85,11 @@ Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters
     std::vector<float> logits(local.model->config.embedding_rows);
     KvCache kv(local.model->config, 16, /*half=*/false);
     if (prefill) {
-      CHECK(local.decoder->Prefill(kv, kTokens, Precision::kExact, logits, accounts).ok());
+      AppendPrompt(*local.decoder, kv, kTokens, Precision::kExact, logits, accounts).ok());
     } else {
       for (const TokenId token : kTokens) {
-        CHECK(local.decoder->Step(kv, token, step, Precision::kExact, logits, accounts).ok());
+        CHECK(
+            AppendToken(*local.decoder, kv, token, step, Precision::kExact, logits, accounts).ok());
       }
     }
     return logits;

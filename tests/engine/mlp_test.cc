@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/engine/local_engine.h"
+#include "tests/engine/mlp_rows.h"
 #include "tests/engine/plain_mlp.h"
 
 namespace tidegate {
@@ -13,16 +14,16 @@ TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
        {UnitEncoding::kF32, UnitEncoding::kF16, UnitEncoding::kQ8, UnitEncoding::kQ4}) {
     LocalStore store({.model = {}, .pack = {.units = units}, .store = {}});
     LocalDecoder local(store);
-    Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+    Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
     for (uint32_t layer = 0; layer < 2; ++layer) {
       const PlainMlp plain = LoadPlain(store.pack_path(), layer);
       const std::vector<float> x = RandomInput(64, 5 + layer);
       for (const auto& [kept_input, kept_hidden] : {std::pair{64u, 96u}, {40u, 30u}, {1u, 1u}}) {
         std::vector<float> y(64, 0.0f);
         PassAccounts accounts;
-        ASSERT_TRUE(mlp.Pruned(layer, x.data(),
-                               {.kept_input = kept_input, .kept_hidden = kept_hidden},
-                               Precision::kExact, y.data(), accounts)
+        ASSERT_TRUE(Pruned(mlp, layer, x.data(),
+                           {.kept_input = kept_input, .kept_hidden = kept_hidden},
+                           Precision::kExact, y.data(), accounts)
                         .ok());
         const std::vector<double> expected = PlainPruned(plain, x, kept_input, kept_hidden);
         for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-4);
@@ -38,16 +39,16 @@ TEST(MlpTest, SeveralTokensEqualEachAloneBitwiseAndOneTokenClosely) {
   for (const UnitEncoding units : {UnitEncoding::kF32, UnitEncoding::kQ4}) {
     LocalStore store({.model = {}, .pack = {.units = units}, .store = {}});
     LocalDecoder local(store);
-    Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+    Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
     const std::vector<float> x = RandomInput(tokens * 64, 9);
     for (const Precision precision : {Precision::kExact, Precision::kFast}) {
       std::vector<float> together(tokens * 64, 0.0f), alone = together, stepped = together;
       PassAccounts accounts;
-      ASSERT_TRUE(mlp.DenseTokens(1, x.data(), tokens, precision, together.data(), accounts).ok());
+      ASSERT_TRUE(DenseTokens(mlp, 1, x.data(), tokens, precision, together.data(), accounts).ok());
       for (uint32_t t = 0; t < tokens; ++t) {
         const size_t at = t * 64;
-        ASSERT_TRUE(mlp.DenseTokens(1, &x[at], 1, precision, &alone[at], accounts).ok());
-        ASSERT_TRUE(mlp.Dense(1, &x[at], precision, &stepped[at], accounts).ok());
+        ASSERT_TRUE(DenseTokens(mlp, 1, &x[at], 1, precision, &alone[at], accounts).ok());
+        ASSERT_TRUE(Dense(mlp, 1, &x[at], precision, &stepped[at], accounts).ok());
       }
       EXPECT_EQ(together, alone);
       // Outputs are of the order of 1: f32 rounding, and 8 bits of every operand.
@@ -61,7 +62,7 @@ TEST(MlpTest, SeveralTokensEqualEachAloneBitwiseAndOneTokenClosely) {
 TEST(MlpTest, DensePassesShowWhatTheyMultiplyWith) {
   LocalStore store({.model = {}, .pack = {.units = UnitEncoding::kF32}, .store = {}});
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+  Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
   constexpr uint32_t kTokens = 3;
   std::vector<float> seen[kUnitKinds];
   mlp.set_on_inputs([&](uint32_t layer, UnitKind kind, const float* values, uint32_t tokens) {
@@ -72,7 +73,7 @@ TEST(MlpTest, DensePassesShowWhatTheyMultiplyWith) {
   const std::vector<float> x = RandomInput(kTokens * 64, 3);
   std::vector<float> y(kTokens * 64, 0.0f);
   PassAccounts accounts;
-  ASSERT_TRUE(mlp.DenseTokens(1, x.data(), kTokens, Precision::kExact, y.data(), accounts).ok());
+  ASSERT_TRUE(DenseTokens(mlp, 1, x.data(), kTokens, Precision::kExact, y.data(), accounts).ok());
   EXPECT_EQ(seen[0], x);
   ASSERT_EQ(seen[1].size(), kTokens * 96u);
   const PlainMlp plain = LoadPlain(store.pack_path(), 1);
@@ -101,11 +102,11 @@ TEST(MlpTest, NoBitOfSeveralTokensDependsOnTheCache) {
                           .pack = {.units = UnitEncoding::kQ8, .one_unit_per_block = true},
                           .store = options});
         LocalDecoder local(store, 2);
-        Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+        Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
           std::vector<float> y(tokens * 64, 0.0f);
           PassAccounts accounts;
-          ASSERT_TRUE(mlp.DenseTokens(0, x.data(), tokens, precision, y.data(), accounts).ok());
+          ASSERT_TRUE(DenseTokens(mlp, 0, x.data(), tokens, precision, y.data(), accounts).ok());
           if (expected.empty()) expected = y;
           EXPECT_EQ(y, expected) << fraction << " " << staging;
         }
@@ -137,16 +138,16 @@ TEST_P(Exactness, NoBitDependsOnTheCacheAtGammaOne) {
         LocalStore store({.model = {}, .pack = pack, .store = options});
         LocalDecoder local(store, overlap ? 2 : 1, overlap);
         ASSERT_EQ(local.model->unit_orders[0][1].unit_at.empty(), !GetParam());
-        Mlp mlp(local.model.get(), local.client.get(), &local.pool, overlap);
+        Mlp mlp(local.model.get(), local.units.get(), &local.pool, overlap);
         for (int round = 0; round < 2; ++round) {  // Cold, then warm.
           PassAccounts accounts;
           std::vector<float> y(64, 0.0f), all(64, 0.0f), part(64, 0.0f);
-          ASSERT_TRUE(mlp.Dense(1, x.data(), Precision::kFast, y.data(), accounts).ok());
-          ASSERT_TRUE(mlp.Pruned(1, x.data(), {.kept_input = 64, .kept_hidden = 96},
-                                 Precision::kFast, all.data(), accounts)
+          ASSERT_TRUE(Dense(mlp, 1, x.data(), Precision::kFast, y.data(), accounts).ok());
+          ASSERT_TRUE(Pruned(mlp, 1, x.data(), {.kept_input = 64, .kept_hidden = 96},
+                             Precision::kFast, all.data(), accounts)
                           .ok());
-          ASSERT_TRUE(mlp.Pruned(1, x.data(), {.kept_input = 30, .kept_hidden = 40},
-                                 Precision::kFast, part.data(), accounts)
+          ASSERT_TRUE(Pruned(mlp, 1, x.data(), {.kept_input = 30, .kept_hidden = 40},
+                             Precision::kFast, part.data(), accounts)
                           .ok());
           if (dense.empty()) {
             dense = y;
@@ -174,12 +175,12 @@ TEST(MlpTest, NoBitDependsOnTheNumberOfThreads) {
     std::vector<float> dense, pruned;
     for (const uint32_t threads : {1u, 2u, 3u, 5u}) {
       LocalDecoder local(store, threads);
-      Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+      Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
       PassAccounts accounts;
       std::vector<float> y(512, 0.0f), part(512, 0.0f);
-      ASSERT_TRUE(mlp.Dense(0, x.data(), Precision::kFast, y.data(), accounts).ok());
-      ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 300, .kept_hidden = 1501},
-                             Precision::kFast, part.data(), accounts)
+      ASSERT_TRUE(Dense(mlp, 0, x.data(), Precision::kFast, y.data(), accounts).ok());
+      ASSERT_TRUE(Pruned(mlp, 0, x.data(), {.kept_input = 300, .kept_hidden = 1501},
+                         Precision::kFast, part.data(), accounts)
                       .ok());
       if (dense.empty()) {
         dense = y;
@@ -203,7 +204,7 @@ TEST(MlpTest, PlacementDoesNotChangeTheModel) {
          .pack = {.units = UnitEncoding::kF32, .trace_path = placed ? dir.File("trace") : ""},
          .store = {}});
     LocalDecoder local(store);
-    Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+    Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
     std::vector<uint32_t> masked;
     mlp.set_on_mask(
         [&](uint32_t layer, UnitKind kind, const UnitOrder&, std::span<const uint32_t> positions) {
@@ -213,8 +214,8 @@ TEST(MlpTest, PlacementDoesNotChangeTheModel) {
         });
     y[placed].assign(64, 0.0f);
     PassAccounts accounts;
-    ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 30, .kept_hidden = 40}, Precision::kFast,
-                           y[placed].data(), accounts)
+    ASSERT_TRUE(Pruned(mlp, 0, x.data(), {.kept_input = 30, .kept_hidden = 40}, Precision::kFast,
+                       y[placed].data(), accounts)
                     .ok());
     EXPECT_EQ(masked, (std::vector<uint32_t>{0, 30, 1, 40}));
   }
@@ -235,14 +236,14 @@ TEST(MlpTest, CacheAwareSweepsEndHoweverBlocksLand) {
                     .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+  Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
   for (uint32_t round = 0; round < 60; ++round) {
     const std::vector<float> x = RandomInput(64, round);
     const PlainMlp plain = LoadPlain(store.pack_path(), 0);
     std::vector<float> y(64, 0.0f);
     PassAccounts accounts;
-    ASSERT_TRUE(mlp.Pruned(0, x.data(), {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999},
-                           Precision::kFast, y.data(), accounts)
+    ASSERT_TRUE(Pruned(mlp, 0, x.data(), {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999},
+                       Precision::kFast, y.data(), accounts)
                     .ok());
     const std::vector<double> expected = PlainPruned(plain, x, 50, 70);
     for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-4) << round;
@@ -256,12 +257,12 @@ TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
                     .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+  Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
   const std::vector<float> x = RandomInput(64, 2);
   std::vector<float> y(64);
   PassAccounts cold, warm;
-  ASSERT_TRUE(mlp.Dense(1, x.data(), Precision::kFast, y.data(), cold).ok());
-  ASSERT_TRUE(mlp.Dense(1, x.data(), Precision::kFast, y.data(), warm).ok());
+  ASSERT_TRUE(Dense(mlp, 1, x.data(), Precision::kFast, y.data(), cold).ok());
+  ASSERT_TRUE(Dense(mlp, 1, x.data(), Precision::kFast, y.data(), warm).ok());
   EXPECT_EQ(cold.flash_bytes, (64u + 96u) * 4096u);
   EXPECT_EQ(warm.flash_bytes, (32u + 48u) * 4096u);
   EXPECT_EQ(warm.hit_units[0], 32u);
@@ -270,11 +271,11 @@ TEST(MlpTest, DensePinsWhatFitsAndStreamsTheRest) {
 TEST(MlpTest, ADeadStoreIsUnavailable) {
   LocalStore store;
   LocalDecoder local(store);
-  Mlp mlp(local.model.get(), local.client.get(), &local.pool, true);
+  Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
   store.Stop();
   std::vector<float> x(64, 1.0f), y(64);
   PassAccounts accounts;
-  EXPECT_EQ(mlp.Dense(0, x.data(), Precision::kFast, y.data(), accounts).code(),
+  EXPECT_EQ(Dense(mlp, 0, x.data(), Precision::kFast, y.data(), accounts).code(),
             absl::StatusCode::kUnavailable);
 }
 

@@ -46,7 +46,8 @@ TEST(RopeTableTest, YarnKeepsFastPairsAndStretchesSlowOnes) {
 TEST(RotationsTest, PairsAreNeighboursOrHalvesAndTheRestStays) {
   const RopeTable table = {.frequencies = {1.0, 0.5}, .magnitude = 2};
   Rotations rotations;
-  rotations.Prepare(table, 5, 3);
+  rotations.Append(table, 5, 1);
+  rotations.Append(table, 6, 2);
   const std::vector<float> start = {1, 2, 3, 4, 5, 6, -1, 0, 1, 7, 8, 9};  // two heads of 6
   const auto turned = [&](float a, float b, double angle) {
     return std::pair(2 * (a * std::cos(angle) - b * std::sin(angle)),

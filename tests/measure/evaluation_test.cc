@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/pruning.h"
+#include "engine/single_sequence.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
@@ -119,7 +120,7 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   KvCache kv((*local)->model().config, 16, false);
   std::vector<float> logits((*local)->model().config.embedding_rows);
   PassAccounts accounts;
-  ASSERT_TRUE((*local)->decoder().Prefill(kv, context, Precision::kExact, logits, accounts).ok());
+  ASSERT_TRUE(AppendPrompt((*local)->decoder(), kv, context, Precision::kExact, logits, accounts).ok());
   const auto best =
       static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   ChoiceQuestion question;
