@@ -15,11 +15,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/burst_line.h"
 #include "base/descriptors.h"
 #include "base/heap.h"
 #include "base/live_listener.h"
 #include "base/log.h"
+#include "base/log_burst.h"
+#include "base/memory_shedder.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 
@@ -52,22 +53,10 @@ absl::Status SystemError(const char* what) {
   return absl::ResourceExhaustedError(absl::StrCat(what, ": ", std::strerror(errno)));
 }
 
-// As many connections as asked, or as the descriptors allow with some left for the rest of us.
-int ConnectionsFor(int wanted) {
-  const int limit = DescriptorLimit();
-  const int reserve = std::clamp(limit / 8, 8, 128);
-  const int possible =
-      std::max(1, (limit - OpenDescriptors() - reserve) / kDescriptorsPerConnection);
-  if (possible >= wanted) return wanted;
-  LogWarning("at most ", possible, " connections instead of ", wanted, ": the limit of ", limit,
-             " descriptors (ulimit -n) allows no more");
-  return possible;
-}
-
 }  // namespace
 
 const char* RefusalName(Refusal refusal) {
-  static constexpr const char* kNames[kRefusals] = {"connections", "address", "descriptors"};
+  static constexpr const char* kNames[kRefusals] = {"connections", "address", "memory"};
   return kNames[static_cast<size_t>(refusal)];
 }
 
@@ -95,20 +84,22 @@ class ConnectionGate::Loop {
   void HandleEvent(uint64_t tag, uint32_t events, Clock::time_point now);
   void Tick(Clock::time_point now);
   void Check(Clock::time_point now);
-  void ShedCalls(Clock::time_point now);
+  void ShedCalls();
+  void ShedForMemory();
   void PublishCounts();
 
   void AcceptSome(Clock::time_point now);
   void AcceptOne(LiveListener::Accepted accepted, Clock::time_point now);
   std::optional<Refusal> MakeRoom(const std::string& peer);
+  std::string WhyRefused(Refusal refusal) const;
   // Closes the connection without a call that has been quiet the longest; of `peer`, unless null.
   bool Evict(const std::string* peer);
-  void ListenAgain(Clock::time_point now);
+  void ListenAgain();
   void ArmListener(bool armed);
 
   CloseReason ConnectToServer(GatedConnection& connection, Clock::time_point now);
   void AfterMove(Entry& entry, CloseReason reason, Clock::time_point now);
-  void NoteThrottled(const GatedConnection& connection, Clock::time_point now);
+  void NoteThrottled(const GatedConnection& connection);
   bool Watch(int operation, int fd, uint64_t tag, uint32_t events);
   void Close(uint64_t id, CloseReason reason);
 
@@ -130,8 +121,9 @@ class ConnectionGate::Loop {
   std::unordered_map<std::string, int> per_address_;
   std::vector<uint64_t> throttled_;  // the first has waited the longest
   Clock::time_point last_tick_ = Clock::now(), last_check_ = last_tick_, last_trim_ = last_tick_;
-  std::array<BurstLine, kRefusals> refusal_lines_;
-  BurstLine shed_line_, throttle_line_, accept_line_, evict_line_, listen_line_;
+  MemoryWatch memory_;
+  std::array<LogBurst, kRefusals> refusal_log_;
+  LogBurst shed_log_, memory_log_, throttle_log_, accept_log_, evict_log_, listen_log_;
 
   Mutex mutex_;
   CondVar changed_;
@@ -149,9 +141,10 @@ ConnectionGate::Loop::Loop(LiveListener listener, const GateLimits& limits, Hand
       wake_(std::move(wake)),
       listener_(std::move(listener)),
       address_(listener_->address()),
-      max_connections_(ConnectionsFor(limits.max_connections)),
+      max_connections_(AffordableConnections(limits.max_connections, kDescriptorsPerConnection)),
       shared_stats_(std::move(stats)),
-      window_(limits.max_unanswered_calls) {
+      window_(limits.max_unanswered_calls),
+      memory_(limits.max_memory) {
   Watch(EPOLL_CTL_ADD, wake_.get(), kWakeEvent, EPOLLIN);
   Watch(EPOLL_CTL_ADD, listener_->fd(), kListenerEvent, EPOLLIN);
   listener_armed_ = true;
@@ -167,7 +160,8 @@ void ConnectionGate::Loop::Run() {
                                  static_cast<int>((busy ? kTick : kQuietTick).count()));
     const Clock::time_point now = Clock::now();
     for (int i = 0; i < ready; ++i) HandleEvent(events[i].data.u64, events[i].events, now);
-    ShedCalls(now);
+    ShedCalls();
+    if (memory_.Due(now)) ShedForMemory();
     if (now - last_tick_ >= kTick) Tick(now);
     if (now - last_check_ >= kCheckInterval) Check(now);
     PublishCounts();
@@ -214,7 +208,7 @@ void ConnectionGate::Loop::AfterMove(Entry& entry, CloseReason reason, Clock::ti
   }
   const uint64_t id = connection.id();
   if (reason != CloseReason::kNone) return Close(id, reason);
-  if (connection.throttled()) NoteThrottled(connection, now);
+  if (connection.throttled()) NoteThrottled(connection);
   if (const uint32_t events = connection.client_events(); events != entry.client_events) {
     Watch(EPOLL_CTL_MOD, connection.client_fd(), ClientEvent(id), events);
     entry.client_events = events;
@@ -229,14 +223,13 @@ void ConnectionGate::Loop::AfterMove(Entry& entry, CloseReason reason, Clock::ti
   }
 }
 
-void ConnectionGate::Loop::NoteThrottled(const GatedConnection& connection, Clock::time_point now) {
+void ConnectionGate::Loop::NoteThrottled(const GatedConnection& connection) {
   if (std::find(throttled_.begin(), throttled_.end(), connection.id()) != throttled_.end()) return;
   throttled_.push_back(connection.id());
-  if (!throttle_line_.Due(now)) return;
-  LogWarning("slowed down a client at ", connection.address(),
-             " that sends faster than is answered, or cancels calls at once: ", window_.held(),
-             " calls without an answer (--max-unanswered-calls ", limits_.max_unanswered_calls,
-             ")");
+  throttle_log_.Warning(
+      "slowed down a client at ", connection.address(),
+      " that sends faster than is answered, or cancels calls at once: ", window_.held(),
+      " calls without an answer (--max-unanswered-calls ", limits_.max_unanswered_calls, ")");
 }
 
 CloseReason ConnectionGate::Loop::ConnectToServer(GatedConnection& connection,
@@ -294,19 +287,30 @@ void ConnectionGate::Loop::Tick(Clock::time_point now) {
   }
 }
 
-void ConnectionGate::Loop::ShedCalls(Clock::time_point now) {
+void ConnectionGate::Loop::ShedCalls() {
   while (counts_.open_calls > limits_.max_open_calls) {
     const auto most = std::max_element(
         connections_.begin(), connections_.end(), [](const auto& a, const auto& b) {
           return a.second.connection->open_calls() < b.second.connection->open_calls();
         });
     const GatedConnection& connection = *most->second.connection;
-    if (shed_line_.Due(now)) {
-      LogWarning(counts_.open_calls, " open calls, more than ", limits_.max_open_calls,
-                 ": closed the connection with the most, ", connection.open_calls(), " from ",
-                 connection.address());
-    }
+    shed_log_.Warning(counts_.open_calls, " open calls, more than ", limits_.max_open_calls,
+                      ": closed the connection with the most, ", connection.open_calls(), " from ",
+                      connection.address());
     Close(connection.id(), CloseReason::kShed);
+  }
+}
+
+void ConnectionGate::Loop::ShedForMemory() {
+  std::vector<ConnectionLoad> loads;
+  for (const auto& [id, entry] : connections_) {
+    loads.push_back({id, entry.connection->load(), entry.connection->open_calls()});
+  }
+  for (const uint64_t id : BusiestConnections(std::move(loads))) {
+    memory_log_.Warning("memory runs short (", memory_.Describe(),
+                        "): new connections are refused, and the busiest closed: one from ",
+                        connections_.at(id).connection->address());
+    Close(id, CloseReason::kMemory);
   }
 }
 
@@ -319,10 +323,11 @@ void ConnectionGate::Loop::Check(Clock::time_point now) {
   for (const auto& [id, entry] : connections_) {
     const CloseReason reason =
         entry.connection->CheckDeadlines(now, limits_.handshake_timeout, request_timeout);
+    entry.connection->EndSecond();
     if (reason != CloseReason::kNone) ended.emplace_back(id, reason);
   }
   for (const auto& [id, reason] : ended) Close(id, reason);
-  if (listener_.has_value() && !listener_->Lives()) ListenAgain(now);
+  if (listener_.has_value() && !listener_->Lives()) ListenAgain();
   if (now - last_trim_ >= kTrimInterval) {
     last_trim_ = now;
     ReturnFreeHeap();
@@ -344,12 +349,10 @@ void ConnectionGate::Loop::AcceptSome(Clock::time_point now) {
   for (; accept_tokens_ >= 1; accept_tokens_ -= 1) {
     LiveListener::Accepted accepted = listener_->Accept();
     if (accepted.outcome == Outcome::kNothing) return;
-    if (accepted.outcome == Outcome::kDead) return ListenAgain(now);
+    if (accepted.outcome == Outcome::kDead) return ListenAgain();
     if (accepted.outcome == Outcome::kNoDescriptors) {
-      if (accept_line_.Due(now)) {
-        LogError("no descriptors left for a new connection (limit ", DescriptorLimit(),
-                 "): raise ulimit -n or lower --max-connections");
-      }
+      accept_log_.Error("no descriptors left for a new connection (limit ", DescriptorLimit(),
+                        "): raise ulimit -n or lower --max-connections");
       break;
     }
     AcceptOne(std::move(accepted), now);
@@ -360,15 +363,9 @@ void ConnectionGate::Loop::AcceptSome(Clock::time_point now) {
 void ConnectionGate::Loop::AcceptOne(LiveListener::Accepted accepted, Clock::time_point now) {
   if (const std::optional<Refusal> refusal = MakeRoom(accepted.peer); refusal.has_value()) {
     const auto index = static_cast<size_t>(*refusal);
-    const uint64_t refused = ++stats_.refused[index];
-    if (refusal_lines_[index].Due(now)) {
-      LogWarning(
-          "refused a connection from ", accepted.peer, ": the limit of ",
-          *refusal == Refusal::kAddress ? limits_.max_connections_per_address : max_connections_,
-          *refusal == Refusal::kAddress ? " for one address (--max-connections-per-address)"
-                                        : " (--max-connections)",
-          " is reached and all have calls; ", refused, " refused so far");
-    }
+    ++stats_.refused[index];
+    refusal_log_[index].Warning("refused a connection from ", accepted.peer, ": ",
+                                WhyRefused(*refusal));
     const linger reset = {1, 0};  // no TIME_WAIT for a flood
     setsockopt(accepted.fd.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
     return;
@@ -384,7 +381,16 @@ void ConnectionGate::Loop::AcceptOne(LiveListener::Accepted accepted, Clock::tim
   if (!watched) Close(id, CloseReason::kNoDescriptors);
 }
 
+std::string ConnectionGate::Loop::WhyRefused(Refusal refusal) const {
+  if (refusal == Refusal::kMemory) return "memory runs short";
+  return refusal == Refusal::kAddress
+             ? absl::StrCat("all ", limits_.max_connections_per_address,
+                            " of its address (--max-connections-per-address) have calls")
+             : absl::StrCat("all ", max_connections_, " (--max-connections) have calls");
+}
+
 std::optional<Refusal> ConnectionGate::Loop::MakeRoom(const std::string& peer) {
+  if (memory_.shedding()) return Refusal::kMemory;
   const auto address = per_address_.find(peer);
   if (address != per_address_.end() && address->second >= limits_.max_connections_per_address &&
       !Evict(&peer)) {
@@ -411,11 +417,9 @@ bool ConnectionGate::Loop::Evict(const std::string* peer) {
     }
   }
   if (victim == nullptr) return false;
-  if (evict_line_.Due(Clock::now())) {
-    LogWarning("as many connections as allowed: closed one without calls from ", victim->address(),
-               " for a new one (--max-connections ", max_connections_,
-               ", --max-connections-per-address ", limits_.max_connections_per_address, ")");
-  }
+  evict_log_.Warning("as many connections as allowed: closed one without calls from ",
+                     victim->address(), " for a new one (--max-connections ", max_connections_,
+                     ", --max-connections-per-address ", limits_.max_connections_per_address, ")");
   Close(victim->id(), CloseReason::kEvicted);
   return true;
 }
@@ -426,7 +430,7 @@ void ConnectionGate::Loop::ArmListener(bool armed) {
   Watch(EPOLL_CTL_MOD, listener_->fd(), kListenerEvent, armed ? EPOLLIN : 0u);
 }
 
-void ConnectionGate::Loop::ListenAgain(Clock::time_point now) {
+void ConnectionGate::Loop::ListenAgain() {
   const absl::Status status = listener_->Revive();
   stats_.listening = status.ok();
   if (status.ok()) {
@@ -434,8 +438,8 @@ void ConnectionGate::Loop::ListenAgain(Clock::time_point now) {
     listener_armed_ = true;
     Watch(EPOLL_CTL_ADD, listener_->fd(), kListenerEvent, EPOLLIN);
     LogWarning("the port was dead: listening on ", address_.ToString(), " again");
-  } else if (listen_line_.Due(now)) {
-    LogError("the port is dead, new attempts follow: ", std::string(status.message()));
+  } else {
+    listen_log_.Error("the port is dead, new attempts follow: ", std::string(status.message()));
   }
 }
 

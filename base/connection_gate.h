@@ -31,12 +31,15 @@ struct GateLimits {
   int max_unanswered_calls = 512;
   // Calls of all kinds that are open. Beyond it the connection with the most of them is closed.
   int max_open_calls = 8192;
+  // Anonymous memory of the process; 0: as its control group says, if it does (MemoryWatch). Close
+  // to it the busiest connections are closed.
+  uint64_t max_memory = 0;
   std::chrono::milliseconds handshake_timeout{10000};
   std::chrono::milliseconds request_timeout{60000};  // from a call's header to its whole message
 };
 
 // Why a connection was closed as soon as it was accepted.
-enum class Refusal { kConnections, kAddress, kDescriptors };
+enum class Refusal { kConnections, kAddress, kMemory };
 inline constexpr size_t kRefusals = 3;
 const char* RefusalName(Refusal refusal);
 

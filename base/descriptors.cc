@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/log.h"
+
 namespace tidegate {
 
 int DescriptorLimit() {
@@ -30,6 +32,16 @@ int OpenDescriptors() {
   while (readdir(folder) != nullptr) ++entries;
   closedir(folder);
   return entries - 3;  // ".", ".." and the folder's own
+}
+
+int AffordableConnections(int wanted, int descriptors_each) {
+  const int limit = DescriptorLimit();
+  const int reserve = std::clamp(limit / 8, 8, 128);
+  const int possible = std::max(1, (limit - OpenDescriptors() - reserve) / descriptors_each);
+  if (possible >= wanted) return wanted;
+  LogWarning("at most ", possible, " connections instead of ", wanted, ": the limit of ", limit,
+             " descriptors (ulimit -n) allows no more");
+  return possible;
 }
 
 }  // namespace tidegate

@@ -10,4 +10,8 @@ int RaiseDescriptorLimit();
 int DescriptorLimit();
 int OpenDescriptors();
 
+// `wanted` connections of `descriptors_each`, or as many as leave some for the rest of us; then the
+// log says so.
+int AffordableConnections(int wanted, int descriptors_each);
+
 }  // namespace tidegate

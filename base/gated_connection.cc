@@ -46,8 +46,8 @@ Io Send(int fd, std::string& buffer, size_t& bytes) {
 
 const char* CloseReasonName(CloseReason reason) {
   static constexpr const char* kNames[kCloseReasons] = {
-      "none",      "client",  "server", "handshake_timeout", "request_timeout",
-      "not_http2", "evicted", "shed",   "no_descriptors",    "stopped"};
+      "none",    "client", "server", "handshake_timeout", "request_timeout", "not_http2",
+      "evicted", "shed",   "memory", "no_descriptors",    "stopped"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -83,6 +83,7 @@ bool GatedConnection::BeginCall(const Http2Frame& frame, Clock::time_point now) 
   calls_[frame.stream] = {.complete = frame.ends_stream(), .begun = now};
   ++counts_.calls;
   ++counts_.open_calls;
+  load_ += kCallBytes;
   return true;
 }
 
@@ -169,6 +170,7 @@ CloseReason GatedConnection::PassDown() {
 }
 
 CloseReason GatedConnection::OnClientReadable(Clock::time_point now) {
+  const size_t before = up_.size();
   switch (Receive(client_.get(), up_)) {
     case Io::kEnd:
       return CloseReason::kClient;
@@ -176,6 +178,7 @@ CloseReason GatedConnection::OnClientReadable(Clock::time_point now) {
       return CloseReason::kNone;
     case Io::kMoved:
       last_active_ = now;
+      load_ += up_.size() - before;
       return PassUp(now);
   }
   return CloseReason::kNone;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "base/call_window.h"
 #include "base/http2_frames.h"
@@ -28,10 +29,11 @@ enum class CloseReason {
   kNotHttp2,          // the first bytes are no HTTP/2 preface
   kEvicted,           // without a call, and a newcomer needed the place
   kShed,              // there were too many open calls, and it had the most
+  kMemory,            // memory ran short, and it was among the busiest
   kNoDescriptors,     // no descriptors left for its way to the server
   kStopped,           // the gate stops
 };
-inline constexpr size_t kCloseReasons = 10;
+inline constexpr size_t kCloseReasons = 11;
 const char* CloseReasonName(CloseReason reason);
 
 class GatedConnection {
@@ -43,6 +45,9 @@ class GatedConnection {
   // beyond its own limit, until it has closed the connection.
   static constexpr double kControlFramesPerSecond = 5000;
   static constexpr double kControlFramesAtOnce = 2000;
+
+  // What a call costs a gRPC 1.51 server before it looks at it.
+  static constexpr uint64_t kCallBytes = 12 << 10;
 
   // What clients did; counted up here, read by the gate.
   struct Counts {
@@ -73,6 +78,11 @@ class GatedConnection {
   // closed and the client does not take the last words.
   CloseReason CheckDeadlines(Clock::time_point now, Clock::duration handshake,
                              Clock::duration request) const;
+
+  // Bytes that the client sent, and kCallBytes for each call that it began, in the second before
+  // the last EndSecond() and since.
+  uint64_t load() const { return past_load_ + load_; }
+  void EndSecond() { past_load_ = std::exchange(load_, 0); }
 
   // epoll events that it waits for.
   uint32_t client_events() const;
@@ -125,6 +135,7 @@ class GatedConnection {
   Clock::time_point server_closed_at_;
   std::map<uint32_t, Call> calls_;  // open ones by stream: in order of their begin
   uint32_t last_stream_ = 0;
+  uint64_t load_ = 0, past_load_ = 0;
   double control_tokens_ = kControlFramesAtOnce;
   Clock::time_point tokens_at_;
 };

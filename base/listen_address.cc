@@ -59,18 +59,24 @@ absl::Status CheckHost(const std::string& host, bool bracketed) {
                    : absl::StrCat(Quoted(host), " is neither an IPv4 address nor a host name"));
 }
 
-absl::StatusOr<uint16_t> ParsePort(std::string_view text) {
+// Who reads an address: a server may leave the choice of the port to the system.
+enum class Reader { kServer, kClient };
+
+absl::StatusOr<uint16_t> ParsePort(std::string_view text, Reader reader) {
+  const uint32_t least = reader == Reader::kServer ? 0 : 1;
   uint32_t port = 0;
   const bool digits = !text.empty() && text.size() <= 5 &&
                       text.find_first_not_of("0123456789") == std::string_view::npos;
-  if (digits && absl::SimpleAtoi(std::string(text), &port) && port <= 65535)
+  if (digits && absl::SimpleAtoi(std::string(text), &port) && port >= least && port <= 65535)
     return static_cast<uint16_t>(port);
   return absl::InvalidArgumentError(
-      text.empty() ? std::string("the port is missing; 0 takes a free one")
-                   : absl::StrCat("the port ", Quoted(text), " is not a number from 0 to 65535"));
+      !text.empty()
+          ? absl::StrCat("the port ", Quoted(text), " is not a number from ", least, " to 65535")
+      : reader == Reader::kServer ? "the port is missing; 0 takes a free one"
+                                  : "the port is missing");
 }
 
-absl::StatusOr<ListenAddress> ParseTcp(std::string_view text) {
+absl::StatusOr<ListenAddress> ParseTcp(std::string_view text, Reader reader) {
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) return absl::InvalidArgumentError("the port is missing");
   ListenAddress address;
@@ -79,8 +85,23 @@ absl::StatusOr<ListenAddress> ParseTcp(std::string_view text) {
   if (bracketed) host = host.substr(1, host.size() - 2);
   address.host = std::string(host);
   RETURN_IF_ERROR(CheckHost(address.host, bracketed));
-  ASSIGN_OR_RETURN(address.port, ParsePort(text.substr(colon + 1)));
+  ASSIGN_OR_RETURN(address.port, ParsePort(text.substr(colon + 1), reader));
   return address;
+}
+
+absl::StatusOr<ListenAddress> ParseAddress(std::string_view text, Reader reader) {
+  const auto parsed = [&]() -> absl::StatusOr<ListenAddress> {
+    if (!text.starts_with(kUnixPrefix)) return ParseTcp(text, reader);
+    ListenAddress address;
+    address.unix_path = std::string(text.substr(std::strlen(kUnixPrefix)));
+    RETURN_IF_ERROR(CheckSocketPath(address.unix_path));
+    return address;
+  }();
+  if (parsed.ok()) return parsed;
+  return absl::InvalidArgumentError(
+      absl::StrCat("address ", Quoted(text), ": ", std::string(parsed.status().message()),
+                   "; expected HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, "
+                   "or unix:PATH"));
 }
 
 absl::Status CannotListen(const ListenAddress& address, const std::string& why) {
@@ -165,18 +186,11 @@ std::string ListenAddress::ToString() const {
 }
 
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view text) {
-  const auto parsed = [&]() -> absl::StatusOr<ListenAddress> {
-    if (!text.starts_with(kUnixPrefix)) return ParseTcp(text);
-    ListenAddress address;
-    address.unix_path = std::string(text.substr(std::strlen(kUnixPrefix)));
-    RETURN_IF_ERROR(CheckSocketPath(address.unix_path));
-    return address;
-  }();
-  if (parsed.ok()) return parsed;
-  return absl::InvalidArgumentError(
-      absl::StrCat("address ", Quoted(text), ": ", std::string(parsed.status().message()),
-                   "; expected HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, "
-                   "or unix:PATH"));
+  return ParseAddress(text, Reader::kServer);
+}
+
+absl::StatusOr<ListenAddress> ParseServerAddress(std::string_view text) {
+  return ParseAddress(text, Reader::kClient);
 }
 
 absl::StatusOr<ListeningSocket> Listen(const ListenAddress& address, int backlog) {

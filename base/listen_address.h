@@ -1,4 +1,4 @@
-// Where our servers listen: reading the address that an operator typed, and binding it.
+// Where our servers listen: reading the address that somebody typed, and binding it.
 //
 // One reader for gRPC, metrics and HTTP, so that all accept and refuse the same. Not here:
 // accepting connections, TLS. Stateless, thread-safe.
@@ -34,6 +34,9 @@ struct ListenAddress {
 // "unix:PATH". INVALID_ARGUMENT names the text and what is wrong with it; names are not looked up
 // yet.
 absl::StatusOr<ListenAddress> ParseListenAddress(std::string_view text);
+
+// The same for an address that a client dials: port 0 is none.
+absl::StatusOr<ListenAddress> ParseServerAddress(std::string_view text);
 
 struct ListeningSocket {
   UniqueFd fd;            // bound, listening, non-blocking, close-on-exec

@@ -1,8 +1,9 @@
 // How much memory this process may use: the machine's, or less where a control group says so, as
-// containers do. Read anew at every call; any thread.
+// containers do; and how much of that is taken. Read anew at every call; any thread.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace tidegate {
@@ -14,5 +15,18 @@ struct MemoryLimit {
 
 // `root`: where /proc and /sys lie, for tests.
 MemoryLimit ReadMemoryLimit(const std::string& root = "");
+
+struct GroupMemory {
+  uint64_t limit = 0;
+  uint64_t left = 0;  // until the limit; file pages that the kernel would drop count as left
+};
+
+// Of this process's control group or the one above it that has the least left; nullopt: none has a
+// limit below the machine's memory.
+std::optional<GroupMemory> ReadGroupMemory(const std::string& root = "");
+
+// Anonymous resident memory of this process: heap, stacks, private mappings. Shared memory is not
+// in it. 0: not known.
+uint64_t ReadOwnMemory(const std::string& root = "");
 
 }  // namespace tidegate

@@ -80,7 +80,7 @@ void AppendDetail(const google::protobuf::Any& any, std::string& text) {
 
 // Whether `target` is on this machine by its form: a Unix socket, a loopback or wildcard address.
 bool IsLocal(const std::string& target) {
-  const absl::StatusOr<ListenAddress> address = ParseListenAddress(target);
+  const absl::StatusOr<ListenAddress> address = ParseServerAddress(target);
   if (!address.ok()) return false;
   if (address->is_unix()) return true;
   std::string host = absl::AsciiStrToLower(address->host);
@@ -103,7 +103,7 @@ bool IsLocal(const std::string& target) {
 // http_proxy mapper reads them: the first that is set decides, and an entry of the exceptions fits
 // the end of a host's name.
 const char* ProxyVariable(const std::string& target) {
-  const absl::StatusOr<ListenAddress> address = ParseListenAddress(target);
+  const absl::StatusOr<ListenAddress> address = ParseServerAddress(target);
   if (!address.ok() || IsLocal(target)) return nullptr;
   const auto first = [](std::initializer_list<const char*> names) -> const char* {
     for (const char* name : names) {
@@ -126,7 +126,16 @@ const char* ProxyVariable(const std::string& target) {
 
 void AddServerFlag(CLI::App& command, std::string& server) {
   if (server.empty()) server = "127.0.0.1:50051";
-  AddAddressFlag(command, "--server", server, "Address of tidegate-engine: HOST:PORT or unix:PATH")
+  AddTextFlag(
+      command, "--server",
+      [&server](const std::string& text) {
+        const absl::Status status = ParseServerAddress(text).status();
+        if (status.ok()) server = text;
+        return status;
+      },
+      "Address of tidegate-engine: HOST:PORT or unix:PATH")
+      ->type_name("ADDRESS")
+      ->default_str(server)
       ->envname("TIDEGATE_SERVER");
 }
 
@@ -152,7 +161,7 @@ absl::Status ExplainError(const grpc::Status& status, const std::string& target,
     const char* proxy = ProxyVariable(target);
     if (proxy != nullptr) {
       absl::StrAppend(&text, "\n  the connection went through the proxy that ", proxy,
-                      " names; no_proxy=", ParseListenAddress(target)->host, " goes past it");
+                      " names; no_proxy=", ParseServerAddress(target)->host, " goes past it");
     }
   }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/log.h"
 
 namespace tidegate {
 
@@ -37,6 +36,7 @@ void OpenStreams::Remove(Stream* stream) {
 
 void OpenStreams::EndUnread(Clock::time_point now) {
   const Clock::rep limit = (now - write_timeout_).time_since_epoch().count();
+  const uint64_t before = ended_;
   for (Stream* const stream : streams_) {
     const Clock::rep begun = stream->write_begun_;
     if (begun == Stream::kNoWrite || begun > limit || stream->ended_) continue;
@@ -45,14 +45,11 @@ void OpenStreams::EndUnread(Clock::time_point now) {
     // Under the lock: a stream that ends meanwhile waits in Remove(), so this one is still there.
     stream->EndUnread();
   }
-}
-
-void OpenStreams::Report(Clock::time_point now) {
-  if (ended_ == reported_ || !line_.Due(now)) return;
-  LogWarning("ended ", ended_ - reported_,
-             " streams whose clients took nothing of what was written ", "for --write-timeout; ",
-             ended_, " so far, ", count(), " streams are open");
-  reported_ = ended_;
+  if (ended_ == before) return;
+  ended_log_.Warning(
+      "ended ", ended_ - before,
+      " streams whose clients took nothing of what was written for --write-timeout; ", ended_,
+      " so far, ", count(), " streams are open");
 }
 
 void OpenStreams::Watch() {
@@ -60,7 +57,6 @@ void OpenStreams::Watch() {
   MutexLock lock(mutex_);
   while (!stop_) {
     EndUnread(Clock::now());
-    Report(Clock::now());
     changed_.WaitFor(mutex_, interval);
   }
 }

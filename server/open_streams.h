@@ -11,7 +11,7 @@
 #include <thread>
 #include <unordered_set>
 
-#include "base/burst_line.h"
+#include "base/log_burst.h"
 #include "base/mutex.h"
 
 namespace tidegate {
@@ -55,7 +55,6 @@ class OpenStreams {
  private:
   void Watch();
   void EndUnread(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Report(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int max_streams_;
   const std::chrono::milliseconds write_timeout_;
@@ -63,8 +62,8 @@ class OpenStreams {
   Mutex mutex_;
   CondVar changed_;
   std::unordered_set<Stream*> streams_ ABSL_GUARDED_BY(mutex_);
-  uint64_t ended_ ABSL_GUARDED_BY(mutex_) = 0, reported_ ABSL_GUARDED_BY(mutex_) = 0;
-  BurstLine line_ ABSL_GUARDED_BY(mutex_);
+  uint64_t ended_ ABSL_GUARDED_BY(mutex_) = 0;
+  LogBurst ended_log_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watcher_;
 };

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "base/gated_connection.h"
+#include "base/memory_limit.h"
 #include "base/mutex.h"
+#include "base/units.h"
 #include "tests/support/raw_http2.h"
 #include "tests/support/test_support.h"
 
@@ -235,6 +237,50 @@ TEST_F(ConnectionGateTest, ACallWhoseMessageNeverComesEndsItsConnection) {
   SendAll(client.get(), GrpcHeaders(1, "/a/B"));
   EXPECT_TRUE(WaitForClose(client.get(), 10000));
   EXPECT_EQ(Closed(CloseReason::kRequestTimeout), 1u);
+}
+
+// In earnest: this process is the server that grows, by what it keeps of what a client sends.
+TEST_F(ConnectionGateTest, WhenMemoryRunsShortTheBusiestGoesAndAnIdleOneStays) {
+  GateLimits limits;
+  limits.max_memory = ReadOwnMemory() + 40 * kMiB;
+  Start(limits);
+  const auto [idle, idle_server] = Client();
+  Read(idle_server, RawPreface().size());
+  const auto [busy, server] = Client();
+  const std::string head = GrpcHeaders(1, "/a/B");
+  SendAll(busy.get(), head);
+  Read(server, RawPreface().size() + head.size());
+  SendAll(server, RawFrame(1, 4, 1, "x"));  // an answer: its message is not bounded from then on
+  Read(busy.get(), RawFrame(1, 4, 1, "x").size());
+
+  std::vector<std::string> kept;
+  const std::string frame = RawFrame(0, 0, 1, std::string(64 << 10, 'x'));
+  while (kept.size() < 4000 && SendAll(busy.get(), frame)) {
+    kept.emplace_back(frame.size(), '\0');
+    if (recv(server, kept.back().data(), frame.size(), MSG_WAITALL) <= 0) break;
+  }
+  EXPECT_TRUE(WaitForClose(busy.get(), 10000));
+  EXPECT_EQ(Closed(CloseReason::kMemory), 1u);
+  const auto refused = static_cast<size_t>(Refusal::kMemory);
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        kept.emplace_back(1 << 20, 'x');  // shedding ends by itself where nothing grows
+        return Connect().valid() && stats_->refused[refused] > 0;
+      },
+      kLimit));
+
+  kept.clear();
+  const size_t before = backend_.count();
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        const UniqueFd newcomer = Connect();
+        return SendAll(newcomer.get(), RawPreface()) && !WaitForClose(newcomer.get(), 50) &&
+               backend_.count() > before;
+      },
+      kLimit));
+  SendAll(idle.get(), head);
+  EXPECT_EQ(Read(idle_server, head.size()), head);
+  EXPECT_EQ(Closed(CloseReason::kMemory), 1u);
 }
 
 // The descriptor of this process that listens on `port`; -1: none.

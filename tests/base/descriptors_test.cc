@@ -29,5 +29,18 @@ TEST(Descriptors, OpenOnesAreCounted) {
   EXPECT_EQ(OpenDescriptors(), before + 2);
 }
 
+TEST(Descriptors, ConnectionsAreAsManyAsLeaveSomeForOthers) {
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low = before;
+  low.rlim_cur = static_cast<rlim_t>(OpenDescriptors()) + 64;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  EXPECT_EQ(AffordableConnections(10, 3), 10);
+  const int possible = AffordableConnections(1000, 3);
+  EXPECT_GT(possible, 10);
+  EXPECT_LE(possible * 3, 64 - 8);
+  setrlimit(RLIMIT_NOFILE, &before);
+}
+
 }  // namespace
 }  // namespace tidegate

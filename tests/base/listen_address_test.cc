@@ -18,6 +18,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 std::string RoundTrip(const std::string& text) {
   const absl::StatusOr<ListenAddress> address = ParseListenAddress(text);
@@ -58,6 +59,15 @@ TEST(ParseListenAddress, RefusesWhatWouldBeMisread) {
   expect("unix:", "is missing");
   expect("unix:" + std::string(108, 'p'), "has a path of 108 bytes; the system takes at most 107");
   expect("bad\nhost:1", "'bad\\nhost'");
+}
+
+TEST(ParseServerAddress, KnowsNoPortZero) {
+  EXPECT_EQ(ParseServerAddress("[::1]:1")->ToString(), "[::1]:1");
+  EXPECT_EQ(ParseServerAddress("unix:/run/x")->unix_path, "/run/x");
+  const std::string zero(ParseServerAddress("localhost:0").status().message());
+  EXPECT_THAT(zero, HasSubstr("the port '0' is not a number from 1 to 65535"));
+  const std::string none(ParseServerAddress("localhost:").status().message());
+  EXPECT_THAT(none, AllOf(HasSubstr("the port is missing"), Not(HasSubstr("free"))));
 }
 
 TEST(Listen, TakesAFreePortAndTellsWhich) {
