@@ -12,7 +12,7 @@ namespace tidegate {
 namespace {
 
 constexpr uint64_t kLeastMargin = 64 * kMiB;
-// Growth below this is the noise of a process at work.
+// Growth below this is the noise of a process at work, unless hardly more is left.
 constexpr uint64_t kLeastStep = 8 * kMiB;
 // A fall that counts as one.
 constexpr uint64_t kFall = kMiB;
@@ -24,7 +24,7 @@ constexpr uint64_t kIdleBytes = kKiB;
 // quarter of what was left, so that several such steps fit.
 uint64_t Step(const MemoryShedder::Reading& quiet) {
   const uint64_t left = std::min(quiet.left, MemoryShedder::Margin(quiet.limit));
-  return std::max(left / 4, kLeastStep);
+  return std::max({left / 4, std::min(left / 2, kLeastStep), kMiB});
 }
 
 }  // namespace
@@ -88,7 +88,7 @@ bool MemoryWatch::Due(Clock::time_point now) {
   std::optional<MemoryShedder::Reading> reading = Read();
   if (reading && shedder_.IsShort(*reading)) {
     // What calls that are over have left in the heap costs nobody a connection.
-    ReturnFreeHeap();
+    ReturnFreeHeap(kMiB);
     reading = Read();
   }
   if (!reading) return false;

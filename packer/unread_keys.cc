@@ -68,6 +68,7 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
 constexpr std::string_view kSuspectStems[] = {
     "activation",  "alibi",   "attention",  "attn", "bias",      "bidirectional", "causal",
     "chunk",       "clamp",   "clip",       "conv", "dense",     "expert",        "factor",
+    "gelu",        "glu",     "limit",      "relu", "silu",      "swiglu",        "swish",
     "gate",        "gating",  "group",      "head", "interleav", "latent",        "logit",
     "lora",        "mscale",  "multiplier", "nope", "norm",      "parallel",      "pooling",
     "position",    "quant",   "residual",   "rope", "rotary",    "routed",        "router",

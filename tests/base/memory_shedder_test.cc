@@ -62,6 +62,18 @@ TEST_F(MemoryShedderTest, WhatWasHeldBeforeDoesNotCount) {
   EXPECT_TRUE(Sheds(22, 908));
 }
 
+TEST_F(MemoryShedderTest, WhereHardlyAnythingIsLeftLessGrowthSheds) {
+  EXPECT_FALSE(Sheds(6, 900));
+  EXPECT_FALSE(Sheds(4, 902));
+  EXPECT_TRUE(Sheds(3, 903)) << "before the eight that make a step elsewhere";
+}
+
+TEST_F(MemoryShedderTest, WhereNothingIsLeftGrowthStillHasToBeSeen) {
+  EXPECT_FALSE(Sheds(0, 900));
+  EXPECT_FALSE(Sheds(0, 900));
+  EXPECT_TRUE(Sheds(0, 901));
+}
+
 // The store's region grows in the same group, or another process does.
 TEST_F(MemoryShedderTest, WhatOthersTakeDoesNotCount) {
   EXPECT_FALSE(Sheds(500, 100));

@@ -32,6 +32,7 @@ TEST(UnreadKeysTest, WhatMayMatterIsRefusedByName) {
       {"UnknownAttentionKey", [](B& g) { g.SetBool("llama.attention.sinks", true); },
        "key 'attention.sinks' is true"},
       {"UnknownScale", [](B& g) { g.SetFloat("llama.mlp_scale", 0.5f); }, "'mlp_scale'"},
+      {"UnknownLimit", [](B& g) { g.SetFloat("llama.swiglu_limit", 7); }, "'swiglu_limit' is 7"},
       {"SharedExpertsElsewhere",
        [](B& g) { g.SetUint32("llama.expert_shared_feed_forward_length", 64); },
        "'expert_shared_feed_forward_length' is 64"},
