@@ -68,8 +68,8 @@ bool ReadRequest::Apply(int64_t result, bool direct) {
   Advance(static_cast<uint64_t>(result));
   if (remaining_ == 0) return true;
   if (result > 0 && !(direct && offset_ % kSector != 0)) return false;
-  status_ = absl::OutOfRangeError(absl::StrCat("file ends at offset ", offset_, ", ", remaining_,
-                                               " bytes before the end of the read"));
+  status_ = absl::OutOfRangeError(absl::StrCat("file has no more bytes at offset ", offset_, ", ",
+                                               remaining_, " bytes before the end of the read"));
   return true;
 }
 

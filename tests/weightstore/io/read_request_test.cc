@@ -86,7 +86,7 @@ TEST(ReadRequest, EndOfFile) {
   ReadRequest buffered = MakeRequest({{Page(0), kPage}});
   EXPECT_FALSE(buffered.Apply(100, /*direct=*/false));
   EXPECT_TRUE(buffered.Apply(0, /*direct=*/false));
-  EXPECT_THAT(std::string(buffered.status().message()), HasSubstr("ends at offset 32868"));
+  EXPECT_THAT(std::string(buffered.status().message()), HasSubstr("no more bytes at offset 32868"));
 }
 
 TEST(ReadRequest, ResetForgetsTheLastUse) {
