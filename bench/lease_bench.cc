@@ -18,7 +18,7 @@ namespace {
 // Store and client on a pack of the demo model with one unit per block.
 struct Setup {
   Setup() {
-    const auto source = GgufFile::Open("models/stories-7M.f16.gguf");
+    const auto source = SourceModel::Open("models/stories-7M.f16.gguf");
     CHECK(source.ok());
     folder = absl::StrCat("/dev/shm/tidegate-lease-bench-", getpid());
     std::filesystem::create_directory(folder);

@@ -73,7 +73,7 @@ absl::Status InspectPack(const Flags& flags) {
 
 absl::Status RunInspect(const Flags& flags) {
   if (StartsAsPack(flags.file)) return InspectPack(flags);
-  ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(flags.file));
+  ASSIGN_OR_RETURN(const SourceModel file, SourceModel::Open(flags.file));
   if (flags.verify) {
     return absl::InvalidArgumentError(
         absl::StrCat("--verify: ", flags.file, " is no pack and has no checksums; packs have"));

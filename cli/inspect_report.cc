@@ -9,10 +9,10 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/servable.h"
-#include "packer/gguf_tokenizer.h"
 #include "packer/hyper_parameters.h"
 #include "packer/pack_options.h"
 #include "packer/pack_plan.h"
+#include "packer/source_tokenizer.h"
 #include "packer/special_tokens.h"
 #include "packer/weight_check.h"
 #include "proto/store/v1/profile.h"
@@ -177,7 +177,7 @@ Json DescribeError(const store::v1::Manifest& manifest, bool input, int matrix) 
   return {{"mean", count > 0 ? sum / count : 0}, {"worst", worst}, {"worst_layer", worst_layer}};
 }
 
-Json TensorTypes(const GgufFile& file) {
+Json TensorTypes(const SourceModel& file) {
   struct Sum {
     uint64_t tensors = 0, bytes = 0;
     bool readable = false;
@@ -211,7 +211,7 @@ Json StaticTypes(const store::v1::Manifest& manifest) {
 }
 
 // Every key of the architecture with a single value: for models that cannot be packed too.
-Json RawParameters(const GgufFile& file, const std::string& architecture) {
+Json RawParameters(const SourceModel& file, const std::string& architecture) {
   Json out = Json::object();
   for (const auto& [key, value] : file.metadata()) {
     if (!absl::StartsWith(key, architecture + ".")) continue;
@@ -230,13 +230,13 @@ Json RawParameters(const GgufFile& file, const std::string& architecture) {
   return out;
 }
 
-std::string Format(const GgufFile& file) {
+std::string Format(const SourceModel& file) {
   if (file.is_folder()) return "Hugging Face folder";
   return absl::StrCat("GGUF version ", file.version(),
                       file.file_count() > 1 ? absl::StrCat(", ", file.file_count(), " files") : "");
 }
 
-Json DescribePacking(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress) {
+Json DescribePacking(const SourceModel& file, uint64_t most_bytes, const PackProgress& progress) {
   const PackOptions options;
   const auto plan = PlanPack(file, options);
   if (!plan.ok()) return {{"possible", false}, {"why_not", std::string(plan.status().message())}};
@@ -339,14 +339,14 @@ void RenderObject(const Json& object, int indent, std::string& out) {
 
 }  // namespace
 
-Json DescribeGguf(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress) {
+Json DescribeGguf(const SourceModel& file, uint64_t most_bytes, const PackProgress& progress) {
   Json out = {{"file", file.path()}, {"format", Format(file)}, {"file_bytes", file.file_bytes()}};
   const auto architecture = file.GetString("general.architecture");
   const auto name = file.GetString("general.name");
   if (name.ok()) out["model_name"] = *name;
   out["architecture"] = architecture.ok() ? *architecture : "(not given)";
-  const auto tokenizer = TokenizerFromGguf(file);
-  if (const auto hp = HyperParametersFromGguf(file); hp.ok()) {
+  const auto tokenizer = TokenizerOf(file);
+  if (const auto hp = HyperParametersOf(file); hp.ok()) {
     out["hyper_parameters"] =
         DescribeHyperParameters(*hp, tokenizer.ok() ? tokenizer->tokens_size() : 0);
   } else if (architecture.ok()) {

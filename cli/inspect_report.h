@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "packer/gguf_file.h"
 #include "packer/pack_verify.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/pack_format.h"
 
 namespace tidegate {
@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 // Weights are looked through for numbers that are not finite: all if they take no more than
 // `most_bytes`, else the vectors.
-Json DescribeGguf(const GgufFile& file, uint64_t most_bytes, const PackProgress& progress);
+Json DescribeGguf(const SourceModel& file, uint64_t most_bytes, const PackProgress& progress);
 Json DescribePack(const std::string& path, const PackIndex& index);
 Json DescribeVerification(const VerifyReport& report);
 

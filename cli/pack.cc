@@ -182,7 +182,7 @@ absl::StatusOr<uint64_t> BlockBytes(const char* flag, const std::string& text) {
 
 // Beside the source: model.gguf -> model.tgpack, model-00001-of-00003.gguf -> model.tgpack,
 // folder/ -> folder.tgpack.
-std::string DefaultOutput(const GgufFile& source) {
+std::string DefaultOutput(const SourceModel& source) {
   std::string stem = source.path();
   if (source.is_folder()) {
     std::error_code error;
@@ -223,7 +223,7 @@ absl::StatusOr<store::v1::Profile> ProfileFor(const store::v1::Manifest& manifes
 }
 
 // What can be wrong is said before the long work: what WritePack() would say, and what the engine.
-absl::StatusOr<PackPlan> CheckedPlan(const GgufFile& source, const PackOptions& options) {
+absl::StatusOr<PackPlan> CheckedPlan(const SourceModel& source, const PackOptions& options) {
   auto plan = PlanPack(source, options);
   if (!plan.ok()) return plan.status();
   RETURN_IF_ERROR(CheckServable(plan->manifest));
@@ -245,7 +245,7 @@ absl::StatusOr<Calibration> CalibrateFor(const Flags& flags, const PackOptions& 
 
 absl::Status RunPack(const Flags& flags) {
   ASSIGN_OR_RETURN(PackOptions options, OptionsOf(flags));
-  ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(flags.in));
+  ASSIGN_OR_RETURN(const SourceModel source, SourceModel::Open(flags.in));
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
   std::vector<std::string> inputs = {flags.in, flags.calibrate, flags.profile, flags.trace};
   for (const LoraSource& adapter : options.adapters) inputs.push_back(adapter.path);

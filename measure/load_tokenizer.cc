@@ -7,9 +7,9 @@
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
-#include "packer/gguf_file.h"
-#include "packer/gguf_tokenizer.h"
 #include "packer/hf_tokenizer.h"
+#include "packer/source_model.h"
+#include "packer/source_tokenizer.h"
 #include "packer/special_tokens.h"
 #include "proto/store/v1/pack_format.h"
 
@@ -27,7 +27,7 @@ absl::StatusOr<uint64_t> FirstBytes(int fd, const std::string& path) {
 }
 
 // Without the tokens that packing leaves out. A file or folder without weights has them all.
-absl::StatusOr<store::v1::Tokenizer> AsPacked(const GgufFile& source,
+absl::StatusOr<store::v1::Tokenizer> AsPacked(const SourceModel& source,
                                               store::v1::Tokenizer tokenizer) {
   const GgufTensor* embedding = source.FindTensor("token_embd.weight");
   if (embedding != nullptr) RETURN_IF_ERROR(DropTokensBehind(embedding->rows(), tokenizer));
@@ -38,7 +38,7 @@ absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
   std::error_code error;
   if (std::filesystem::is_directory(model, error)) {
     ASSIGN_OR_RETURN(store::v1::Tokenizer tokenizer, ReadHfTokenizer(model));
-    const auto folder = GgufFile::Open(model);
+    const auto folder = SourceModel::Open(model);
     if (!folder.ok()) return tokenizer;
     auto packed = AsPacked(*folder, std::move(tokenizer));
     if (!packed.ok()) return Annotate(packed.status(), model);
@@ -47,8 +47,8 @@ absl::StatusOr<store::v1::Tokenizer> ReadTokenizer(const std::string& model) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(model));
   ASSIGN_OR_RETURN(const uint64_t start, FirstBytes(fd.get(), model));
   if (std::memcmp(&start, "GGUF", 4) == 0) {
-    ASSIGN_OR_RETURN(const GgufFile gguf, GgufFile::Open(model));
-    auto tokenizer = TokenizerFromGguf(gguf);
+    ASSIGN_OR_RETURN(const SourceModel gguf, SourceModel::Open(model));
+    auto tokenizer = TokenizerOf(gguf);
     if (tokenizer.ok()) tokenizer = AsPacked(gguf, *std::move(tokenizer));
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), model);
     return tokenizer;

@@ -14,9 +14,9 @@
 #include "base/shutdown.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
-#include "packer/gguf_file.h"
 #include "packer/hyper_parameters.h"
 #include "packer/pack_writer.h"
+#include "packer/source_model.h"
 #include "weightstore/budget.h"
 
 namespace tidegate {
@@ -79,8 +79,8 @@ bool StartsAsPack(const std::string& path) {
 
 absl::StatusOr<store::v1::HyperParameters> HyperParametersOf(const std::string& model) {
   if (!StartsAsPack(model)) {
-    ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(model));
-    auto hyper_parameters = HyperParametersFromGguf(source);
+    ASSIGN_OR_RETURN(const SourceModel source, SourceModel::Open(model));
+    auto hyper_parameters = HyperParametersOf(source);
     if (!hyper_parameters.ok()) return Annotate(hyper_parameters.status(), model);
     return hyper_parameters;
   }
@@ -101,7 +101,7 @@ absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) 
     packed.adapters_ = options.adapters;
     return packed;
   }
-  ASSIGN_OR_RETURN(const GgufFile source, GgufFile::Open(options.model));
+  ASSIGN_OR_RETURN(const SourceModel source, SourceModel::Open(options.model));
   // Units in single precision need up to eight times the bytes of a 4-bit source.
   const bool in_memory = FitsInMemory(source.file_bytes() * 8);
   ASSIGN_OR_RETURN(const TemporaryFolder folder,

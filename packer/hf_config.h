@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "packer/gguf_file.h"
 #include "packer/json_object.h"
+#include "packer/source_model.h"
 
 namespace tidegate {
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 
 namespace tidegate {
 

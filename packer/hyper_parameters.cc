@@ -21,10 +21,10 @@ constexpr uint64_t kMaxContext = 1u << 30;
 // The keys of one model's architecture, by their names without the prefix.
 class Keys {
  public:
-  Keys(const GgufFile& source, std::string_view architecture)
+  Keys(const SourceModel& source, std::string_view architecture)
       : source_(source), prefix_(absl::StrCat(std::string(architecture), ".")) {}
 
-  const GgufFile& source() const { return source_; }
+  const SourceModel& source() const { return source_; }
   std::string Full(const std::string& name) const { return prefix_ + name; }
   bool Has(const std::string& name) const { return source_.Has(Full(name)); }
 
@@ -65,7 +65,7 @@ class Keys {
   }
 
  private:
-  const GgufFile& source_;
+  const SourceModel& source_;
   const std::string prefix_;
 };
 
@@ -91,7 +91,7 @@ absl::Status RejectUnknownArithmetic(const Keys& keys) {
       {"residual_scale", "scaled residuals are not supported"},
       {"embedding_scale", "scaled embeddings are not supported"},
   };
-  const GgufFile& source = keys.source();
+  const SourceModel& source = keys.source();
   for (const Row& row : kRows) {
     const std::string key = keys.Full(row.name);
     const auto found = source.metadata().find(key);
@@ -143,7 +143,7 @@ constexpr std::string_view kUsedBySharedExperts[] = {"expert_shared_count",
 // into `ignored`.
 absl::Status JudgeKeys(const Keys& keys, const Architecture& architecture,
                        std::vector<std::string>& ignored) {
-  const GgufFile& source = keys.source();
+  const SourceModel& source = keys.source();
   const bool yarn = source.GetString(keys.Full("rope.scaling.type")).value_or("") == "yarn";
   for (const auto& [full, value] : source.metadata()) {
     if (!full.starts_with(keys.Full(""))) continue;
@@ -445,7 +445,7 @@ absl::Status FillSizes(const Keys& keys, HyperParameters& hp) {
 
 }  // namespace
 
-absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source) {
+absl::StatusOr<const Architecture*> ArchitectureOf(const SourceModel& source) {
   const auto name = source.GetString("general.architecture");
   if (!name.ok()) return absl::InvalidArgumentError(name.status().message());
   const Architecture* architecture = FindArchitecture(*name);
@@ -456,7 +456,7 @@ absl::StatusOr<const Architecture*> ArchitectureOf(const GgufFile& source) {
   return architecture;
 }
 
-std::vector<std::string> IgnoredKeys(const GgufFile& source) {
+std::vector<std::string> IgnoredKeys(const SourceModel& source) {
   std::vector<std::string> ignored = source.ignored_keys();
   const auto architecture = ArchitectureOf(source);
   if (architecture.ok()) {
@@ -465,7 +465,7 @@ std::vector<std::string> IgnoredKeys(const GgufFile& source) {
   return ignored;
 }
 
-absl::StatusOr<HyperParameters> HyperParametersFromGguf(const GgufFile& source) {
+absl::StatusOr<HyperParameters> HyperParametersOf(const SourceModel& source) {
   ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
   const Keys keys(source, architecture->name);
   RETURN_IF_ERROR(RejectUnknownArithmetic(keys));

@@ -17,9 +17,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "packer/gguf_file.h"
 #include "packer/input_moments.h"
 #include "packer/kernels/pack_kernels.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
 #include "proto/store/v1/unit_codec.h"

@@ -13,7 +13,7 @@ constexpr uint64_t kChunkBytes = 4 << 20;  // of A, decoded, at a time
 
 }  // namespace
 
-absl::StatusOr<LoraSet> LoraSet::Open(const GgufFile& model,
+absl::StatusOr<LoraSet> LoraSet::Open(const SourceModel& model,
                                       const std::vector<LoraSource>& sources) {
   LoraSet set;
   for (const LoraSource& source : sources) {
@@ -22,7 +22,7 @@ absl::StatusOr<LoraSet> LoraSet::Open(const GgufFile& model,
   return set;
 }
 
-absl::Status LoraSet::AddAdapter(const GgufFile& model, const LoraSource& source) {
+absl::Status LoraSet::AddAdapter(const SourceModel& model, const LoraSource& source) {
   ASSIGN_OR_RETURN(const std::string architecture, model.GetString("general.architecture"));
   ASSIGN_OR_RETURN(LoraFile opened, LoraFile::Open(source, architecture));
   files_.push_back(std::make_unique<const LoraFile>(std::move(opened)));

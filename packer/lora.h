@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 #include "proto/gguf/lora_file.h"
 
 namespace tidegate {
@@ -20,7 +20,7 @@ class LoraSet {
   LoraSet() = default;  // no adapters
 
   // INVALID_ARGUMENT names the adapter and what does not fit the model.
-  static absl::StatusOr<LoraSet> Open(const GgufFile& model,
+  static absl::StatusOr<LoraSet> Open(const SourceModel& model,
                                       const std::vector<LoraSource>& sources);
 
   bool Touches(const std::string& tensor) const { return deltas_.count(tensor) != 0; }
@@ -37,7 +37,7 @@ class LoraSet {
     const LoraFile::Pair* pair;
   };
 
-  absl::Status AddAdapter(const GgufFile& model, const LoraSource& source);
+  absl::Status AddAdapter(const SourceModel& model, const LoraSource& source);
   static absl::Status AddDelta(const Delta& delta, uint64_t first, uint64_t count, uint64_t columns,
                                float* rows);
 

@@ -13,8 +13,8 @@
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
-#include "packer/gguf_tokenizer.h"
 #include "packer/hyper_parameters.h"
+#include "packer/source_tokenizer.h"
 #include "packer/special_tokens.h"
 #include "proto/store/v1/manifest_names.h"
 #include "proto/store/v1/profile.h"
@@ -40,7 +40,7 @@ struct Expected {
 };
 
 // The matrices that make queries, keys and values.
-void ExpectProjections(const GgufFile& source, const Architecture& architecture,
+void ExpectProjections(const SourceModel& source, const Architecture& architecture,
                        const HyperParameters& hp, const std::string& prefix,
                        std::vector<Expected>& list) {
   const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
@@ -63,7 +63,7 @@ void ExpectProjections(const GgufFile& source, const Architecture& architecture,
 
 // The tensors that stay in memory, in the order of the static section. An embedding that is not the
 // head comes last: a store with little memory leaves it on flash (pack_format.h).
-std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture& architecture,
+std::vector<Expected> ExpectedStatics(const SourceModel& source, const Architecture& architecture,
                                       const HyperParameters& hp) {
   const uint64_t hidden = hp.hidden_size();
   const uint64_t query = uint64_t{hp.query_heads()} * hp.head_size();
@@ -106,7 +106,7 @@ std::vector<Expected> ExpectedStatics(const GgufFile& source, const Architecture
 }
 
 // The tensor, checked for shape and type; null if it is optional and missing.
-absl::StatusOr<const GgufTensor*> WholeTensor(const GgufFile& source, const Expected& expected) {
+absl::StatusOr<const GgufTensor*> WholeTensor(const SourceModel& source, const Expected& expected) {
   const GgufTensor* tensor = source.FindTensor(expected.name);
   if (tensor == nullptr) {
     if (expected.optional) return nullptr;
@@ -128,7 +128,7 @@ absl::StatusOr<const GgufTensor*> WholeTensor(const GgufFile& source, const Expe
 }
 
 // The same, or the part of a fused tensor, which `plan` keeps.
-absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Expected& expected,
+absl::StatusOr<const GgufTensor*> CheckedTensor(const SourceModel& source, const Expected& expected,
                                                 PackPlan& plan) {
   if (expected.fused.empty()) return WholeTensor(source, expected);
   Expected whole = {expected.fused, expected.fused_rows, expected.columns};
@@ -138,7 +138,7 @@ absl::StatusOr<const GgufTensor*> CheckedTensor(const GgufFile& source, const Ex
   return &plan.slices.back();
 }
 
-absl::Status PlanStatics(const GgufFile& source, const Architecture& architecture,
+absl::Status PlanStatics(const SourceModel& source, const Architecture& architecture,
                          const LoraSet& adapters, PackPlan& plan) {
   // Said before anything that its rows, the vocabulary, are needed for.
   if (source.FindTensor("token_embd.weight") == nullptr) {
@@ -166,7 +166,7 @@ absl::Status PlanStatics(const GgufFile& source, const Architecture& architectur
 }
 
 // Rows [first, first + rows) of the tensor `name`, which holds `experts` matrices of `all_rows`.
-absl::StatusOr<const GgufTensor*> PartOf(const GgufFile& source, const std::string& name,
+absl::StatusOr<const GgufTensor*> PartOf(const SourceModel& source, const std::string& name,
                                          uint64_t columns, uint64_t all_rows, uint64_t experts,
                                          uint64_t first, uint64_t rows, PackPlan& plan) {
   Expected part = {name, rows, columns};
@@ -177,7 +177,7 @@ absl::StatusOr<const GgufTensor*> PartOf(const GgufFile& source, const std::stri
   return CheckedTensor(source, part, plan);
 }
 
-absl::Status PlanPlainLayer(const GgufFile& source, const Architecture& architecture,
+absl::Status PlanPlainLayer(const SourceModel& source, const Architecture& architecture,
                             const std::string& prefix, PackPlan& plan) {
   const HyperParameters& hp = plan.manifest.hyper_parameters();
   const uint64_t hidden = hp.hidden_size(), intermediate = hp.intermediate_size();
@@ -201,7 +201,7 @@ absl::Status PlanPlainLayer(const GgufFile& source, const Architecture& architec
 
 // Matrix `name` of expert e: a part of the tensor that holds those of all experts or, in old files
 // and Hugging Face folders, a tensor of its own.
-absl::StatusOr<const GgufTensor*> ExpertMatrix(const GgufFile& source, const std::string& name,
+absl::StatusOr<const GgufTensor*> ExpertMatrix(const SourceModel& source, const std::string& name,
                                                uint64_t e, uint64_t rows, uint64_t columns,
                                                PackPlan& plan) {
   const uint64_t experts = plan.manifest.hyper_parameters().expert_count();
@@ -213,7 +213,7 @@ absl::StatusOr<const GgufTensor*> ExpertMatrix(const GgufFile& source, const std
   return PartOf(source, together, columns, rows, experts, e * rows, rows, plan);
 }
 
-absl::Status PlanExperts(const GgufFile& source, const std::string& prefix, PackPlan& plan) {
+absl::Status PlanExperts(const SourceModel& source, const std::string& prefix, PackPlan& plan) {
   const HyperParameters& hp = plan.manifest.hyper_parameters();
   const uint64_t hidden = hp.hidden_size(), width = hp.intermediate_size();
   const uint64_t shared = hp.shared_experts();
@@ -243,7 +243,8 @@ absl::Status PlanExperts(const GgufFile& source, const std::string& prefix, Pack
   return absl::OkStatus();
 }
 
-absl::Status PlanLayers(const GgufFile& source, const Architecture& architecture, PackPlan& plan) {
+absl::Status PlanLayers(const SourceModel& source, const Architecture& architecture,
+                        PackPlan& plan) {
   const HyperParameters& hp = plan.manifest.hyper_parameters();
   for (uint32_t layer = 0; layer < hp.layer_count(); ++layer) {
     const std::string prefix = absl::StrCat("blk.", layer, ".");
@@ -265,7 +266,7 @@ void ForEachMatrix(const PackPlan& plan, const Use& use) {
 }
 
 // A tensor that nobody reads would change the model's answers silently.
-absl::Status RejectOtherTensors(const GgufFile& source, const Architecture& architecture,
+absl::Status RejectOtherTensors(const SourceModel& source, const Architecture& architecture,
                                 const PackPlan& plan) {
   std::set<std::string_view> known;  // by name: a slice has that of the whole
   for (const GgufTensor* tensor : plan.statics) known.insert(tensor->name);
@@ -390,7 +391,7 @@ std::string MatrixTypes(const PackPlan& plan) {
                        [](std::string* out, const auto& entry) { *out += entry.second; });
 }
 
-absl::Status FillDescription(const GgufFile& source, const Architecture& architecture,
+absl::Status FillDescription(const SourceModel& source, const Architecture& architecture,
                              const LoraSet& adapters, PackPlan& plan) {
   const std::filesystem::path path(source.path());
   auto name = source.GetString("general.name");
@@ -404,7 +405,7 @@ absl::Status FillDescription(const GgufFile& source, const Architecture& archite
   if (!IsValidUtf8(plan.manifest.chat_template())) {
     return absl::InvalidArgumentError("metadata key tokenizer.chat_template is not UTF-8");
   }
-  ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerFromGguf(source));
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_tokenizer(), TokenizerOf(source));
   store::v1::Tokenizer& tokenizer = *plan.manifest.mutable_tokenizer();
   if (tokenizer.model() != "llama" && tokenizer.model() != "gpt2") {
     return absl::InvalidArgumentError(
@@ -431,7 +432,7 @@ bool AnyRowQuantised(const PackPlan& plan) {
 
 }  // namespace
 
-absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options,
+absl::StatusOr<PackPlan> PlanPack(const SourceModel& source, const PackOptions& options,
                                   const LoraSet* adapters) {
   static const LoraSet& kNone = *new LoraSet;
   const LoraSet& merged = adapters == nullptr ? kNone : *adapters;
@@ -441,7 +442,7 @@ absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& opt
         "this is an adapter, which changes a model, not a model of its own; see --lora");
   }
   ASSIGN_OR_RETURN(const Architecture* architecture, ArchitectureOf(source));
-  ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersFromGguf(source));
+  ASSIGN_OR_RETURN(*plan.manifest.mutable_hyper_parameters(), HyperParametersOf(source));
   if (source.tensors().empty()) {
     return absl::InvalidArgumentError("the file has no tensors, only a vocabulary");
   }

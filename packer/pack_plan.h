@@ -1,6 +1,6 @@
 // Decides whether and how a GGUF file becomes a pack, from its metadata and tensor directory alone:
 // no weights are read. WritePack() and `tidegate inspect` use the same answer. The plan points into
-// the GgufFile, which must outlive it. Thread-compatible.
+// the SourceModel, which must outlive it. Thread-compatible.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 
 #include "absl/status/statusor.h"
 #include "packer/architecture.h"
-#include "packer/gguf_file.h"
 #include "packer/lora.h"
 #include "packer/pack_options.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
 
@@ -41,7 +41,7 @@ struct PackPlan {
 // INVALID_ARGUMENT names the key or tensor that stands in the way and, where there is one, the
 // remedy.
 // `adapters` (null: none) have been opened for the same source; options.adapters is not looked at.
-absl::StatusOr<PackPlan> PlanPack(const GgufFile& source, const PackOptions& options,
+absl::StatusOr<PackPlan> PlanPack(const SourceModel& source, const PackOptions& options,
                                   const LoraSet* adapters = nullptr);
 
 }  // namespace tidegate

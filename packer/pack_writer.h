@@ -5,8 +5,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "packer/gguf_file.h"
 #include "packer/pack_options.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/manifest.pb.h"
 #include "proto/store/v1/pack_format.h"
 
@@ -22,7 +22,7 @@ struct PackReport {
 // Writes `out_path` through a temporary name, fsync and rename: a half pack is never seen under its
 // name, and a failed run leaves nothing behind. Working memory stays below options.memory_bytes
 // plus 256 MiB. Errors: INVALID_ARGUMENT (architecture, tensor type or shape not supported, named).
-absl::StatusOr<PackReport> WritePack(const GgufFile& source, const std::string& out_path,
+absl::StatusOr<PackReport> WritePack(const SourceModel& source, const std::string& out_path,
                                      const PackOptions& options, const PackProgress& progress);
 
 }  // namespace tidegate

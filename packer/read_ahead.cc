@@ -6,7 +6,7 @@
 
 namespace tidegate {
 
-ReadAhead::ReadAhead(const GgufFile& source) : source_(source) {
+ReadAhead::ReadAhead(const SourceModel& source) : source_(source) {
   {
     MutexLock lock(mutex_);
     for (AlignedBuffer& buffer : buffers_) free_.push_back(&buffer);

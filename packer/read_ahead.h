@@ -11,14 +11,14 @@
 #include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "base/mutex.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 
 namespace tidegate {
 
 class ReadAhead {
  public:
   // `source` must outlive it, as must the tensors named below.
-  explicit ReadAhead(const GgufFile& source);
+  explicit ReadAhead(const SourceModel& source);
   ~ReadAhead();
 
   // Rows that Take() will be asked for, in this order. A wrong guess costs time and nothing else.
@@ -51,7 +51,7 @@ class ReadAhead {
     return !expected_.empty() && !free_.empty();
   }
 
-  const GgufFile& source_;
+  const SourceModel& source_;
   std::array<AlignedBuffer, kBuffers> buffers_;
   AlignedBuffer* taken_ = nullptr;  // what the last Take() gave out
 

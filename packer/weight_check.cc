@@ -15,7 +15,6 @@ namespace tidegate {
 namespace {
 
 constexpr uint64_t kBandBytes = 8 << 20;  // read at a time
-constexpr uint64_t kPieceRows = 256;      // handed to a thread at a time
 
 // "row 3, column 7 is nan"; vectors have elements.
 absl::Status Refuse(const GgufTensor& tensor, uint64_t row, uint64_t column, float value,
@@ -33,7 +32,7 @@ bool IsRotation(const GgufTensor& tensor) { return absl::StartsWith(tensor.name,
 bool IsVector(const GgufTensor& tensor) { return tensor.rows() == 1; }
 
 // Every tensor of the plan once, in the order of the files.
-std::vector<const GgufTensor*> TensorsOf(const GgufFile& source, const PackPlan& plan) {
+std::vector<const GgufTensor*> TensorsOf(const SourceModel& source, const PackPlan& plan) {
   std::vector<const GgufTensor*> tensors;
   const auto add = [&](const GgufTensor* part) {  // a slice has the name of the whole
     if (part != nullptr) tensors.push_back(source.FindTensor(part->name));
@@ -52,7 +51,7 @@ uint64_t BandRows(const GgufTensor& tensor) {
   return std::clamp<uint64_t>(kBandBytes / row_bytes, 1, tensor.rows());
 }
 
-absl::Status CheckBand(const GgufFile& source, const GgufTensor& tensor, uint64_t first,
+absl::Status CheckBand(const SourceModel& source, const GgufTensor& tensor, uint64_t first,
                        uint64_t count, ReadAhead& input) {
   if (tensor.translated()) {
     std::vector<float> rows(count * tensor.columns());
@@ -61,7 +60,7 @@ absl::Status CheckBand(const GgufFile& source, const GgufTensor& tensor, uint64_
   }
   ASSIGN_OR_RETURN(const std::span<const uint8_t> rows, input.Take(tensor, first, count));
   const uint64_t row_bytes = rows.size() / count;
-  return ParallelFor((count + kPieceRows - 1) / kPieceRows, PackThreads(), [&](uint64_t piece) {
+  return ParallelFor(RowPieces(count), PackThreads(), [&](uint64_t piece) {
     const uint64_t row = piece * kPieceRows;
     return CheckRows(tensor, first + row, std::min(kPieceRows, count - row),
                      static_cast<GgmlType>(tensor.type), &rows[row * row_bytes]);
@@ -101,7 +100,7 @@ uint64_t WeightBytes(const PackPlan& plan) {
   return bytes;
 }
 
-absl::Status CheckWeights(const GgufFile& source, const PackPlan& plan, bool only_vectors,
+absl::Status CheckWeights(const SourceModel& source, const PackPlan& plan, bool only_vectors,
                           const PackProgress& progress) {
   std::vector<const GgufTensor*> tensors = TensorsOf(source, plan);
   if (only_vectors) std::erase_if(tensors, [](const GgufTensor* t) { return !IsVector(*t); });

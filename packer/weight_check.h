@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "packer/gguf_file.h"
 #include "packer/pack_options.h"
 #include "packer/pack_plan.h"
+#include "packer/source_model.h"
 
 namespace tidegate {
 
@@ -20,7 +20,7 @@ absl::Status CheckRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
 uint64_t WeightBytes(const PackPlan& plan);
 
 // Reads weights that a pack would hold: all, or only the vectors (norms, biases, factors).
-absl::Status CheckWeights(const GgufFile& source, const PackPlan& plan, bool only_vectors,
+absl::Status CheckWeights(const SourceModel& source, const PackPlan& plan, bool only_vectors,
                           const PackProgress& progress);
 
 }  // namespace tidegate

@@ -1,5 +1,5 @@
 // What a GGUF file is made of, as gguf_reader.h reads it; also what other formats are translated to
-// (packer/gguf_file.h). Plain data.
+// (packer/source_model.h). Plain data.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std
                                std::vector<int64_t>, std::vector<double>, std::vector<bool>,
                                std::vector<std::string>>;
 
-// What a GgufFile is made of; filled by the readers of the formats.
+// What a SourceModel is made of; filled by the readers of the formats.
 struct ModelParts {
   std::string path;
   uint32_t version = 0;     // of GGUF; 0: another format

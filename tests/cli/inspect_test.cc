@@ -36,7 +36,7 @@ class InspectCommandTest : public ::testing::Test {
   }
   void MakePack(const PackOptions& options = {}) {
     LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
-    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    const auto source = SourceModel::Open(dir_.File("m.gguf"));
     ASSERT_TRUE(WritePack(*source, dir_.File("m.tgpack"), options, nullptr).ok());
   }
 
@@ -83,7 +83,7 @@ TEST_F(InspectCommandTest, LooksThroughTheWeights) {
   EXPECT_THAT(report["packing"]["why_not"].get<std::string>(),
               HasSubstr("tensor blk.1.ffn_up.weight: row 3, column 7 is nan"));
   // Of a large model, only what is quickly read unless asked.
-  const auto source = GgufFile::Open(dir_.File("bad.gguf"));
+  const auto source = SourceModel::Open(dir_.File("bad.gguf"));
   const Json quick = DescribeGguf(*source, 1000, nullptr);
   EXPECT_EQ(quick["packing"]["possible"], true);
   EXPECT_THAT(quick["packing"]["weights_checked"].get<std::string>(), HasSubstr("vectors"));
@@ -112,7 +112,7 @@ TEST_F(InspectCommandTest, SaysWhyAGgufCannotBePacked) {
 
 TEST_F(InspectCommandTest, ExplainsAFolder) {
   LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
-  WriteHfFolder(*GgufFile::Open(dir_.File("m.gguf")), dir_.File("folder"),
+  WriteHfFolder(*SourceModel::Open(dir_.File("m.gguf")), dir_.File("folder"),
                 {.type = GgmlType::kBF16});
   const Json report = Inspect("folder");
   EXPECT_EQ(report["format"], "Hugging Face folder");

@@ -5,7 +5,7 @@
 #include <filesystem>
 
 #include "base/unique_fd.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
@@ -116,7 +116,7 @@ TEST_F(PackCommandTest, CalibratesOnAText) {
 }
 
 TEST_F(PackCommandTest, CalibratesAFolder) {
-  const auto model = GgufFile::Open(dir_.File("m.gguf"));
+  const auto model = SourceModel::Open(dir_.File("m.gguf"));
   ASSERT_TRUE(model.ok()) << model.status();
   WriteHfFolder(*model, dir_.File("hf"));
   WriteFileOrDie(dir_.File("hf/tokenizer.json"), R"({

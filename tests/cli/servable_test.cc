@@ -10,8 +10,8 @@
 
 #include "base/unique_fd.h"
 #include "cli/inspect_report.h"
-#include "packer/gguf_file.h"
 #include "packer/pack_writer.h"
+#include "packer/source_model.h"
 #include "proto/store/v1/pack_format.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"
@@ -173,7 +173,7 @@ TEST_F(ServableTest, SaysSoBeforeItCalibrates) {
 
 TEST_F(ServableTest, InspectSaysItOfAPackToo) {
   Write(Faults()[0].edit);
-  const auto source = GgufFile::Open(dir_.File("m.gguf"));
+  const auto source = SourceModel::Open(dir_.File("m.gguf"));
   ASSERT_TRUE(WritePack(*source, dir_.File("old.tgpack"), {}, nullptr).ok()) << "as pack once did";
   const Json serving = Inspect("old.tgpack")["serving"];
   EXPECT_EQ(serving["served"], false);

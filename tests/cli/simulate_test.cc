@@ -31,7 +31,7 @@ class SimulateCommandTest : public ::testing::Test {
   // A pack of 2 layers, 64 input and 96 hidden units, and a trace of 6 tokens, all of them alike.
   void MakePackAndTrace() {
     LlamaGguf({}).WriteTo(dir_.File("m.gguf"));
-    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    const auto source = SourceModel::Open(dir_.File("m.gguf"));
     ASSERT_TRUE(WritePack(*source, pack_, {}, nullptr).ok());
     const auto fd = UniqueFd::Open(trace_, O_RDWR | O_CREAT, 0600);
     MaskTraceWriter writer(fd->get(), {.layer_count = 2, .unit_count = {64, 96}});

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
 #include "measure/load_tokenizer.h"
-#include "packer/gguf_file.h"
 #include "packer/pack_writer.h"
+#include "packer/source_model.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
@@ -170,7 +170,7 @@ TEST_F(TokenizeCommand, NeedsAModel) {
 }
 
 TEST_F(TokenizeCommand, ReadsAPackAsWellAsItsSource) {
-  const auto gguf = GgufFile::Open(DemoModelPath());
+  const auto gguf = SourceModel::Open(DemoModelPath());
   ASSERT_TRUE(gguf.ok()) << gguf.status();
   const auto report = WritePack(*gguf, dir_.File("model.tgpack"), {}, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(report.ok()) << report.status();
@@ -198,7 +198,7 @@ TEST_F(TokenizeCommand, ReadsByteLevelVocabularies) {
     gguf.Remove(absl::StrCat("tokenizer.ggml.", key));
   }
   gguf.WriteTo(dir_.File("bpe.gguf"));
-  const auto source = GgufFile::Open(dir_.File("bpe.gguf"));
+  const auto source = SourceModel::Open(dir_.File("bpe.gguf"));
   ASSERT_TRUE(source.ok()) << source.status();
   const auto report = WritePack(*source, dir_.File("bpe.tgpack"), {}, [](uint64_t, uint64_t) {});
   ASSERT_TRUE(report.ok()) << report.status();

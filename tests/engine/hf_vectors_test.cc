@@ -9,9 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "packer/gguf_file.h"
-#include "packer/gguf_tokenizer.h"
 #include "packer/hf_tokenizer.h"
+#include "packer/source_model.h"
+#include "packer/source_tokenizer.h"
 #include "proto/sentencepiece/model.pb.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
@@ -27,9 +27,9 @@ std::string VectorPath(const std::string& name) {
 }
 
 store::v1::Tokenizer GgufTokenizer(const std::string& name) {
-  const auto gguf = GgufFile::Open(SharedPath(VectorPath(name)));
+  const auto gguf = SourceModel::Open(SharedPath(VectorPath(name)));
   EXPECT_TRUE(gguf.ok()) << gguf.status();
-  const auto tokenizer = TokenizerFromGguf(*gguf);
+  const auto tokenizer = TokenizerOf(*gguf);
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return *tokenizer;
 }

@@ -36,7 +36,7 @@ class LocalStore {
     GgufBuilder gguf = LlamaGguf(options_.model);
     if (options_.change) options_.change(gguf);
     gguf.WriteTo(gguf_path_);
-    const auto source = GgufFile::Open(gguf_path_);
+    const auto source = SourceModel::Open(gguf_path_);
     CHECK(source.ok());
     options_.store.pack_path = dir_.File("model.tgpack");
     CHECK(WritePack(*source, options_.store.pack_path, options_.pack, nullptr).ok());

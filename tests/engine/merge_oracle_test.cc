@@ -12,8 +12,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/pre_tokenizer.h"
-#include "packer/gguf_file.h"
-#include "packer/gguf_tokenizer.h"
+#include "packer/source_model.h"
+#include "packer/source_tokenizer.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
 
@@ -111,9 +111,9 @@ class MergeOracle : public testing::TestWithParam<const char*> {};
 TEST_P(MergeOracle, AgreesOnRandomTexts) {
   const std::string file = absl::StrCat("data/tokenizers/ggml-vocab-", GetParam(), ".gguf");
   TG_REQUIRE_SHARED(file);
-  const auto gguf = GgufFile::Open(SharedPath(file));
+  const auto gguf = SourceModel::Open(SharedPath(file));
   ASSERT_TRUE(gguf.ok()) << gguf.status();
-  const auto data = TokenizerFromGguf(*gguf);
+  const auto data = TokenizerOf(*gguf);
   ASSERT_TRUE(data.ok()) << data.status();
   const auto tokenizer = MakeTokenizer(*data);
   const Definition definition(*data);

@@ -9,8 +9,8 @@
 #include "absl/strings/str_split.h"
 #include "base/utf8.h"
 #include "engine/tokenizer.h"
-#include "packer/gguf_file.h"
-#include "packer/gguf_tokenizer.h"
+#include "packer/source_model.h"
+#include "packer/source_tokenizer.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
 
@@ -20,9 +20,9 @@ namespace {
 using Ids = std::vector<TokenId>;
 
 std::unique_ptr<Tokenizer> FromGgufPath(const std::string& path) {
-  const auto gguf = GgufFile::Open(path);
+  const auto gguf = SourceModel::Open(path);
   EXPECT_TRUE(gguf.ok()) << gguf.status();
-  const auto data = TokenizerFromGguf(*gguf);
+  const auto data = TokenizerOf(*gguf);
   EXPECT_TRUE(data.ok()) << data.status();
   return MakeTokenizer(*data);
 }

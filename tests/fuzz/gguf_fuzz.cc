@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "packer/gguf_file.h"
 #include "packer/pack_plan.h"
+#include "packer/source_model.h"
 #include "tests/fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const tidegate::MemoryFile memory(data, size);
-  const auto file = tidegate::GgufFile::Open(memory.path());
+  const auto file = tidegate::SourceModel::Open(memory.path());
   if (!file.ok()) return 0;
   for (const auto& [key, value] : file->metadata()) {
     (void)file->GetString(key);

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
@@ -23,7 +23,7 @@ class SplitTest : public ::testing::Test {
 
   void SetUp() override {
     LlamaGguf({}).WriteTo(dir_.File("whole.gguf"));
-    whole_ = std::make_unique<GgufFile>(*GgufFile::Open(dir_.File("whole.gguf")));
+    whole_ = std::make_unique<SourceModel>(*SourceModel::Open(dir_.File("whole.gguf")));
     for (uint64_t i = 0; i < kFiles; ++i) Part(i, kFiles).WriteTo(Path(i));
   }
   GgufBuilder Part(uint64_t number, uint64_t count) const {
@@ -48,16 +48,16 @@ class SplitTest : public ::testing::Test {
     return dir_.File(absl::StrCat("m-0000", i + 1, "-of-00003.gguf"));
   }
   static std::string Error(const std::string& path) {
-    return std::string(GgufFile::Open(path).status().message());
+    return std::string(SourceModel::Open(path).status().message());
   }
 
   TempDir dir_;
-  std::unique_ptr<GgufFile> whole_;
+  std::unique_ptr<SourceModel> whole_;
 };
 
 TEST_F(SplitTest, AnyFileOpensTheWholeModel) {
   for (uint64_t i = 0; i < kFiles; ++i) {
-    const auto file = GgufFile::Open(Path(i));
+    const auto file = SourceModel::Open(Path(i));
     ASSERT_TRUE(file.ok()) << file.status();
     EXPECT_EQ(file->path(), Path(0));
     EXPECT_EQ(file->metadata(), whole_->metadata());

@@ -25,25 +25,25 @@ class HfFolderTest : public ::testing::Test {
   // The small llama model as GGUF and as a folder.
   void Convert(const TestModel& model, const HfFolderOptions& options = {}) {
     LlamaGguf(model).WriteTo(dir_.File("m.gguf"));
-    gguf_ = std::make_unique<GgufFile>(*GgufFile::Open(dir_.File("m.gguf")));
+    gguf_ = std::make_unique<SourceModel>(*SourceModel::Open(dir_.File("m.gguf")));
     std::filesystem::remove_all(Folder());
     WriteHfFolder(*gguf_, Folder(), options);
   }
   std::string Folder() const { return dir_.File("Llama-0.1B"); }
   std::string File(const std::string& name) const { return Folder() + "/" + name; }
-  std::string Error() const { return std::string(GgufFile::Open(Folder()).status().message()); }
+  std::string Error() const { return std::string(SourceModel::Open(Folder()).status().message()); }
   void ChangeConfig(const char* key, const Json& value) const {
     Json config = Json::parse(ReadFileOrDie(File("config.json")));
     config[key] = value;
     WriteFileOrDie(File("config.json"), config.dump());
   }
-  static std::vector<float> Floats(const GgufFile& file, const GgufTensor& tensor) {
+  static std::vector<float> Floats(const SourceModel& file, const GgufTensor& tensor) {
     std::vector<float> values(tensor.rows() * tensor.columns());
     EXPECT_TRUE(file.ReadRows(tensor, 0, tensor.rows(), values.data()).ok());
     return values;
   }
   void ExpectSameModel() const {
-    const auto folder = GgufFile::Open(Folder());
+    const auto folder = SourceModel::Open(Folder());
     ASSERT_TRUE(folder.ok()) << folder.status();
     EXPECT_TRUE(folder->is_folder());
     EXPECT_EQ(folder->tensors().size(), gguf_->tensors().size());
@@ -53,19 +53,19 @@ class HfFolderTest : public ::testing::Test {
       EXPECT_EQ(found->dims, wanted.dims) << wanted.name;
       EXPECT_EQ(Floats(*folder, *found), Floats(*gguf_, wanted)) << wanted.name;
     }
-    const auto wanted = HyperParametersFromGguf(*gguf_);
-    const auto found = HyperParametersFromGguf(*folder);
+    const auto wanted = HyperParametersOf(*gguf_);
+    const auto found = HyperParametersOf(*folder);
     ASSERT_TRUE(found.ok()) << found.status();
     EXPECT_EQ(found->SerializeAsString(), wanted->SerializeAsString());
   }
 
   TempDir dir_;
-  std::unique_ptr<GgufFile> gguf_;
+  std::unique_ptr<SourceModel> gguf_;
 };
 
 TEST_F(HfFolderTest, IsTheSameModelAsTheGgufFile) {
   ExpectSameModel();
-  EXPECT_EQ(*GgufFile::Open(Folder() + "/")->GetString("general.name"), "Llama-0.1B");
+  EXPECT_EQ(*SourceModel::Open(Folder() + "/")->GetString("general.name"), "Llama-0.1B");
 }
 
 TEST_F(HfFolderTest, ShardedTiedAndHalfPrecision) {
@@ -85,7 +85,7 @@ TEST_F(HfFolderTest, MixturesOfExperts) {
 
 // The static section copies undecoded rows.
 TEST_F(HfFolderTest, UndecodedRowsAreInGgufsOrderToo) {
-  const auto folder = GgufFile::Open(Folder());
+  const auto folder = SourceModel::Open(Folder());
   const GgufTensor* key = folder->FindTensor("blk.1.attn_k.weight");
   const std::vector<float> wanted = Floats(*gguf_, *gguf_->FindTensor("blk.1.attn_k.weight"));
   std::vector<float> rows(7 * key->columns());
@@ -101,7 +101,7 @@ TEST_F(HfFolderTest, BiasesOfHeadsAreReorderedToo) {
   for (size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i);
   file.Add("model.layers.0.self_attn.q_proj.bias", GgmlType::kF32, {64}, bias);
   file.WriteTo(File("model.safetensors"));
-  const auto folder = GgufFile::Open(Folder());
+  const auto folder = SourceModel::Open(Folder());
   ASSERT_TRUE(folder.ok()) << folder.status();
   const std::vector<float> found = Floats(*folder, *folder->FindTensor("blk.0.attn_q.bias"));
   EXPECT_EQ(found[0], 0);  // heads of 16
@@ -113,7 +113,7 @@ TEST_F(HfFolderTest, BiasesOfHeadsAreReorderedToo) {
 TEST_F(HfFolderTest, GemmaNormsHaveOneAdded) {
   ChangeConfig("model_type", "gemma");
   ChangeConfig("hidden_act", "gelu");
-  const auto folder = GgufFile::Open(Folder());
+  const auto folder = SourceModel::Open(Folder());
   ASSERT_TRUE(folder.ok()) << folder.status();
   const char* name = "blk.1.attn_norm.weight";
   EXPECT_EQ(Floats(*folder, *folder->FindTensor(name))[5],
@@ -126,7 +126,7 @@ TEST_F(HfFolderTest, FactorsOfTheConfigurationAreTensors) {
                                 {"low_freq_factor", 1.0},
                                 {"high_freq_factor", 4.0},
                                 {"original_max_position_embeddings", 64}});
-  const auto folder = GgufFile::Open(Folder());
+  const auto folder = SourceModel::Open(Folder());
   ASSERT_TRUE(folder.ok()) << folder.status();
   const GgufTensor* factors = folder->FindTensor("rope_freqs.weight");
   ASSERT_NE(factors, nullptr);
@@ -136,7 +136,7 @@ TEST_F(HfFolderTest, FactorsOfTheConfigurationAreTensors) {
 
 TEST_F(HfFolderTest, ChatTemplateComesFromEitherFile) {
   const auto chat_template = [this] {
-    return GgufFile::Open(Folder())->GetString("tokenizer.chat_template").value_or("none");
+    return SourceModel::Open(Folder())->GetString("tokenizer.chat_template").value_or("none");
   };
   EXPECT_EQ(chat_template(), "none");
   WriteFileOrDie(File("tokenizer_config.json"), R"({"chat_template": "one"})");
@@ -185,7 +185,7 @@ TEST_F(HfFolderTest, WeightsThatCannotBeReadAreNamed) {
 }
 
 TEST_F(HfFolderTest, TheTokenizerComesFromTheFolder) {
-  const auto folder = GgufFile::Open(Folder());
+  const auto folder = SourceModel::Open(Folder());
   const auto tokenizer = ReadHfTokenizer(Folder());
   EXPECT_EQ(PlanPack(*folder, {}).status().code(), tokenizer.status().code());
 }

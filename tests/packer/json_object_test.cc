@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "packer/gguf_file.h"
 #include "packer/hf_tokenizer.h"
+#include "packer/source_model.h"
 #include "tests/support/test_support.h"
 
 namespace tidegate {
@@ -34,10 +34,10 @@ TEST(JsonObjectTest, FilesOfAFolderThatNestDeeplyAreErrors) {
   WriteFileOrDie(dir.File("config.json"),
                  R"({"rope_scaling": {"rope_type": "linear", "factor": 2, "x": )" + deep + "}}");
   WriteFileOrDie(dir.File("model.safetensors"), std::string(8, '\0'));
-  EXPECT_THAT(std::string(GgufFile::Open(dir.path()).status().message()), HasSubstr("nested"));
+  EXPECT_THAT(std::string(SourceModel::Open(dir.path()).status().message()), HasSubstr("nested"));
   WriteFileOrDie(dir.File("model.safetensors.index.json"),
                  R"({"weight_map": {"a": )" + deep + "}}");
-  EXPECT_THAT(std::string(GgufFile::Open(dir.path()).status().message()), HasSubstr("nested"));
+  EXPECT_THAT(std::string(SourceModel::Open(dir.path()).status().message()), HasSubstr("nested"));
   WriteFileOrDie(dir.File("tokenizer.json"), R"({"model": )" + deep + "}");
   EXPECT_THAT(std::string(ReadHfTokenizer(dir.path()).status().message()), HasSubstr("nested"));
 }

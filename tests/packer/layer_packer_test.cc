@@ -15,7 +15,7 @@
 namespace tidegate {
 namespace {
 
-RowReader RowsOf(const GgufFile& source) {
+RowReader RowsOf(const SourceModel& source) {
   return [&source, rows = std::vector<float>()](const GgufTensor& matrix, uint64_t first,
                                                 uint64_t count) mutable -> absl::StatusOr<RawRows> {
     rows.resize(count * matrix.columns());
@@ -60,7 +60,7 @@ KindGeometry Geometry(uint32_t units, uint32_t elements, uint32_t per_block, uin
 TEST(LayerPackerTest, PassesStayWithinTheMemoryGiven) {
   TempDir dir;
   GgufBuilder().WriteTo(dir.File("empty.gguf"));
-  const auto source = GgufFile::Open(dir.File("empty.gguf"));
+  const auto source = SourceModel::Open(dir.File("empty.gguf"));
   // A 70B model's down matrix: 28672 hidden units of 8192 floats, one per block.
   const KindGeometry kind = Geometry(28672, 8192, 1, 32768);
   for (const uint64_t memory :
@@ -88,7 +88,7 @@ TEST(LayerPackerTest, DeliversBlocksInOrderWhateverTheMemory) {
       GgufBuilder gguf;
       gguf.AddTensor("m", GgmlType::kF32, {columns, rows}, values);
       gguf.WriteTo(dir.File("m.gguf"));
-      const auto source = GgufFile::Open(dir.File("m.gguf"));
+      const auto source = SourceModel::Open(dir.File("m.gguf"));
       const KindGeometry kind =
           Geometry(static_cast<uint32_t>(columns), static_cast<uint32_t>(rows), 3, 4096);
       for (const auto& [memory, reversed] :
@@ -145,7 +145,7 @@ TEST(LayerPackerTest, MomentsSteerTheRounding) {
   GgufBuilder gguf;
   gguf.AddTensor("m", GgmlType::kF32, {kColumns, kRows}, values);
   gguf.WriteTo(dir.File("m.gguf"));
-  const auto source = GgufFile::Open(dir.File("m.gguf"));
+  const auto source = SourceModel::Open(dir.File("m.gguf"));
   const auto unit_bytes = static_cast<uint32_t>(ColumnBytes(UnitEncoding::kQ4, kRows));
   const KindGeometry kind = {.unit_count = kColumns,
                              .unit_bytes = unit_bytes,
@@ -200,7 +200,7 @@ TEST(LayerPackerTest, AFailingSinkEndsTheRun) {
   GgufBuilder gguf;
   gguf.AddTensor("m", GgmlType::kF32, {8, 8}, std::vector<float>(64, 1));
   gguf.WriteTo(dir.File("m.gguf"));
-  const auto source = GgufFile::Open(dir.File("m.gguf"));
+  const auto source = SourceModel::Open(dir.File("m.gguf"));
   LayerPacker packer(RowsOf(*source), UnitEncoding::kF32, 1);
   store::v1::KindUnits units;
   ErrorSums sums[1];

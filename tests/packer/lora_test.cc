@@ -37,11 +37,11 @@ class LoraTest : public ::testing::Test {
   void SetUp() override {
     LlamaGguf({.matrices = GgmlType::kF16}).WriteTo(dir_.File("m.gguf"));
     Adapter().WriteTo(dir_.File("a.gguf"));
-    model_ = std::make_unique<GgufFile>(*GgufFile::Open(dir_.File("m.gguf")));
+    model_ = std::make_unique<SourceModel>(*SourceModel::Open(dir_.File("m.gguf")));
   }
 
   TempDir dir_;
-  std::unique_ptr<GgufFile> model_;
+  std::unique_ptr<SourceModel> model_;
 };
 
 TEST_F(LoraTest, AddsScaledProducts) {

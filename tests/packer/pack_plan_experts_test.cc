@@ -24,10 +24,10 @@ const TestModel kMixture = {.experts = 4, .experts_used = 2};
 struct Planned {
   Planned(const GgufBuilder& gguf, const PackOptions& options = {}) {
     gguf.WriteTo(dir.File("m.gguf"));
-    auto opened = GgufFile::Open(dir.File("m.gguf"));
+    auto opened = SourceModel::Open(dir.File("m.gguf"));
     EXPECT_TRUE(opened.ok()) << opened.status();
     if (!opened.ok()) return;
-    file = std::make_unique<GgufFile>(*std::move(opened));
+    file = std::make_unique<SourceModel>(*std::move(opened));
     plan = PlanPack(*file, options);
   }
   std::vector<float> Floats(const GgufTensor& tensor) const {
@@ -37,7 +37,7 @@ struct Planned {
   }
 
   TempDir dir;
-  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<SourceModel> file;
   absl::StatusOr<PackPlan> plan = absl::UnknownError("no file");
 };
 
@@ -96,9 +96,9 @@ TEST(ExpertPlanTest, NoBlockHoldsUnitsOfTwoExperts) {
 TEST(ExpertPlanTest, ArchitecturesHaveTheirFacts) {
   TG_REQUIRE_SHARED("data/golden/arch");
   const auto facts = [&](const std::string& name) {
-    const auto file = GgufFile::Open(SharedPath("data/golden/arch/" + name + ".gguf"));
+    const auto file = SourceModel::Open(SharedPath("data/golden/arch/" + name + ".gguf"));
     EXPECT_TRUE(file.ok()) << file.status();
-    const auto hp = HyperParametersFromGguf(*file);
+    const auto hp = HyperParametersOf(*file);
     EXPECT_TRUE(hp.ok()) << hp.status();
     return *hp;
   };
@@ -117,7 +117,7 @@ TEST(ExpertPlanTest, ArchitecturesHaveTheirFacts) {
 // A shared expert is cut into as many as it is wider than the others.
 TEST(ExpertPlanTest, ASharedExpertIsTakenApart) {
   TG_REQUIRE_SHARED("data/golden/arch");
-  const auto file = GgufFile::Open(SharedPath("data/golden/arch/qwen2moe.gguf"));
+  const auto file = SourceModel::Open(SharedPath("data/golden/arch/qwen2moe.gguf"));
   ASSERT_TRUE(file.ok()) << file.status();
   const auto plan = PlanPack(*file, PackOptions());
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -243,9 +243,9 @@ absl::Status QwenRefusal(const std::function<void(GgufBuilder&)>& damage) {
   damage(gguf);
   TempDir dir;
   gguf.WriteTo(dir.File("m.gguf"));
-  const auto file = GgufFile::Open(dir.File("m.gguf"));
+  const auto file = SourceModel::Open(dir.File("m.gguf"));
   EXPECT_TRUE(file.ok()) << file.status();
-  return HyperParametersFromGguf(*file).status();
+  return HyperParametersOf(*file).status();
 }
 
 TEST(ExpertPlanTest, ArchitecturesThatAreAlwaysMixturesSayHowMany) {

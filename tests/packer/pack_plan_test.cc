@@ -22,14 +22,14 @@ class PlanTest : public ::testing::Test {
  protected:
   absl::StatusOr<PackPlan> Plan(const GgufBuilder& gguf, const PackOptions& options = {}) {
     gguf.WriteTo(dir_.File("m.gguf"));
-    auto file = GgufFile::Open(dir_.File("m.gguf"));
+    auto file = SourceModel::Open(dir_.File("m.gguf"));
     if (!file.ok()) return file.status();
-    file_ = std::make_unique<GgufFile>(*std::move(file));
+    file_ = std::make_unique<SourceModel>(*std::move(file));
     return PlanPack(*file_, options);
   }
 
   TempDir dir_;
-  std::unique_ptr<GgufFile> file_;  // The plan points into it.
+  std::unique_ptr<SourceModel> file_;  // The plan points into it.
 };
 
 TEST_F(PlanTest, TakesHyperParametersAndTheirDefaults) {
@@ -410,9 +410,9 @@ TEST_F(PlanTest, ArchitecturesHaveTheirFacts) {
   TG_REQUIRE_SHARED("data/golden/arch");
   using Hp = store::v1::HyperParameters;
   const auto facts = [&](const std::string& name) {
-    const auto file = GgufFile::Open(SharedPath("data/golden/arch/" + name + ".gguf"));
+    const auto file = SourceModel::Open(SharedPath("data/golden/arch/" + name + ".gguf"));
     EXPECT_TRUE(file.ok()) << file.status();
-    const auto hp = HyperParametersFromGguf(*file);
+    const auto hp = HyperParametersOf(*file);
     EXPECT_TRUE(hp.ok()) << hp.status();
     return *hp;
   };
@@ -456,7 +456,7 @@ TEST_F(PlanTest, WindowsGoByTheFilesPattern) {
 
 TEST_F(PlanTest, FusedMatricesAreTakenApart) {
   TG_REQUIRE_SHARED("data/golden/arch");
-  const auto file = GgufFile::Open(SharedPath("data/golden/arch/phi3.gguf"));
+  const auto file = SourceModel::Open(SharedPath("data/golden/arch/phi3.gguf"));
   ASSERT_TRUE(file.ok()) << file.status();
   const auto plan = PlanPack(*file, PackOptions());
   ASSERT_TRUE(plan.ok()) << plan.status();

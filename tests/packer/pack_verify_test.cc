@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/unique_fd.h"
-#include "packer/gguf_file.h"
 #include "packer/pack_writer.h"
+#include "packer/source_model.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
@@ -14,7 +14,7 @@ namespace {
 TEST(PackVerifyTest, NamesEveryDamagedBlockAndTensor) {
   TempDir dir;
   LlamaGguf({}).WriteTo(dir.File("m.gguf"));
-  const auto source = GgufFile::Open(dir.File("m.gguf"));
+  const auto source = SourceModel::Open(dir.File("m.gguf"));
   ASSERT_TRUE(WritePack(*source, dir.File("p"), {}, nullptr).ok());
   const auto fd = UniqueFd::Open(dir.File("p"), O_RDWR);
   const auto index = ReadPackIndex(fd->get(), "p");

@@ -24,7 +24,7 @@ class ReadAheadTest : public ::testing::Test {
       gguf.AddTensor(sign > 0 ? "a" : "b", GgmlType::kF32, {kColumns, kRows}, values);
     }
     gguf.WriteTo(dir_.File("m.gguf"));
-    file_ = std::make_unique<GgufFile>(*GgufFile::Open(dir_.File("m.gguf")));
+    file_ = std::make_unique<SourceModel>(*SourceModel::Open(dir_.File("m.gguf")));
   }
 
   const GgufTensor& Tensor(const char* name) const { return *file_->FindTensor(name); }
@@ -42,7 +42,7 @@ class ReadAheadTest : public ::testing::Test {
   }
 
   TempDir dir_;
-  std::unique_ptr<GgufFile> file_;
+  std::unique_ptr<SourceModel> file_;
 };
 
 TEST_F(ReadAheadTest, GivesWhatIsExpectedAndWhatIsNot) {

@@ -14,10 +14,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-absl::StatusOr<GgufFile> File(const GgufBuilder& gguf) {
+absl::StatusOr<SourceModel> File(const GgufBuilder& gguf) {
   TempDir dir;
   gguf.WriteTo(dir.File("m.gguf"));
-  return GgufFile::Open(dir.File("m.gguf"));
+  return SourceModel::Open(dir.File("m.gguf"));
 }
 
 TEST(UnreadKeysTest, WhatMayMatterIsRefusedByName) {
@@ -46,7 +46,7 @@ TEST(UnreadKeysTest, WhatMayMatterIsRefusedByName) {
     change(gguf);
     const auto file = File(gguf);
     ASSERT_TRUE(file.ok()) << file.status();
-    const absl::Status status = HyperParametersFromGguf(*file).status();
+    const absl::Status status = HyperParametersOf(*file).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_THAT(std::string(status.message()), HasSubstr(error)) << name;
   }
@@ -65,7 +65,7 @@ TEST(UnreadKeysTest, WhatMeansOffOrChangesNothingPasses) {
   gguf.SetUint32("llama.favourite_number", 7);
   const auto file = File(gguf);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_TRUE(HyperParametersFromGguf(*file).ok()) << HyperParametersFromGguf(*file).status();
+  EXPECT_TRUE(HyperParametersOf(*file).ok()) << HyperParametersOf(*file).status();
   EXPECT_THAT(IgnoredKeys(*file), ElementsAre("favourite_number"));
 }
 

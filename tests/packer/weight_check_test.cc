@@ -30,7 +30,7 @@ class WeightCheckTest : public ::testing::Test {
   // What both say, which must be the same place.
   void ExpectRefused(const GgufBuilder& gguf, const std::string& text, bool vector = false) {
     gguf.WriteTo(dir_.File("m.gguf"));
-    const auto source = GgufFile::Open(dir_.File("m.gguf"));
+    const auto source = SourceModel::Open(dir_.File("m.gguf"));
     ASSERT_TRUE(source.ok()) << source.status();
     const auto plan = PlanPack(*source, PackOptions());
     ASSERT_TRUE(plan.ok()) << plan.status();
@@ -53,7 +53,7 @@ class WeightCheckTest : public ::testing::Test {
 
 TEST_F(WeightCheckTest, AGoodModelPasses) {
   Model().WriteTo(dir_.File("m.gguf"));
-  const auto source = GgufFile::Open(dir_.File("m.gguf"));
+  const auto source = SourceModel::Open(dir_.File("m.gguf"));
   const auto plan = PlanPack(*source, PackOptions());
   ASSERT_TRUE(plan.ok()) << plan.status();
   uint64_t last = 0, total = 0;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 #include "tests/support/safetensors_builder.h"
 
 namespace tidegate {
@@ -59,7 +59,7 @@ inline std::vector<float> HalvesFromPairs(const std::vector<float>& rows, uint64
   return out;
 }
 
-inline nlohmann::json HfConfigOf(const GgufFile& model) {
+inline nlohmann::json HfConfigOf(const SourceModel& model) {
   const auto number = [&](const char* key) {
     return *model.GetNumber(std::string("llama.") + key);
   };
@@ -86,7 +86,7 @@ inline nlohmann::json HfConfigOf(const GgufFile& model) {
   return config;
 }
 
-inline void WriteHfFolder(const GgufFile& model, const std::string& folder,
+inline void WriteHfFolder(const SourceModel& model, const std::string& folder,
                           const HfFolderOptions& options = {}) {
   std::filesystem::create_directories(folder);
   const nlohmann::json config = HfConfigOf(model);

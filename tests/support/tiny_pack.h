@@ -53,7 +53,7 @@ inline TinyPack MakeTinyPack(const std::string& folder, uint32_t seed = 1) {
   pack.path = folder + "/model.tgpack";
   const std::string source_path = folder + "/model.gguf";
   LlamaGguf({.intermediate = 1024, .seed = seed}).WriteTo(source_path);
-  const auto source = GgufFile::Open(source_path);
+  const auto source = SourceModel::Open(source_path);
   EXPECT_TRUE(source.ok()) << source.status();
   if (!source.ok()) return pack;
   const auto report = WritePack(*source, pack.path,

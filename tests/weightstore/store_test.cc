@@ -291,7 +291,7 @@ TEST_F(StoreTest, SlotsAreDividedAsThePacksProfileSays) {
   profile.mutable_model()->set_embedding_rows(hp.embedding_rows());
   profile.mutable_conditions()->set_input_share(0.9);
   profile.add_ladder()->set_density(1);
-  const auto source = GgufFile::Open(folder_.path() + "/model.gguf");
+  const auto source = SourceModel::Open(folder_.path() + "/model.gguf");
   ASSERT_TRUE(source.ok());
   options_.pack_path = folder_.File("calibrated.tgpack");
   const PackOptions options = {

@@ -1,4 +1,4 @@
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -113,7 +113,7 @@ void Translate(const GgufTensor& tensor, uint64_t floats, float* out) {
 
 }  // namespace
 
-absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
+absl::StatusOr<SourceModel> SourceModel::Open(const std::string& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     ASSIGN_OR_RETURN(ModelParts parts, ReadHuggingFaceFolder(path));
@@ -127,8 +127,8 @@ absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
   return FromParts(std::move(parts));
 }
 
-absl::StatusOr<GgufFile> GgufFile::FromParts(ModelParts parts) {
-  GgufFile file;
+absl::StatusOr<SourceModel> SourceModel::FromParts(ModelParts parts) {
+  SourceModel file;
   file.parts_ = std::move(parts);
   for (const UniqueFd& fd : file.parts_.files) file.direct_.emplace_back(fd.get(), O_RDONLY);
   const std::vector<GgufTensor>& tensors = file.parts_.tensors;
@@ -152,14 +152,14 @@ GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count) {
   return slice;
 }
 
-absl::StatusOr<std::string> GgufFile::GetString(const std::string& key) const {
+absl::StatusOr<std::string> SourceModel::GetString(const std::string& key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   const auto* text = std::get_if<std::string>(value);
   if (text == nullptr) return WrongType(key, *value, "a text");
   return *text;
 }
 
-absl::StatusOr<uint64_t> GgufFile::GetUint(const std::string& key) const {
+absl::StatusOr<uint64_t> SourceModel::GetUint(const std::string& key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   if (const auto* number = std::get_if<uint64_t>(value)) return *number;
   if (const auto* number = std::get_if<int64_t>(value)) {
@@ -170,7 +170,7 @@ absl::StatusOr<uint64_t> GgufFile::GetUint(const std::string& key) const {
   return WrongType(key, *value, "an unsigned integer");
 }
 
-absl::StatusOr<double> GgufFile::GetNumber(const std::string& key) const {
+absl::StatusOr<double> SourceModel::GetNumber(const std::string& key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   if (const auto* number = std::get_if<double>(value)) return *number;
   if (const auto* number = std::get_if<uint64_t>(value)) return static_cast<double>(*number);
@@ -178,20 +178,20 @@ absl::StatusOr<double> GgufFile::GetNumber(const std::string& key) const {
   return WrongType(key, *value, "a number");
 }
 
-absl::StatusOr<bool> GgufFile::GetBool(const std::string& key) const {
+absl::StatusOr<bool> SourceModel::GetBool(const std::string& key) const {
   ASSIGN_OR_RETURN(const GgufValue* value, FindValue(parts_.metadata, key));
   const auto* truth = std::get_if<bool>(value);
   if (truth == nullptr) return WrongType(key, *value, "a truth value");
   return *truth;
 }
 
-const GgufTensor* GgufFile::FindTensor(const std::string& name) const {
+const GgufTensor* SourceModel::FindTensor(const std::string& name) const {
   const auto found = tensor_index_.find(name);
   return found == tensor_index_.end() ? nullptr : &parts_.tensors[found->second];
 }
 
-absl::Status GgufFile::ReadRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
-                                float* out) const {
+absl::Status SourceModel::ReadRows(const GgufTensor& tensor, uint64_t first, uint64_t count,
+                                   float* out) const {
   const auto type = ToGgmlType(tensor.type);
   if (!type.ok()) return Annotate(type.status(), tensor.name);
   if (first > tensor.rows() || count > tensor.rows() - first) {
@@ -212,14 +212,14 @@ absl::Status GgufFile::ReadRows(const GgufTensor& tensor, uint64_t first, uint64
   return absl::OkStatus();
 }
 
-absl::Status GgufFile::CheckRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes) {
+absl::Status SourceModel::CheckRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes) {
   if (offset <= tensor.bytes && bytes <= tensor.bytes - offset) return absl::OkStatus();
   return absl::OutOfRangeError(
       absl::StrCat(tensor.name, ": bytes ", offset, " + ", bytes, " of ", tensor.bytes));
 }
 
-absl::Status GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
-                                 void* out) const {
+absl::Status SourceModel::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
+                                    void* out) const {
   RETURN_IF_ERROR(CheckRange(tensor, offset, bytes));
   const uint64_t row_bytes = tensor.bytes / tensor.rows();
   if (tensor.head_rows == 0 || tensor.rows() == 1) return ReadRange(tensor, offset, bytes, out);
@@ -232,8 +232,8 @@ absl::Status GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset, uint
   return absl::OkStatus();
 }
 
-absl::StatusOr<const uint8_t*> GgufFile::ReadBytes(const GgufTensor& tensor, uint64_t offset,
-                                                   uint64_t bytes, AlignedBuffer& buffer) const {
+absl::StatusOr<const uint8_t*> SourceModel::ReadBytes(const GgufTensor& tensor, uint64_t offset,
+                                                      uint64_t bytes, AlignedBuffer& buffer) const {
   RETURN_IF_ERROR(CheckRange(tensor, offset, bytes));
   if (tensor.head_rows != 0) {
     RETURN_IF_ERROR(buffer.Reserve(bytes));
@@ -245,13 +245,13 @@ absl::StatusOr<const uint8_t*> GgufFile::ReadBytes(const GgufTensor& tensor, uin
   return read;
 }
 
-absl::Status GgufFile::ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
-                                 void* out) const {
+absl::Status SourceModel::ReadRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes,
+                                    void* out) const {
   return ReadError(ReadAt(parts_.files[tensor.file].get(), tensor.offset + offset, out, bytes),
                    tensor);
 }
 
-absl::Status GgufFile::ReadError(const absl::Status& status, const GgufTensor& tensor) const {
+absl::Status SourceModel::ReadError(const absl::Status& status, const GgufTensor& tensor) const {
   if (absl::IsOutOfRange(status)) {  // It was long enough when it was opened.
     return absl::DataLossError(
         absl::StrCat(path(), ": ", tensor.name, ": the file was cut while it was read"));

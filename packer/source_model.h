@@ -24,11 +24,11 @@ namespace tidegate {
 // matrices are taken apart. REQUIRES: the tensor has these rows, and a type that can be read.
 GgufTensor SliceRows(const GgufTensor& tensor, uint64_t first, uint64_t count);
 
-class GgufFile {
+class SourceModel {
  public:
   // A GGUF file, any file of a split model (all must be there), or a Hugging Face folder. Errors:
   // NOT_FOUND, INVALID_ARGUMENT (no such format, bad version), DATA_LOSS (truncated, damaged).
-  static absl::StatusOr<GgufFile> Open(const std::string& path);
+  static absl::StatusOr<SourceModel> Open(const std::string& path);
 
   const std::string& path() const { return parts_.path; }
   bool is_folder() const { return parts_.version == 0; }  // Hugging Face's format
@@ -60,7 +60,7 @@ class GgufFile {
                                            uint64_t bytes, AlignedBuffer& buffer) const;
 
  private:
-  static absl::StatusOr<GgufFile> FromParts(ModelParts parts);
+  static absl::StatusOr<SourceModel> FromParts(ModelParts parts);
   static absl::Status CheckRange(const GgufTensor& tensor, uint64_t offset, uint64_t bytes);
   // Says which tensor could not be read.
   absl::Status ReadError(const absl::Status& status, const GgufTensor& tensor) const;

@@ -1,12 +1,12 @@
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
 
-#include "packer/gguf_tokenizer.h"
 #include "packer/pack_plan.h"
+#include "packer/source_tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
@@ -37,13 +37,13 @@ GgufBuilder SmallFile() {
   return gguf;
 }
 
-absl::StatusOr<GgufFile> OpenBytes(const std::string& bytes) {
+absl::StatusOr<SourceModel> OpenBytes(const std::string& bytes) {
   TempDir dir;  // The file stays readable through its descriptor.
   WriteFileOrDie(dir.File("f.gguf"), bytes);
-  return GgufFile::Open(dir.File("f.gguf"));
+  return SourceModel::Open(dir.File("f.gguf"));
 }
 
-TEST(GgufFileTest, ReadsEveryKindOfValue) {
+TEST(SourceModelTest, ReadsEveryKindOfValue) {
   for (const uint32_t version : {2u, 3u}) {
     GgufBuilder gguf = SmallFile();
     gguf.version = version;
@@ -63,7 +63,7 @@ TEST(GgufFileTest, ReadsEveryKindOfValue) {
   }
 }
 
-TEST(GgufFileTest, LookUpsNameTheKeyAndWhatIsWrong) {
+TEST(SourceModelTest, LookUpsNameTheKeyAndWhatIsWrong) {
   const auto file = OpenBytes(SmallFile().Build());
   ASSERT_TRUE(file.ok());
   EXPECT_EQ(file->GetUint("nope").status().code(), StatusCode::kNotFound);
@@ -77,7 +77,7 @@ TEST(GgufFileTest, LookUpsNameTheKeyAndWhatIsWrong) {
   EXPECT_FALSE(file->GetNumber("a.bool").ok());
 }
 
-TEST(GgufFileTest, ReadsRowsAndBytesWithinBoundsOnly) {
+TEST(SourceModelTest, ReadsRowsAndBytesWithinBoundsOnly) {
   const auto file = OpenBytes(SmallFile().Build());
   ASSERT_TRUE(file.ok());
   const GgufTensor* m = file->FindTensor("m");
@@ -102,7 +102,7 @@ TEST(GgufFileTest, ReadsRowsAndBytesWithinBoundsOnly) {
   EXPECT_EQ(file->FindTensor("w"), nullptr);
 }
 
-TEST(GgufFileTest, LongTensorsAreReadInPieces) {
+TEST(SourceModelTest, LongTensorsAreReadInPieces) {
   std::vector<float> values(3 * 400'000);  // 1.6 MB per row: more than one internal read
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1000);
   GgufBuilder gguf;
@@ -114,7 +114,7 @@ TEST(GgufFileTest, LongTensorsAreReadInPieces) {
   EXPECT_EQ(read, values);
 }
 
-TEST(GgufFileTest, OtherAlignmentsAreFollowed) {
+TEST(SourceModelTest, OtherAlignmentsAreFollowed) {
   GgufBuilder gguf = SmallFile();
   gguf.alignment = 256;
   gguf.SetUint32("general.alignment", 256);
@@ -125,7 +125,7 @@ TEST(GgufFileTest, OtherAlignmentsAreFollowed) {
   EXPECT_EQ(rows[5], 6);
 }
 
-TEST(GgufFileTest, AFileWithoutTensorsIsFine) {
+TEST(SourceModelTest, AFileWithoutTensorsIsFine) {
   GgufBuilder gguf;
   gguf.SetString("general.architecture", "llama");
   const auto file = OpenBytes(gguf.Build());
@@ -133,7 +133,7 @@ TEST(GgufFileTest, AFileWithoutTensorsIsFine) {
   EXPECT_TRUE(file->tensors().empty());
 }
 
-TEST(GgufFileTest, SizesOfTypesThatCannotBeReadAreKnown) {
+TEST(SourceModelTest, SizesOfTypesThatCannotBeReadAreKnown) {
   GgufBuilder gguf;
   gguf.AddRawTensor("k", 16, {256, 2}, std::string(2 * 66, 'x'));  // IQ2_XXS
   gguf.AddRawTensor("new", 99, {8}, "");
@@ -146,12 +146,13 @@ TEST(GgufFileTest, SizesOfTypesThatCannotBeReadAreKnown) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("IQ2_XXS"));
 }
 
-TEST(GgufFileTest, MissingFilesAndFoldersAreNamed) {
+TEST(SourceModelTest, MissingFilesAndFoldersAreNamed) {
   TempDir dir;
-  const auto missing = GgufFile::Open(dir.File("no.gguf"));
+  const auto missing = SourceModel::Open(dir.File("no.gguf"));
   EXPECT_EQ(missing.status().code(), StatusCode::kNotFound);
   EXPECT_THAT(std::string(missing.status().message()), HasSubstr("no.gguf"));
-  EXPECT_THAT(std::string(GgufFile::Open(dir.path()).status().message()), HasSubstr("is a folder"));
+  EXPECT_THAT(std::string(SourceModel::Open(dir.path()).status().message()),
+              HasSubstr("is a folder"));
 }
 
 // One row per way that a file can be wrong.
@@ -269,7 +270,7 @@ TEST(GgufFuzzTest, DamagedFilesGiveErrorsOrHarmlessFiles) {
       }
     }
     WriteFileOrDie(dir.File("f"), bytes);
-    const auto file = GgufFile::Open(dir.File("f"));
+    const auto file = SourceModel::Open(dir.File("f"));
     if (!file.ok()) {
       ++refused;
       continue;
@@ -284,12 +285,12 @@ TEST(GgufFuzzTest, DamagedFilesGiveErrorsOrHarmlessFiles) {
   EXPECT_GT(refused, 200);
 }
 
-TEST(GgufFileTest, GoldenVocabulariesOpen) {
+TEST(SourceModelTest, GoldenVocabulariesOpen) {
   TG_REQUIRE_SHARED("data/tokenizers");
-  const auto file = GgufFile::Open(SharedPath("data/tokenizers/ggml-vocab-llama-spm.gguf"));
+  const auto file = SourceModel::Open(SharedPath("data/tokenizers/ggml-vocab-llama-spm.gguf"));
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_TRUE(file->tensors().empty());
-  const auto tokenizer = TokenizerFromGguf(*file);
+  const auto tokenizer = TokenizerOf(*file);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ(tokenizer->tokens_size(), 32000);
   EXPECT_EQ(tokenizer->bos_id(), 1u);

@@ -1,12 +1,12 @@
-// TokenizerFromGguf(): byte-level vocabularies and what texts of tokens give away.
-#include "packer/gguf_tokenizer.h"
+// TokenizerOf(): byte-level vocabularies and what texts of tokens give away.
+#include "packer/source_tokenizer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 
-#include "packer/gguf_file.h"
+#include "packer/source_model.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
@@ -32,9 +32,9 @@ class GgufTokenizerTest : public testing::Test {
 
   absl::StatusOr<store::v1::Tokenizer> Read() {
     gguf_.WriteTo(dir_.File("vocab.gguf"));
-    const auto file = GgufFile::Open(dir_.File("vocab.gguf"));
+    const auto file = SourceModel::Open(dir_.File("vocab.gguf"));
     if (!file.ok()) return file.status();
-    return TokenizerFromGguf(*file);
+    return TokenizerOf(*file);
   }
 
   TempDir dir_;

@@ -1,4 +1,4 @@
-#include "packer/gguf_tokenizer.h"
+#include "packer/source_tokenizer.h"
 
 #include <optional>
 
@@ -17,7 +17,7 @@ constexpr const char* kPrefix = "tokenizer.ggml.";
 
 // The array under a key, null if the key is missing.
 template <typename T>
-absl::StatusOr<const std::vector<T>*> FindArray(const GgufFile& source, const std::string& key) {
+absl::StatusOr<const std::vector<T>*> FindArray(const SourceModel& source, const std::string& key) {
   const auto found = source.metadata().find(key);
   if (found == source.metadata().end()) return nullptr;
   const auto* values = std::get_if<std::vector<T>>(&found->second);
@@ -48,7 +48,7 @@ absl::Status AddTypes(const std::string& key, const std::vector<Number>& types,
   return absl::OkStatus();
 }
 
-absl::Status FillTypes(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+absl::Status FillTypes(const SourceModel& source, store::v1::Tokenizer& tokenizer) {
   const std::string key = absl::StrCat(kPrefix, "token_type");
   const auto wide = FindArray<uint64_t>(source, key);
   if (wide.ok() && *wide != nullptr) {
@@ -62,7 +62,7 @@ absl::Status FillTypes(const GgufFile& source, store::v1::Tokenizer& tokenizer) 
   return AddTypes(key, *types, tokenizer);
 }
 
-absl::StatusOr<std::optional<uint32_t>> TokenId(const GgufFile& source, const char* name,
+absl::StatusOr<std::optional<uint32_t>> TokenId(const SourceModel& source, const char* name,
                                                 int tokens) {
   const std::string key = absl::StrCat(kPrefix, name);
   if (!source.Has(key)) return std::optional<uint32_t>();
@@ -74,13 +74,13 @@ absl::StatusOr<std::optional<uint32_t>> TokenId(const GgufFile& source, const ch
   return std::optional<uint32_t>(static_cast<uint32_t>(id));
 }
 
-absl::StatusOr<bool> Flag(const GgufFile& source, const char* name, bool fallback) {
+absl::StatusOr<bool> Flag(const SourceModel& source, const char* name, bool fallback) {
   const std::string key = absl::StrCat(kPrefix, name);
   if (!source.Has(key)) return fallback;
   return source.GetBool(key);
 }
 
-absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& recipe,
+absl::Status FillIdsAndFlags(const SourceModel& source, const PreTokenizerRecipe& recipe,
                              store::v1::Tokenizer& tokenizer) {
   const int tokens = tokenizer.tokens_size();
   ASSIGN_OR_RETURN(const auto bos, TokenId(source, "bos_token_id", tokens));
@@ -106,7 +106,7 @@ absl::Status FillIdsAndFlags(const GgufFile& source, const PreTokenizerRecipe& r
   return absl::OkStatus();
 }
 
-absl::Status FillMerges(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+absl::Status FillMerges(const SourceModel& source, store::v1::Tokenizer& tokenizer) {
   const std::string key = absl::StrCat(kPrefix, "merges");
   ASSIGN_OR_RETURN(const std::vector<std::string>* merges, FindArray<std::string>(source, key));
   if (merges == nullptr || merges->empty()) {
@@ -123,7 +123,7 @@ absl::Status FillMerges(const GgufFile& source, store::v1::Tokenizer& tokenizer)
 }
 
 // What byte-level vocabularies have besides their tokens.
-absl::StatusOr<PreTokenizerRecipe> FillBytePairs(const GgufFile& source,
+absl::StatusOr<PreTokenizerRecipe> FillBytePairs(const SourceModel& source,
                                                  store::v1::Tokenizer& tokenizer) {
   const std::string pre_key = absl::StrCat(kPrefix, "pre");
   std::string pre = "default";
@@ -144,7 +144,7 @@ absl::StatusOr<PreTokenizerRecipe> FillBytePairs(const GgufFile& source,
 
 // Phi-3's added tokens swallow the white space after them, but for three; no key says so, llama.cpp
 // goes by the model's name as well.
-void FillPhi3Strips(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
+void FillPhi3Strips(const SourceModel& source, store::v1::Tokenizer& tokenizer) {
   const auto name = source.GetString("general.name");
   const std::string lower = name.ok() ? absl::AsciiStrToLower(*name) : "";
   if (lower.find("phi-3") == std::string::npos && lower.find("phi3") == std::string::npos) return;
@@ -158,7 +158,7 @@ void FillPhi3Strips(const GgufFile& source, store::v1::Tokenizer& tokenizer) {
 }
 
 // The model's chat template and those with a name ("tokenizer.chat_template.tool_use").
-std::string ChatTemplates(const GgufFile& source) {
+std::string ChatTemplates(const SourceModel& source) {
   std::string templates;
   for (const auto& [key, value] : source.metadata()) {
     const auto* text = std::get_if<std::string>(&value);
@@ -170,7 +170,7 @@ std::string ChatTemplates(const GgufFile& source) {
 
 }  // namespace
 
-absl::StatusOr<store::v1::Tokenizer> TokenizerFromGguf(const GgufFile& source) {
+absl::StatusOr<store::v1::Tokenizer> TokenizerOf(const SourceModel& source) {
   if (source.is_folder()) return ReadHfTokenizer(source.path());
   store::v1::Tokenizer tokenizer;
   const auto model = source.GetString(absl::StrCat(kPrefix, "model"));
