@@ -17,6 +17,7 @@
 #include "cli/request_flags.h"
 #include "cli/stream_printer.h"
 #include "cli/terminal_text.h"
+#include "server/parse_request.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {

@@ -6,7 +6,7 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "engine/pruning.h"
-#include "server/request_validation.h"
+#include "engine/request_limits.h"
 
 namespace tidegate {
 namespace {
@@ -44,7 +44,7 @@ void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
   RegisterWithoutPruning(command);
   AddIntegerFlag(command, "--fixed-top-n", fixed_top_n, {0, kMaxFixedTopN},
                  "largest scores that gamma spares");
-  AddRealFlag(command, "--protected-share", protected_share, {0, 1},
+  AddRealFlag(command, "--protected-share", protected_share, kProtectedShareRange,
               "part of a mask, its largest scores, that gamma spares, [0, 1]; 0 is the "
               "published rule");
 }

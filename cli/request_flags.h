@@ -16,7 +16,7 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "engine/engine.h"
-#include "server/request_validation.h"
+#include "engine/request_limits.h"
 #include "tidegate/v1/generation.pb.h"
 
 namespace tidegate {
@@ -25,7 +25,6 @@ inline constexpr uint64_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 
 template <typename Request>
 void AddSamplingFlags(CLI::App& command, Request& request) {
-  constexpr RealRange kPenalty = {-10, 10};
   v1::SamplingParams& sampling = *request.mutable_sampling();
   v1::StopConditions& stop = *request.mutable_stop();
   // What the engine does where a request leaves a field unset.
@@ -41,20 +40,20 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
   };
   integer("--max-tokens,-n", {1, kMaxUint32}, usual.max_tokens, "Tokens to generate at most",
           [&](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); });
-  real("--temperature", {0, 100}, usually.temperature, "0 is greedy",
+  real("--temperature", kTemperatureRange, usually.temperature, "0 is greedy",
        [&](double v) { sampling.set_temperature(static_cast<float>(v)); });
   integer("--top-k", {0, kMaxUint32}, usually.top_k, "0 is off",
           [&](uint64_t v) { sampling.set_top_k(static_cast<uint32_t>(v)); });
-  real("--top-p", {0, 1, true}, usually.top_p, "1 is off",
+  real("--top-p", kTopPRange, usually.top_p, "1 is off",
        [&](double v) { sampling.set_top_p(static_cast<float>(v)); });
-  real("--min-p", {0, 1}, usually.min_p, "0 is off",
+  real("--min-p", kMinPRange, usually.min_p, "0 is off",
        [&](double v) { sampling.set_min_p(static_cast<float>(v)); });
-  real("--repetition-penalty", {0, 10, true}, usually.repetition_penalty, "1 is off",
+  real("--repetition-penalty", kRepetitionPenaltyRange, usually.repetition_penalty, "1 is off",
        [&](double v) { sampling.set_repetition_penalty(static_cast<float>(v)); });
-  real("--presence-penalty", kPenalty, usually.presence_penalty,
+  real("--presence-penalty", kPenaltyRange, usually.presence_penalty,
        "Subtracted once from tokens of the window",
        [&](double v) { sampling.set_presence_penalty(static_cast<float>(v)); });
-  real("--frequency-penalty", kPenalty, usually.frequency_penalty,
+  real("--frequency-penalty", kPenaltyRange, usually.frequency_penalty,
        "Subtracted for every occurrence in the window",
        [&](double v) { sampling.set_frequency_penalty(static_cast<float>(v)); });
   AddIntegerFlag(
@@ -97,7 +96,8 @@ void AddPruningFlags(CLI::App& command, Request& request) {
       command, "--fixed-top-n",
       [&](uint64_t v) { pruning.set_fixed_top_n(static_cast<uint32_t>(v)); }, {0, kMaxFixedTopN},
       "Largest scores that gamma leaves alone");
-  share("--protected-share", {0, 1}, "Part of a mask, its largest scores, that gamma leaves alone",
+  share("--protected-share", kProtectedShareRange,
+        "Part of a mask, its largest scores, that gamma leaves alone",
         [&](double v) { pruning.set_protected_share(static_cast<float>(v)); });
   command.add_flag_callback(
       "--reproducible", [&] { pruning.set_reproducible(true); },

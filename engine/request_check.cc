@@ -2,45 +2,44 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "engine/request_limits.h"
 
 namespace tidegate {
 namespace {
 
-absl::Status OutOfBounds(const char* field, double value, double low, double high) {
+absl::Status OutOfBounds(const char* field, double value, RealRange range) {
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " ", value, " is outside [", low, ", ", high, "]"));
+      absl::StrCat(field, " ", value, " is outside ", IntervalText(range)));
 }
 
 absl::Status CheckPruning(const PruningParams& p, const PruningBounds& bounds) {
   if (p.mode == DecodeMode::kDense) return absl::OkStatus();
-  if (!(p.density >= bounds.density_min && p.density <= bounds.density_max)) {
-    return OutOfBounds("density", p.density, bounds.density_min, bounds.density_max);
+  const RealRange density = {bounds.density_min, bounds.density_max};
+  if (!IsIn(density, p.density)) return OutOfBounds("density", p.density, density);
+  const RealRange gamma = {bounds.gamma_min, bounds.gamma_max};
+  if (p.mode == DecodeMode::kDipCa && !IsIn(gamma, p.gamma)) {
+    return OutOfBounds("gamma", p.gamma, gamma);
   }
-  if (p.mode == DecodeMode::kDipCa &&
-      !(p.gamma >= bounds.gamma_min && p.gamma <= bounds.gamma_max)) {
-    return OutOfBounds("gamma", p.gamma, bounds.gamma_min, bounds.gamma_max);
-  }
-  if (!(p.protected_share >= 0 && p.protected_share <= 1)) {
-    return OutOfBounds("protected share", p.protected_share, 0, 1);
+  if (!IsIn(kProtectedShareRange, p.protected_share)) {
+    return OutOfBounds("protected share", p.protected_share, kProtectedShareRange);
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckStops(const StopParams& stop, const Tokenizer& tokenizer) {
-  constexpr size_t kStringsMax = 16, kStringBytesMax = 256, kIdsMax = 64;
-  if (stop.strings.size() > kStringsMax) {
+  if (stop.strings.size() > kMaxStopStrings) {
     return absl::InvalidArgumentError(
-        absl::StrCat(stop.strings.size(), " stop strings, at most ", kStringsMax));
+        absl::StrCat(stop.strings.size(), " stop strings, at most ", kMaxStopStrings));
   }
   for (const std::string& text : stop.strings) {
-    if (text.empty() || text.size() > kStringBytesMax) {
+    if (text.empty() || text.size() > kMaxStopStringBytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("a stop string has ", text.size(), " bytes, 1 to ", kStringBytesMax));
+          absl::StrCat("a stop string has ", text.size(), " bytes, 1 to ", kMaxStopStringBytes));
     }
   }
-  if (stop.token_ids.size() > kIdsMax) {
+  if (stop.token_ids.size() > kMaxStopTokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat(stop.token_ids.size(), " stop token ids, at most ", kIdsMax));
+        absl::StrCat(stop.token_ids.size(), " stop token ids, at most ", kMaxStopTokens));
   }
   for (const TokenId id : stop.token_ids) {
     if (!tokenizer.IsValid(id)) {

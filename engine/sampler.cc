@@ -10,6 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
+#include "engine/request_limits.h"
 
 namespace tidegate {
 namespace {
@@ -84,8 +86,10 @@ TokenId Greedy(std::span<const float> logits) {
   return best == logits.size() ? 0 : static_cast<TokenId>(best);
 }
 
-absl::Status OutOfRange(const char* field, float value, const char* range) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; it must be in ", range));
+absl::Status CheckRange(const char* field, float value, RealRange range) {
+  if (IsIn(range, value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, "; it must be in ", IntervalText(range)));
 }
 
 absl::Status CheckLogitBias(const SamplingParams& params, size_t vocab_size) {
@@ -104,22 +108,14 @@ absl::Status CheckLogitBias(const SamplingParams& params, size_t vocab_size) {
 
 }  // namespace
 
-// The comparisons are written so that NaN fails them.
 absl::Status ValidateSamplingParams(const SamplingParams& params, size_t vocab_size) {
-  if (!(params.temperature >= 0 && params.temperature <= 100)) {
-    return OutOfRange("temperature", params.temperature, "[0, 100]");
-  }
-  if (!(params.top_p > 0 && params.top_p <= 1)) return OutOfRange("top_p", params.top_p, "(0, 1]");
-  if (!(params.min_p >= 0 && params.min_p <= 1)) return OutOfRange("min_p", params.min_p, "[0, 1]");
-  if (!(params.repetition_penalty > 0 && params.repetition_penalty <= 10)) {
-    return OutOfRange("repetition_penalty", params.repetition_penalty, "(0, 10]");
-  }
-  if (!(std::fabs(params.presence_penalty) <= 10)) {
-    return OutOfRange("presence_penalty", params.presence_penalty, "[-10, 10]");
-  }
-  if (!(std::fabs(params.frequency_penalty) <= 10)) {
-    return OutOfRange("frequency_penalty", params.frequency_penalty, "[-10, 10]");
-  }
+  RETURN_IF_ERROR(CheckRange("temperature", params.temperature, kTemperatureRange));
+  RETURN_IF_ERROR(CheckRange("top_p", params.top_p, kTopPRange));
+  RETURN_IF_ERROR(CheckRange("min_p", params.min_p, kMinPRange));
+  RETURN_IF_ERROR(
+      CheckRange("repetition_penalty", params.repetition_penalty, kRepetitionPenaltyRange));
+  RETURN_IF_ERROR(CheckRange("presence_penalty", params.presence_penalty, kPenaltyRange));
+  RETURN_IF_ERROR(CheckRange("frequency_penalty", params.frequency_penalty, kPenaltyRange));
   return CheckLogitBias(params, vocab_size);
 }
 

@@ -7,8 +7,9 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/text.h"
-#include "server/request_validation.h"
+#include "server/parse_request.h"
 #include "server/status_mapping.h"
+#include "server/violations.h"
 
 namespace tidegate {
 namespace {

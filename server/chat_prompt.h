@@ -3,7 +3,7 @@
 //
 // What came from the messages keeps a mark through the template (template/text.h), so the
 // characters of a special token in a user's words stay words. Roles are not marked:
-// request_validation.h lets only known ones through. Thread-safe.
+// parse_request.h lets only known ones through. Thread-safe.
 #pragma once
 
 #include <memory>

@@ -5,9 +5,9 @@
 #include "base/listen_address.h"
 #include "base/status_macros.h"
 #include "base/text.h"
+#include "engine/request_limits.h"
 #include "proto/store/v1/defaults.h"
 #include "proto/store/v1/manifest_names.h"
-#include "server/request_validation.h"
 
 namespace tidegate {
 namespace {

@@ -3,8 +3,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/generate_stream.h"
-#include "server/request_validation.h"
+#include "server/parse_request.h"
 #include "server/unary_call.h"
+#include "server/violations.h"
 
 namespace tidegate {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
-#include "server/request_validation.h"
+#include "server/parse_request.h"
 #include "server/status_mapping.h"
 #include "server/wire_messages.h"
 

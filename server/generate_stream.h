@@ -13,7 +13,7 @@
 
 #include "engine/engine.h"
 #include "grpcpp/grpcpp.h"
-#include "server/request_validation.h"
+#include "server/parse_request.h"
 #include "server/serving_state.h"
 #include "server/token_buffer.h"
 #include "tidegate/v1/generation.grpc.pb.h"

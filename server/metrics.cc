@@ -1,30 +1,30 @@
 #include "server/metrics.h"
 
 #include <array>
-#include <utility>
+#include <string>
 #include <vector>
 
 #include "base/error_reason.h"
-#include "base/metrics_page.h"
-#include "base/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "server/engine_collector.h"
 
 namespace tidegate {
 namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 6, kStages = 3,
+constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
                  kStreamCuts = 2;
 constexpr std::array<const char*, kMethods> kMethodNames = {"Generate",   "Chat",     "Tokenize",
                                                             "Detokenize", "GetModel", "ListModels"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
     "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
 constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
-constexpr std::array<const char*, kStages> kStageNames = {"queued", "prefill", "decode"};
+constexpr std::array<const char*, kCancelStages> kCancelStageNames = {"queued", "prefill",
+                                                                      "decode"};
 
 // Index into kReasons: 0 is "no finish reason", the rest are FinishReason's own values.
 constexpr size_t kNoReason = 0;
@@ -67,155 +67,6 @@ std::string ReasonLabel(size_t reason) {
                              : std::string(FinishReasonName(static_cast<FinishReason>(reason)));
 }
 
-double Flag(bool value) { return value ? 1 : 0; }
-
-// Reads the engine at scrape time, and adds the model's name to what `registry` counts. Outlives
-// EngineMetrics where the server still holds it.
-class EngineCollector : public prometheus::Collectable {
- public:
-  prometheus::Registry& registry() { return registry_; }
-
-  void Attach(const Engine* engine) {
-    MutexLock lock(mutex_);
-    if (engine_ != nullptr && engine == nullptr) {
-      Refresh();
-      // Nothing runs in an engine that is gone, whatever it said last.
-      stats_.attached = stats_.stalled = false;
-      stats_.draining = true;
-      stats_.running = stats_.waiting = 0;
-      stats_.kv_tokens_used = 0;
-    }
-    engine_ = engine;
-  }
-
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    MutexLock lock(mutex_);
-    Refresh();
-    const MetricsPage::Label model = {"model", model_info_ ? model_info_->name : ""};
-    MetricsPage page({model});
-    AddState(page);
-    AddLoad(page);
-    AddTotals(page);
-    AddPruning(page);
-    AddModel(page);
-    std::vector<prometheus::MetricFamily> families = std::move(page).Take();
-    for (prometheus::MetricFamily& family : registry_.Collect()) {
-      for (prometheus::ClientMetric& metric : family.metric) {
-        metric.label.insert(metric.label.begin(), model);
-      }
-      families.push_back(std::move(family));
-    }
-    return families;
-  }
-
- private:
-  void Refresh() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (engine_ == nullptr) return;
-    stats_ = engine_->stats();
-    ready_ = engine_->ready();
-    defaults_ = engine_->pruning_bounds().defaults;
-    if (absl::StatusOr<ModelInfo> info = engine_->model_info(); info.ok()) {
-      model_info_ = *std::move(info);
-    }
-  }
-
-  void AddState(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const bool ready = ready_ && stats_.attached && !stats_.draining;
-    const bool stalled = !ready && !stats_.draining && stats_.stalled;
-    const bool loading = !ready && !stats_.draining && !stalled;
-    page.Gauges("tidegate_state", "1 for the state that the engine is in, 0 for the others.",
-                {{{{"state", "loading"}}, Flag(loading)},
-                 {{{"state", "ready"}}, Flag(ready)},
-                 {{{"state", "stalled"}}, Flag(stalled)},
-                 {{{"state", "draining"}}, Flag(stats_.draining)}});
-    page.Gauge("tidegate_store_attached", "1 while the engine is attached to a weight store.",
-               Flag(stats_.attached));
-    page.Counter("tidegate_store_reattaches_total",
-                 "Times the engine attached again after losing its store.",
-                 static_cast<double>(stats_.reattached));
-    page.Counter("tidegate_store_stalls_total",
-                 "Times the store or its drive had made no progress for --stall-time.",
-                 static_cast<double>(stats_.stalls));
-  }
-
-  void AddLoad(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const double used = static_cast<double>(stats_.kv_tokens_used);
-    const double capacity = static_cast<double>(stats_.kv_tokens_capacity);
-    page.Gauge("tidegate_requests_running", "Requests in prefill or decode.", stats_.running);
-    page.Gauge("tidegate_requests_waiting", "Requests in the queue.", stats_.waiting);
-    page.Gauges("tidegate_kv_cache_tokens",
-                "Token positions of the KV cache: used is a part of capacity.",
-                {{{{"state", "used"}}, used}, {{{"state", "capacity"}}, capacity}});
-    page.Gauge("tidegate_kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.",
-               capacity > 0 ? used / capacity : 0);
-  }
-
-  void AddTotals(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    page.Counter("tidegate_prompt_tokens_total", "Prompt tokens run through the model.",
-                 static_cast<double>(stats_.prompt_tokens));
-    page.Counter("tidegate_generation_tokens_total", "Tokens generated.",
-                 static_cast<double>(stats_.generated_tokens));
-    page.Counters("tidegate_flash_stall_seconds_total",
-                  "Time in which computing waited for flash, by phase.",
-                  {{{{"phase", "prefill"}}, stats_.stall_seconds_prefill},
-                   {{{"phase", "decode"}}, stats_.stall_seconds_decode}});
-  }
-
-  // Of requests that leave pruning to the server.
-  void AddPruning(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const SteeringStats& s = stats_.steering;
-    const bool steered = s.points > 0;
-    const bool dense = defaults_.mode == DecodeMode::kDense;
-    const bool cache_aware = defaults_.mode == DecodeMode::kDipCa;
-    page.Gauge("tidegate_pruning_density_ratio",
-               "Share of the MLP that requests use which leave it to the server.",
-               steered ? s.density
-               : dense ? 1
-                       : defaults_.density);
-    page.Gauge("tidegate_pruning_gamma_ratio",
-               "Gamma of requests that leave it to the server; 1 ignores the cache.",
-               steered       ? s.gamma
-               : cache_aware ? defaults_.gamma
-                             : 1);
-    page.Gauge("tidegate_ladder_points",
-               "Points of the profile that steering may use; 0: nothing is steered.", s.points);
-    page.Gauge("tidegate_ladder_position", "Present point of the profile, 0 the most accurate.",
-               s.position);
-    page.Counter("tidegate_ladder_moves_total", "Moves from point to point since the last attach.",
-                 static_cast<double>(s.moves));
-    page.Gauge("tidegate_predicted_perplexity_increase_ratio",
-               "What the present point costs by the profile; 0.05 is 5 %.",
-               s.predicted_perplexity_increase);
-    page.Gauge("tidegate_target_tokens_per_second", "Wanted of each stream; 0: none.",
-               s.target_tokens_per_second);
-    page.Gauge("tidegate_steered_tokens_per_second",
-               "Rate of each stream that steering measured last; 0: not yet.", s.tokens_per_second);
-  }
-
-  void AddModel(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const ModelInfo info = model_info_.value_or(ModelInfo());
-    page.Gauges("tidegate_model_bytes",
-                "Weights of the model: always resident, or streamed from flash.",
-                {{{{"part", "static"}}, static_cast<double>(info.static_bytes)},
-                 {{{"part", "streamed"}}, static_cast<double>(info.streamed_bytes)}});
-    if (!model_info_) return;
-    page.Gauges("tidegate_model_info", "Always 1; the labels describe the model being served.",
-                {{{{"architecture", info.architecture},
-                   {"unit_encoding", info.unit_encoding},
-                   {"pack_uuid", info.pack_uuid}},
-                  1}});
-  }
-
-  prometheus::Registry registry_;
-  mutable Mutex mutex_;
-  const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // As of the last scrape; kept when the engine is gone, so that counters do not fall to 0.
-  mutable EngineStats stats_ ABSL_GUARDED_BY(mutex_);
-  mutable PruningParams defaults_ ABSL_GUARDED_BY(mutex_);
-  mutable bool ready_ ABSL_GUARDED_BY(mutex_) = false;
-  mutable std::optional<ModelInfo> model_info_ ABSL_GUARDED_BY(mutex_);
-};
-
 prometheus::Histogram* AddHistogram(prometheus::Registry& registry, const std::string& name,
                                     const std::string& help, const Labels& labels,
                                     const std::vector<double>& bounds) {
@@ -230,7 +81,7 @@ struct EngineMetrics::Impl {
   // Null where IsPossible() says no.
   prometheus::Counter* requests[kMethods][kCodes][kReasons] = {};
   std::array<prometheus::Counter*, kRejectReasons> rejected = {};
-  std::array<prometheus::Counter*, kStages> cancelled = {};
+  std::array<prometheus::Counter*, kCancelStages> cancelled = {};
   prometheus::Counter* not_finite = nullptr;
   std::array<prometheus::Counter*, kStreamCuts> streams_cut = {};
   prometheus::Gauge* open_streams = nullptr;
@@ -280,8 +131,8 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
                                .Name("tidegate_cancellations_total")
                                .Help("Requests whose client left, by how far they had come.")
                                .Register(registry);
-  for (size_t i = 0; i < kStages; ++i) {
-    cancelled[i] = &cancelled_family.Add({{"stage", kStageNames[i]}});
+  for (size_t i = 0; i < kCancelStages; ++i) {
+    cancelled[i] = &cancelled_family.Add({{"stage", kCancelStageNames[i]}});
   }
   not_finite = &prometheus::BuildCounter()
                     .Name("tidegate_not_finite_total")
@@ -334,24 +185,6 @@ void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry) {
                                  {{"matrix", "gate_up"}}, kDensityBounds);
   density_down = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
                               {{"matrix", "down"}}, kDensityBounds);
-}
-
-RejectReason RejectReasonOf(absl::StatusCode code, bool draining) {
-  switch (code) {
-    case absl::StatusCode::kResourceExhausted:
-      return RejectReason::kQueueFull;
-    case absl::StatusCode::kOutOfRange:
-      return RejectReason::kTooLong;
-    case absl::StatusCode::kUnavailable:
-      return draining ? RejectReason::kDraining : RejectReason::kUnavailable;
-    default:
-      return RejectReason::kInvalid;
-  }
-}
-
-CancelStage CancelStageOf(const GenerationAccounts& accounts) {
-  if (accounts.first_token_seconds > 0) return CancelStage::kDecode;
-  return accounts.prefill_seconds > 0 ? CancelStage::kPrefill : CancelStage::kQueued;
 }
 
 EngineMetrics::EngineMetrics(MetricsServer& server) : impl_(std::make_unique<Impl>()) {

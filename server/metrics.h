@@ -14,34 +14,14 @@
 #include "absl/status/status.h"
 #include "base/metrics_server.h"
 #include "engine/engine.h"
+#include "server/status_mapping.h"
 
 namespace tidegate {
 
 enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kGetModel, kListModels };
 
-// Why a request was turned away before it entered the queue.
-enum class RejectReason {
-  kQueueFull,
-  kDraining,
-  kUnavailable,
-  kTooLong,
-  kInvalid,
-  kTooManyStreams
-};
-
 // Why the server ended a stream whose client does not read.
 enum class StreamCut { kBacklog, kWriteTimeout };
-
-// How far a request had come when its client left.
-enum class CancelStage { kQueued, kPrefill, kDecode };
-
-// The reason that an error of Engine::Submit() or of request checking stands for.
-// `draining`: UNAVAILABLE means draining and not a missing store.
-RejectReason RejectReasonOf(absl::StatusCode code, bool draining);
-
-// The stage that the accounts of a cancelled request show: kDecode with a first token, kPrefill
-// with time spent in prefill, else kQueued.
-CancelStage CancelStageOf(const GenerationAccounts& accounts);
 
 class EngineMetrics : public EngineObserver {
  public:

@@ -6,6 +6,7 @@
 #include "base/error_reason.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "engine/engine.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -128,6 +129,24 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
   });
   return grpc::Status(static_cast<grpc::StatusCode>(full.code()), message,
                       proto.SerializeAsString());
+}
+
+RejectReason RejectReasonOf(absl::StatusCode code, bool draining) {
+  switch (code) {
+    case absl::StatusCode::kResourceExhausted:
+      return RejectReason::kQueueFull;
+    case absl::StatusCode::kOutOfRange:
+      return RejectReason::kTooLong;
+    case absl::StatusCode::kUnavailable:
+      return draining ? RejectReason::kDraining : RejectReason::kUnavailable;
+    default:
+      return RejectReason::kInvalid;
+  }
+}
+
+CancelStage CancelStageOf(const GenerationAccounts& accounts) {
+  if (accounts.first_token_seconds > 0) return CancelStage::kDecode;
+  return accounts.prefill_seconds > 0 ? CancelStage::kPrefill : CancelStage::kQueued;
 }
 
 }  // namespace tidegate

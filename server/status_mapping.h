@@ -1,5 +1,6 @@
-// Errors as gRPC clients get them: absl::Status -> grpc::Status with google.rpc details in the
-// trailer grpc-status-details-bin.
+// What the end of a request means to others. Errors as gRPC clients get them: absl::Status ->
+// grpc::Status with google.rpc details in the trailer grpc-status-details-bin. And for metrics: why
+// a request was turned away, or how far it had come when its client left.
 //
 // Details travel inside absl::Status as payloads (AddDetail), so that whoever finds an error says
 // all there is to say about it; ToGrpcStatus adds what follows from the code alone. Thread-safe:
@@ -15,6 +16,8 @@
 #include "grpcpp/support/status.h"
 
 namespace tidegate {
+
+struct GenerationAccounts;
 
 // ErrorInfo.domain of every error.
 inline constexpr char kErrorDomain[] = "tidegate";
@@ -43,5 +46,26 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
 // RetryInfo and into the metadata kRetryPushbackKey, in milliseconds (gRPC proposal A6).
 std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code);
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
+
+// Why a request was turned away before it entered the queue.
+enum class RejectReason {
+  kQueueFull,
+  kDraining,
+  kUnavailable,
+  kTooLong,
+  kInvalid,
+  kTooManyStreams
+};
+
+// The reason that an error of Engine::Submit() or of request checking stands for.
+// `draining`: UNAVAILABLE means draining and not a missing store.
+RejectReason RejectReasonOf(absl::StatusCode code, bool draining);
+
+// How far a request had come when its client left.
+enum class CancelStage { kQueued, kPrefill, kDecode };
+
+// The stage that the accounts of a cancelled request show: kDecode with a first token, kPrefill
+// with time spent in prefill, else kQueued.
+CancelStage CancelStageOf(const GenerationAccounts& accounts);
 
 }  // namespace tidegate

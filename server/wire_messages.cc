@@ -3,7 +3,7 @@
 #include "base/check.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "proto/wire/parse_message.h"
-#include "server/request_validation.h"
+#include "server/violations.h"
 
 namespace tidegate {
 namespace {

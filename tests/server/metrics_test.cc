@@ -146,25 +146,6 @@ TEST_F(EngineMetricsTest, RejectionsAndCancellations) {
   EXPECT_EQ(Value(R"(cancellations_total{model="",stage="decode"})"), 1);
 }
 
-TEST(RejectReasonOfTest, FollowsTheErrorsOfSubmit) {
-  using absl::StatusCode;
-  EXPECT_EQ(RejectReasonOf(StatusCode::kResourceExhausted, false), RejectReason::kQueueFull);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kOutOfRange, false), RejectReason::kTooLong);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, true), RejectReason::kDraining);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, false), RejectReason::kUnavailable);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kInvalidArgument, false), RejectReason::kInvalid);
-}
-
-TEST(CancelStageOfTest, FollowsTheAccounts) {
-  GenerationAccounts accounts;
-  accounts.queue_seconds = 1;
-  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kQueued);
-  accounts.prefill_seconds = 1;
-  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kPrefill);
-  accounts.first_token_seconds = 2;
-  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kDecode);
-}
-
 TEST_F(EngineMetricsTest, TokenHistograms) {
   metrics_->OnFirstToken(0.3);
   metrics_->OnTokenGap(79);

@@ -5,6 +5,7 @@
 
 #include "base/error_reason.h"
 #include "base/text.h"
+#include "engine/engine.h"
 #include "tests/support/error_details.h"
 
 namespace tidegate {
@@ -123,6 +124,25 @@ TEST(StatusMapping, ForeignPayloadsStayHome) {
   google::rpc::Status proto;
   ASSERT_TRUE(proto.ParseFromString(ToGrpcStatus(status, {}).error_details()));
   EXPECT_EQ(proto.details_size(), 0);
+}
+
+TEST(RejectReasonOfTest, FollowsTheErrorsOfSubmit) {
+  using absl::StatusCode;
+  EXPECT_EQ(RejectReasonOf(StatusCode::kResourceExhausted, false), RejectReason::kQueueFull);
+  EXPECT_EQ(RejectReasonOf(StatusCode::kOutOfRange, false), RejectReason::kTooLong);
+  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, true), RejectReason::kDraining);
+  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, false), RejectReason::kUnavailable);
+  EXPECT_EQ(RejectReasonOf(StatusCode::kInvalidArgument, false), RejectReason::kInvalid);
+}
+
+TEST(CancelStageOfTest, FollowsTheAccounts) {
+  GenerationAccounts accounts;
+  accounts.queue_seconds = 1;
+  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kQueued);
+  accounts.prefill_seconds = 1;
+  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kPrefill);
+  accounts.first_token_seconds = 2;
+  EXPECT_EQ(CancelStageOf(accounts), CancelStage::kDecode);
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ LIBRARIES = {
     "PCRE2": (r"pcre2", r"engine/pre_tokenizer\.cc"),
     "Boost": (r"boost/", r"base/http_server\.cc"),
     "prometheus-cpp": (r"prometheus/",
-                       r"base/(metrics_\w+|process_metrics)|server/metrics"
+                       r"base/(metrics_\w+|process_metrics)|server/(metrics|engine_collector)"
                        r"|weightstore/store_metrics|(weightstore|server)/main\.cc"),
     "CLI11": (r"CLI/", r"cli/|(weightstore|server)/(main|config)\b|base/flags\."),
 }

@@ -43,6 +43,8 @@ TESTED_ELSEWHERE = {
     "engine/kernels/matmul_bf16.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
     "engine/kernels/matmul_scalar.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
     "engine/kernels/matmul_simd.cc": "tables behind matmul.h: tests/engine/kernels/matmul_test.cc",
+    "server/engine_collector.cc": "behind metrics.h: tests/server/metrics_test.cc",
+    "server/parse_options.cc": "behind parse_request.h: tests/server/parse_request_test.cc",
     "weightstore/client/pack_rows.cc": "tests/engine/embedding_test.cc",
     "weightstore/cache/eviction_policy.cc": "tests/weightstore/cache/block_cache_test.cc",
     "weightstore/io/flash_file.cc": "behind flash_device.h: tests/weightstore/io/",

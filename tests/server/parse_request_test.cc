@@ -1,4 +1,4 @@
-#include "server/request_validation.h"
+#include "server/parse_request.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr uint32_t kContext = 32;
 const auto kNow = std::chrono::steady_clock::time_point(std::chrono::seconds(1000));
 
-class RequestValidation : public testing::Test {
+class ParseRequestTest : public testing::Test {
  protected:
   absl::StatusOr<GenerationRequest> Parse(const v1::GenerateRequest& request) {
     return ParseGenerateRequest(request, {*tokenizer_, bounds_, kContext}, kNow);
@@ -49,7 +49,7 @@ v1::GenerateRequest Good() {
   return request;
 }
 
-TEST_F(RequestValidation, DefaultsAreTheEnginesAndTheServers) {
+TEST_F(ParseRequestTest, DefaultsAreTheEnginesAndTheServers) {
   const auto parsed = Parse(Good());
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_THAT(parsed->prompt, ElementsAre(kTinyBos, kTinyFirstPiece));
@@ -63,7 +63,7 @@ TEST_F(RequestValidation, DefaultsAreTheEnginesAndTheServers) {
   EXPECT_FALSE(parsed->time_limit.has_value());
 }
 
-TEST_F(RequestValidation, TakesEveryField) {
+TEST_F(ParseRequestTest, TakesEveryField) {
   v1::GenerateRequest request;
   for (const uint32_t id : {1, 5, 6}) request.mutable_token_ids()->add_ids(id);
   request.set_max_tokens(9);
@@ -123,7 +123,7 @@ TEST_F(RequestValidation, TakesEveryField) {
 }
 
 // What the server may steer is left to it as a whole.
-TEST_F(RequestValidation, OneOfTheSteeredFieldsTakesThemAll) {
+TEST_F(ParseRequestTest, OneOfTheSteeredFieldsTakesThemAll) {
   const std::function<void(v1::Pruning&)> sets[] = {
       [](v1::Pruning& p) { p.set_density(0.5f); }, [](v1::Pruning& p) { p.set_gamma(0.5f); },
       [](v1::Pruning& p) { p.set_fixed_top_n(0); },
@@ -151,7 +151,7 @@ struct BadCase {
   const char* field;
   const char* text;  // part of the description
 };
-class BadRequestTest : public RequestValidation, public testing::WithParamInterface<BadCase> {};
+class BadRequestTest : public ParseRequestTest, public testing::WithParamInterface<BadCase> {};
 
 TEST_P(BadRequestTest, NamesFieldAndRange) {
   v1::GenerateRequest request = Good();
@@ -257,7 +257,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"OddId", [](Request& r) { r.set_request_id("a\nb"); }, "request_id", "printable"}),
     [](const auto& param) { return param.param.name; });
 
-TEST_F(RequestValidation, ReportsEverythingTogether) {
+TEST_F(ParseRequestTest, ReportsEverythingTogether) {
   v1::GenerateRequest request;
   request.set_max_tokens(0);
   request.mutable_sampling()->set_top_p(2);
@@ -270,7 +270,7 @@ TEST_F(RequestValidation, ReportsEverythingTogether) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("(and 3 more)"));
 }
 
-TEST_F(RequestValidation, BoundsTheReport) {
+TEST_F(ParseRequestTest, BoundsTheReport) {
   v1::GenerateRequest request = Good();
   for (uint32_t i = 0; i < 1000; ++i) {
     (*request.mutable_sampling()->mutable_logit_bias())[1000 + i] = 0;
@@ -281,7 +281,7 @@ TEST_F(RequestValidation, BoundsTheReport) {
   EXPECT_LT(ToGrpcStatus(status, {}).error_details().size(), 4096u);
 }
 
-TEST_F(RequestValidation, APromptMustLeaveRoomForOneToken) {
+TEST_F(ParseRequestTest, APromptMustLeaveRoomForOneToken) {
   v1::GenerateRequest request;
   for (uint32_t i = 0; i < kContext - 1; ++i) request.mutable_token_ids()->add_ids(5);
   EXPECT_TRUE(Parse(request).ok());
@@ -295,7 +295,7 @@ TEST_F(RequestValidation, APromptMustLeaveRoomForOneToken) {
   EXPECT_EQ(info->metadata().at("context_tokens"), "32");
 }
 
-TEST_F(RequestValidation, TokenizerRequests) {
+TEST_F(ParseRequestTest, TokenizerRequests) {
   v1::TokenizeRequest text;
   EXPECT_TRUE(CheckTokenizeRequest(text).ok());
   text.set_text(std::string(kMaxPromptBytes + 1, 'a'));
@@ -315,7 +315,7 @@ v1::ChatRequest GoodChat() {
   return request;
 }
 
-TEST_F(RequestValidation, ChatTakesThePromptThatIsMadeOfIt) {
+TEST_F(ParseRequestTest, ChatTakesThePromptThatIsMadeOfIt) {
   v1::ChatRequest request = GoodChat();
   request.set_max_tokens(9);
   request.mutable_sampling()->set_temperature(0);
@@ -336,7 +336,7 @@ TEST_F(RequestValidation, ChatTakesThePromptThatIsMadeOfIt) {
             absl::StatusCode::kOutOfRange);
 }
 
-TEST_F(RequestValidation, ChatRefusesWrongMessages) {
+TEST_F(ParseRequestTest, ChatRefusesWrongMessages) {
   const auto violations = [&](const v1::ChatRequest& request) {
     const RequestBounds bounds{*tokenizer_, bounds_, kContext};
     const auto parsed = ParseChatRequest(
