@@ -1,4 +1,4 @@
-// Assertions for programmer errors. Bad input is never a CHECK: it is a Status.
+// Assertions for programmer errors. Bad input is never a CHECK: it is a Status. Any thread.
 #pragma once
 
 #include <cstdio>

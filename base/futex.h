@@ -1,4 +1,4 @@
-// Futex on a 32-bit word that may lie in memory shared between processes.
+// Futex on a 32-bit word that may lie in memory shared between processes. Any thread.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,4 @@
-// Tells scripts which port was chosen.
+// Tells scripts which port was chosen. Stateless, thread-safe.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// What every program of ours does first, so that whatever ends it says why.
+// What every program of ours does first, so that whatever ends it says why. Called by main(),
+// before other threads begin.
 #pragma once
 
 namespace tidegate {

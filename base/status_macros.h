@@ -1,5 +1,5 @@
 // Early return on error for functions that return absl::Status or absl::StatusOr.
-// The packaged Abseil (20220623) does not have these yet.
+// The packaged Abseil (20220623) does not have these yet. Any thread.
 #pragma once
 
 #include <utility>

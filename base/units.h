@@ -1,4 +1,4 @@
-// Text forms of the quantities that operators type and read: bytes, durations, rates.
+// Text forms of the quantities that operators type and read: bytes, durations, rates. Pure.
 #pragma once
 
 #include <chrono>

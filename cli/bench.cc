@@ -31,20 +31,19 @@ constexpr double kMaxPercent = 1000;
 constexpr size_t kShownPathBytes = 4096;
 constexpr uint64_t kMaxTokens = 1 << 24;  // of each part of a run
 
-constexpr const char* kExamples =
-    "Examples:\n"
-    "  tidegate bench model.tgpack\n"
-    "  tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json\n"
-    "  tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile\n"
-    "  tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k\n\n"
-    "Store and engine run in this process. A budget in percent is a share of what the whole model "
-    "takes.\n"
-    "Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens "
-    "are\n"
-    "measured; medians over --repeat runs in the same warm store. The prompt is made of fixed\n"
-    "pseudo-random ids: hit rates on real text differ. Compare rows of one run only.\n"
-    "--ids FILE gives the prompt and then every token to decode: the same work for every mode.\n"
-    "The key/value cache that a run needs is taken from the budget.\n";
+constexpr const char* kExamples = R"(Examples:
+  tidegate bench model.tgpack
+  tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json
+  tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile
+  tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k
+
+Store and engine run in this process. A budget in percent is a share of what the whole model takes.
+Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens are
+measured; medians over --repeat runs in the same warm store. The prompt is made of fixed pseudo-random
+ids: hit rates on real text differ. Compare rows of one run only. --ids FILE gives the prompt and then
+every token to decode: the same work for every mode.
+The key/value cache that a run needs is taken from the budget.
+)";
 
 struct Flags {
   ModelFlags model;

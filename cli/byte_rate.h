@@ -1,4 +1,4 @@
-// "1GB/s" as a flag's value.
+// "1GB/s" as a flag's value. Pure.
 #pragma once
 
 #include <string_view>

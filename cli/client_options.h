@@ -1,4 +1,5 @@
 // What every command that talks to a server shares: where it is, and how its errors read.
+// Thread-safe: free functions.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
 // Subcommands of `tidegate`, one file each. AddX registers the subcommand with its flags and help;
-// when the user names it, `run` is set to what main() then executes.
+// when the user names it, `run` is set to what main() then executes. All of it on the main thread.
 #pragma once
 
 #include <functional>

@@ -28,40 +28,33 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples =
-    "Examples:\n"
-    "  tidegate eval models/stories-7M.f16.gguf --text models/tinystories-heldout.txt --units "
-    "f16\n"
-    "  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 "
-    "--cache-fraction 0.5\n"
-    "  tidegate eval model.gguf --text t.txt --mode dense,glu,gate,up,cats,dip,dip_ca \\\n"
-    "    --density 0.8,0.65,0.5 --gamma 0.2,0.5 --cache-fraction 0.3,0.5 --report report/\n"
-    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n\n"
-    "--mode, --density, --gamma and --cache-fraction take lists: every combination is run, but for "
-    "what\n"
-    "a method does not use or cannot reach. dip and dip_ca are what the service offers; the others "
-    "are\n"
-    "for comparison: glu leaves out hidden units by |act(g) u| and reads all of gate and up, gate "
-    "and up\n"
-    "choose by |act(g)| or |u| alone, cats by a threshold on |act(g)| for every layer, taken from "
-    "the\n"
-    "same text. A learned predictor (DejaVu) is not among them: it would have to be trained for "
-    "every\n"
-    "model.\n\n"
-    "The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks "
-    "of\n"
-    "--chunk tokens are scored independently, each from an empty key/value cache; the weight cache "
-    "is\n"
-    "empty at the start and kept across chunks. With pruning every token is pruned as if it were\n"
-    "generated. What is packed here has one unit per block, so that --cache-fraction counts "
-    "units.\n"
-    "Arithmetic is exact unless --precision says otherwise: --precision fast scores what the "
-    "service does\nby default.\n\n"
-    "--choices FILE also asks questions, a line of JSON each: {\"context\": \"Tom was hungry. "
-    "He\", "
-    "\n\"choices\": [\" ate.\", \" flew.\"], \"answer\": 0}. The accuracy is the share where the "
-    "right "
-    "choice\nis the likeliest, as it stands and per byte.\n";
+constexpr const char* kExamples = R"(Examples:
+  tidegate eval models/stories-7M.f16.gguf --text models/tinystories-heldout.txt --units f16
+  tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 \
+    --cache-fraction 0.5
+  tidegate eval model.gguf --text t.txt --mode dense,glu,gate,up,cats,dip,dip_ca \
+    --density 0.8,0.65,0.5 --gamma 0.2,0.5 --cache-fraction 0.3,0.5 --report report/
+  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace
+
+--mode, --density, --gamma and --cache-fraction take lists. Every combination is run, but for what
+a method does not use or cannot reach. dip and dip_ca are what the service offers. The others are
+for comparison: glu leaves out hidden units by |act(g) u| and reads all of gate and up; gate and up
+choose by |act(g)| or |u| alone; cats has a threshold on |act(g)| for every layer, taken from the
+same text. A learned predictor (DejaVu) is not among them: it would have to be trained for every
+model.
+
+The text is split at lines <|endoftext|>; every document stands between BOS and EOS. Chunks of
+--chunk tokens are scored independently, each from an empty key/value cache. The weight cache is
+empty at the start and kept across chunks. With pruning every token is pruned as if it were
+generated. What is packed here has one unit per block, so that --cache-fraction counts units.
+Arithmetic is exact unless --precision says otherwise: --precision fast scores what the service
+does by default.
+
+--choices FILE also asks questions, a line of JSON each:
+  {"context": "Tom was hungry. He", "choices": [" ate.", " flew."], "answer": 0}
+The accuracy is the share of questions whose right choice is the likeliest, as it stands and per
+byte.
+)";
 
 struct Flags {
   ModelFlags model;

@@ -18,14 +18,15 @@ namespace tidegate {
 namespace {
 
 constexpr const char* kExamples =
-    "Exits with 1 where the model cannot be packed, or the pack not be served.\n"
-    "\n"
-    "Examples:\n"
-    "  tidegate inspect model.gguf               what is in it, and whether it can be packed\n"
-    "  tidegate inspect Llama-3.2-1B/            the same of a folder with safetensors\n"
-    "  tidegate inspect big.gguf --weights       reads all of a large model too\n"
-    "  tidegate inspect model.tgpack --verify    also reads every byte and compares checksums\n"
-    "  tidegate inspect model.tgpack --json | jq .streamed.bytes\n";
+    R"(Exits with 1 where the model cannot be packed, or the pack not be served.
+
+Examples:
+  tidegate inspect model.gguf               what is in it, and whether it can be packed
+  tidegate inspect Llama-3.2-1B/            the same of a folder with safetensors
+  tidegate inspect big.gguf --weights       reads all of a large model too
+  tidegate inspect model.tgpack --verify    also reads every byte and compares checksums
+  tidegate inspect model.tgpack --json | jq .streamed.bytes
+)";
 
 struct Flags {
   std::string file;

@@ -1,5 +1,5 @@
 // Flags that the commands with a model inside the process share: how to pack, where to read, how to
-// prune.
+// prune. Plain data; CLI11 writes into it while main() parses the command line.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ struct ModelFlags {
   void RegisterWithoutPruning(CLI::App& command);
 
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
-  // Null mode dense gives no step. Errors name the flag and its range.
+  // Empty in mode dense. Errors name the flag and its range.
   absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
   absl::StatusOr<bool> HalfKv() const;
   absl::StatusOr<Precision> ParsedPrecision() const;

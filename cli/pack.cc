@@ -32,35 +32,28 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples =
-    "Examples:\n"
-    "  tidegate pack model.gguf                            writes model.tgpack beside it, 8-bit "
-    "units\n"
-    "  tidegate pack model.gguf -o /nvme/model.tgpack --units q4\n"
-    "  tidegate pack model.gguf --units q4 --calibrate t.txt   loses about half as much\n"
-    "  tidegate pack Llama-3.2-1B/                         safetensors as they come from a hub\n"
-    "  tidegate pack model.gguf --block-bytes 64KiB        fewer, larger reads\n"
-    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
-    "  tidegate pack model.gguf --lora adapter.gguf=0.5    merges half of an adapter\n"
-    "  tidegate pack model.gguf --profile profile.json      what `tidegate calibrate` measured\n"
-    "  tidegate pack model.gguf --trace t.trace            places units by how often they are "
-    "used\n\n"
-    "Attention, embeddings and norms keep the type that they have in the model; --units is "
-    "about the\n"
-    "MLP weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised "
-    "files were\n"
-    "already rounded along rows and are rounded again along columns.\n"
-    "--calibrate runs the model over a text like those it will serve (documents separated by "
-    "<|endoftext|>) and\n"
-    "lets each column make good what rounding the ones before it changed. It takes the time of the "
-    "model's reading\n"
-    "the text, up to 1 GiB of memory for what it learns, and a temporary pack with 8-bit units.\n"
-    "A sliding window is applied wherever the file sets attention.sliding_window, where "
-    "llama.cpp\n"
-    "ignores it for llama and phi3 models too: docs/architectures.md has the architectures and "
-    "their "
-    "facts.\n"
-    "The pack appears under its name only when it is complete.\n";
+constexpr const char* kExamples = R"(Examples:
+  tidegate pack model.gguf                               writes model.tgpack beside it, 8-bit units
+  tidegate pack model.gguf -o /nvme/model.tgpack --units q4
+  tidegate pack model.gguf --units q4 --calibrate t.txt  loses about half as much
+  tidegate pack Llama-3.2-1B/                            safetensors as they come from a hub
+  tidegate pack model.gguf --block-bytes 64KiB           fewer, larger reads
+  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace
+  tidegate pack model.gguf --trace t.trace               places units by how often they are used
+  tidegate pack model.gguf --lora adapter.gguf=0.5       merges half of an adapter
+  tidegate pack model.gguf --profile profile.json        what `tidegate calibrate` measured
+
+Attention, embeddings and norms keep the type that they have in the model. --units is about the MLP
+weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised files were
+already rounded along rows and are rounded again along columns.
+--calibrate runs the model over a text like those it will serve (documents separated by
+<|endoftext|>) and lets each column make good what rounding the ones before it changed. It takes the
+time to read the text with the model, up to 1 GiB of memory for what it learns, and a temporary pack
+with 8-bit units.
+A sliding window is applied wherever the file sets attention.sliding_window, where llama.cpp ignores
+it for llama and phi3 models too: docs/architectures.md has the architectures and their facts.
+The pack appears under its name only when it is complete.
+)";
 
 constexpr size_t kShownPathBytes = 4096;
 constexpr size_t kShownKeysBytes = 2000;

@@ -1,6 +1,6 @@
 // Flags that say how to generate, for the commands that send a GenerateRequest or a ChatRequest.
 // They write into the request, which must outlive the command line, so that what is not given stays
-// unset and takes the server's default.
+// unset and takes the server's default. Main thread.
 #pragma once
 
 #include <chrono>

@@ -30,28 +30,21 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples =
-    "Examples:\n"
-    "  tidegate simulate --shape llama-3-8b                 a published model, every weight, 4 "
-    "bits\n"
-    "  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace\n"
-    "  tidegate pack model.gguf\n"
-    "  tidegate simulate --pack model.tgpack --trace t.trace --dram 30%,50%,70% --flash "
-    "1GB/s,3GB/s\n"
-    "  tidegate simulate --pack model.tgpack --trace t.trace --policies lfu,belady --csv "
-    "grid.csv\n\n"
-    "A token takes static bytes / DRAM speed, and for the MLP units of every layer hits / DRAM "
-    "speed\n"
-    "plus misses / flash speed (--overlap: the larger of the two). Nothing else costs anything: "
-    "compare\n"
-    "rows, do not expect them of a machine. Weights other than the MLP and the key/value cache go "
-    "into\n"
-    "DRAM first; percentages of --dram are shares of all that. `dense` touches every unit, with a\n"
-    "fixed share of them in DRAM. Masks are replayed one unit per block, through the cache that "
-    "the\n"
-    "store has (value, lfu, lru, none) or Belady's oracle, which knows the masks to come. A mask "
-    "recorded\n"
-    "with --mode dip does not depend on the cache; one of dip_ca was made for the cache it saw.\n";
+constexpr const char* kExamples = R"(Examples:
+  tidegate simulate --shape llama-3-8b        a published model, every weight, 4 bits
+  tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace
+  tidegate pack model.gguf
+  tidegate simulate --pack model.tgpack --trace t.trace --dram 30%,50%,70% --flash 1GB/s,3GB/s
+  tidegate simulate --pack model.tgpack --trace t.trace --policies lfu,belady --csv grid.csv
+
+A token takes static bytes / DRAM speed, and for the MLP units of every layer hits / DRAM speed plus
+misses / flash speed (--overlap: the larger of the two). Nothing else costs anything: compare rows,
+do not expect them of a machine. Weights other than the MLP and the key/value cache go into DRAM
+first; percentages of --dram are shares of all that. `dense` touches every unit, with a fixed share
+of them in DRAM. Masks are replayed one unit per block, through the cache that the store has (value,
+lfu, lru, none) or Belady's oracle, which knows the masks to come. A mask recorded with --mode dip
+does not depend on the cache; one of dip_ca was made for the cache it saw.
+)";
 
 constexpr uint64_t kMaxKvTokens = uint64_t{1} << 32;
 

@@ -1,4 +1,4 @@
-// The store's statistics as a table for people.
+// The store's statistics as a table for people. Pure.
 #pragma once
 
 #include <string>

@@ -2,6 +2,7 @@
 //   {"context": "Tom was hungry. He", "choices": [" ate an apple.", " flew to the moon."],
 //   "answer": 0}
 // A choice continues the context as it stands: the space between them belongs to one of the two.
+// Stateless, thread-safe.
 #pragma once
 
 #include <string>

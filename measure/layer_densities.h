@@ -1,4 +1,4 @@
-// Densities that differ from layer to layer: where they cost least at a given mean. Free functions.
+// Densities that differ from layer to layer: where they cost least at a given mean. Pure.
 #pragma once
 
 #include <span>

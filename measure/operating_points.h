@@ -33,15 +33,14 @@ using MeasurePoint = std::function<absl::StatusOr<MeasuredPoint>(const Candidate
 // least.
 std::vector<MeasuredPoint> ParetoPoints(std::span<const MeasuredPoint> points);
 
-// Drops points of a front between its first and its last until `count` are left, always the one
-// whose loss is felt least: by how much more (in logarithms) is read without it, times the range of
-// allowed losses for which it is the choice. REQUIRES: count >= 2.
+// Drops inner points of a front until `count` are left. Each time it drops the cheapest one. The
+// price of a point: log(bytes without it / bytes with it), times the width of the range of losses
+// in which it is the best point. REQUIRES: count >= 2.
 void ThinPoints(std::vector<MeasuredPoint>& points, size_t count);
 
-// What a choice of points reads on the whole: the mean, over the losses of `front` and 0 where one
-// is below it, of the logarithm of the bytes at that loss, between two points on the straight line.
-// Differences of two such means are relative differences in bytes at equal loss. REQUIRES: `points`
-// has one that loses nothing; `front` is not empty.
+// Mean of log(bytes) of `points` at the losses of `front` (0 for negative ones), interpolated
+// between two points. The difference of two such means is the relative difference in bytes at equal
+// loss. REQUIRES: `points` has one that loses nothing; `front` is not empty.
 double MeanLogBytes(std::span<const MeasuredPoint> points, std::span<const MeasuredPoint> front);
 
 struct PointSearch {

@@ -1,5 +1,5 @@
 // A folder that shows results to people: index.html with plots and a table, the plots as files for
-// use elsewhere, and the numbers as CSV.
+// use elsewhere, and the numbers as CSV. Stateless; two threads must not write the same folder.
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
 // Names of models that are split into several GGUF files: PREFIX-00001-of-00003.gguf and so on.
 // Source: llama.cpp's gguf-split (its names and the metadata keys split.no, split.count).
+// Stateless, thread-safe.
 #pragma once
 
 #include <cstdint>

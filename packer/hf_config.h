@@ -2,6 +2,7 @@
 // into GGUF's. What the arithmetic needs but GGUF has as tensors (RoPE factors) comes out as such.
 // Sources: the configuration classes of transformers and llama.cpp's convert_hf_to_gguf.py, by what
 // they call things; the formulas of Llama 3's and Phi-3's factors are those of the models' authors.
+// Pure.
 #pragma once
 
 #include <cstdint>

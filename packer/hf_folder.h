@@ -1,5 +1,5 @@
 // Opens a Hugging Face folder (config.json, *.safetensors, tokenizer and chat template) as a model
-// in GGUF's vocabulary: see ModelParts. F32, F16 and BF16 weights.
+// in GGUF's vocabulary: see ModelParts. F32, F16 and BF16 weights. Stateless, thread-safe.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// Reads a whole pack and compares every block and static tensor with its checksum.
+// Reads a whole pack and compares every block and static tensor with its checksum. Any thread;
+// uses helpers inside.
 #pragma once
 
 #include <cstdint>

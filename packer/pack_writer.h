@@ -1,4 +1,5 @@
-// Makes a pack (pack_format.h) from a GGUF file of a supported architecture (architecture.h).
+// Makes a pack (pack_format.h) from a model of a supported architecture (architecture.h). Any
+// thread, for a file of its own; uses helpers inside.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Reads the directory of a safetensors file: names, types, shapes and places of its tensors.
 // Source: the format's specification (github.com/huggingface/safetensors): 8 bytes with the size of
 // the header, the header as JSON, then the data, which the header's offsets count from. Every
-// number is checked before use.
+// number is checked before use. Stateless, thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Flags of tidegate-engine (also TIDEGATE_* in the environment, and --config FILE), with their
-// defaults and bounds.
+// defaults and bounds. Called by main(), before other threads begin.
 #pragma once
 
 #include <chrono>

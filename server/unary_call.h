@@ -1,5 +1,5 @@
 // A unary call, the same for every method: the request out of its bytes, a handler, the answer or a
-// status with details, pushback metadata, metrics.
+// status with details, pushback metadata, metrics. Any thread of gRPC.
 #pragma once
 
 #include "absl/functional/function_ref.h"

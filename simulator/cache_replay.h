@@ -3,7 +3,8 @@
 // The served policies are replayed through the store's own BlockCache, one unit per block. Belady's
 // oracle looks into the future: after each mask it keeps, of what was resident and what the mask
 // read, the units that are needed soonest. It may leave a unit that was just read outside, which
-// makes it the best that any cache of this size can do (Belady 1966; with bypassing).
+// makes it the best that any cache of this size can do (Belady 1966; with bypassing). Stateless,
+// thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 //
 // op adds, or takes the larger where reads overlap with computing. Static weights (attention,
 // embeddings, head) and the key/value cache go into DRAM first; what is left holds MLP units, the
-// same share of every layer and kind.
+// same share of every layer and kind. Pure.
 #pragma once
 
 #include <cstdint>

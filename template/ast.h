@@ -1,7 +1,7 @@
 // The syntax tree of a template. Built by parser.h, walked by evaluator.h; never changed in
 // between.
 //
-// height(s) bound every recursion over a tree.
+// height(s) bound every recursion over a tree. Once parsed, any thread may read it.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// absl::StrCat() for std::string_view as well: the packaged Abseil has a string_view of its own.
+// absl::StrCat() for std::string_view as well: the packaged Abseil has its own string_view. Pure.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
 // A scope of names on the evaluator's stack, as long as it lives. Only for evaluator.cc and
-// calls.cc.
+// calls.cc, on the thread of their evaluator.
 #pragma once
 
 #include <optional>

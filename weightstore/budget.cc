@@ -148,7 +148,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
     }
     plan.staging_bytes =
         AffordableStaging(request, plan.staging_bytes, request.memory_budget_bytes);
-    // Of the units: blocks of one padded unit, as for measuring, would say nothing of others.
+    // The fraction counts units: block bytes would overstate packs that pad each unit to a block.
     const KindBytes parts = CachedParts(UnitBytes(geometry), fraction, request.input_share);
     for (uint32_t k = 0; k < kUnitKinds; ++k) {
       plan.slots_per_layer[k] =

@@ -1,4 +1,4 @@
-// Splits --memory-budget into what must be in memory and what is left for slots.
+// Splits --memory-budget into what must be in memory and what is left for slots. Pure.
 #pragma once
 
 #include <cstdint>

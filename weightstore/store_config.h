@@ -1,4 +1,5 @@
-// Flags of tidegate-store (also TIDEGATE_* in the environment, and --config FILE).
+// Flags of tidegate-store (also TIDEGATE_* in the environment, and --config FILE). Called by
+// main(), before other threads begin.
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,5 @@
 // Rows of a source as floats (pack_kernels.h), compiled once per instruction set
-// (simd_pack_kernels.cc).
+// (simd_pack_kernels.cc). Pure.
 //
 // clang-format off
 #if defined(TIDEGATE_PACK_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)

@@ -1,5 +1,5 @@
 // Columns of a slab, one per lane (pack_kernels.h), compiled once per instruction set
-// (simd_pack_kernels.cc). Each function does what its namesake in unit_codec.cc does.
+// (simd_pack_kernels.cc). Each function does what its namesake in unit_codec.cc does. Pure.
 //
 // clang-format off
 #if defined(TIDEGATE_PACK_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)

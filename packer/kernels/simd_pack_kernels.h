@@ -1,5 +1,5 @@
-// Inside packer/kernels only: the tables that simd_pack_kernels.cc compiled and this CPU
-// can run.
+// Inside packer/kernels only: the tables that simd_pack_kernels.cc compiled and this CPU can run.
+// Any thread.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 // Tensor element types of GGUF files (ggml's numbering) and their scalar decoders: the
 // specification that the fast kernels are compared with. How the bits of quantised types lie is in
-// ggml_groups.h.
+// ggml_groups.h. Pure.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Reads one GGUF file, which may be a part of a model: metadata and tensor directory.
+// Reads one GGUF file, which may be a part of a model: metadata and tensor directory. Any thread.
 #pragma once
 
 #include <string>

@@ -87,13 +87,13 @@ TESTED_ELSEWHERE = {
                     "text_functions", "value")},
 }
 
-# Where the opening comment of a header says from which threads it may be used. x-inl.h are parts of a header.
-THREAD_LINE_FOLDERS = ("engine/",)
-THREAD_LINE = re.compile(r"thread|plain data|\bpure\b", re.IGNORECASE)
-
 # Spelled in pieces, so that this file does not find itself.
 LEFTOVERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.$}])/(wo" r"rk|ho" r"me|ro" r"ot)/\w")
+
+# A header opens with which threads may use it, or that it has no state.
+THREAD_WORDS = re.compile(r"thread|\bpure\b|plain data|stateless", re.IGNORECASE)
+THREAD_LINE_FREE = ("tests/", "bench/")
 
 # What has one place of its own, and what is written elsewhere instead of it. Templates have their own numbers.
 ONE_PLACE = (
@@ -183,6 +183,10 @@ def closing_brace(code, at):
     return len(code) - 1
 
 
+def opening_comment(text):
+    return re.match(r"(//[^\n]*\n)*", text).group(0)
+
+
 def check_code(path, text):
     """Messages about one C++ file."""
     lines, found = text.split("\n"), []
@@ -200,10 +204,9 @@ def check_code(path, text):
     if path.endswith(".h"):
         if not text.startswith("// "):
             found.append(f"{path}: a header opens with a comment that says what it is for")
-        opening = re.match(r"(?://[^\n]*\n)*", text).group(0)
-        if (path.startswith(THREAD_LINE_FOLDERS) and not path.endswith("-inl.h")
-                and not THREAD_LINE.search(opening)):
-            found.append(f"{path}: its opening comment does not say which thread may use it")
+        elif (not path.startswith(THREAD_LINE_FREE) and not path.endswith("-inl.h")
+              and not THREAD_WORDS.search(opening_comment(text))):
+            found.append(f"{path}: the opening comment does not say which thread may use it (or: pure, plain data)")
         # Highway compiles x-inl.h once per instruction set, guarded by its own toggle.
         if not path.endswith("-inl.h") and not re.search(r"^#pragma once$", text, re.MULTILINE):
             found.append(f"{path}: no #pragma once")
@@ -287,7 +290,7 @@ class StyleTest(unittest.TestCase):
 class SelfTest(unittest.TestCase):
     """Planted violations are found, lawful look-alikes are not."""
 
-    GOOD_HEADER = "// What it is.\n#pragma once\n"
+    GOOD_HEADER = "// What it is. Thread-safe.\n#pragma once\n"
 
     def test_lengths(self):
         self.assertTrue(check_code("a.cc", "int x;" + " " * 95 + "\n"))
@@ -305,12 +308,20 @@ class SelfTest(unittest.TestCase):
 
     def test_headers(self):
         self.assertFalse(check_code("a.h", self.GOOD_HEADER))
-        self.assertTrue(check_code("a.h", "// What it is.\n"))
+        self.assertTrue(check_code("a.h", "// What it is. Pure.\n"), "no pragma")
         self.assertTrue(check_code("a.h", "#pragma once\n"))
         self.assertTrue(check_code("engine/a.h", self.GOOD_HEADER))
         self.assertTrue(check_code("engine/a.h", self.GOOD_HEADER + "// Thread-safe.\n"), "too late")
         self.assertFalse(check_code("engine/a.h", "// What it is. Thread-safe.\n#pragma once\n"))
         self.assertFalse(check_code("engine/a-inl.h", "// What it is.\n"))
+
+    def test_thread_lines(self):
+        silent = "// What it is.\n#pragma once\n// Thread-safe.\n"
+        self.assertTrue(check_code("base/a.h", silent))
+        for free in ("tests/a.h", "bench/a.h", "base/a.cc"):
+            self.assertFalse(check_code(free, silent), free)
+        for words in ("Owned by the decode thread.", "Pure.", "Plain data.", "Stateless."):
+            self.assertFalse(check_code("base/a.h", f"// What it is.\n// {words}\n#pragma once\n"), words)
 
     def test_long_functions(self):
         heads = ["int F(int a)", "void C::F() const", "C::C(int a) : a_(a), b_{1}, c_({2})",

@@ -38,7 +38,8 @@ class EvictionPolicy {
 // "lfu": least selected units first, ties by the smaller block number; admits the most selected.
 // "lru": least recently selected first; admits the smaller block numbers.
 // "value": a block is worth the sum over masks of its squared score (WantedBlock::score), halved
-//   every 350 masks; the cache keeps the most valuable of what it has and what it reads anyway.
+//   every 350 masks; the cache keeps the most valuable among the resident blocks and those that
+//   this request must read.
 //   See docs/decisions/0006-masks-beyond-the-paper.md.
 // "none": no admission, every selected block is read again.
 // INVALID_ARGUMENT names the policy and lists these.

@@ -1,4 +1,4 @@
-// What store and engine assume alike where nobody says otherwise.
+// What store and engine assume alike where nobody says otherwise. Constants, plain data.
 #pragma once
 
 #include <cstdint>

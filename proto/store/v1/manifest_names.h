@@ -1,5 +1,5 @@
 // Names in manifests. They come from files that anybody may have made, and go into logs, labels of
-// metrics and answers of servers: whoever parses a manifest bounds them first.
+// metrics and answers of servers: whoever parses a manifest bounds them first. Pure.
 #pragma once
 
 #include <cstddef>

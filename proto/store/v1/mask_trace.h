@@ -6,7 +6,8 @@
 //                                   its hidden units
 //
 // A mask is unit_count bits in whole bytes; unit u is bit u % 8 of byte u / 8. Units are numbered
-// as in the model, whatever the pack's order. Little-endian.
+// as in the model, whatever the pack's order. Little-endian. Each class says which threads may use
+// it.
 #pragma once
 
 #include <cstdint>

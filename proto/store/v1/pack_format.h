@@ -1,19 +1,19 @@
 // The pack file (model.tgpack), version 2: the contract between the packer and the store.
 //
-//   1. PackHeader                 4096 bytes at offset 0; written last, so a half pack never
-//   validates
-//   2. static section             page-aligned; the tensors of Manifest.static_tensors, rows as in
-//                                 static_rows.h. The last one may have a checksum for each row:
-//                                 an embedding that is not the head, of which a token needs one
-//                                 row. A store may leave it on flash.
-//   3. block section              page-aligned; for each layer its input blocks, then its hidden
-//   blocks, each a multiple of 512 bytes
-//   4. block checksums            uint64 XXH3 of every block, in the order of the block section
-//   5. manifest                   store.v1.Manifest, serialised
+//   1. PackHeader       4096 bytes at offset 0; written last, so that half a pack is no pack
+//   2. static section   page-aligned; the tensors of Manifest.static_tensors, rows as in
+//                       static_rows.h. The last one may have a checksum for each row: an embedding
+//                       that is not the head, of which a token needs one row. A store may leave it
+//                       on flash.
+//   3. block section    page-aligned; for each layer its input blocks, then its hidden blocks, each
+//                       a multiple of 512 bytes
+//   4. block checksums  uint64 XXH3 of every block, in the order of the block section
+//   5. manifest         store.v1.Manifest, serialised
 //
 // Little-endian. Offsets in bytes from the start of the file. Header, manifest, checksum table,
 // every static tensor and every block carry an XXH3-64 checksum. A change to any of this is
 // version 3.
+// Plain data and functions without state: any thread.
 #pragma once
 
 #include <array>

@@ -29,7 +29,7 @@
 //
 // Rules. Fixed-width types and offsets only, never pointers. Little-endian, one host. Words that
 // both sides touch are lock-free atomics; a publisher stores with release, a reader loads with
-// acquire. Any change to a size or an offset is version 6.
+// acquire. Any change to a size or an offset is version 6. Plain data.
 #pragma once
 
 #include <atomic>

@@ -4,7 +4,7 @@
 // laid out as a unit column is (unit_codec.h): all scales of the row first, padded to 16 bytes,
 // then all codes. A kernel converts a stretch of scales at once and reads codes as whole vectors;
 // blocks of 18 or 34 bytes allow neither. Blocks of the other quantised types are unpacked one by
-// one (ggml_groups.h).
+// one (ggml_groups.h). Pure.
 #pragma once
 
 #include <cstddef>

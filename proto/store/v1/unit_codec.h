@@ -5,11 +5,11 @@
 //   kF32   n x float
 //   kF16   n x half
 //   kQ8    ceil(n/32) x half scale, padded to 16 bytes; n x int8.        value = scale * q
-//   kQ4    ceil(n/32) x half scale, padded to 16 bytes; n/2 bytes.       value = scale * (nibble -
-//   8)
-//          Per group of 32: 16 bytes, low nibbles are elements 0..15, high nibbles 16..31.
+//   kQ4    ceil(n/32) x half scale, padded to 16 bytes; n/2 bytes.       value = scale * (code - 8)
+//          Per group of 32: 16 bytes, whose low halves are the codes of elements 0..15, the high
+//          ones those of 16..31.
 // Scales come first and together, so that a kernel can turn a tile's scales into floats at once.
-// Groups of 32 run along the column: n must be a multiple of 32 for kQ8 and kQ4.
+// Groups of 32 run along the column: n must be a multiple of 32 for kQ8 and kQ4. Pure.
 #pragma once
 
 #include <cstddef>
