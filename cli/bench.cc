@@ -37,12 +37,12 @@ constexpr const char* kExamples = R"(Examples:
   tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile
   tidegate bench model.gguf --flash-model bandwidth=1GB/s,latency=80us,iops=200k
 
-Store and engine run in this process. A budget in percent is a share of what the whole model takes.
-Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens are
-measured; medians over --repeat runs in the same warm store. The prompt is made of fixed pseudo-random
-ids: hit rates on real text differ. Compare rows of one run only. --ids FILE gives the prompt and then
-every token to decode: the same work for every mode.
-The key/value cache that a run needs is taken from the budget.
+Store and engine run in this process. A budget in percent is a share of what the whole model
+takes. Every row: a prompt is prefilled, --warm-up tokens are generated unmeasured, then --tokens
+are measured; medians over --repeat runs in the same warm store. The prompt is made of fixed
+pseudo-random ids: hit rates on real text differ. Compare rows of one run only. --ids FILE gives
+the prompt and then every token to decode: the same work for every mode. The key/value cache that
+a run needs is taken from the budget.
 )";
 
 struct Flags {

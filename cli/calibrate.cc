@@ -34,14 +34,14 @@ constexpr const char* kExamples = R"(Examples:
   tidegate pack models/stories-7M.f16.gguf --profile profile.json
   tidegate-engine --max-perplexity-increase 0.02
 
-Measures densities, gammas and protected shares with the store and the engine that serve, the memory
-that they will have, and every token pruned as if it were generated. Keeps those points that no other
-beats in both perplexity and bytes read per token. Candidates are compared on the start of the text;
-the numbers written are those of the tokens behind it, which had no say. The text should be like what
-will be served, documents separated by <|endoftext|>. It also measures what pruning each layer alone
-costs, and tries the densities by layer that follow; where they are not better, every layer has the
-same. The same text gives the same profile but for the last digits. A pack is measured as it is, a
-GGUF file or folder as `tidegate pack` would write it.
+Measures densities, gammas and protected shares with the store and the engine that serve, the
+memory that they will have, and every token pruned as if it were generated. Keeps those points
+that no other beats in both perplexity and bytes read per token. Candidates are compared on the
+start of the text; the numbers written are those of the tokens behind it, which had no say. The
+text should be like what will be served, documents separated by <|endoftext|>. It also measures
+what pruning each layer alone costs, and tries the densities by layer that follow; where they are
+not better, every layer has the same. The same text gives the same profile but for the last
+digits. A pack is measured as it is, a GGUF file or folder as `tidegate pack` would write it.
 )";
 
 constexpr double kLeastShare = 0.01;  // of densities and parts of the cache to try

@@ -23,10 +23,10 @@ constexpr const char* kExamples = R"(Examples:
   tidegate logits model.gguf --units f32 --tokens 1,280,170
   tidegate logits model.tgpack --tokens 1,280,170 --greedy 24 --mode dip --density 0.5
 
-Prints {"n_vocab": V, "positions": {"<position>": [V logits]}, "greedy": [ids]}: the last position of
-the prompt and those given with --positions. The prompt runs through dense prefill; --mode acts on the
-tokens that --greedy generates. With --positions beyond the prompt the logits after generated tokens
-are printed too. Arithmetic is exact unless --precision says otherwise.
+Prints {"n_vocab": V, "positions": {"<position>": [V logits]}, "greedy": [ids]}: the last position
+of the prompt and those given with --positions. The prompt runs through dense prefill; --mode acts
+on the tokens that --greedy generates. With --positions beyond the prompt the logits after
+generated tokens are printed too. Arithmetic is exact unless --precision says otherwise.
 )";
 
 constexpr uint64_t kMaxPosition = 1 << 24;  // beyond any context, and any vocabulary
