@@ -13,6 +13,7 @@
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "cli/byte_values.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "engine/single_sequence.h"
@@ -27,7 +28,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kEverything = "100%";
-constexpr double kMaxPercent = 1000;
 constexpr size_t kShownPathBytes = 4096;
 constexpr uint64_t kMaxTokens = 1 << 24;  // of each part of a run
 
@@ -180,18 +180,6 @@ absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   row.huge_page_bytes = local.store().info().huge_page_bytes;
   row.backend = local.store().info().flash.backend;
   return absl::OkStatus();
-}
-
-// Bytes of "1GiB", or of "50%" of what everything resident takes.
-absl::StatusOr<uint64_t> BudgetBytes(const std::string& text, uint64_t whole) {
-  if (absl::EndsWith(text, "%")) {
-    const auto percent = ParseReal(std::string_view(text).substr(0, text.size() - 1),
-                                   {.low = 0, .high = kMaxPercent, .above_low = true});
-    if (!percent.ok()) return Annotate(percent.status(), "--budgets, percent");
-    return static_cast<uint64_t>(static_cast<double>(whole) * *percent / 100);
-  }
-  const auto bytes = ParseBytes(text);
-  return bytes.ok() ? bytes : Annotate(bytes.status(), "--budgets");
 }
 
 // What the store takes with every unit resident, found by asking it.
@@ -355,7 +343,7 @@ absl::Status Run(Flags flags) {
       Row row;
       row.budget = budget;
       row.mode = mode;
-      ASSIGN_OR_RETURN(row.budget_bytes, BudgetBytes(budget, whole));
+      ASSIGN_OR_RETURN(row.budget_bytes, ParseByteShare("--budgets", budget, whole));
       RETURN_IF_ERROR(FillRow(options, one, row));
       PrintRow(row);
       if (flags.profile && row.error.empty()) PrintProfile(row);

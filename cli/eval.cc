@@ -10,7 +10,7 @@
 #include "base/flags.h"
 #include "base/progress.h"
 #include "base/status_macros.h"
-#include "cli/byte_rate.h"
+#include "cli/byte_values.h"
 #include "cli/command_text.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"

@@ -16,7 +16,7 @@
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
-#include "cli/byte_rate.h"
+#include "cli/byte_values.h"
 #include "cli/command_text.h"
 #include "cli/commands.h"
 #include "cli/inspect_report.h"
@@ -62,18 +62,6 @@ struct Flags {
   bool json = false;
   std::string csv, report;  // paths
 };
-
-absl::StatusOr<uint64_t> DramBytes(absl::string_view text, uint64_t whole) {
-  absl::string_view number = text;
-  if (!absl::ConsumeSuffix(&number, "%")) {
-    const absl::StatusOr<uint64_t> bytes = ParseBytes({text.data(), text.size()});
-    return bytes.ok() ? bytes : Annotate(bytes.status(), "--dram");
-  }
-  const auto percent =
-      ParseReal({number.data(), number.size()}, {.low = 0, .high = 1000, .above_low = true});
-  if (!percent.ok()) return Annotate(percent.status(), "--dram, percent");
-  return static_cast<uint64_t>(static_cast<double>(whole) * *percent / 100);
-}
 
 absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
   std::vector<std::string> names;
@@ -207,7 +195,8 @@ absl::Status Run(const Flags& flags, const std::string& command) {
   }
   std::vector<uint64_t> drams;
   for (const absl::string_view text : absl::StrSplit(flags.dram, ',')) {
-    ASSIGN_OR_RETURN(drams.emplace_back(), DramBytes(text, model.total()));
+    ASSIGN_OR_RETURN(drams.emplace_back(),
+                     ParseByteShare("--dram", {text.data(), text.size()}, model.total()));
   }
   std::vector<std::string> policies;
   if (trace.has_value()) policies = absl::StrSplit(flags.policies, ',');

@@ -69,7 +69,6 @@ TESTED_ELSEWHERE = {
     "measure/local_model.cc": "under tests/measure/evaluation_test.cc and every oracle command",
     "measure/report_folder.cc": "tests/cli/eval_test.cc",
     "measure/text_score.cc": "tests/cli/eval_test.cc; tests/integration/perplexity_test.cc",
-    "cli/byte_rate.cc": "tests/cli/{eval,simulate}_test.cc",
     "cli/chat.cc": "tests/integration/chat_test.cc",
     "cli/client_options.cc": "every command that calls a server: tests/cli/{generate,health,stats}_test.cc",
     "cli/command_text.cc": "tests/cli/eval_test.cc",
