@@ -120,7 +120,8 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   KvCache kv((*local)->model().config, 16, false);
   std::vector<float> logits((*local)->model().config.embedding_rows);
   PassAccounts accounts;
-  ASSERT_TRUE(AppendPrompt((*local)->decoder(), kv, context, Precision::kExact, logits, accounts).ok());
+  ASSERT_TRUE(
+      AppendPrompt((*local)->decoder(), kv, context, Precision::kExact, logits, accounts).ok());
   const auto best =
       static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   ChoiceQuestion question;

@@ -124,7 +124,7 @@ struct RingEntry {
 static_assert(sizeof(RingEntry) == 32);
 
 struct WantedBlock {
-  uint32_t block;      // strictly increasing in the list
+  uint32_t block;  // strictly increasing in the list
   // Uses of its units, summed over the rows of a pass that selected them, for counts and hit rates.
   uint16_t units = 0;
   // How much of the mask's output comes from them: root of their squared scores, as a share of the
