@@ -161,6 +161,7 @@ void AddChatCommand(CLI::App& app, CommandRun& run) {
   command->add_option_function<std::string>(
       "--model", [options](const std::string& v) { options->request.set_model(v); },
       "Name of the model; default: the served one");
+  AddMaxTokensFlag(*command, options->request);
   AddSamplingFlags(*command, options->request);
   AddPruningFlags(*command, options->request);
   AddMaxDurationFlag(*command, options->request);

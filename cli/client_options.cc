@@ -47,6 +47,10 @@ const char* CodeName(grpc::StatusCode code) {
 // Bytes of a peer that end up on a terminal: control characters could change its state.
 std::string Shown(const std::string& text) { return Printable(text, kMaxShownBytes); }
 
+double DelayOf(const google::rpc::RetryInfo& retry) {
+  return static_cast<double>(retry.retry_delay().seconds()) + retry.retry_delay().nanos() * 1e-9;
+}
+
 void AppendBadRequest(const google::rpc::BadRequest& detail, std::string& text) {
   for (const auto& violation : detail.field_violations()) {
     absl::StrAppend(&text, "\n  ", Shown(violation.field()), ": ", Shown(violation.description()));
@@ -70,9 +74,7 @@ void AppendDetail(const google::protobuf::Any& any, std::string& text) {
   } else if (any.UnpackTo(&error_info)) {
     AppendErrorInfo(error_info, text);
   } else if (any.UnpackTo(&retry)) {
-    const auto& delay = retry.retry_delay();
-    absl::StrAppend(&text, "\n  try again after ",
-                    FormatSeconds(static_cast<double>(delay.seconds()) + delay.nanos() * 1e-9));
+    absl::StrAppend(&text, "\n  try again after ", FormatSeconds(DelayOf(retry)));
   } else if (any.UnpackTo(&request)) {
     absl::StrAppend(&text, "\n  request ", Shown(request.request_id()));
   }
@@ -139,8 +141,9 @@ void AddServerFlag(CLI::App& command, std::string& server) {
       ->envname("TIDEGATE_SERVER");
 }
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& target) {
+std::shared_ptr<grpc::Channel> Dial(const std::string& target, bool own_connection) {
   grpc::ChannelArguments arguments;
+  if (own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (IsLocal(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
 }
@@ -165,6 +168,19 @@ absl::Status ExplainError(const grpc::Status& status, const std::string& target,
     }
   }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
+}
+
+ErrorFacts FactsOf(const grpc::Status& status) {
+  ErrorFacts facts = {.code = CodeName(status.error_code())};
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) return facts;
+  for (const google::protobuf::Any& any : details.details()) {
+    google::rpc::ErrorInfo error_info;
+    google::rpc::RetryInfo retry;
+    if (any.UnpackTo(&error_info)) facts.reason = Printable(error_info.reason());
+    if (any.UnpackTo(&retry)) facts.retry_seconds = DelayOf(retry);
+  }
+  return facts;
 }
 
 }  // namespace tidegate

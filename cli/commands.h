@@ -28,6 +28,7 @@ void AddEvalCommand(CLI::App& app, CommandRun& run);       // cli/eval.cc
 void AddCalibrateCommand(CLI::App& app, CommandRun& run);  // cli/calibrate.cc
 void AddSimulateCommand(CLI::App& app, CommandRun& run);   // cli/simulate.cc
 void AddBenchCommand(CLI::App& app, CommandRun& run);      // cli/bench.cc
+void AddLoadCommand(CLI::App& app, CommandRun& run);       // cli/load.cc
 void AddHealthCommand(CLI::App& app, CommandRun& run);     // cli/health.cc
 void AddStatsCommand(CLI::App& app, CommandRun& run);      // cli/stats.cc
 

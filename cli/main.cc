@@ -43,6 +43,7 @@ int Run(int argc, char** argv) {
   tidegate::AddCalibrateCommand(app, run);
   tidegate::AddSimulateCommand(app, run);
   tidegate::AddBenchCommand(app, run);
+  tidegate::AddLoadCommand(app, run);
   tidegate::AddHealthCommand(app, run);
   tidegate::AddStatsCommand(app, run);
   const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

@@ -24,6 +24,15 @@ namespace tidegate {
 inline constexpr uint64_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 
 template <typename Request>
+void AddMaxTokensFlag(CLI::App& command, Request& request) {
+  AddIntegerFlag(
+      command, "--max-tokens,-n",
+      [&request](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); }, {1, kMaxUint32},
+      "Tokens to generate at most")
+      ->default_str(absl::StrCat(GenerationRequest().max_tokens));
+}
+
+template <typename Request>
 void AddSamplingFlags(CLI::App& command, Request& request) {
   v1::SamplingParams& sampling = *request.mutable_sampling();
   v1::StopConditions& stop = *request.mutable_stop();
@@ -38,8 +47,6 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
                         auto set) {
     AddRealFlag(command, names, set, range, help)->default_str(absl::StrCat(by_default));
   };
-  integer("--max-tokens,-n", {1, kMaxUint32}, usual.max_tokens, "Tokens to generate at most",
-          [&](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); });
   real("--temperature", kTemperatureRange, usually.temperature, "0 is greedy",
        [&](double v) { sampling.set_temperature(static_cast<float>(v)); });
   integer("--top-k", {0, kMaxUint32}, usually.top_k, "0 is off",

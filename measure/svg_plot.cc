@@ -100,6 +100,7 @@ void AppendSeries(std::string* out, const PlotSeries& series, size_t index, cons
   for (const auto& [px, py] : series.points) {
     if (!x.Takes(px) || !y.Takes(py)) continue;
     absl::StrAppendFormat(&path, "%s%.1f,%.1f", path.empty() ? "" : " ", x.Pixel(px), y.Pixel(py));
+    if (!series.marks) continue;
     absl::StrAppendFormat(
         &marks,
         "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" fill=\"%s\"><title>%s: %.6g, %.6g</title>"

@@ -13,6 +13,7 @@ struct PlotSeries {
   std::string name = {};                               // in the legend
   std::vector<std::pair<double, double>> points = {};  // x, y; joined in this order
   bool line = true;                                    // false: points only
+  bool marks = true;  // false: the line alone, for curves of many points
 };
 
 struct Plot {

@@ -108,7 +108,7 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   for (const auto add :
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddCalibrateCommand,
-        AddSimulateCommand, AddBenchCommand, AddHealthCommand, AddStatsCommand}) {
+        AddSimulateCommand, AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand}) {
     CLI::App app;
     CommandRun run;
     add(app, run);

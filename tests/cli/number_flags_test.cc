@@ -16,8 +16,8 @@ using testing::StartsWith;
 const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
     AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
     AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddCalibrateCommand,
-    AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddHealthCommand,
-    AddStatsCommand};
+    AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
+    AddHealthCommand,   AddStatsCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;

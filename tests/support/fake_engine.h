@@ -71,6 +71,10 @@ class FakeEngine final : public Engine {
     while (!cancelled_.contains(id)) changed_.Wait(mutex_);
   }
   std::shared_ptr<GenerationSink> SinkOf(uint64_t id) const { return Find(id); }
+  uint64_t submitted() const {  // requests so far
+    MutexLock lock(mutex_);
+    return last_id_;
+  }
   GenerationRequest last_request() const {
     MutexLock lock(mutex_);
     return last_request_;
