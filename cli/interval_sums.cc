@@ -5,7 +5,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kMaxIntervals = 120;
+constexpr size_t kMaxIntervals = 80;
 
 }  // namespace
 

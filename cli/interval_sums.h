@@ -22,7 +22,7 @@ class IntervalSums {
  private:
   size_t IntervalOf(double at);
 
-  double width_ = 0.1;  // seconds
+  double width_ = 0.25;  // seconds
   std::vector<double> sums_;
 };
 

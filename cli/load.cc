@@ -20,13 +20,14 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/client_options.h"
+#include "cli/command_text.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/load_generator.h"
 #include "cli/load_report.h"
 #include "cli/load_target.h"
 #include "cli/request_flags.h"
-#include "cli/usage_meter.h"
+#include "measure/usage_meter.h"
 
 namespace tidegate {
 namespace {
@@ -154,7 +155,7 @@ LoadSubject SubjectOf(const LoadOptions& options, const v1::Model& model, uint64
       .seed = seed,
       .goals = options.goals.any()};
   subject.workload = absl::StrCat(
-      "prompts of ", options.prompt_tokens.ToString(), " tokens (",
+      "Prompts of ", options.prompt_tokens.ToString(), " tokens (",
       options.prompt_file.empty() ? "random ids"
                                   : absl::StrCat("from ", Printable(options.prompt_file)),
       options.shared_prefix > 0 ? absl::StrCat(", the first ", options.shared_prefix, " the same")
@@ -324,9 +325,9 @@ void AddLoadFlags(CLI::App& command, LoadOptions& options) {
                    kMaxStreams))
       ->type_name("LIST")
       ->default_str(absl::StrCat(kDefaultStreams));
-  AddRealListFlag(
-      command, "--rate", options.rates, {0, 1e6, true},
-      "Requests begun per second, whatever the server does; a list makes a run of each");
+  AddRealListFlag(command, "--rate", options.rates, {0, 1e6, true},
+                  "Requests begun per second, whatever the server does; a list makes a run of each")
+      ->type_name("LIST");
   AddTextFlag(
       command, "--arrivals",
       [&](const std::string& text) {

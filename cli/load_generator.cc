@@ -16,7 +16,9 @@ using SteadyClock = std::chrono::steady_clock;
 
 // How long the run may take to notice that it is to stop.
 constexpr double kPollSeconds = 0.02;
-constexpr double kPauseAfterError = 1;  // seconds
+// A place has one request in this time where they fail: a server that refuses connections would
+// get thousands a second.
+constexpr double kSecondsOfAnError = 1;
 constexpr std::chrono::seconds kConnectTimeout{10};
 
 // One request on its way. At any moment it waits for exactly one event of the completion queue.
@@ -176,7 +178,10 @@ class LoadRun {
       meter_.Fail(stream.measured, now, facts, std::string(explained.message()));
     }
     // Nobody waits in an open loop: the next one comes when it is due.
-    if (!plan_.rate.has_value()) pauses_.push(now + facts.retry_seconds.value_or(kPauseAfterError));
+    if (plan_.rate.has_value()) return;
+    pauses_.push(facts.retry_seconds.has_value()
+                     ? now + *facts.retry_seconds
+                     : std::max(now, stream.measured.start + kSecondsOfAnError));
   }
 
   const LoadPlan& plan_;

@@ -46,8 +46,8 @@ class LoadGenerator {
 
   // Runs to the end of the plan, or until `stop`, asked many times a second, says so: what is open
   // then is cut off. Requests that are refused with the advice to try again are neither sent again
-  // nor errors; in a closed loop the place of one stays empty for as long as the server asked, that
-  // of an error for a second. REQUIRES: plan.requests or plan.seconds.
+  // nor errors; in a closed loop the place of one stays empty for as long as the server asked, and
+  // errors come at most once a second from each place. REQUIRES: plan.requests or plan.seconds.
   LoadResult Run(const LoadPlan& plan, const std::function<bool()>& stop,
                  const OnProgress& on_progress);
 

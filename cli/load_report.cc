@@ -295,7 +295,8 @@ std::vector<std::pair<std::string, Plot>> SweepPlots(std::span<const MeasuredLoa
   Plot speed = {.title = "Speed and load",
                 .x_label = x_label,
                 .y_label = "output tokens per second",
-                .log_x = true};
+                .log_x = true,
+                .y_from_zero = true};
   speed.series.push_back(AgainstLoad(
       "output tokens", loads, [](const LoadResult& r) { return PerSecond(r, r.output_tokens); }));
   Plot latency = {.title = "Latency and load",
@@ -320,11 +321,16 @@ std::vector<std::pair<std::string, Plot>> Plots(std::span<const MeasuredLoad> lo
   if (loads.size() > 1) plots = SweepPlots(loads);
   plots.emplace_back("ttft", SharePlot("Time to first token (TTFT)", loads, &LoadResult::ttft));
   plots.emplace_back("itl", SharePlot("Time between tokens (ITL)", loads, &LoadResult::itl));
-  Plot tokens = {
-      .title = "Output tokens over time", .x_label = "seconds", .y_label = "tokens per second"};
+  Plot tokens = {.title = "Output tokens over time",
+                 .x_label = "seconds",
+                 .y_label = "tokens per second",
+                 .y_from_zero = true};
   AddTimeSeries(loads, &LoadResult::tokens, "", tokens);
   plots.emplace_back("tokens", std::move(tokens));
-  Plot streams = {.title = "Streams over time", .x_label = "seconds", .y_label = "open streams"};
+  Plot streams = {.title = "Streams over time",
+                  .x_label = "seconds",
+                  .y_label = "open streams",
+                  .y_from_zero = true};
   AddTimeSeries(loads, &LoadResult::receiving, ", running", streams);
   AddTimeSeries(loads, &LoadResult::waiting, ", waiting", streams);
   plots.emplace_back("streams", std::move(streams));
@@ -334,7 +340,7 @@ std::vector<std::pair<std::string, Plot>> Plots(std::span<const MeasuredLoad> lo
 }  // namespace
 
 std::string LoadText(const LoadSubject& subject, const MeasuredLoad& load) {
-  return absl::StrCat(PointName(load), ", ", FormatSeconds(load.result.seconds), "; ",
+  return absl::StrCat(PointName(load), ", ", FormatSeconds(load.result.seconds), ". ",
                       subject.workload, "\n", CountLine(subject, load), LatencyLines(load.result),
                       ServerLines(load.result), GeneratorLine(load), ErrorLines(load.result));
 }

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "cli/load_meter.h"
-#include "cli/report_folder.h"
+#include "measure/report_folder.h"
 
 namespace tidegate {
 

@@ -133,7 +133,8 @@ std::vector<double> RoundTicks(double low, double high, int count) {
   const double lead = raw / power;
   const double step = power * (lead <= 1 ? 1 : lead <= 2 ? 2 : lead <= 5 ? 5 : 10);
   std::vector<double> ticks;
-  for (double i = std::ceil(low / step); i * step <= high; ++i) ticks.push_back(i * step);
+  for (double i = std::ceil(low / step); i * step <= high; ++i)
+    ticks.push_back(i * step + 0.0);  // -0 becomes 0
   return ticks;
 }
 
@@ -146,6 +147,7 @@ std::string RenderSvg(const Plot& plot) {
       y.Include(py);
     }
   }
+  if (plot.y_from_zero) y.Include(0);
   x.Close();
   y.Close();
   std::string out = absl::StrFormat(

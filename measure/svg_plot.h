@@ -20,6 +20,7 @@ struct Plot {
   std::string title = {}, x_label = {}, y_label = {};
   std::vector<PlotSeries> series = {};
   bool log_x = false, log_y = false;  // points that are not positive are left out
+  bool y_from_zero = false;           // not with log_y
 };
 
 // A series for each name, in the order of their first row, with a point for each of its rows.

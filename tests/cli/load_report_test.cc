@@ -39,14 +39,14 @@ MeasuredLoad Measured(uint32_t streams, std::optional<double> rate = std::nullop
 LoadSubject Subject() {
   return {.model = "tiny <1> (llama, q8)",
           .server = "127.0.0.1:1",
-          .workload = "prompts of 10 tokens, outputs of at most 4 tokens.",
+          .workload = "Prompts of 10 tokens, outputs of at most 4 tokens.",
           .command = "tidegate load --concurrency 2",
           .seed = 7};
 }
 
 TEST(LoadReportTest, OneRunAsText) {
   const std::string text = LoadText(Subject(), Measured(2));
-  EXPECT_THAT(text, HasSubstr("2 streams, 5.0 s; prompts of 10 tokens"));
+  EXPECT_THAT(text, HasSubstr("2 streams, 5.0 s. Prompts of 10 tokens"));
   EXPECT_THAT(text, HasSubstr("2 begun, 2 completed, 0 refused, 0 failed; at most 2 open at once"));
   EXPECT_THAT(text, HasSubstr("0.4 requests/s, 1.6 output tokens/s, 5.6 tokens/s with prompts"));
   EXPECT_THAT(text, testing::ContainsRegex("TTFT +1000.0 +1000.0"));

@@ -47,6 +47,16 @@ TEST(SvgPlotTest, PointsThatCannotBeDrawnAreLeftOut) {
   EXPECT_THAT(svg, Not(HasSubstr("inf")));
 }
 
+TEST(SvgPlotTest, CurvesHaveNoMarksAndMayBeginAtZero) {
+  const std::string svg =
+      RenderSvg({.series = {{.name = "s", .points = {{1, 80}, {2, 100}}, .marks = false}},
+                 .y_from_zero = true});
+  EXPECT_EQ(Count(svg, "<title>"), 0u);
+  EXPECT_EQ(Count(svg, "<polyline"), 1u);
+  EXPECT_THAT(svg, HasSubstr(">0<"));
+  EXPECT_THAT(svg, Not(HasSubstr(">-0<")));
+}
+
 TEST(SvgPlotTest, NothingAndOnePointHaveAxesToo) {
   EXPECT_THAT(RenderSvg({}), HasSubstr("<rect"));
   const std::string svg = RenderSvg({.series = {{.name = "s", .points = {{7, 7}}}}});

@@ -73,6 +73,8 @@ TESTED_ELSEWHERE = {
     "cli/client_options.cc": "every command that calls a server: tests/cli/{generate,health,stats}_test.cc",
     "cli/command_text.cc": "tests/cli/eval_test.cc",
     "cli/logits.cc": "tests/integration/oracle_test.cc",
+    "cli/load_generator.cc": "streams and their ends: tests/cli/load_test.cc, tests/integration/load_test.cc",
+    "cli/load_target.cc": "what is asked before a run: tests/cli/load_test.cc",
     "cli/model_flags.cc": "tests/cli/oracle_flags_test.cc",
     "cli/proto_json.cc": "tests/cli/{generate,stats}_test.cc",
     "cli/simulate_report.cc": "tests/cli/simulate_test.cc",
