@@ -64,7 +64,9 @@ class Company {
     for (size_t i = 0; i < members_.size(); ++i) {
       const Member& member = Members()[members_[i]];
       const size_t done = caches_[i]->size(), prompt = member.prompt.size();
-      BatchSequence sequence = {.kv = caches_[i].get(), .precision = member.precision};
+      BatchSequence sequence;
+      sequence.kv = caches_[i].get();
+      sequence.precision = member.precision;
       if (done < prompt) {
         const size_t count = std::min<size_t>(prompt_rows, prompt - done);
         sequence.tokens = std::span(member.prompt).subspan(done, count);
@@ -199,38 +201,44 @@ TEST(DenseInsteadTest, ACacheAwareRowBesideAPromptIsDense) {
   LocalDecoder local(store);
   const std::vector<TokenId> prompt = {1, 270, 280, 5}, other = {1, 300, 17};
   const TokenId token = 263;
-  const auto run = [&](const PruneStep* prune, bool company) {
+  // company: rows of the prompt beside it that want logits; none: it is alone.
+  const auto run = [&](const PruneStep* prune, std::optional<uint32_t> company) {
     KvCache kv(local.model->config, 8, false), beside(local.model->config, 8, false);
     PassAccounts ignored;
     CHECK(AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, {}, ignored).ok());
     std::vector<BatchSequence> batch = {{.kv = &kv, .tokens = {&token, 1}, .prune = prune}};
     if (company) {
-      batch.push_back({.kv = &beside, .tokens = other, .form = RowForm::kPrompt, .logit_rows = 0});
+      batch.push_back({.kv = &beside,
+                       .tokens = other,
+                       .form = RowForm::kPrompt,
+                       .prune = nullptr,
+                       .logit_rows = *company});
     }
     Logits logits;
     StepCost cost;
     CHECK(local.decoder
               ->Run(
                   batch,
-                  [&](size_t, uint32_t, std::span<float> row) {
-                    logits.assign(row.begin(), row.end());
+                  [&](size_t s, uint32_t, std::span<float> row) {
+                    if (s == 0) logits.assign(row.begin(), row.end());
                   },
                   cost)
               .ok());
     return std::pair(logits, cost.sequences[0].dense_instead);
   };
-  const auto [dense, none] = run(nullptr, false);
+  const auto [dense, none] = run(nullptr, std::nullopt);
   EXPECT_EQ(none, 0);
-  const auto [alone, masked] = run(&kAware, false);
+  const auto [alone, masked] = run(&kAware, std::nullopt);
   EXPECT_NE(alone, dense);
   EXPECT_EQ(masked, 0);
-  const auto [beside, instead] = run(&kAware, true);
+  const auto [beside, instead] = run(&kAware, 1);
   EXPECT_EQ(beside, dense);
-  // The prompt wants no logits: in the last layer's MLP it has no row.
-  EXPECT_DOUBLE_EQ(instead, 0.5);
-  const auto [strict, kept] = run(&kPruned, true);
+  EXPECT_DOUBLE_EQ(instead, 1);
+  // A prompt that wants no logits has no row in the last layer's MLP, one of two.
+  EXPECT_DOUBLE_EQ(run(&kAware, 0).second, 0.5);
+  const auto [strict, kept] = run(&kPruned, 1);
   EXPECT_EQ(kept, 0);
-  EXPECT_EQ(strict, run(&kPruned, false).first);
+  EXPECT_EQ(strict, run(&kPruned, std::nullopt).first);
 }
 
 // Two masks that leave nothing to spare: reading the rest of it costs nothing.

@@ -100,11 +100,11 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   KvCache kv(local.model->config, 8, false);
   PassAccounts accounts;
   std::vector<std::vector<float>> rows;
-  AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts,
-                            [&](uint32_t position, std::span<float> logits) {
-    EXPECT_EQ(position, rows.size());
-    rows.emplace_back(logits.begin(), logits.end());
-                            })
+  ASSERT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts,
+                           [&](uint32_t position, std::span<float> logits) {
+                             EXPECT_EQ(position, rows.size());
+                             rows.emplace_back(logits.begin(), logits.end());
+                           })
                   .ok());
   ASSERT_EQ(rows.size(), 5u);
   for (size_t n = 1; n <= 5; ++n) {
@@ -120,7 +120,7 @@ TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   KvCache kv(local.model->config, 8, false);
   PassAccounts accounts;
   const std::vector<TokenId> tokens = {1, 270};
-  AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).ok());
+  ASSERT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).ok());
   store.Stop();
   EXPECT_EQ(AppendToken(*local.decoder, kv, 5, nullptr, Precision::kFast, {}, accounts).code(),
             absl::StatusCode::kUnavailable);
@@ -178,13 +178,14 @@ TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
   std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   KvCache half(local.model->config, 8, true), whole(local.model->config, 8, false);
-  AppendPrompt(*local.decoder, half, prompt, Precision::kExact, logits, accounts),
+  ExpectNotFinite(AppendPrompt(*local.decoder, half, prompt, Precision::kExact, logits, accounts),
                   "layer 1, position 0: a key or value is not a finite number, or too large");
   EXPECT_EQ(half.size(), 0u);
   ExpectNotFinite(
       AppendToken(*local.decoder, half, 1, nullptr, Precision::kExact, logits, accounts),
       "layer 1, position 0");
-  AppendPrompt(*local.decoder, whole, prompt, Precision::kExact, logits, accounts).ok());
+  EXPECT_TRUE(
+      AppendPrompt(*local.decoder, whole, prompt, Precision::kExact, logits, accounts).ok());
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ std::vector<float> Logits(LocalDecoder& local, const std::vector<TokenId>& token
   KvCache kv(local.model->config, 16, false);
   PassAccounts accounts;
   std::vector<float> logits(local.model->config.embedding_rows);
-  AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, logits, accounts).ok());
+  EXPECT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, logits, accounts).ok());
   EXPECT_TRUE(
       AppendToken(*local.decoder, kv, 280, nullptr, Precision::kExact, logits, accounts).ok());
   return logits;
@@ -60,7 +60,7 @@ TEST(EmbeddingTest, RefusesIdsWithoutARow) {
   PassAccounts accounts;
   for (const TokenId id : {-1, 320}) {
     const std::vector<TokenId> tokens = {1, id};
-    AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).code(),
+    EXPECT_EQ(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).code(),
               absl::StatusCode::kInvalidArgument);
   }
 }

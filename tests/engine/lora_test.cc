@@ -85,7 +85,7 @@ Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters
     std::vector<float> logits(local.model->config.embedding_rows);
     KvCache kv(local.model->config, 16, /*half=*/false);
     if (prefill) {
-      AppendPrompt(*local.decoder, kv, kTokens, Precision::kExact, logits, accounts).ok());
+      CHECK(AppendPrompt(*local.decoder, kv, kTokens, Precision::kExact, logits, accounts).ok());
     } else {
       for (const TokenId token : kTokens) {
         CHECK(

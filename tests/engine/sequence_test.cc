@@ -155,7 +155,7 @@ TEST_F(PaddedHead, KeepsItsRowsInLogits) {
   std::vector<float> logits(kRows);
   PassAccounts accounts;
   const std::vector<TokenId> prompt = {1, 270};
-  AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, logits, accounts).ok());
+  ASSERT_TRUE(AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, logits, accounts).ok());
   const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
   EXPECT_TRUE(best >= static_cast<std::ptrdiff_t>(kTokens) || best == kUnused) << best;
 }
