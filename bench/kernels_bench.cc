@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/matmul.h"
+#include "engine/kv_cache.h"
 #include "engine/thread_pool.h"
 #include "proto/store/v1/static_rows.h"
 
@@ -251,23 +252,31 @@ void MatmulPack(benchmark::State& state, const MatmulKernels& kernels) {
   Report(state, kTokens * kDepth * sizeof(float));
 }
 
-// One head over 2048 positions; bytes are those of keys and values.
-void Attend(benchmark::State& state, const Kernels& kernels, bool half) {
-  constexpr size_t kTokens = 2048;
-  constexpr size_t kHead = 128;
-  const std::vector<float> values = RandomFloats(kTokens * kHead, 1);
-  std::vector<uint16_t> halves(values.size());
-  kernels.to_half(values.data(), values.size(), halves.data());
-  const void* cache = half ? static_cast<const void*>(halves.data()) : values.data();
-  const std::vector<float> query = RandomFloats(kHead, 2);
+// One head over 2048 positions in pages, as a sequence of a model with 8 layers and 8 key/value
+// heads has them; bytes are those of keys and values.
+void Attend(benchmark::State& state, const Kernels& kernels, KvType type) {
+  constexpr uint32_t kTokens = 2048;
+  ModelConfig config;
+  config.layer_count = 8;
+  config.kv_heads = 8;
+  config.head_size = 128;
+  KvPool pool = KvPool::ForTokens(config, type, kTokens);
+  KvCache kv(&pool, kTokens);
+  if (!kv.Grow(kTokens).ok()) return state.SkipWithError("no memory");
+  const std::vector<float> rows = RandomFloats(size_t{kTokens} * config.kv_size(), 1);
+  for (uint32_t t = 0; t < kTokens; ++t) {
+    kv.Store(kernels, 3, t, rows.data() + size_t{t} * config.kv_size(),
+             rows.data() + size_t{t} * config.kv_size());
+  }
+  const std::vector<float> query = RandomFloats(config.head_size, 2);
   std::vector<float> scores(kTokens);
-  std::vector<float> out(kHead);
+  std::vector<float> out(config.head_size);
   for (auto _ : state) {
-    kernels.attend(query.data(), cache, cache, half, kHead, kTokens, kHead, 0.1f, 0, scores.data(),
-                   out.data());
+    kernels.attend(query.data(), kv.View(3, 5), 0, kTokens, config.head_size, 0.1f, 0,
+                   scores.data(), out.data());
     benchmark::ClobberMemory();
   }
-  Report(state, 2 * values.size() * (half ? sizeof(uint16_t) : sizeof(float)));
+  Report(state, 2 * kTokens * KvRowBytes(type, config.head_size));
 }
 
 void SiluMultiply(benchmark::State& state, const Kernels& kernels) {
@@ -330,10 +339,10 @@ void RegisterOthers(const Kernels& kernels, bool bf16) {
     }
   }
   if (bf16) return;
-  for (const bool half : {true, false}) {
+  for (const auto& [name, type] : {std::pair("f16", KvType::kF16), {"f32", KvType::kF32}}) {
     benchmark::RegisterBenchmark(
-        (std::string("attend/") + (half ? "f16" : "f32") + "/" + table).c_str(),
-        [&kernels, half](auto& state) { Attend(state, kernels, half); });
+        (std::string("attend/") + name + "/" + table).c_str(),
+        [&kernels, kept = type](auto& state) { Attend(state, kernels, kept); });
   }
   benchmark::RegisterBenchmark(("silu_multiply/" + table).c_str(),
                                [&kernels](auto& state) { SiluMultiply(state, kernels); });

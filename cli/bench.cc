@@ -114,10 +114,12 @@ std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
 }
 
 absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
-                               bool half, PassAccounts& prefill, PassAccounts& decode) {
+                               KvType kv_type, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
-  KvCache kv(config, static_cast<uint32_t>(flags.AllTokens()), half);
+  const auto context = static_cast<uint32_t>(flags.AllTokens());
+  KvPool pool = KvPool::ForTokens(config, kv_type, context);
+  KvCache kv(&pool, context);
   std::vector<float> logits(config.embedding_rows);
   const std::vector<TokenId> prompt = Prompt(flags, config.embedding_rows);
   const Usage start = UsageNow();
@@ -145,14 +147,14 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
 
 absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
   ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local.model().config));
-  ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const KvType kv_type, flags.model.ParsedKvType());
   RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.embedding_rows));
   std::vector<Sample> samples;
   std::vector<double> firsts;
   PassAccounts prefill, decode;
   for (uint32_t i = 0; i < flags.repeat; ++i) {
     ASSIGN_OR_RETURN(const Sample sample,
-                     RunOnce(local, flags, step ? &*step : nullptr, half, prefill, decode));
+                     RunOnce(local, flags, step ? &*step : nullptr, kv_type, prefill, decode));
     samples.push_back(sample);
     firsts.push_back(sample.first_token_seconds);
   }

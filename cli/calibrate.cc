@@ -101,9 +101,9 @@ absl::StatusOr<CalibrationTasks> TasksOf(const Flags& flags, const std::vector<T
   const auto split = SplitTokens(tokens, flags.chunk, flags.search_tokens, flags.final_tokens);
   if (!split.ok()) return Annotate(split.status(), flags.text);
   CalibrationTasks tasks = *split;
-  ASSIGN_OR_RETURN(tasks.search.half_kv, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(tasks.search.kv_type, flags.model.ParsedKvType());
   ASSIGN_OR_RETURN(tasks.search.precision, flags.model.ParsedPrecision());
-  tasks.final.half_kv = tasks.search.half_kv;
+  tasks.final.kv_type = tasks.search.kv_type;
   tasks.final.precision = tasks.search.precision;
   return tasks;
 }

@@ -236,7 +236,7 @@ absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
   if (flags.max_tokens > 0) {
     task.chunks = std::min(task.chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
-  ASSIGN_OR_RETURN(task.half_kv, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(task.kv_type, flags.model.ParsedKvType());
   ASSIGN_OR_RETURN(task.precision, flags.model.ParsedPrecision());
   return task;
 }

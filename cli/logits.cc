@@ -95,7 +95,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const std::vector<uint32_t> wanted, ParseList(flags.positions, "--positions"));
   RETURN_IF_ERROR(CheckPositions(wanted, ids.size() + flags.greedy));
   ASSIGN_OR_RETURN(const LocalModelOptions options, flags.model.LocalOptions());
-  ASSIGN_OR_RETURN(const bool half, flags.model.HalfKv());
+  ASSIGN_OR_RETURN(const KvType kv_type, flags.model.ParsedKvType());
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   const ModelConfig& config = local->model().config;
@@ -107,7 +107,8 @@ absl::Status Run(const Flags& flags) {
   std::set<uint32_t> positions(wanted.begin(), wanted.end());
   positions.insert(static_cast<uint32_t>(prompt.size() - 1));
   std::map<uint32_t, std::string> rows;
-  KvCache kv(config, static_cast<uint32_t>(prompt.size()) + flags.greedy, half, context);
+  KvPool pool = KvPool::ForTokens(config, kv_type, prompt.size() + flags.greedy);
+  KvCache kv(&pool, context);
   std::vector<float> logits(config.embedding_rows);
   PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {

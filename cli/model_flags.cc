@@ -88,7 +88,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   options.model = model;
   // Everything that can be wrong is said before a long packing, not after it.
   RETURN_IF_ERROR(ParseDecodeMode(mode).status());
-  RETURN_IF_ERROR(HalfKv().status());
+  RETURN_IF_ERROR(ParsedKvType().status());
   RETURN_IF_ERROR(ParsedPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units.empty() ? kUnits : units));
   if (!units.empty() && StartsAsPack(model)) {
@@ -124,9 +124,9 @@ absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& con
                 .protected_share = protected_share});
 }
 
-absl::StatusOr<bool> ModelFlags::HalfKv() const {
-  if (kv == "f16") return true;
-  if (kv == "f32") return false;
+absl::StatusOr<KvType> ModelFlags::ParsedKvType() const {
+  if (kv == "f16") return KvType::kF16;
+  if (kv == "f32") return KvType::kF32;
   return absl::InvalidArgumentError(absl::StrCat("--kv '", kv, "': use f32 or f16"));
 }
 

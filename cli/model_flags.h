@@ -44,7 +44,7 @@ struct ModelFlags {
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
   // Empty in mode dense. Errors name the flag and its range.
   absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
-  absl::StatusOr<bool> HalfKv() const;
+  absl::StatusOr<KvType> ParsedKvType() const;
   absl::StatusOr<Precision> ParsedPrecision() const;
 };
 

@@ -41,12 +41,14 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokeniz
 // Context per request and KV capacity over all, within what the flags and the budget give.
 absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   const ModelConfig& c = attached.model->config;
-  const uint64_t token_bytes = KvCache::BytesPerToken(c, options.kv_half);
+  const KvType type = options.kv_half ? KvType::kF16 : KvType::kF32;
+  const uint64_t token_bytes = KvPool::BytesPerToken(c, type);
+  const uint64_t page_bytes = KvPool::PageBytes(c, type);
   // Adapters are part of what the store's budget reserves for this process.
   const uint64_t reserved = attached.client->region().engine_reserve_bytes;
   const uint64_t reserve_bytes = reserved - std::min(reserved, attached.info.adapter_bytes);
   const uint64_t capacity =
-      options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / token_bytes;
+      options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / page_bytes * kKvPageTokens;
   const MemoryLimit memory = ReadMemoryLimit();
   if (capacity > memory.bytes / token_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -67,7 +69,7 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
         "; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
-  attached.kv_capacity_tokens = capacity;
+  attached.kv_pool = std::make_unique<KvPool>(c, type, KvPool::PagesFor(capacity) * page_bytes);
   return absl::OkStatus();
 }
 
@@ -92,6 +94,7 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->client->ForgetTokenizer();
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
                                                 options.overlap);
+  attached->threads = pool->thread_count();
   attached->info = InfoFrom(*attached->client, *attached->model, *attached->tokenizer);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   ::malloc_trim(0);  // what reading the manifest took
@@ -112,7 +115,7 @@ void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
             " tokens that the model was trained on; --context allows more");
   }
   LogInfo("attached: model ", info.name, ", context ", attached.context_tokens,
-          " tokens, KV cache for ", attached.kv_capacity_tokens, " tokens (",
+          " tokens, KV cache for ", attached.kv_capacity_tokens(), " tokens (",
           options.kv_tokens != 0 ? "--kv-tokens" : "the store's engine reserve", ")",
           info.adapters.empty() ? ""
                                 : absl::StrCat(", adapters ", absl::StrJoin(info.adapters, ", "),

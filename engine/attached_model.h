@@ -18,9 +18,13 @@ struct AttachedModel {
   std::unique_ptr<const Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<KvPool> kv_pool;
   ModelInfo info;
-  uint32_t context_tokens = 0;      // per request
-  uint64_t kv_capacity_tokens = 0;  // over all requests, at least context_tokens
+  uint32_t context_tokens = 0;  // per request
+  uint32_t threads = 1;         // that compute
+
+  // Over all requests, in whole pages; at least context_tokens.
+  uint64_t kv_capacity_tokens() const { return uint64_t{kv_pool->capacity()} * kKvPageTokens; }
 };
 
 // Attaches and builds the model. `pool` outlives the result. on_wait: see WeightClient.

@@ -18,8 +18,7 @@ void DecodeAttention::RunHead(uint32_t layer, const AttentionRow& row, uint32_t 
   const size_t size = config_.head_size;
   const uint32_t kv_head = head / (config_.query_heads / config_.kv_heads);
   const Span seen = Seen(layer, row.position);
-  kernels_->attend(row.query + head * size, row.kv->keys(layer, kv_head, seen.first),
-                   row.kv->values(layer, kv_head, seen.first), row.kv->half(), size, seen.size(),
+  kernels_->attend(row.query + head * size, row.kv->View(layer, kv_head), seen.first, seen.size(),
                    size, config_.attention_scale, config_.attention_cap, scores,
                    row.out + head * size);
 }

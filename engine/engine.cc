@@ -242,7 +242,7 @@ void EngineImpl::Publish() {
   info_ = model.info;
   context_tokens_ = model.context_tokens;
   stats_.attached = true;
-  stats_.kv_tokens_capacity = model.kv_capacity_tokens;
+  stats_.kv_tokens_capacity = model.kv_capacity_tokens();
 }
 
 void EngineImpl::Detach() {
@@ -349,7 +349,7 @@ void EngineImpl::WatchStore(bool idle) {
 uint64_t EngineImpl::KvTokensReserved() const {
   uint64_t tokens = 0;
   for (const Running& running : running_) {
-    if (!running.ended) tokens += running.sequence->kv().capacity();
+    if (!running.ended) tokens += running.sequence->kv().pages().size() * kKvPageTokens;
   }
   return tokens;
 }
@@ -363,7 +363,9 @@ void EngineImpl::Admit() {
     const GenerationRequest& request = waiting_.front().request;
     const auto needed = static_cast<uint32_t>(std::min<uint64_t>(
         model.context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
-    if (KvTokensReserved() + needed > model.kv_capacity_tokens) break;
+    if (model.kv_pool->available() < KvPool::PagesFor(needed)) break;
+    KvCache kv(model.kv_pool.get(), model.context_tokens);
+    if (!kv.Grow(needed).ok()) break;
     WaitingRequest next = waiting_.Pop();
     const bool steered = next.request.pruning.FollowsLadder();
     const SequenceOptions sequence = {.submitted = next.submitted,
@@ -373,9 +375,8 @@ void EngineImpl::Admit() {
                                       .observer = observer_};
     const ModelConfig& config = model.model->config;
     running_.push_back(
-        {next.id, std::make_unique<Sequence>(
-                      std::move(next.request), std::move(next.sink), sequence, &config,
-                      KvCache(config, needed, options_.kv_half, model.context_tokens))});
+        {next.id, std::make_unique<Sequence>(std::move(next.request), std::move(next.sink),
+                                             sequence, &config, std::move(kv))});
     any = true;
   }
   if (any) UpdateGauges();

@@ -1,56 +1,66 @@
-// Keys and values of one sequence, for all layers and positions up to a fixed capacity.
-// Thread-compatible.
+// Keys and values of one sequence, for all layers: a list of pages of a KvPool. Pages may be shared
+// with other sequences and with the prefix index; what is written goes into pages of its own.
+// Owned by the decode thread, which lends it to those of its pool within a step.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <span>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
-#include "engine/model.h"
+#include "engine/kv_pool.h"
 
 namespace tidegate {
 
 class KvCache {
  public:
-  // Room for `capacity_tokens` positions in half or float. context_tokens: what the sequence may
-  // grow to as its user sees it, which chooses the rotation of keys in some models (ModelRope); 0:
-  // the capacity.
-  KvCache(const ModelConfig& config, uint32_t capacity_tokens, bool half,
-          uint32_t context_tokens = 0);
+  // Empty. `pool` outlives it. context_tokens: what the sequence may grow to as its user sees it,
+  // which chooses the rotation of keys in some models (ModelRope).
+  KvCache(KvPool* pool, uint32_t context_tokens);
+  KvCache(KvCache&&) = default;
+  KvCache& operator=(KvCache&&) = delete;
+  ~KvCache();
 
-  uint32_t capacity() const { return capacity_; }
   uint32_t context_tokens() const { return context_tokens_; }
   uint32_t size() const { return size_; }  // positions held
-  bool half() const { return half_; }
+  KvType type() const { return pool_->type(); }
+  bool half() const { return type() == KvType::kF16; }
 
-  // Rows [position][head_size] of one key/value head; consecutive positions are head_size apart.
-  // The first one is that of `position`.
-  const void* keys(uint32_t layer, uint32_t head, uint32_t position = 0) const {
-    return Row(layer, 0, head, position);
-  }
-  const void* values(uint32_t layer, uint32_t head, uint32_t position = 0) const {
-    return Row(layer, 1, head, position);
-  }
+  // Begins with full pages that others have computed, whose holds pass over to the sequence.
+  // REQUIRES: it is empty and has no pages.
+  void Adopt(std::span<const PageId> pages);
+
+  // Room for `rows` more positions in pages that nobody else holds. RESOURCE_EXHAUSTED if the pool
+  // has too few; then what there is stays, and a later call goes on from there.
+  absl::Status Grow(uint32_t rows);
 
   // Stores the rotated key and the value of `position`; both [kv_heads, head_size]. False if one of
-  // the numbers, as it is stored, is not finite. REQUIRES: position < capacity().
+  // the numbers, as it is stored, is not finite. Safe to call from several threads for different
+  // positions. REQUIRES: there is room (Grow).
   bool Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
              const float* value);
 
-  // Positions below `size` are complete in every layer.
-  void set_size(uint32_t size) { size_ = size; }
+  // Positions below `size` are complete in every layer. Room behind them stays.
+  void set_size(uint32_t size);
 
-  // Bytes that one position takes.
-  static uint64_t BytesPerToken(const ModelConfig& config, bool half);
+  // Forgets what lies behind the first `size` positions and lets go of pages without any.
+  // REQUIRES: size <= size().
+  void Truncate(uint32_t size);
+
+  // Page i holds positions from i * kKvPageTokens on; the last ones may be room only.
+  std::span<const PageId> pages() const { return pages_; }
+
+  // Where attention finds the keys and values of one head; until the next change of pages.
+  KvView View(uint32_t layer, uint32_t head) const;
 
  private:
-  std::byte* Row(uint32_t layer, uint32_t is_value, uint32_t head, uint32_t position) const;
-
-  const uint32_t kv_heads_, head_size_, capacity_, context_tokens_;
-  const bool half_;
+  KvPool* const pool_;
+  const uint32_t kv_heads_, head_size_, context_tokens_;
   uint32_t size_ = 0;
-  std::unique_ptr<std::byte[]> data_;
+  std::vector<PageId> pages_;
+  std::vector<std::byte*> data_;  // of pages_
 };
 
 }  // namespace tidegate

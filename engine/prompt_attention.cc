@@ -9,6 +9,8 @@ namespace {
 // Queries per pass over the keys: enough to pay for decoding these, few enough that their scores
 // (1.5 MiB at 4096 positions) stay near.
 constexpr uint32_t kQueries = 96;
+// Keys that are laid next to each other for one product, 16 KiB of halves of 128.
+constexpr size_t kGathered = 64;
 
 }  // namespace
 
@@ -81,22 +83,43 @@ PromptAttention::Span PromptAttention::Seen(const Call& call, uint32_t first,
   return {window == 0 || window >= oldest ? 0 : oldest - window, oldest - 1 + tokens};
 }
 
-// scores = softmax(query . keys), 0 at positions that the token does not see.
-void PromptAttention::Score(const Call& call, const Item& item, Span span, Scratch& scratch) const {
+// scores [queries, positions] = query . keys.
+void PromptAttention::Multiply(const KvView& kv, Span span, size_t queries,
+                               Scratch& scratch) const {
   const size_t size = config_.head_size;
+  const size_t row_bytes = KvRowBytes(kv.type, size);
   const size_t positions = span.end - span.first;
-  const size_t queries = size_t{item.tokens} * group_;
-  const bool half = call.kv->half();
-  const MatrixView keys = {
-      .type = half ? GgmlType::kF16 : GgmlType::kF32,
-      .data = static_cast<const std::byte*>(call.kv->keys(call.layer, item.head, span.first)),
-      .rows = positions,
-      .columns = size,
-      .row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float))};
   scratch.scores.resize(std::max(scratch.scores.size(), queries * positions));
+  scratch.keys.resize(kGathered * row_bytes);
   const void* packed = Pack(
       {.data = scratch.query.data(), .stride = size, .depth = size, .tokens = queries}, scratch);
-  matmul_.multiply_rows(keys, 0, positions, packed, queries, scratch.scores.data(), positions);
+  for (size_t begin = 0; begin < positions; begin += kGathered) {
+    const size_t end = std::min(positions, begin + kGathered);
+    // Products want more rows next to each other than a page has.
+    for (size_t at = begin; at < end;) {
+      const size_t position = span.first + at;
+      const size_t row = position % kv.page_tokens;
+      const size_t rows = std::min(kv.page_tokens - row, end - at);
+      std::memcpy(scratch.keys.data() + (at - begin) * row_bytes,
+                  kv.pages[position / kv.page_tokens] + kv.keys + row * row_bytes,
+                  rows * row_bytes);
+      at += rows;
+    }
+    const MatrixView keys = {.type = kv.type == KvType::kF16 ? GgmlType::kF16 : GgmlType::kF32,
+                             .data = scratch.keys.data(),
+                             .rows = end - begin,
+                             .columns = size,
+                             .row_bytes = row_bytes};
+    matmul_.multiply_rows(keys, 0, keys.rows, packed, queries, scratch.scores.data() + begin,
+                          positions);
+  }
+}
+
+// scores = softmax(query . keys), 0 at positions that the token does not see.
+void PromptAttention::Score(const Call& call, const Item& item, Span span, Scratch& scratch) const {
+  const size_t positions = span.end - span.first;
+  const size_t queries = size_t{item.tokens} * group_;
+  Multiply(call.kv->View(call.layer, item.head), span, queries, scratch);
   for (size_t q = 0; q < queries; ++q) {
     float* scores = scratch.scores.data() + q * positions;
     const Span seen = Seen(call, item.first + static_cast<uint32_t>(q / group_), 1);
@@ -115,21 +138,24 @@ void PromptAttention::Mix(const Call& call, const Item& item, Span span, Scratch
   const size_t size = config_.head_size;
   const size_t positions = span.end - span.first;
   const size_t queries = size_t{item.tokens} * group_;
-  const bool half = call.kv->half();
-  const size_t row_bytes = size * (half ? sizeof(uint16_t) : sizeof(float));
-  const auto* values =
-      static_cast<const uint8_t*>(call.kv->values(call.layer, item.head, span.first));
+  const KvView kv = call.kv->View(call.layer, item.head);
   scratch.values.resize(positions);
-  for (size_t p = 0; p < positions; ++p) scratch.values[p] = values + p * row_bytes;
+  for (size_t i = 0; i < positions; ++i) {
+    const size_t position = span.first + i;
+    scratch.values[i] =
+        reinterpret_cast<const uint8_t*>(kv.pages[position / kv.page_tokens] + kv.values +
+                                         position % kv.page_tokens * KvRowBytes(kv.type, size));
+  }
   const void* packed = Pack(
       {.data = scratch.scores.data(), .stride = positions, .depth = positions, .tokens = queries},
       scratch);
   scratch.out.assign(queries * size, 0.0f);
-  matmul_.add_columns({.encoding = half ? UnitEncoding::kF16 : UnitEncoding::kF32,
-                       .columns = scratch.values.data(),
-                       .count = positions,
-                       .elements = size},
-                      0, size, packed, queries, scratch.out.data(), size);
+  matmul_.add_columns(
+      {.encoding = kv.type == KvType::kF16 ? UnitEncoding::kF16 : UnitEncoding::kF32,
+       .columns = scratch.values.data(),
+       .count = positions,
+       .elements = size},
+      0, size, packed, queries, scratch.out.data(), size);
 }
 
 }  // namespace tidegate

@@ -51,6 +51,7 @@ class PromptAttention {
   struct Scratch {
     std::vector<float> query, out;  // [queries, head_size]
     std::vector<float> scores;      // [queries, positions]
+    std::vector<std::byte> keys;    // some rows, gathered from pages
     std::vector<const uint8_t*> values;
     std::vector<std::byte> packed;
   };
@@ -58,6 +59,7 @@ class PromptAttention {
   void RunItem(const Call& call, const Item& item, Scratch& scratch) const;
   // What tokens [first, first + tokens) of the call see.
   Span Seen(const Call& call, uint32_t first, uint32_t tokens) const;
+  void Multiply(const KvView& kv, Span span, size_t queries, Scratch& scratch) const;
   void Score(const Call& call, const Item& item, Span span, Scratch& scratch) const;
   void Mix(const Call& call, const Item& item, Span span, Scratch& scratch) const;
   const void* Pack(const TokensView& x, Scratch& scratch) const;

@@ -34,8 +34,7 @@ class Sequence {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // config: of the model, outlives this. kv: empty, with room for prompt and answer or for the
-  // context, whichever is less.
+  // config: of the model, outlives this. kv: empty.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
            const SequenceOptions& options, const ModelConfig* config, KvCache kv);
 

@@ -12,6 +12,7 @@ absl::Status RunAlone(Decoder& decoder, const BatchSequence& sequence, std::span
                       PassAccounts& accounts, const OnPosition& on_position) {
   const uint32_t first = sequence.kv->size();
   const auto last = static_cast<uint32_t>(sequence.tokens.size()) - 1;
+  RETURN_IF_ERROR(sequence.kv->Grow(last + 1));
   StepCost cost;
   const absl::Status done = decoder.Run(
       {&sequence, 1},

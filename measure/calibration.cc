@@ -53,7 +53,8 @@ absl::StatusOr<CalibrationText> CalibrationText::Create(std::vector<TokenId> tok
 
 absl::Status CalibrationText::AddScore(uint64_t chunk, LocalModel& local, Score& score) const {
   const auto all = std::span(tokens_).subspan(chunk * kChunkTokens, kChunkTokens + 1);
-  KvCache kv(local.model().config, kChunkTokens, /*half=*/false);
+  KvPool pool = KvPool::ForTokens(local.model().config, KvType::kF32, kChunkTokens);
+  KvCache kv(&pool, kChunkTokens);
   return ScoreTokens(local, kv, all.first(kChunkTokens), all.last(kChunkTokens), /*step=*/nullptr,
                      Precision::kExact, score);
 }

@@ -21,8 +21,9 @@ class Scorer {
       : local_(local), task_(task), step_(step) {}
 
   absl::Status ScoreText(const OnTokens& on_tokens) {
+    KvPool pool = KvPool::ForTokens(local_.model().config, task_.kv_type, task_.chunk);
     for (uint64_t c = 0; c < task_.chunks; ++c) {
-      KvCache kv(local_.model().config, task_.chunk, task_.half_kv);
+      KvCache kv(&pool, task_.chunk);
       const auto all = task_.tokens.subspan(c * task_.chunk, size_t{task_.chunk} + 1);
       RETURN_IF_ERROR(Add(kv, all.first(task_.chunk), all.last(task_.chunk), text_));
       RETURN_IF_ERROR(on_tokens((c + 1) * task_.chunk));
@@ -32,7 +33,8 @@ class Scorer {
 
   // Whether the likeliest choice is the right one: by its sum, and by its sum per byte.
   absl::StatusOr<std::pair<bool, bool>> Answer(const ChoiceQuestion& question) {
-    KvCache kv(local_.model().config, question.tokens(), task_.half_kv);
+    KvPool pool = KvPool::ForTokens(local_.model().config, task_.kv_type, question.tokens());
+    KvCache kv(&pool, question.tokens());
     const std::span<const TokenId> context(question.context);
     Score silent;
     RETURN_IF_ERROR(Add(kv, context.first(context.size() - 1), {}, silent));
@@ -238,7 +240,7 @@ void ModelSpeed(const LocalModel& local, const EvalTask& task, const DeviceSpeed
   const double in_use = double(ExpertsInUse(config)) / config.expert_slots();
   const double cached = result.point.cache_fraction;
   const auto first = static_cast<double>(local.store().info().static_bytes +
-                                         task.chunk * KvCache::BytesPerToken(config, task.half_kv));
+                                         task.chunk * KvPool::BytesPerToken(config, task.kv_type));
   const auto seconds = [&](double used, double missed) {
     return (first + std::max(0.0, used - missed)) / device.dram_bytes_per_second +
            missed / device.flash_bytes_per_second;

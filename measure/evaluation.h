@@ -39,7 +39,7 @@ struct EvalTask {
   uint32_t chunk = 256;  // tokens per chunk, each scored from an empty key/value cache
   uint64_t chunks = 0;   // REQUIRES: chunks * chunk < tokens.size()
   std::span<const ChoiceQuestion> questions;
-  bool half_kv = false;
+  KvType kv_type = KvType::kF32;
   Precision precision = Precision::kFast;
 
   uint64_t all_tokens() const;  // of chunks and questions: what a run counts up to

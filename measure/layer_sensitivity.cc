@@ -89,7 +89,8 @@ class Chunk {
 
  private:
   absl::Status Run(const OnPosition& on_position) {
-    KvCache kv(local_.model().config, task_.chunk, task_.half_kv);
+    KvPool pool = KvPool::ForTokens(local_.model().config, task_.kv_type, task_.chunk);
+    KvCache kv(&pool, task_.chunk);
     PassAccounts accounts;
     return AppendPromptInChunks(local_.decoder(), kv, tokens_, local_.chunk_tokens(),
                                 task_.precision, {}, accounts, on_position);

@@ -148,7 +148,8 @@ absl::StatusOr<MeasuredPoint> PointMeter::MeasureDense(const EvalTask& task) {
   ASSIGN_OR_RETURN(const auto local, Open());
   const uint32_t tokens = std::min(task.chunk, kDenseTokens);
   const uint32_t filling = tokens / 2;
-  KvCache kv(config_, tokens, task.half_kv);
+  KvPool pool = KvPool::ForTokens(config_, task.kv_type, tokens);
+  KvCache kv(&pool, tokens);
   PassAccounts first, counted;
   for (uint32_t i = 0; i < tokens; ++i) {
     RETURN_IF_ERROR(AppendToken(local->decoder(), kv, task.tokens[i], /*step=*/nullptr,

@@ -123,7 +123,8 @@ uint64_t LeastStaticBytes(const PackIndex& pack) {
 
 uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
   constexpr uint64_t kKeysAndValues = 2, kHalfBytes = 2;
-  return tokens * hp.layer_count() * kKeysAndValues * hp.kv_heads() * hp.head_size() * kHalfBytes;
+  return RoundUp(tokens, kKvPageTokens) * hp.layer_count() * kKeysAndValues * hp.kv_heads() *
+         hp.head_size() * kHalfBytes;
 }
 
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request) {

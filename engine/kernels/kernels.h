@@ -34,6 +34,24 @@ struct MatrixView {
   const std::byte* Row(size_t r) const { return data + r * row_bytes; }
 };
 
+// How keys and values are kept.
+enum class KvType : uint8_t { kF32, kF16 };
+
+// Bytes of the key or value of one head at one position.
+constexpr size_t KvRowBytes(KvType type, size_t head_size) {
+  return head_size * (type == KvType::kF16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+// Keys and values of one head of a sequence, in pages of page_tokens positions each: the key of
+// position p at pages[p / page_tokens] + keys + p % page_tokens * KvRowBytes(), its value likewise.
+// Not owned.
+struct KvView {
+  const std::byte* const* pages = nullptr;
+  size_t keys = 0, values = 0;  // bytes from the beginning of each page
+  size_t page_tokens = 0;
+  KvType type = KvType::kF16;
+};
+
 struct Kernels {
   std::string_view name;  // "scalar" or Highway's target name, and the arithmetic: "AVX3_bf16"
 
@@ -88,13 +106,13 @@ struct Kernels {
   // y[i] += x[i].
   void (*add)(const float* x, size_t n, float* y);
 
-  // One query head against `tokens` cached positions of one key/value head (softmax attention).
-  //   query [head_size], scaled by `scale` inside; keys, values [tokens, stride] rows of head_size,
-  //   half or float as `half` says; scores capped as by soft_cap, unless cap is 0; scores [tokens]
-  //   scratch; out [head_size]. tokens > 0.
-  void (*attend)(const float* query, const void* keys, const void* values, bool half, size_t stride,
-                 size_t tokens, size_t head_size, float scale, float cap, float* scores,
-                 float* out);
+  // One query head against the positions [first, first + tokens) of one key/value head (softmax
+  // attention).
+  //   query [head_size], scaled by `scale` inside; scores capped as by soft_cap, unless cap is 0;
+  //   scores [tokens] scratch; out [head_size]. tokens > 0.
+  // The result does not depend (bitwise) on how positions are cut into pages.
+  void (*attend)(const float* query, const KvView& kv, size_t first, size_t tokens,
+                 size_t head_size, float scale, float cap, float* scores, float* out);
 
   // scores[i] = exp(scores[i] - largest) / sum of these, for i in [0, n). n > 0. Relative error
   // below (n + 8) * 2^-23.

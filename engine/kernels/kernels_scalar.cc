@@ -121,17 +121,20 @@ void Add(const float* x, size_t n, float* y) {
   for (size_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
-float CacheElement(const void* cache, bool half, size_t index) {
-  return half ? HalfToFloat(static_cast<const uint16_t*>(cache)[index])
-              : static_cast<const float*>(cache)[index];
+// Element i of the key or value of a position; `at`: where these begin in a page.
+float CacheElement(const KvView& kv, size_t at, size_t position, size_t head_size, size_t i) {
+  const std::byte* row = kv.pages[position / kv.page_tokens] + at +
+                         position % kv.page_tokens * KvRowBytes(kv.type, head_size);
+  return kv.type == KvType::kF16 ? HalfToFloat(reinterpret_cast<const uint16_t*>(row)[i])
+                                 : reinterpret_cast<const float*>(row)[i];
 }
 
-void Attend(const float* query, const void* keys, const void* values, bool half, size_t stride,
-            size_t tokens, size_t head_size, float scale, float cap, float* scores, float* out) {
+void Attend(const float* query, const KvView& kv, size_t first, size_t tokens, size_t head_size,
+            float scale, float cap, float* scores, float* out) {
   for (size_t t = 0; t < tokens; ++t) {
     float sum = 0;
     for (size_t i = 0; i < head_size; ++i) {
-      sum = std::fma(query[i], CacheElement(keys, half, t * stride + i), sum);
+      sum = std::fma(query[i], CacheElement(kv, kv.keys, first + t, head_size, i), sum);
     }
     scores[t] = scale * sum;
   }
@@ -145,7 +148,7 @@ void Attend(const float* query, const void* keys, const void* values, bool half,
   for (size_t i = 0; i < head_size; ++i) {
     float sum = 0;
     for (size_t t = 0; t < tokens; ++t) {
-      sum = std::fma(scores[t], CacheElement(values, half, t * stride + i), sum);
+      sum = std::fma(scores[t], CacheElement(kv, kv.values, first + t, head_size, i), sum);
     }
     out[i] = sum / total;
   }

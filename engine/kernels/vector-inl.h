@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "engine/kernels/decode-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
@@ -191,56 +192,110 @@ inline void Softmax(size_t n, float* scores) {
   for (; i < n; ++i) scores[i] *= factor;
 }
 
-// out[i] = factor * sum_t scores[t] * values[t * stride + i] for the first n <= kVectors * kLanes.
+template <typename T>
+HWY_INLINE void PrefetchElements(const T* from, size_t n) {
+  for (size_t i = 0; i < n; i += 64 / sizeof(T)) hwy::Prefetch(from + i);
+}
+
+// Goes through the rows of positions [first, first + tokens), page by page.
+template <typename T>
+class PageRuns {
+ public:
+  // at: where the rows begin in a page, bytes.
+  HWY_INLINE PageRuns(const KvView& kv, size_t at, size_t first, size_t tokens, size_t head_size)
+      : page_(kv.pages + first / kv.page_tokens),
+        at_(at),
+        page_tokens_(kv.page_tokens),
+        head_size_(head_size),
+        tokens_(tokens),
+        row_(first % kv.page_tokens) {
+    Look();
+  }
+
+  HWY_INLINE bool done() const { return begin >= tokens_; }
+  HWY_INLINE void Next() {
+    begin = end;
+    row_ = 0;
+    ++page_;
+    if (!done()) Look();
+  }
+
+  // Tokens [begin, end) have the rows from `rows` on.
+  size_t begin = 0, end = 0;
+  const T* rows = nullptr;
+  // Those of the next page, or the same ones at the end: the hardware does not see where the rows
+  // go on, so that they are prefetched a page ahead.
+  const T* ahead = nullptr;
+
+ private:
+  HWY_INLINE void Look() {
+    rows = reinterpret_cast<const T*>(*page_ + at_) + row_ * head_size_;
+    end = std::min(tokens_, begin + page_tokens_ - row_);
+    ahead = end < tokens_ ? reinterpret_cast<const T*>(page_[1] + at_) : rows;
+  }
+
+  const std::byte* const* page_;
+  const size_t at_, page_tokens_, head_size_, tokens_;
+  size_t row_;
+};
+
+// out[i] = factor * sum_t scores[t] * values[t][i] for `n` <= kVectors * kLanes elements from
+// `element` on.
 template <size_t kVectors, typename T>
-HWY_INLINE void WeightedSum(const float* scores, const T* values, size_t stride, size_t tokens,
-                            size_t n, float factor, float* out) {
+HWY_INLINE void WeightedSum(const float* scores, PageRuns<T> values, size_t head_size,
+                            size_t element, size_t n, float factor, float* out) {
   const FloatTag df;
+  const size_t present = kVectors > 1 ? kLanes : n;
   FloatVec sum[kVectors];
   HWY_UNROLL(4)
   for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(df);
-  for (size_t t = 0; t < tokens; ++t) {
-    const auto score = hn::Set(df, scores[t]);
-    HWY_UNROLL(4)
-    for (size_t v = 0; v < kVectors; ++v) {
-      const size_t present = kVectors > 1 ? kLanes : n;
-      sum[v] = hn::MulAdd(score, LoadFirst(values + t * stride + v * kLanes, present), sum[v]);
+  for (; !values.done(); values.Next()) {
+    const T* row = values.rows + element;
+    const T* ahead = values.ahead + element;
+    for (size_t t = values.begin; t < values.end; ++t, row += head_size, ahead += head_size) {
+      PrefetchElements(ahead, kVectors * kLanes);
+      const auto score = hn::Set(df, scores[t]);
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVectors; ++v) {
+        sum[v] = hn::MulAdd(score, LoadFirst(row + v * kLanes, present), sum[v]);
+      }
     }
   }
   HWY_UNROLL(4)
   for (size_t v = 0; v < kVectors; ++v) {
-    const size_t present = kVectors > 1 ? kLanes : n;
-    StoreFirst(hn::Mul(sum[v], hn::Set(df, factor)), out + v * kLanes, present);
+    StoreFirst(hn::Mul(sum[v], hn::Set(df, factor)), out + element + v * kLanes, present);
   }
 }
 
 template <typename T>
-void AttendTo(const float* query, const T* keys, const T* values, size_t stride, size_t tokens,
-              size_t head_size, float scale, float cap, float* scores, float* out) {
-  for (size_t t = 0; t < tokens; ++t) {
-    scores[t] = scale * Dot(query, keys + t * stride, head_size);
+void AttendTo(const float* query, const KvView& kv, size_t first, size_t tokens, size_t head_size,
+              float scale, float cap, float* scores, float* out) {
+  for (PageRuns<T> keys(kv, kv.keys, first, tokens, head_size); !keys.done(); keys.Next()) {
+    const T* row = keys.rows;
+    const T* ahead = keys.ahead;
+    for (size_t t = keys.begin; t < keys.end; ++t, row += head_size, ahead += head_size) {
+      PrefetchElements(ahead, head_size);
+      scores[t] = scale * Dot(query, row, head_size);
+    }
   }
   if (cap != 0) SoftCap(tokens, cap, scores);
   const float factor = 1.0f / ExpOfDifferences(Largest(tokens, scores), tokens, scores);
+  const PageRuns<T> values(kv, kv.values, first, tokens, head_size);
   size_t i = 0;
   for (; i + 4 * kLanes <= head_size; i += 4 * kLanes) {
-    WeightedSum<4>(scores, values + i, stride, tokens, 4 * kLanes, factor, out + i);
+    WeightedSum<4>(scores, values, head_size, i, 4 * kLanes, factor, out);
   }
   for (; i < head_size; i += kLanes) {
-    const size_t n = std::min(kLanes, head_size - i);
-    WeightedSum<1>(scores, values + i, stride, tokens, n, factor, out + i);
+    WeightedSum<1>(scores, values, head_size, i, std::min(kLanes, head_size - i), factor, out);
   }
 }
 
-inline void Attend(const float* query, const void* keys, const void* values, bool half,
-                   size_t stride, size_t tokens, size_t head_size, float scale, float cap,
-                   float* scores, float* out) {
-  if (half) {
-    AttendTo(query, static_cast<const uint16_t*>(keys), static_cast<const uint16_t*>(values),
-             stride, tokens, head_size, scale, cap, scores, out);
+inline void Attend(const float* query, const KvView& kv, size_t first, size_t tokens,
+                   size_t head_size, float scale, float cap, float* scores, float* out) {
+  if (kv.type == KvType::kF16) {
+    AttendTo<uint16_t>(query, kv, first, tokens, head_size, scale, cap, scores, out);
   } else {
-    AttendTo(query, static_cast<const float*>(keys), static_cast<const float*>(values), stride,
-             tokens, head_size, scale, cap, scores, out);
+    AttendTo<float>(query, kv, first, tokens, head_size, scale, cap, scores, out);
   }
 }
 

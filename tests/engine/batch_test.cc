@@ -41,9 +41,12 @@ const std::vector<Member>& Members() {
 class Company {
  public:
   Company(LocalDecoder& local, std::vector<size_t> members)
-      : local_(local), members_(std::move(members)) {
+      : local_(local),
+        members_(std::move(members)),
+        pool_(
+            KvPool::ForTokens(local.model->config, KvType::kF32, members_.size() * kKvPageTokens)) {
     for (size_t i = 0; i < members_.size(); ++i) {
-      caches_.push_back(std::make_unique<KvCache>(local.model->config, 16, false));
+      caches_.push_back(std::make_unique<KvCache>(&pool_, 16));
     }
     logits_.resize(members_.size());
   }
@@ -80,6 +83,7 @@ class Company {
       } else {
         continue;
       }
+      EXPECT_TRUE(sequence.kv->Grow(static_cast<uint32_t>(sequence.tokens.size())).ok());
       batch.push_back(sequence);
       who.push_back(i);
     }
@@ -103,6 +107,7 @@ class Company {
 
   LocalDecoder& local_;
   const std::vector<size_t> members_;
+  KvPool pool_;
   std::vector<std::unique_ptr<KvCache>> caches_;
   std::vector<std::vector<Logits>> logits_;
 };
@@ -203,9 +208,11 @@ TEST(DenseInsteadTest, ACacheAwareRowBesideAPromptIsDense) {
   const TokenId token = 263;
   // company: rows of the prompt beside it that want logits; none: it is alone.
   const auto run = [&](const PruneStep* prune, std::optional<uint32_t> company) {
-    KvCache kv(local.model->config, 8, false), beside(local.model->config, 8, false);
+    KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 2 * kKvPageTokens);
+    KvCache kv(&pool, 8), beside(&pool, 8);
     PassAccounts ignored;
     CHECK(AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, {}, ignored).ok());
+    CHECK(kv.Grow(1).ok() && beside.Grow(static_cast<uint32_t>(other.size())).ok());
     std::vector<BatchSequence> batch = {{.kv = &kv, .tokens = {&token, 1}, .prune = prune}};
     if (company) {
       batch.push_back({.kv = &beside,
@@ -252,10 +259,12 @@ TEST(DenseInsteadTest, RowsWhoseMasksWantEverythingThatIsMissingAreDense) {
       .kept_input = 63, .kept_hidden = 95, .gamma = 0.9, .may_be_dense = true};
   const std::vector<TokenId> tokens = {1, 270, 280, 5};
   const auto instead = [&](size_t rows) {
+    KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, rows * kKvPageTokens);
     std::vector<std::unique_ptr<KvCache>> caches;
     std::vector<BatchSequence> batch;
     for (size_t i = 0; i < rows; ++i) {
-      caches.push_back(std::make_unique<KvCache>(local.model->config, 8, false));
+      caches.push_back(std::make_unique<KvCache>(&pool, 8));
+      CHECK(caches.back()->Grow(1).ok());
       batch.push_back({.kv = caches.back().get(), .tokens = {&tokens[i], 1}, .prune = &nearly});
     }
     StepCost cost;

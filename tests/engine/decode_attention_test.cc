@@ -7,72 +7,10 @@
 #include <memory>
 #include <random>
 
+#include "tests/engine/attention_oracle.h"
+
 namespace tidegate {
 namespace {
-
-constexpr uint32_t kLayers = 2, kQueryHeads = 6, kKvHeads = 3, kHeadSize = 40;
-constexpr uint32_t kQuerySize = kQueryHeads * kHeadSize;
-
-ModelConfig Config() {
-  ModelConfig config;
-  config.layer_count = kLayers;
-  config.query_heads = kQueryHeads;
-  config.kv_heads = kKvHeads;
-  config.head_size = kHeadSize;
-  config.attention_scale = 0.2f;
-  config.windows = {0, 50};
-  return config;
-}
-
-// A sequence of random keys and values, which are kept as floats beside the cache.
-struct TestSequence {
-  TestSequence(const ModelConfig& config, uint32_t tokens, bool half, std::mt19937& random)
-      : kv(config, tokens, half) {
-    std::normal_distribution<float> normal;
-    for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      for (uint32_t p = 0; p < tokens; ++p) {
-        std::vector<float> key(kKvHeads * kHeadSize), value(key.size());
-        for (float& x : key) x = normal(random);
-        for (float& x : value) x = normal(random);
-        EXPECT_TRUE(kv.Store(BestKernels(Precision::kExact), layer, p, key.data(), value.data()));
-        keys[layer].push_back(std::move(key));
-        values[layer].push_back(std::move(value));
-      }
-    }
-    kv.set_size(tokens);
-  }
-  KvCache kv;
-  std::vector<std::vector<float>> keys[kLayers], values[kLayers];  // by position
-};
-
-// The formula in double.
-std::vector<double> Exact(const ModelConfig& config, const TestSequence& sequence, uint32_t layer,
-                          uint32_t position, const float* query) {
-  std::vector<double> out(kQuerySize);
-  const uint32_t window = config.windows[layer];
-  for (uint32_t head = 0; head < kQueryHeads; ++head) {
-    const size_t at = head / (kQueryHeads / kKvHeads) * kHeadSize;
-    double total = 0;
-    for (uint32_t p = 0; p <= position; ++p) {
-      if (window != 0 && p + window <= position) continue;
-      double score = 0;
-      for (uint32_t i = 0; i < kHeadSize; ++i) {
-        score += query[head * kHeadSize + i] * double{sequence.keys[layer][p][at + i]};
-      }
-      score *= config.attention_scale;
-      if (config.attention_cap != 0) {
-        score = config.attention_cap * std::tanh(score / config.attention_cap);
-      }
-      const double weight = std::exp(score);
-      total += weight;
-      for (uint32_t i = 0; i < kHeadSize; ++i) {
-        out[head * kHeadSize + i] += weight * sequence.values[layer][p][at + i];
-      }
-    }
-    for (uint32_t i = 0; i < kHeadSize; ++i) out[head * kHeadSize + i] /= total;
-  }
-  return out;
-}
 
 class DecodeAttentionTest : public testing::Test {
  protected:
@@ -83,12 +21,12 @@ class DecodeAttentionTest : public testing::Test {
     std::vector<float> queries;
   };
 
-  Rows MakeRows(std::vector<uint32_t> positions, bool half) {
+  Rows MakeRows(std::vector<uint32_t> positions, KvType type) {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     Rows rows;
     for (const uint32_t position : positions) {
-      rows.sequences.push_back(std::make_unique<TestSequence>(config_, position + 1, half, random));
+      rows.sequences.push_back(std::make_unique<TestSequence>(config_, position + 1, type, random));
     }
     rows.positions = std::move(positions);
     rows.queries.resize(rows.positions.size() * kQuerySize);
@@ -112,25 +50,25 @@ class DecodeAttentionTest : public testing::Test {
     return out;
   }
 
-  ModelConfig config_ = Config();
+  ModelConfig config_ = AttentionConfig();
 };
 
 // Long enough together that threads share them, unlike, and more or fewer than there are threads.
 const std::vector<uint32_t> kPositions = {0, 700, 3, 49, 50, 51, 1, 300, 0, 64};
 
 TEST_F(DecodeAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
-  for (const bool half : {false, true}) {
+  for (const KvType type : {KvType::kF32, KvType::kF16}) {
     for (const float cap : {0.0f, 1.5f}) {
       config_.attention_cap = cap;
-      const Rows rows = MakeRows(kPositions, half);
-      for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      const Rows rows = MakeRows(kPositions, type);
+      for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
         const std::vector<float> out = Attend(rows, layer, 0, kPositions.size(), 2);
         for (size_t r = 0; r < kPositions.size(); ++r) {
-          const std::vector<double> exact = Exact(config_, *rows.sequences[r], layer, kPositions[r],
-                                                  rows.queries.data() + r * kQuerySize);
+          const std::vector<double> exact =
+              ExactAttention(config_, *rows.sequences[r], layer, kPositions[r],
+                             rows.queries.data() + r * kQuerySize);
           for (size_t i = 0; i < kQuerySize; ++i) {
-            // Keys and values that were rounded to halves err by 2^-11 of themselves.
-            ASSERT_NEAR(out[r * kQuerySize + i], exact[i], half ? 5e-3 : 2e-5)
+            ASSERT_NEAR(out[r * kQuerySize + i], exact[i], Tolerance(type))
                 << "layer " << layer << " row " << r << " at " << i;
           }
         }
@@ -140,8 +78,8 @@ TEST_F(DecodeAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
 }
 
 TEST_F(DecodeAttentionTest, CompanyAndThreadsChangeNoBit) {
-  const Rows rows = MakeRows(kPositions, true);
-  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+  const Rows rows = MakeRows(kPositions, KvType::kF16);
+  for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
     std::vector<float> alone;
     for (size_t r = 0; r < kPositions.size(); ++r) {
       const std::vector<float> row = Attend(rows, layer, r, 1, 1);
@@ -157,7 +95,7 @@ TEST_F(DecodeAttentionTest, CompanyAndThreadsChangeNoBit) {
 
 TEST_F(DecodeAttentionTest, RowsOfOneSequenceSeeOnlyWhatLiesBeforeThem) {
   std::mt19937 random(3);
-  const TestSequence sequence(config_, 400, true, random);
+  const TestSequence sequence(config_, 400, KvType::kF16, random);
   const std::vector<float> query(kQuerySize, 0.3f);
   ThreadPool pool(2);
   DecodeAttention attention(&config_, &BestKernels(Precision::kExact), &pool);

@@ -13,9 +13,11 @@ namespace {
 // step.
 std::vector<float> LogitsOf(const LocalStore& store, const std::vector<TokenId>& tokens,
                             size_t prefilled, size_t piece, uint32_t threads,
-                            Precision precision = Precision::kExact, bool half_kv = false) {
+                            Precision precision = Precision::kExact,
+                            KvType kv_type = KvType::kF32) {
   LocalDecoder local(store, threads);
-  KvCache kv(local.model->config, static_cast<uint32_t>(tokens.size()), half_kv);
+  KvPool pool = KvPool::ForTokens(local.model->config, kv_type, tokens.size());
+  KvCache kv(&pool, static_cast<uint32_t>(tokens.size()));
   std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
   for (size_t at = 0; at < prefilled; at += piece) {
@@ -87,8 +89,9 @@ TEST(DecoderTest, WindowsAndCapsHoldInPromptsAndSteps) {
 TEST(DecoderTest, HalfKvIsCloseToSingle) {
   LocalStore store;
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270};
-  const std::vector<float> single = LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, false);
-  const std::vector<float> half = LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, true);
+  const std::vector<float> single =
+      LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, KvType::kF32);
+  const std::vector<float> half = LogitsOf(store, tokens, 7, 7, 1, Precision::kExact, KvType::kF16);
   EXPECT_NE(single, half);
   for (size_t i = 0; i < single.size(); ++i) ASSERT_NEAR(single[i], half[i], 0.05);
 }
@@ -97,7 +100,8 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   LocalStore store;
   LocalDecoder local(store);
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300};
-  KvCache kv(local.model->config, 8, false);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 8);
+  KvCache kv(&pool, 8);
   PassAccounts accounts;
   std::vector<std::vector<float>> rows;
   ASSERT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts,
@@ -117,7 +121,8 @@ TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
 TEST(DecoderTest, AFailedPassLeavesTheSequenceAsItWas) {
   LocalStore store;
   LocalDecoder local(store);
-  KvCache kv(local.model->config, 8, false);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 8);
+  KvCache kv(&pool, 8);
   PassAccounts accounts;
   const std::vector<TokenId> tokens = {1, 270};
   ASSERT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, {}, accounts).ok());
@@ -150,7 +155,8 @@ TEST(DecoderTest, LogitsThatOverflowAreAnErrorAndLeaveTheCacheAsItWas) {
                         if (capped) gguf.SetFloat("llama.final_logit_softcapping", 30);
                       }});
     LocalDecoder local(store);
-    KvCache kv(local.model->config, 8, false);
+    KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 8);
+    KvCache kv(&pool, 8);
     std::vector<float> logits(local.model->config.embedding_rows);
     PassAccounts accounts;
     const std::vector<TokenId> prompt = {1, 270, 280};
@@ -177,7 +183,9 @@ TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
   const std::vector<TokenId> prompt = {1, 270, 280};
   std::vector<float> logits(local.model->config.embedding_rows);
   PassAccounts accounts;
-  KvCache half(local.model->config, 8, true), whole(local.model->config, 8, false);
+  KvPool halves = KvPool::ForTokens(local.model->config, KvType::kF16, 8);
+  KvPool floats = KvPool::ForTokens(local.model->config, KvType::kF32, 8);
+  KvCache half(&halves, 8), whole(&floats, 8);
   ExpectNotFinite(AppendPrompt(*local.decoder, half, prompt, Precision::kExact, logits, accounts),
                   "layer 1, position 0: a key or value is not a finite number, or too large");
   EXPECT_EQ(half.size(), 0u);

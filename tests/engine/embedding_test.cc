@@ -31,7 +31,8 @@ const store::v1::StaticTensor& Find(const WeightClient& client, const std::strin
 }
 
 std::vector<float> Logits(LocalDecoder& local, const std::vector<TokenId>& tokens) {
-  KvCache kv(local.model->config, 16, false);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 16);
+  KvCache kv(&pool, 16);
   PassAccounts accounts;
   std::vector<float> logits(local.model->config.embedding_rows);
   EXPECT_TRUE(AppendPrompt(*local.decoder, kv, tokens, Precision::kExact, logits, accounts).ok());
@@ -56,7 +57,8 @@ TEST(EmbeddingTest, StaysOnFlashWhereMemoryIsShortAndGivesTheSame) {
 TEST(EmbeddingTest, RefusesIdsWithoutARow) {
   const LocalStore store;
   LocalDecoder local(store);
-  KvCache kv(local.model->config, 16, false);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 16);
+  KvCache kv(&pool, 16);
   PassAccounts accounts;
   for (const TokenId id : {-1, 320}) {
     const std::vector<TokenId> tokens = {1, id};

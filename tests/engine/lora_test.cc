@@ -83,7 +83,8 @@ Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters
   PassAccounts accounts;
   const auto run = [&](bool prefill, const PruneStep* step) {
     std::vector<float> logits(local.model->config.embedding_rows);
-    KvCache kv(local.model->config, 16, /*half=*/false);
+    KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 16);
+    KvCache kv(&pool, 16);
     if (prefill) {
       CHECK(AppendPrompt(*local.decoder, kv, kTokens, Precision::kExact, logits, accounts).ok());
     } else {

@@ -151,7 +151,8 @@ TEST_F(PaddedHead, HasOneVocabularySize) {
 TEST_F(PaddedHead, KeepsItsRowsInLogits) {
   LocalDecoder local(store_);
   EXPECT_EQ(local.model->config.embedding_rows, kRows);
-  KvCache kv(local.model->config, 8, false, 8);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 8);
+  KvCache kv(&pool, 8);
   std::vector<float> logits(kRows);
   PassAccounts accounts;
   const std::vector<TokenId> prompt = {1, 270};

@@ -20,7 +20,8 @@ TEST(SingleSequenceTest, APromptInChunksIsThePromptAtOnce) {
   const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270};
   std::vector<float> whole(local.model->config.embedding_rows), chunks(whole.size());
   PassAccounts accounts;
-  KvCache one(local.model->config, 8, false), other(local.model->config, 8, false);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 2 * kKvPageTokens);
+  KvCache one(&pool, 8), other(&pool, 8);
   ASSERT_TRUE(AppendPrompt(*local.decoder, one, tokens, Precision::kExact, whole, accounts).ok());
   std::vector<uint32_t> positions;
   ASSERT_TRUE(AppendPromptInChunks(

@@ -117,7 +117,8 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   const std::vector<TokenId> context(tokens_.begin(), tokens_.begin() + 8);
   const auto local = LocalModel::Open(Options());
   ASSERT_TRUE(local.ok()) << local.status();
-  KvCache kv((*local)->model().config, 16, false);
+  KvPool pool = KvPool::ForTokens((*local)->model().config, KvType::kF32, 16);
+  KvCache kv(&pool, 16);
   std::vector<float> logits((*local)->model().config.embedding_rows);
   PassAccounts accounts;
   ASSERT_TRUE(

@@ -33,7 +33,6 @@ TESTED_ELSEWHERE = {
     "engine/unit_sums.cc": "tests/engine/{batch,lora,unit_sweep}_test.cc",
     "engine/model.cc": "built from real packs in tests/engine/{decoder,mlp}_test.cc and the oracle tests",
     "engine/matmul.cc": "threads around kernels/matmul.h; tests/engine/{decoder,mlp}_test.cc and the oracle tests",
-    "engine/prompt_attention.cc": "prompts: tests/engine/decoder_test.cc and the oracle tests",
     "engine/merge_table.cc": "merges of real vocabularies: tests/engine/{byte_level_model,tokenizer_vectors}_test.cc",
     "engine/sentence_piece_model.cc": "behind tokenizer.h: tests/engine/tokenizer_test.cc",
     "engine/vocabulary.cc": "behind tokenizer.h: tests/engine/{tokenizer,tokenizer_prompt,byte_level_model}_test.cc",

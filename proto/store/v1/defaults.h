@@ -10,4 +10,8 @@ namespace tidegate {
 // use.
 inline constexpr uint32_t kDefaultContextTokens = 4096;
 
+// The engine keeps keys and values in pages of so many positions; what the store reserves for them
+// is whole pages.
+inline constexpr uint32_t kKvPageTokens = 32;
+
 }  // namespace tidegate

@@ -215,34 +215,63 @@ TEST_P(VectorTest, SoftCap) {
   EXPECT_EQ(far, (std::vector<float>{8, -8, 0}));
 }
 
-// A cache of `tokens` rows with NaN between the rows, in half or float.
-struct Cache {
-  std::vector<float> floats;
-  std::vector<uint16_t> halves;
-  std::vector<float> exact;  // what is stored, [tokens * stride]
-
-  Cache(size_t tokens, size_t stride, size_t head_size, std::mt19937& random)
-      : floats(tokens * stride, std::numeric_limits<float>::quiet_NaN()) {
+// Keys and values of some positions, exact in halves.
+struct Rows {
+  Rows(size_t positions, size_t size, std::mt19937& random) : head_size(size) {
     std::normal_distribution<float> normal;
-    for (size_t t = 0; t < tokens; ++t) {
-      for (size_t i = 0; i < head_size; ++i) {
-        floats[t * stride + i] = HalfToFloat(FloatToHalf(normal(random)));
+    for (std::vector<float>* rows : {&keys, &values}) {
+      for (size_t i = 0; i < positions * size; ++i) {
+        rows->push_back(HalfToFloat(FloatToHalf(normal(random))));
       }
     }
-    for (const float value : floats) halves.push_back(FloatToHalf(value));
   }
-  const void* data(bool half) const {
-    return half ? static_cast<const void*>(halves.data()) : floats.data();
-  }
+  const size_t head_size;
+  std::vector<float> keys, values;  // [positions, head_size]
 };
 
-std::vector<double> ExactAttention(const std::vector<float>& query, const Cache& keys,
-                                   const Cache& values, size_t stride, size_t tokens, double scale,
-                                   double cap) {
+// The same in pages, with NaN around what is theirs.
+class Pages {
+ public:
+  Pages(const Rows& rows, KvType type, size_t page_tokens) {
+    const size_t row_bytes = KvRowBytes(type, rows.head_size);
+    view_ = {.keys = 8,
+             .values = 16 + page_tokens * row_bytes,
+             .page_tokens = page_tokens,
+             .type = type};
+    const size_t page_bytes = view_.values + page_tokens * row_bytes + 8;
+    const size_t positions = rows.keys.size() / rows.head_size;
+    for (size_t p = 0; p < positions; ++p) {
+      if (p % page_tokens == 0) pages_.emplace_back(page_bytes, std::byte{0xff});
+      std::byte* const row = pages_.back().data() + p % page_tokens * row_bytes;
+      Put(type, rows.keys.data() + p * rows.head_size, rows.head_size, row + view_.keys);
+      Put(type, rows.values.data() + p * rows.head_size, rows.head_size, row + view_.values);
+    }
+    for (const std::vector<std::byte>& page : pages_) pointers_.push_back(page.data());
+    view_.pages = pointers_.data();
+  }
+  const KvView& view() const { return view_; }
+
+ private:
+  static void Put(KvType type, const float* from, size_t n, std::byte* to) {
+    for (size_t i = 0; i < n; ++i) {
+      const uint16_t half = FloatToHalf(from[i]);
+      if (type == KvType::kF16) std::memcpy(to + 2 * i, &half, 2);
+      if (type == KvType::kF32) std::memcpy(to + 4 * i, from + i, 4);
+    }
+  }
+
+  KvView view_;
+  std::vector<std::vector<std::byte>> pages_;
+  std::vector<const std::byte*> pointers_;
+};
+
+std::vector<double> ExactAttention(const std::vector<float>& query, const Rows& rows, size_t first,
+                                   size_t tokens, double scale, double cap) {
   std::vector<double> weights(tokens);
+  const size_t n = query.size();
   for (size_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < query.size(); ++i) {
-      weights[t] += scale * query[i] * keys.floats[t * stride + i];
+    for (size_t i = 0; i < n; ++i) {
+      weights[t] += scale * query[i] * rows.keys[(first + t) * n + i];
     }
   }
   for (double& weight : weights) {
@@ -251,37 +280,62 @@ std::vector<double> ExactAttention(const std::vector<float>& query, const Cache&
   const double largest = *std::max_element(weights.begin(), weights.end());
   double total = 0;
   for (double& weight : weights) total += weight = std::exp(weight - largest);
-  std::vector<double> out(query.size());
+  std::vector<double> out(n);
   for (size_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < query.size(); ++i) {
-      out[i] += weights[t] / total * values.floats[t * stride + i];
-    }
+    for (size_t i = 0; i < n; ++i) out[i] += weights[t] / total * rows.values[(first + t) * n + i];
   }
+  return out;
+}
+
+// With NaN behind the results.
+std::vector<float> Attend(const Kernels& kernels, const std::vector<float>& query,
+                          const Pages& pages, size_t first, size_t tokens, float scale, float cap) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> scores(tokens + 1, nan), out(query.size() + 1, nan);
+  kernels.attend(query.data(), pages.view(), first, tokens, query.size(), scale, cap, scores.data(),
+                 out.data());
+  EXPECT_TRUE(std::isnan(scores[tokens]));
+  EXPECT_TRUE(std::isnan(out.back()));
+  out.pop_back();
   return out;
 }
 
 TEST_P(VectorTest, AttendIsSoftmaxAttention) {
   for (const size_t head_size : {1, 7, 8, 31, 48, 64, 80, 128, 129}) {
     for (const size_t tokens : {1, 2, 15, 16, 17, 100}) {
-      const size_t stride = head_size + 3;
-      const Cache keys(tokens, stride, head_size, random_);
-      const Cache values(tokens, stride, head_size, random_);
+      const size_t first = tokens % 3;
+      const Rows rows(first + tokens, head_size, random_);
       const std::vector<float> query = RandomFloats(head_size, random_);
       const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-      for (const auto& [half, cap] :
-           {std::pair(false, 0.0f), {true, 0.0f}, {false, 0.7f}, {true, 3.0f}}) {
-        const std::vector<double> exact =
-            ExactAttention(query, keys, values, stride, tokens, scale, cap);
-        std::vector<float> scores(tokens + 1, std::numeric_limits<float>::quiet_NaN());
-        std::vector<float> out(head_size + 1, std::numeric_limits<float>::quiet_NaN());
-        kernels().attend(query.data(), keys.data(half), values.data(half), half, stride, tokens,
-                         head_size, scale, cap, scores.data(), out.data());
-        EXPECT_TRUE(std::isnan(scores[tokens]));
-        EXPECT_TRUE(std::isnan(out[head_size]));
-        for (size_t i = 0; i < head_size; ++i) {
-          // Scores and values are of order one; each of their sums errs by its length in ulps.
-          ASSERT_NEAR(out[i], exact[i], 2e-6 * std::sqrt(static_cast<double>(head_size + tokens)))
-              << head_size << " x " << tokens << (half ? " half" : " float") << " at " << i;
+      for (const KvType type : {KvType::kF32, KvType::kF16}) {
+        const Pages pages(rows, type, 8);
+        for (const float cap : {0.0f, 0.7f}) {
+          const std::vector<double> exact = ExactAttention(query, rows, first, tokens, scale, cap);
+          const std::vector<float> out = Attend(kernels(), query, pages, first, tokens, scale, cap);
+          for (size_t i = 0; i < head_size; ++i) {
+            // Scores and values are of order one; each of their sums errs by its length in ulps.
+            ASSERT_NEAR(out[i], exact[i], 2e-6 * std::sqrt(static_cast<double>(head_size + tokens)))
+                << head_size << " x " << tokens << " at " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(VectorTest, PagesChangeNoBitOfAttend) {
+  for (const size_t head_size : {7, 64, 128, 200}) {
+    const Rows rows(150, head_size, random_);
+    const std::vector<float> query = RandomFloats(head_size, random_);
+    for (const KvType type : {KvType::kF32, KvType::kF16}) {
+      const Pages one(rows, type, 150);
+      for (const size_t page_tokens : {1, 7, 32, 149}) {
+        const Pages pages(rows, type, page_tokens);
+        for (const auto& [first, tokens] :
+             {std::pair<size_t, size_t>(0, 150), {0, 32}, {31, 2}, {32, 64}, {33, 117}}) {
+          EXPECT_EQ(Attend(kernels(), query, pages, first, tokens, 0.1f, 0),
+                    Attend(kernels(), query, one, first, tokens, 0.1f, 0))
+              << page_tokens << ": " << first << " + " << tokens;
         }
       }
     }
@@ -290,13 +344,11 @@ TEST_P(VectorTest, AttendIsSoftmaxAttention) {
 
 TEST_P(VectorTest, AttendSurvivesLargeScores) {
   // exp(score) alone would overflow; the softmax must not.
-  const std::vector<float> query = {100.0f, 100.0f};
-  const std::vector<float> keys = {100.0f, 100.0f, -100.0f, -100.0f, 99.99f, 100.0f};
-  const std::vector<float> values = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
-  std::vector<float> scores(3);
-  std::vector<float> out(2);
-  kernels().attend(query.data(), keys.data(), values.data(), false, 2, 3, 2, 1.0f, 0, scores.data(),
-                   out.data());
+  Rows rows(3, 2, random_);
+  rows.keys = {100.0f, 100.0f, -100.0f, -100.0f, 99.99f, 100.0f};
+  rows.values = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
+  const std::vector<float> out =
+      Attend(kernels(), {100.0f, 100.0f}, Pages(rows, KvType::kF32, 2), 0, 3, 1.0f, 0);
   const double e = std::exp(-1.0);
   EXPECT_NEAR(out[0], (1 + 5 * e) / (1 + e), 1e-2);  // The scores are 2e4: 1 ulp is 2e-3.
   EXPECT_NEAR(out[1], (2 + 6 * e) / (1 + e), 1e-2);
