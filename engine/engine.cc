@@ -13,7 +13,7 @@
 #include "engine/kernels/kernels.h"
 #include "engine/request_check.h"
 #include "engine/request_queue.h"
-#include "engine/sequence.h"
+#include "engine/step_runner.h"
 #include "engine/store_link.h"
 #include "proto/store/v1/profile.h"
 
@@ -53,12 +53,6 @@ class EngineImpl final : public Engine {
   const PruningBounds& pruning_bounds() const override { return options_.pruning; }
 
  private:
-  struct Running {
-    uint64_t id;
-    std::unique_ptr<Sequence> sequence;
-    bool ended = false;  // its sink has been told; it goes when no step uses it
-  };
-
   // All of these run on the decode thread.
   void Loop();
   bool EnsureAttached();
@@ -69,31 +63,20 @@ class EngineImpl final : public Engine {
   bool EndWhatMust();
   void EndCancelled();
   void EndExpired();
-  void End(Running& running, FinishReason reason, const absl::Status& status);
   void EndAll(FinishReason reason, const absl::Status& status);
+  void EndIf(FinishReason reason, const absl::Status& status,
+             const std::function<bool(uint64_t, const Sequence&)>& ends);
   void Admit();
   void Step();
-  void PlanRows();
-  absl::Status RunRows(std::span<Running* const> running);
-  void Fail(std::span<Running* const> running, const absl::Status& status);
-  void CountStep();
-  void CountTokens(uint32_t before, const GenerationAccounts& after);
-  void Sweep();
   void UpdateGauges();
   void WaitForWork(std::chrono::milliseconds timeout);
-  uint64_t KvTokensReserved() const;
 
   const EngineOptions options_;
   EngineObserver* const observer_;
   ThreadPool pool_;
   StoreLink link_;
-  std::vector<Running> running_;  // after link_: sequences use its model
-  // Of the present step. While it waits for the store, OnWait() may end requests, but nothing is
-  // taken out of running_.
-  std::vector<Running*> stepping_;
-  std::vector<uint32_t> rows_max_;  // of each of these
-  std::vector<BatchSequence> batch_;
-  StepCost cost_;
+  uint64_t preemptions_before_ = 0;   // the present attach; of the decode thread
+  std::optional<StepRunner> runner_;  // while attached; after link_: it uses its model
   std::thread thread_;
 
   std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
@@ -157,10 +140,9 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   if (draining_)
     return absl::UnavailableError("the engine is draining; send the request elsewhere");
   if (!stats_.attached || tokenizer != tokenizer_) return NoStore();
-  if (waiting_.size() >= options_.max_waiting) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_.size(),
-                                                     " requests wait already; retry later"));
-  }
+  RETURN_IF_ERROR(CheckQueueBounds(
+      {.requests = options_.max_waiting, .prompt_tokens = options_.max_waiting_tokens},
+      waiting_.size(), waiting_.prompt_tokens(), request.prompt.size()));
   const uint64_t id = next_id_++;
   waiting_.Push({id, std::move(request), std::move(sink), Clock::now()});
   stats_.waiting = static_cast<uint32_t>(waiting_.size());
@@ -229,6 +211,7 @@ bool EngineImpl::EnsureAttached() {
     Detach();
   }
   if (!link_.Attach()) return false;
+  runner_.emplace(options_, &link_.model(), link_.steering(), observer_);
   Publish();
   return true;
 }
@@ -251,11 +234,9 @@ void EngineImpl::Detach() {
     stats_.attached = stats_.stalled = false;
   }
   EndAll(FinishReason::kError, absl::UnavailableError("the weight store went away; retry shortly"));
+  preemptions_before_ += runner_->preemptions();
+  runner_.reset();
   link_.Detach();
-}
-
-void EngineImpl::End(Running& running, FinishReason reason, const absl::Status& status) {
-  if (!std::exchange(running.ended, true)) running.sequence->End(reason, status);
 }
 
 void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
@@ -264,7 +245,7 @@ void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
     MutexLock lock(mutex_);
     waiting = waiting_.TakeIf([](const WaitingRequest&) { return true; });
   }
-  for (Running& running : running_) End(running, reason, status);
+  EndIf(reason, status, [](uint64_t, const Sequence&) { return true; });
   // What never began has no text to keep: say that it may be sent elsewhere.
   const bool drained = reason == FinishReason::kDraining;
   for (const WaitingRequest& w : waiting) {
@@ -273,7 +254,7 @@ void EngineImpl::EndAll(FinishReason reason, const absl::Status& status) {
                                            "elsewhere")
                   : status);
   }
-  Sweep();
+  UpdateGauges();
 }
 
 void EngineImpl::EndCancelled() {
@@ -287,10 +268,8 @@ void EngineImpl::EndCancelled() {
   }
   const absl::Status cancelled = absl::CancelledError("cancelled by the client");
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kCancelled, cancelled);
-  for (Running& running : running_) {
-    if (ids.contains(running.id)) End(running, FinishReason::kCancelled, cancelled);
-  }
-  Sweep();
+  EndIf(FinishReason::kCancelled, cancelled,
+        [&](uint64_t id, const Sequence&) { return ids.contains(id); });
 }
 
 // Ends requests whose time limit has passed, queued or running.
@@ -301,13 +280,8 @@ void EngineImpl::EndExpired() {
     waiting = waiting_.TakeIf([now = Clock::now()](const auto& w) { return w.TimeIsUp(now); });
   }
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kTimeLimit, absl::OkStatus());
-  bool any = !waiting.empty();
-  for (Running& running : running_) {
-    if (running.ended || !running.sequence->TimeIsUp()) continue;
-    End(running, FinishReason::kTimeLimit, absl::OkStatus());
-    any = true;
-  }
-  if (any) Sweep();
+  EndIf(FinishReason::kTimeLimit, absl::OkStatus(),
+        [](uint64_t, const Sequence& sequence) { return sequence.TimeIsUp(); });
 }
 
 // Whatever ends requests from outside. Returns true when the engine is to stop.
@@ -330,8 +304,7 @@ bool EngineImpl::EndWhatMust() {
 
 // A step, or an attach, waits for the store: do what does not have to.
 absl::Status EngineImpl::OnWait() {
-  const auto ended = [](const Running* running) { return running->ended; };
-  if (EndWhatMust() || (!stepping_.empty() && std::ranges::all_of(stepping_, ended))) {
+  if (EndWhatMust() || (runner_ && runner_->StepIsMoot())) {
     return absl::CancelledError("nobody waits for it any more");
   }
   if (!link_.attached()) return absl::OkStatus();
@@ -346,159 +319,50 @@ void EngineImpl::WatchStore(bool idle) {
   stats_.stalls = link_.stalls();
 }
 
-uint64_t EngineImpl::KvTokensReserved() const {
-  uint64_t tokens = 0;
-  for (const Running& running : running_) {
-    if (!running.ended) tokens += running.sequence->kv().pages().size() * kKvPageTokens;
-  }
-  return tokens;
+void EngineImpl::EndIf(FinishReason reason, const absl::Status& status,
+                       const std::function<bool(uint64_t, const Sequence&)>& ends) {
+  if (runner_ && runner_->EndIf(reason, status, ends)) UpdateGauges();
 }
 
+// Lets the plan of the next step take what waits.
 void EngineImpl::Admit() {
-  bool any = false;
-  const AttachedModel& model = link_.model();
-  while (running_.size() < options_.max_running) {
+  std::vector<WaitingRequest> admitted;
+  {
     MutexLock lock(mutex_);
-    if (waiting_.empty()) break;
-    const GenerationRequest& request = waiting_.front().request;
-    const auto needed = static_cast<uint32_t>(std::min<uint64_t>(
-        model.context_tokens, request.prompt.size() + uint64_t{request.max_tokens}));
-    if (model.kv_pool->available() < KvPool::PagesFor(needed)) break;
-    KvCache kv(model.kv_pool.get(), model.context_tokens);
-    if (!kv.Grow(needed).ok()) break;
-    WaitingRequest next = waiting_.Pop();
-    const bool steered = next.request.pruning.FollowsLadder();
-    const SequenceOptions sequence = {.submitted = next.submitted,
-                                      .tokenizer = model.tokenizer,
-                                      .precision = options_.precision,
-                                      .steering = steered ? link_.steering() : nullptr,
-                                      .observer = observer_};
-    const ModelConfig& config = model.model->config;
-    running_.push_back(
-        {next.id, std::make_unique<Sequence>(std::move(next.request), std::move(next.sink),
-                                             sequence, &config, std::move(kv))});
-    any = true;
+    for (const uint64_t id : runner_->Plan(waiting_)) admitted.push_back(waiting_.Take(id));
   }
-  if (any) UpdateGauges();
+  for (WaitingRequest& request : admitted) runner_->Admit(std::move(request));
+  if (!admitted.empty()) UpdateGauges();
 }
 
-// Which rows the next step has: one of each sequence that decodes, and of prompts as many as a
-// chunk has.
-void EngineImpl::PlanRows() {
-  stepping_.clear();
-  rows_max_.clear();
-  uint32_t prompt_rows = options_.prefill_chunk_tokens;
-  for (Running& running : running_) {
-    if (running.ended) continue;
-    uint32_t rows = 1;
-    if (running.sequence->prefilling()) {
-      rows = std::min(prompt_rows, running.sequence->prompt_rows());
-      prompt_rows -= rows;
-    }
-    if (rows == 0) continue;
-    stepping_.push_back(&running);
-    rows_max_.push_back(rows);
-  }
-}
-
-// One step: rows of the running requests, computed together.
 void EngineImpl::Step() {
-  PlanRows();
-  const bool any_prompt =
-      std::ranges::any_of(stepping_, [](const Running* r) { return r->sequence->prefilling(); });
-  const bool any_steered =
-      std::ranges::any_of(stepping_, [](const Running* r) { return r->sequence->steered(); });
-  const Clock::time_point begin = Clock::now();
-  const absl::Status done = RunRows(stepping_);
-  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  if (absl::IsDataLoss(done) && stepping_.size() > 1) {
-    // Weights are lost that not all of them may need: each on its own.
-    const std::vector<Running*> all = stepping_;
-    for (Running* one : all) {
-      if (const absl::Status alone = RunRows({&one, 1}); !alone.ok()) Fail({&one, 1}, alone);
-    }
-  } else if (!done.ok()) {
-    Fail(stepping_, done);
-  } else if (any_steered && !any_prompt && !link_.stalled()) {
-    link_.steering()->OnRound(seconds);
+  const StepResult result = runner_->Step();
+  const bool counts = result.steered && result.prompt_rows == 0 && !link_.stalled();
+  if (counts) link_.steering()->OnRound(result.seconds);
+  {
     MutexLock lock(mutex_);
-    stats_.steering = link_.steering()->stats();
-  }
-  stepping_.clear();
-  if (std::ranges::any_of(running_, [](const Running& r) { return r.ended; })) Sweep();
-}
-
-// Computes their rows and takes what comes of them. An error is that of all.
-absl::Status EngineImpl::RunRows(std::span<Running* const> running) {
-  batch_.clear();
-  for (size_t i = 0; i < running.size(); ++i) {
-    const auto at =
-        static_cast<size_t>(std::ranges::find(stepping_, running[i]) - stepping_.begin());
-    batch_.push_back(running[i]->sequence->Wants(rows_max_[at]));
-  }
-  RETURN_IF_ERROR(link_.model().decoder->Run(
-      batch_,
-      [&](size_t i, uint32_t, std::span<float> logits) {
-        running[i]->sequence->TakeLogits(logits);
-      },
-      cost_));
-  CountStep();
-  const double stall = cost_.step.times.seconds(Stage::kStalls);
-  for (size_t i = 0; i < running.size(); ++i) {
-    if (running[i]->ended) continue;  // While the step waited.
-    if (const absl::Status& failed = cost_.statuses[i]; !failed.ok()) {
-      running[i]->ended = true;
-      running[i]->sequence->Fail(failed);
-      continue;
-    }
-    const uint32_t tokens = running[i]->sequence->accounts().generated_tokens;
-    running[i]->ended = !running[i]->sequence->Advance(cost_.sequences[i], stall);
-    CountTokens(tokens, running[i]->sequence->accounts());
-  }
-  return absl::OkStatus();
-}
-
-void EngineImpl::Fail(std::span<Running* const> running, const absl::Status& status) {
-  for (Running* one : running) {
-    if (!std::exchange(one->ended, true)) one->sequence->Fail(status);
-  }
-}
-
-void EngineImpl::CountTokens(uint32_t before, const GenerationAccounts& after) {
-  MutexLock lock(mutex_);
-  stats_.generated_tokens += after.generated_tokens - before;
-  // The prompt counts once, when its last chunk is through.
-  if (before == 0 && after.generated_tokens > 0) stats_.prompt_tokens += after.prompt_tokens;
-}
-
-void EngineImpl::CountStep() {
-  uint64_t prompt = 0, decode = 0;
-  for (const BatchSequence& sequence : batch_) {
-    (sequence.form == RowForm::kPrompt ? prompt : decode) += sequence.tokens.size();
-  }
-  MutexLock lock(mutex_);
-  ++stats_.steps;
-  stats_.prompt_rows += prompt;
-  stats_.decode_rows += decode;
-  stats_.dense_instead_tokens += cost_.step.dense_instead;
-  (decode > 0 ? stats_.stall_seconds_decode : stats_.stall_seconds_prefill) +=
-      cost_.step.times.seconds(Stage::kStalls);
-}
-
-// Forgets requests that have ended.
-void EngineImpl::Sweep() {
-  if (stepping_.empty()) {  // Else a step uses them.
-    std::erase_if(running_, [](const Running& r) { return r.ended; });
+    ++stats_.steps;
+    stats_.decode_rows += result.decode_rows;
+    stats_.prompt_rows += result.prompt_rows;
+    stats_.generated_tokens += result.generated_tokens;
+    stats_.prompt_tokens += result.prompt_tokens;
+    stats_.dense_instead_tokens += result.dense_instead_tokens;
+    (result.decode_rows > 0 ? stats_.stall_seconds_decode : stats_.stall_seconds_prefill) +=
+        result.stall_seconds;
+    if (counts) stats_.steering = link_.steering()->stats();
   }
   UpdateGauges();
 }
 
 void EngineImpl::UpdateGauges() {
   MutexLock lock(mutex_);
-  stats_.running = static_cast<uint32_t>(
-      std::ranges::count_if(running_, [](const Running& r) { return !r.ended; }));
-  stats_.waiting = static_cast<uint32_t>(waiting_.size());
-  stats_.kv_tokens_used = KvTokensReserved();
+  stats_.running = runner_ ? runner_->running() : 0;
+  stats_.waiting = static_cast<uint32_t>(waiting_.size()) + (runner_ ? runner_->preempted() : 0);
+  if (runner_) {
+    stats_.kv_tokens_used = runner_->kv_tokens_used();
+    stats_.preemptions = preemptions_before_ + runner_->preemptions();
+    stats_.prefix = runner_->prefix_stats();
+  }
   if (stats_.running == 0 && stats_.waiting == 0) idle_.NotifyAll();
 }
 
@@ -513,12 +377,12 @@ void EngineImpl::Loop() {
       WaitForWork(StoreLink::kBackOffMin);
       continue;
     }
-    WatchStore(/*idle=*/running_.empty());
+    WatchStore(/*idle=*/runner_->empty());
     if (const absl::Status hopeless = link_.Hopeless(); !hopeless.ok()) {
       EndAll(FinishReason::kError, hopeless);
     }
     Admit();
-    if (running_.empty()) {
+    if (runner_->empty()) {
       WaitForWork(kIdleCheck);
       continue;
     }
@@ -530,8 +394,8 @@ void EngineImpl::Loop() {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                        EngineObserver* observer) {
-  if (options.max_running == 0 || options.prefill_chunk_tokens == 0) {
-    return absl::InvalidArgumentError("max_running and prefill_chunk_tokens must be at least 1");
+  if (options.prefill_chunk_tokens == 0) {
+    return absl::InvalidArgumentError("prefill_chunk_tokens must be at least 1");
   }
   std::optional<store::v1::Profile> profile;
   if (!options.steering.profile.empty()) {

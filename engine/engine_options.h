@@ -36,14 +36,17 @@ struct EngineOptions {
   std::string store_socket;
   std::vector<LoraSource> adapters;  // used beside the weights; read at every attach
   uint32_t context_tokens = 0;       // per request; 0: the model's trained context, at most 4096
-  uint32_t max_running = 4;
+  uint32_t max_running = 0;          // 0: what KV cache and threads carry
   uint32_t max_waiting = 64;
-  uint64_t kv_tokens = 0;  // KV capacity over all requests; 0: what the store's budget
-                           // reserves for it, at least one context
-  bool kv_half = true;     // f16; f32 for oracles
-  // Prompt tokens that are computed at once: weights are streamed and decoded once per chunk, and
-  // other requests wait for its end.
+  uint64_t kv_tokens = 0;           // KV capacity over all requests; 0: what the store's budget
+                                    // reserves for it, at least one context
+  bool kv_half = true;              // f16; f32 for oracles
+  uint64_t max_waiting_tokens = 0;  // of prompts that wait; 0: any number
+  bool prefix_cache = true;         // prompts that begin alike are computed once
+  // Prompt tokens of a step at most: weights are streamed and decoded once per chunk.
   uint32_t prefill_chunk_tokens = 256;
+  // What a step with prompts should take while others decode; 0: as long as it takes.
+  std::chrono::nanoseconds step_time = std::chrono::milliseconds(500);
   Precision precision = Precision::kFast;
   uint32_t threads = 0;  // 0: one per core
   bool overlap = true;   // add resident columns while missing ones are in flight

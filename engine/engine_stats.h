@@ -17,6 +17,14 @@ struct SteeringStats {
   uint64_t moves = 0;                        // since the engine attached
 };
 
+// What the prefix cache did since the engine attached (prefix_index.h).
+struct PrefixStats {
+  uint64_t lookup_tokens = 0;  // of prompts that were looked up
+  uint64_t hit_tokens = 0;     // of these, found
+  uint64_t evicted_pages = 0;  // given up for memory
+  uint32_t pages = 0;          // held now
+};
+
 // Counters and gauges of the engine for metrics; cumulative since start.
 struct EngineStats {
   bool attached = false;
@@ -36,6 +44,8 @@ struct EngineStats {
   uint64_t decode_rows = 0;  // computed in them
   uint64_t prompt_rows = 0;
   double dense_instead_tokens = 0;  // see GenerationAccounts
+  uint64_t preemptions = 0;         // sequences that lost their pages to others
+  PrefixStats prefix;               // of the prefix cache, since the engine attached
   SteeringStats steering;
 };
 

@@ -58,6 +58,9 @@ struct GenerationRequest {
   SamplingParams sampling;
   PruningParams pruning;
   StopParams stop;
+  std::string client;      // whose it is; places are shared fairly between clients
+  int32_t priority = 0;    // larger goes first
+  std::string cache_salt;  // prompts are cached for requests with the same salt
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };
@@ -78,6 +81,7 @@ std::string_view FinishReasonName(FinishReason reason);  // "end_of_text", "stop
 // The accounts of one stream.
 struct GenerationAccounts {
   uint32_t prompt_tokens = 0;
+  uint32_t cached_prompt_tokens = 0;  // of these, found in the prefix cache
   uint32_t generated_tokens = 0;
   double queue_seconds = 0;
   double prefill_seconds = 0;

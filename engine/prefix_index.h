@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/engine_stats.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kv_pool.h"
 #include "engine/tokenizer.h"
@@ -31,13 +32,6 @@ struct PrefixKey {
   bool long_context = false;  // which of ModelRope's tables turned the keys
 
   auto operator<=>(const PrefixKey&) const = default;
-};
-
-struct PrefixStats {
-  uint64_t lookup_tokens = 0;  // of prompts that were looked up
-  uint64_t hit_tokens = 0;     // of these, found
-  uint64_t evicted_pages = 0;  // given up for memory
-  uint32_t pages = 0;          // held now
 };
 
 class PrefixIndex : public KvPool::Cache {

@@ -59,6 +59,14 @@ class RequestQueue {
     prompt_tokens_ -= first.request.prompt.size();
     return first;
   }
+  // Takes out the one with this id. REQUIRES: it is in here.
+  WaitingRequest Take(uint64_t id) {
+    return std::move(TakeIf([id](const WaitingRequest& request) { return request.id == id; })[0]);
+  }
+  template <typename Visit>
+  void ForEach(const Visit& visit) const {
+    for (const WaitingRequest& request : requests_) visit(request);
+  }
   // Takes out those for which `wanted(request)` holds.
   template <typename Wanted>
   std::vector<WaitingRequest> TakeIf(const Wanted& wanted) {

@@ -29,14 +29,14 @@ absl::Status PassError(const absl::Status& status) {
 }  // namespace
 
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-                   const SequenceOptions& options, const ModelConfig* config, KvCache kv)
+                   const SequenceOptions& options, const ModelConfig* config, KvPool* pool)
     : request_(std::move(request)),
       sink_(std::move(sink)),
       options_(options),
       precision_(request_.pruning.reproducible ? Precision::kExact : options.precision),
       admitted_(Clock::now()),
       config_(*config),
-      kv_(std::move(kv)),
+      kv_(pool, options.context_tokens),
       sampler_(request_.sampling, request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
       detokenizer_(*options.tokenizer, /*continues_text=*/true),
@@ -52,11 +52,20 @@ bool Sequence::TimeIsUp() const {
   return request_.time_limit.has_value() && Clock::now() >= *request_.time_limit;
 }
 
+void Sequence::AdoptPrefix(std::span<const PageId> pages) {
+  kv_.Adopt(pages);
+  accounts_.cached_prompt_tokens = kv_.size();
+}
+
+uint32_t Sequence::RowsNext(uint32_t rows_max) const {
+  const auto prompt = static_cast<uint32_t>(request_.prompt.size());
+  return std::min(rows_max, kv_.size() < prompt ? prompt - kv_.size() : uncomputed());
+}
+
 BatchSequence Sequence::Wants(uint32_t rows_max) {
   const uint32_t done = kv_.size();
-  const auto prompt = static_cast<uint32_t>(request_.prompt.size());
-  const bool reads = done < prompt;
-  rows_ = std::min(rows_max, reads ? prompt - done : uncomputed());
+  const bool reads = done < request_.prompt.size();
+  rows_ = RowsNext(rows_max);
   prune_ = reads ? std::nullopt : NextPrune();
   sampled_.reset();
   return {.kv = &kv_,

@@ -22,6 +22,7 @@ namespace tidegate {
 struct SequenceOptions {
   std::chrono::steady_clock::time_point submitted;
   std::shared_ptr<const Tokenizer> tokenizer;
+  uint32_t context_tokens = 0;  // prompt and answer together, at most
   // Of requests that are not reproducible; those are exact.
   Precision precision = Precision::kFast;
   // Of requests that leave pruning to the server; null: the request's own parameters hold. Not
@@ -34,13 +35,20 @@ class Sequence {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // config: of the model, outlives this. kv: empty.
+  // config and pool outlive this and are not owned.
   Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
-           const SequenceOptions& options, const ModelConfig* config, KvCache kv);
+           const SequenceOptions& options, const ModelConfig* config, KvPool* pool);
+
+  // Begins with full pages of the prompt that are known already; the holds pass over. REQUIRES:
+  // nothing is in the cache.
+  void AdoptPrefix(std::span<const PageId> pages);
 
   // Rows of the prompt, and of what is to be computed again, that come before the next token.
   uint32_t prompt_rows() const { return uncomputed() > 1 || generated() == 0 ? uncomputed() : 0; }
   bool prefilling() const { return prompt_rows() > 0; }
+
+  // How many rows Wants() would give: a step has those of one form.
+  uint32_t RowsNext(uint32_t rows_max) const;
 
   // The next rows, at most `rows_max`. Valid until Advance().
   BatchSequence Wants(uint32_t rows_max);
@@ -52,6 +60,9 @@ class Sequence {
   // Emits the token that was sampled, if any. False: the stream has ended.
   bool Advance(const PassAccounts& cost, double stall_seconds);
 
+  // Its pages are gone: what was computed has to be computed again.
+  void Preempt() { kv_.Truncate(0); }
+
   // Ends the stream early: tells the sink, with what has been produced so far.
   void End(FinishReason reason, const absl::Status& status) { Finish(reason, status); }
   // The same for a step that failed: what is not the caller's to know is an error in here.
@@ -59,6 +70,9 @@ class Sequence {
 
   KvCache& kv() { return kv_; }
   const KvCache& kv() const { return kv_; }
+  const GenerationRequest& request() const { return request_; }
+  std::span<const TokenId> prompt() const { return request_.prompt; }
+  Precision precision() const { return precision_; }
   bool steered() const { return options_.steering != nullptr; }
   bool TimeIsUp() const;
   const GenerationAccounts& accounts() const { return accounts_; }

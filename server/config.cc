@@ -96,7 +96,7 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "Calls that one connection may have open", "TIDEGATE_MAX_STREAMS_PER_CONNECTION");
   add("--max-open-streams", config.max_open_streams, {0, 1 << 20},
       "Generate and Chat calls that are open, those included that are done and not read; more get "
-      "RESOURCE_EXHAUSTED; 0: --max-running + --max-waiting + 512",
+      "RESOURCE_EXHAUSTED; 0: --max-running (512 if that is 0) + --max-waiting + 512",
       "TIDEGATE_MAX_OPEN_STREAMS");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")
@@ -121,11 +121,15 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       "factors take 4 bytes a number of the store's --engine-reserve")
       ->type_name("FILE[=SCALE]")
       ->envname("TIDEGATE_LORA");
-  AddIntegerFlag(app, "--max-running", engine.max_running, {1, 1024}, "Streams decoded at once")
+  AddIntegerFlag(app, "--max-running", engine.max_running, {0, 1024},
+                 "Streams decoded at once; 0: what the KV cache and the cores carry")
       ->envname("TIDEGATE_MAX_RUNNING");
   AddIntegerFlag(app, "--max-waiting", engine.max_waiting, {0, 65536},
                  "Requests that wait for a place; more get RESOURCE_EXHAUSTED")
       ->envname("TIDEGATE_MAX_WAITING");
+  AddIntegerFlag(app, "--max-waiting-tokens", engine.max_waiting_tokens, {0, kMaxKvTokens},
+                 "Prompt tokens of requests that wait; more get RESOURCE_EXHAUSTED; 0: any number")
+      ->envname("TIDEGATE_MAX_WAITING_TOKENS");
   AddIntegerFlag(app, "--context", engine.context_tokens, {0, kMaxContextTokens},
                  absl::StrCat("Tokens of one request, prompt and answer together; 0: the model's, "
                               "at most ",
@@ -135,8 +139,16 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
       ->envname("TIDEGATE_KV_TOKENS");
   AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {1, 65536},
-                 "Prompt tokens computed at once; more are faster, other streams wait longer")
+                 "Prompt tokens of a step at most; more are faster, other streams wait longer")
       ->envname("TIDEGATE_PREFILL_CHUNK");
+  AddDurationFlag(app, "--step-time", engine.step_time,
+                  "What a step with prompts should take while other streams decode: prompts get "
+                  "fewer rows then; 0s: as long as a whole --prefill-chunk takes")
+      ->envname("TIDEGATE_STEP_TIME");
+  app.add_flag_callback(
+         "--no-prefix-cache", [&engine] { engine.prefix_cache = false; },
+         "Computes prompts anew that begin like earlier ones, instead of taking their pages")
+      ->envname("TIDEGATE_NO_PREFIX_CACHE");
   AddTextFlag(
       app, "--precision",
       [&engine](const std::string& text) {
@@ -253,8 +265,10 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   AddSteeringFlags(app, config.engine.steering);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
   if (config.max_open_streams == 0) {
+    const uint32_t running =
+        config.engine.max_running != 0 ? config.engine.max_running : kRunningStreams;
     config.max_open_streams =
-        static_cast<int>(config.engine.max_running + config.engine.max_waiting) + kFinishedStreams;
+        static_cast<int>(running + config.engine.max_waiting) + kFinishedStreams;
   }
   config.connections.max_open_calls = config.max_open_streams + kOtherCalls;
   return exit_code;

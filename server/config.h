@@ -33,6 +33,8 @@ struct ServerConfig {
 
 // Finished streams whose clients have not read their end, where --max-open-streams is 0.
 inline constexpr int kFinishedStreams = 512;
+// That may run where --max-running leaves their number to the engine.
+inline constexpr uint32_t kRunningStreams = 512;
 // Open calls beyond Generate and Chat: health watches and what is answered at once.
 inline constexpr int kOtherCalls = 1024;
 

@@ -34,6 +34,7 @@ void FillTimings(const GenerationAccounts& accounts, v1::Timings& timings) {
 void FillPruning(const GenerationAccounts& accounts, v1::PruningAccounts& pruning) {
   pruning.set_density(accounts.density);
   pruning.set_gamma(accounts.gamma);
+  pruning.set_dense_instead_tokens(accounts.dense_instead_tokens);
   if (!accounts.ladder) return;
   const GenerationAccounts::Ladder& ladder = *accounts.ladder;
   pruning.set_predicted_perplexity_increase(ladder.predicted_perplexity_increase);
@@ -103,6 +104,7 @@ v1::Finished ToProto(const GenerationResult& result) {
   usage.set_prompt_tokens(accounts.prompt_tokens);
   usage.set_generated_tokens(accounts.generated_tokens);
   usage.set_total_tokens(accounts.prompt_tokens + accounts.generated_tokens);
+  usage.set_cached_prompt_tokens(accounts.cached_prompt_tokens);
   FillTimings(accounts, *finished.mutable_timings());
   FillFlash(accounts, *finished.mutable_flash());
   FillPruning(accounts, *finished.mutable_pruning());

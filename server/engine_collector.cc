@@ -90,6 +90,29 @@ void EngineCollector::AddTotals(MetricsPage& page) const {
                static_cast<double>(stats_.prompt_tokens));
   page.Counter("tidegate_generation_tokens_total", "Tokens generated.",
                static_cast<double>(stats_.generated_tokens));
+  page.Counter("tidegate_steps_total", "Passes of the decoder over the model's layers.",
+               static_cast<double>(stats_.steps));
+  page.Counters(
+      "tidegate_step_rows_total",
+      "Tokens computed in these passes, by form: each read of the weights serves all rows "
+      "of a pass.",
+      {{{{"form", "decode"}}, static_cast<double>(stats_.decode_rows)},
+       {{{"form", "prompt"}}, static_cast<double>(stats_.prompt_rows)}});
+  page.Counter("tidegate_dense_instead_tokens_total",
+               "Tokens that asked for pruning and were computed without it, because that read "
+               "nothing more beside the other streams.",
+               stats_.dense_instead_tokens);
+  page.Counter("tidegate_preemptions_total",
+               "Times a stream gave up its KV cache to others and was computed again later.",
+               static_cast<double>(stats_.preemptions));
+  page.Counter("tidegate_prefix_cache_lookup_tokens_total",
+               "Prompt tokens looked up in the prefix cache since the last attach.",
+               static_cast<double>(stats_.prefix.lookup_tokens));
+  page.Counter("tidegate_prefix_cache_hit_tokens_total",
+               "Prompt tokens found there, and not computed again.",
+               static_cast<double>(stats_.prefix.hit_tokens));
+  page.Gauge("tidegate_prefix_cache_pages", "Pages of the KV cache that hold prompts seen before.",
+             stats_.prefix.pages);
   page.Counters("tidegate_flash_stall_seconds_total",
                 "Time in which computing waited for flash, by phase.",
                 {{{{"phase", "prefill"}}, stats_.stall_seconds_prefill},

@@ -6,8 +6,8 @@
 #include <thread>
 
 #include "base/error_reason.h"
-#include "base/mutex.h"
 #include "tests/engine/local_engine.h"
+#include "tests/engine/stream_sink.h"
 
 namespace tidegate {
 namespace {
@@ -16,49 +16,7 @@ using Clock = std::chrono::steady_clock;
 using ::testing::HasSubstr;
 constexpr std::chrono::seconds kLong{30};
 
-// Collects one stream; other threads wait for what they need to see.
-class Sink : public GenerationSink {
- public:
-  void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
-    MutexLock lock(mutex_);
-    text_.append(text);
-    ids_.insert(ids_.end(), ids.begin(), ids.end());
-  }
-  void OnDone(const GenerationResult& result) override {
-    MutexLock lock(mutex_);
-    EXPECT_FALSE(done_);
-    result_ = result;
-    done_ = true;
-  }
-  bool done() {
-    MutexLock lock(mutex_);
-    return done_;
-  }
-  size_t tokens() {
-    MutexLock lock(mutex_);
-    return ids_.size();
-  }
-  GenerationResult Wait() {
-    EXPECT_TRUE(WaitUntil([this] { return done(); }, kLong));
-    MutexLock lock(mutex_);
-    return result_;
-  }
-  std::vector<TokenId> ids() {
-    MutexLock lock(mutex_);
-    return ids_;
-  }
-  std::string text() {
-    MutexLock lock(mutex_);
-    return text_;
-  }
-
- private:
-  Mutex mutex_;
-  std::string text_;
-  std::vector<TokenId> ids_;
-  GenerationResult result_;
-  bool done_ = false;
-};
+using Sink = StreamSink;
 
 EngineOptions Options(const LocalStore& store) {
   EngineOptions options;

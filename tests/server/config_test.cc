@@ -149,7 +149,7 @@ TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
 }
 
 TEST(ServerConfig, MistakesEndTheProgram) {
-  for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "0"},
+  for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "2000"},
                                                     {"--mode", "fast"},
                                                     {"--precision", "slow"},
                                                     {"--density", "2"},

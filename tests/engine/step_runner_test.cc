@@ -1,0 +1,170 @@
+// Steps of many sequences through a real engine: pages that run out, prompts that begin alike,
+// short prompts under long ones.
+#include "engine/step_runner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "engine/engine.h"
+#include "tests/engine/local_engine.h"
+#include "tests/engine/stream_sink.h"
+
+namespace tidegate {
+namespace {
+
+constexpr std::chrono::seconds kLong{30};
+
+EngineOptions Options(const LocalStore& store) {
+  EngineOptions options;
+  options.store_socket = store.socket();
+  options.threads = 1;
+  options.attach_timeout = kLong;
+  return options;
+}
+
+std::unique_ptr<Engine> Make(const EngineOptions& options) {
+  auto engine = Engine::Create(options, nullptr);
+  CHECK(engine.ok());
+  return *std::move(engine);
+}
+
+// A prompt of `tokens`, its ids by `seed`; greedy and exact.
+GenerationRequest Request(uint32_t tokens, uint32_t max_tokens, uint32_t seed) {
+  GenerationRequest request;
+  request.prompt = {1};
+  while (request.prompt.size() < tokens) {
+    const auto n = static_cast<uint32_t>(request.prompt.size());
+    request.prompt.push_back(static_cast<TokenId>(260 + (n * 7 + seed * 13) % 40));
+  }
+  request.max_tokens = max_tokens;
+  request.sampling.temperature = 0;
+  request.stop.ignore_eos = true;
+  request.pruning.reproducible = true;
+  return request;
+}
+
+struct Stream {
+  std::shared_ptr<StreamSink> sink = std::make_shared<StreamSink>();
+  uint64_t id = 0;
+};
+
+Stream Submit(Engine& engine, GenerationRequest request) {
+  Stream stream;
+  const auto id = engine.Submit(std::move(request), stream.sink);
+  EXPECT_TRUE(id.ok()) << id.status();
+  stream.id = id.value_or(0);
+  return stream;
+}
+
+TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
+  LocalStore store;
+  std::vector<std::vector<TokenId>> alone;
+  {
+    auto engine = Make(Options(store));
+    for (uint32_t i = 0; i < 4; ++i) {
+      Stream stream = Submit(*engine, Request(40, 100, i));
+      EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
+      alone.push_back(stream.sink->ids());
+    }
+  }
+  EngineOptions options = Options(store);
+  options.kv_tokens = 256;  // eight pages; each stream grows to five
+  options.context_tokens = 160;
+  options.prefix_cache = false;
+  auto engine = Make(options);
+  std::vector<Stream> streams;
+  for (uint32_t i = 0; i < 4; ++i) streams.push_back(Submit(*engine, Request(40, 100, i)));
+  for (uint32_t i = 0; i < 4; ++i) {
+    const GenerationResult result = streams[i].sink->Wait();
+    EXPECT_EQ(result.reason, FinishReason::kMaxTokens) << result.status;
+    EXPECT_EQ(streams[i].sink->ids(), alone[i]) << i;
+  }
+  EXPECT_GT(engine->stats().preemptions, 0u);
+  EXPECT_TRUE(WaitUntil([&] { return engine->stats().kv_tokens_used == 0; }, kLong));
+}
+
+TEST(StepRunnerTest, PromptsThatBeginAlikeAreComputedOnce) {
+  LocalStore store;
+  auto engine = Make(Options(store));
+  Stream first = Submit(*engine, Request(100, 8, 1));
+  EXPECT_EQ(first.sink->Wait().accounts.cached_prompt_tokens, 0u);
+  // Full pages; of the whole prompt at least one token is computed.
+  Stream again = Submit(*engine, Request(100, 8, 1));
+  EXPECT_EQ(again.sink->Wait().accounts.cached_prompt_tokens, 96u);
+  EXPECT_EQ(again.sink->ids(), first.sink->ids());
+  GenerationRequest longer = Request(130, 8, 1);
+  EXPECT_EQ(Submit(*engine, longer).sink->Wait().accounts.cached_prompt_tokens, 96u);
+  EXPECT_EQ(Submit(*engine, longer).sink->Wait().accounts.cached_prompt_tokens, 128u);
+  GenerationRequest salted = Request(100, 8, 1);
+  salted.cache_salt = "another client";
+  EXPECT_EQ(Submit(*engine, salted).sink->Wait().accounts.cached_prompt_tokens, 0u);
+  const PrefixStats stats = engine->stats().prefix;
+  EXPECT_EQ(stats.hit_tokens, 96u + 96u + 128u);
+  EXPECT_GT(stats.pages, 0u);
+  EXPECT_EQ(engine->stats().kv_tokens_used, 0u) << "the prefix cache makes room";
+
+  EngineOptions without = Options(store);
+  without.prefix_cache = false;
+  auto other = Make(without);
+  for (int round = 0; round < 2; ++round) {
+    Stream plain = Submit(*other, Request(100, 8, 1));
+    EXPECT_EQ(plain.sink->Wait().accounts.cached_prompt_tokens, 0u);
+    EXPECT_EQ(plain.sink->ids(), first.sink->ids());
+  }
+}
+
+TEST(StepRunnerTest, AShortPromptUnderALongOneDoesNotWaitForItsEnd) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 4000;
+  options.kv_tokens = 8000;
+  options.prefill_chunk_tokens = 32;
+  auto engine = Make(options);
+  Stream longer = Submit(*engine, Request(3000, 2, 1));
+  ASSERT_TRUE(WaitUntil([&] { return engine->stats().prompt_rows >= 32; }, kLong));
+  Stream shorter = Submit(*engine, Request(20, 2, 2));
+  EXPECT_EQ(shorter.sink->Wait().reason, FinishReason::kMaxTokens);
+  EXPECT_FALSE(longer.sink->done());
+  EXPECT_EQ(longer.sink->Wait().reason, FinishReason::kMaxTokens);
+}
+
+TEST(StepRunnerTest, ManyStreamsShareSteps) {
+  LocalStore store;
+  auto engine = Make(Options(store));
+  std::vector<Stream> streams;
+  for (uint32_t i = 0; i < 16; ++i) streams.push_back(Submit(*engine, Request(6, 40, i)));
+  for (Stream& stream : streams) {
+    EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
+    EXPECT_EQ(stream.sink->ids().size(), 40u);
+  }
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.generated_tokens, 16u * 40u);
+  EXPECT_EQ(stats.decode_rows, 16u * 39u);
+  EXPECT_EQ(stats.prompt_rows, 16u * 6u);
+  // One after the other they would take 16 x 40 steps.
+  EXPECT_LT(stats.steps, 4u * 40u);
+}
+
+TEST(StepRunnerTest, WaitingPromptsAreBounded) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.max_running = 1;
+  options.max_waiting_tokens = 100;
+  options.context_tokens = 100000;
+  options.kv_tokens = 200000;
+  auto engine = Make(options);
+  Stream running = Submit(*engine, Request(6, 90000, 1));
+  ASSERT_TRUE(WaitUntil([&] { return engine->stats().running == 1; }, kLong));
+  Stream waiting = Submit(*engine, Request(90, 1, 2));
+  const auto refused = engine->Submit(Request(20, 1, 3), std::make_shared<StreamSink>());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()),
+              testing::HasSubstr("--max-waiting-tokens is 100"));
+  engine->Cancel(running.id);
+  EXPECT_EQ(waiting.sink->Wait().reason, FinishReason::kMaxTokens);
+}
+
+}  // namespace
+}  // namespace tidegate
