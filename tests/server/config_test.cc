@@ -149,14 +149,15 @@ TEST(ServerConfig, CommandLineBeatsEnvironmentBeatsFile) {
 }
 
 TEST(ServerConfig, MistakesEndTheProgram) {
-  for (const std::vector<const char*>& arguments : {std::vector<const char*>{"--max-running", "2000"},
-                                                    {"--mode", "fast"},
-                                                    {"--precision", "slow"},
-                                                    {"--density", "2"},
-                                                    {"--drain-timeout", "soon"},
-                                                    {"--log-level", "loud"},
-                                                    {"--no-such-flag"},
-                                                    {"--config", "/nonexistent"}}) {
+  for (const std::vector<const char*>& arguments :
+       {std::vector<const char*>{"--max-running", "2000"},
+        {"--mode", "fast"},
+        {"--precision", "slow"},
+        {"--density", "2"},
+        {"--drain-timeout", "soon"},
+        {"--log-level", "loud"},
+        {"--no-such-flag"},
+        {"--config", "/nonexistent"}}) {
     ServerConfig config;
     const auto exit_code = Parse(arguments, config);
     ASSERT_TRUE(exit_code.has_value()) << arguments[0];
