@@ -6,18 +6,16 @@
 //
 //   kernels_bench --benchmark_filter='add_columns/q4'
 #include <benchmark/benchmark.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "base/check.h"
+#include "bench/working_set.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/matmul.h"
 #include "engine/kv_cache.h"
@@ -26,22 +24,6 @@
 
 namespace tidegate {
 namespace {
-
-constexpr size_t kWorkingSetBytes = size_t{1} << 30;
-
-// One buffer for every benchmark.
-uint8_t* WorkingSet() {
-  static uint8_t* const memory = [] {
-    void* mapped =
-        mmap(nullptr, kWorkingSetBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(mapped != MAP_FAILED);
-    const bool small = std::getenv("TIDEGATE_BENCH_SMALL_PAGES") != nullptr;
-    madvise(mapped, kWorkingSetBytes, small ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
-    std::memset(mapped, 1, kWorkingSetBytes);
-    return static_cast<uint8_t*>(mapped);
-  }();
-  return memory;
-}
 
 uint64_t SumOf(const uint8_t* memory, size_t bytes) {
   uint64_t sums[8] = {};
@@ -88,23 +70,6 @@ void Report(benchmark::State& state, size_t bytes_per_iteration, bool cores = fa
   // Google Benchmark divides a rate by the seconds and prints "/s": the number is the share.
   state.counters["share_of_read"] =
       benchmark::Counter(bytes / PlainReadRate(cores), benchmark::Counter::kIsRate);
-}
-
-std::vector<float> RandomFloats(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
-  std::vector<float> values(n);
-  for (float& value : values) value = uniform(random);
-  return values;
-}
-
-// Fills the working set with copies of `unit`; returns how many.
-size_t FillWith(const std::vector<uint8_t>& unit, size_t bytes) {
-  const size_t count = bytes / unit.size();
-  for (size_t i = 0; i < count; ++i) {
-    std::memcpy(WorkingSet() + i * unit.size(), unit.data(), unit.size());
-  }
-  return count;
 }
 
 void ReadMemory(benchmark::State& state, bool cores) {

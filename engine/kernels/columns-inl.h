@@ -1,5 +1,5 @@
-// add_columns, compiled once per instruction set (kernels_simd.cc). The
-// order of the work is told in batch-inl.h.
+// add_columns and add_columns_lanes, compiled once per instruction set (kernels_simd.cc). The order
+// of the work is told in batch-inl.h.
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_COLUMNS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -24,114 +24,147 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-// Adds the batch to kGroups groups of outputs.
-template <Codes kCodes, size_t kGroups>
-HWY_INLINE void AddGroups(const Block& block, size_t g, float* HWY_RESTRICT y) {
+// Vectors of outputs in registers at once, for each of kAbreast lanes.
+template <size_t kAbreast>
+constexpr size_t kStepVecs = kAbreast == 1 ? 2 * kVecs : kSumVecs / kAbreast;
+
+// Adds the batch to vectors [kFirst, kFirst + kCount) of the outputs from group g on; y[l] is the
+// block's first output.
+template <Codes kCodes, size_t kAbreast, size_t kFirst, size_t kCount>
+HWY_INLINE void AddVectors(const Block<kAbreast>& block, size_t g, float* const (&y)[kAbreast]) {
   const FloatTag df;
-  FloatVec sum[kGroups][kVecs];
-  HWY_UNROLL(2)
-  for (size_t i = 0; i < kGroups; ++i) {
-    HWY_UNROLL(8)
-    for (size_t v = 0; v < kVecs; ++v) {
-      sum[i][v] = hn::LoadU(df, y + (g + i) * kGroup + v * kLanes);
-    }
+  const size_t at = g * kGroup + kFirst * kLanes;
+  FloatVec sum[kAbreast][kCount];
+  HWY_UNROLL(8)
+  for (size_t l = 0; l < kAbreast; ++l) {
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kCount; ++v) sum[l][v] = hn::LoadU(df, y[l] + at + v * kLanes);
   }
   for (size_t k = 0; k < block.count; ++k) {
-    HWY_UNROLL(2)
-    for (size_t i = 0; i < kGroups; ++i) {
-      FloatVec w[kVecs];
-      DecodeGroup<kCodes>(block.codes[k] + (g + i) * GroupBytes(kCodes), w);
-      const auto factor = hn::Set(df, block.factors[k][g + i]);
-      HWY_UNROLL(8)
-      for (size_t v = 0; v < kVecs; ++v) sum[i][v] = hn::MulAdd(factor, w[v], sum[i][v]);
+    FloatVec w[kCount];
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kCount; ++v) {
+      const size_t vec = kFirst + v;
+      w[v] = DecodeVector<kCodes>(block.codes[k] + (g + vec / kVecs) * GroupBytes(kCodes),
+                                  vec % kVecs);
+    }
+    HWY_UNROLL(8)
+    for (size_t l = 0; l < kAbreast; ++l) {
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kCount; ++v) {
+        const auto factor = hn::Set(df, block.factors[l][k][g + (kFirst + v) / kVecs]);
+        sum[l][v] = hn::MulAdd(factor, w[v], sum[l][v]);
+      }
     }
   }
-  HWY_UNROLL(2)
-  for (size_t i = 0; i < kGroups; ++i) {
-    HWY_UNROLL(8)
-    for (size_t v = 0; v < kVecs; ++v) {
-      hn::StoreU(sum[i][v], df, y + (g + i) * kGroup + v * kLanes);
-    }
+  HWY_UNROLL(8)
+  for (size_t l = 0; l < kAbreast; ++l) {
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kCount; ++v) hn::StoreU(sum[l][v], df, y[l] + at + v * kLanes);
   }
 }
 
-// One block of up to kBlockGroups groups; y points at its first output.
-template <Codes kCodes>
-HWY_NOINLINE void AddBlock(const Batch& batch, const float* coefficients, size_t group,
-                           size_t groups, float* HWY_RESTRICT y) {
+// One group, in as many steps as registers ask for.
+template <Codes kCodes, size_t kAbreast, size_t kFirst = 0>
+HWY_INLINE void AddGroup(const Block<kAbreast>& block, size_t g, float* const (&y)[kAbreast]) {
+  constexpr size_t kCount = std::min(kVecs, kStepVecs<kAbreast>);
+  AddVectors<kCodes, kAbreast, kFirst, kCount>(block, g, y);
+  if constexpr (kFirst + kCount < kVecs) {
+    AddGroup<kCodes, kAbreast, kFirst + kCount>(block, g, y);
+  }
+}
+
+// One block of up to kBlockGroups groups of kAbreast lanes.
+template <Codes kCodes, size_t kAbreast>
+HWY_NOINLINE void AddBlock(const Batch& batch, const float* const* coefficients, size_t group,
+                           size_t groups, float* const* y) {
   constexpr size_t kBytes = GroupBytes(kCodes);
-  constexpr size_t kStep = 2;  // groups in registers
-  Block block;
+  constexpr size_t kStep = std::max<size_t>(kStepVecs<kAbreast> / kVecs, 1);  // groups
+  Block<kAbreast> block;
   Prepare<kCodes>(batch, coefficients, group, groups, block);
+  float* out[kAbreast];
+  for (size_t l = 0; l < kAbreast; ++l) out[l] = y[l] + group * kGroup;
   size_t g = 0;
   for (; g + kStep <= groups; g += kStep) {
     if (g * kBytes % kLine == 0) PrefetchAhead(block, g * kBytes, kStep * kBytes);
-    AddGroups<kCodes, kStep>(block, g, y);
+    if constexpr (kStep > 1) {
+      AddVectors<kCodes, kAbreast, 0, kStep * kVecs>(block, g, out);
+    } else {
+      AddGroup<kCodes, kAbreast>(block, g, out);
+    }
   }
-  for (; g < groups; ++g) AddGroups<kCodes, 1>(block, g, y);
+  for (; g < groups; ++g) AddGroup<kCodes, kAbreast>(block, g, out);
 }
 
 // All columns, groups [begin, end).
-template <Codes kCodes, bool kBf16 = false>
-void AddGroupRange(const uint8_t* const* columns, size_t count, size_t scale_bytes,
-                   const float* coefficients, size_t begin, size_t end, float* y) {
-  for (size_t tile = begin; tile < end; tile += kTileGroups) {
-    const size_t tile_end = std::min(end, tile + kTileGroups);
-    for (size_t k = 0; k < count; k += kBatch) {
-      Batch batch = MakeBatch(columns, count, scale_bytes, k, tile, tile_end, end);
-      batch.bf16 = kBf16;
-      for (size_t group = tile; group < tile_end; group += kBlockGroups) {
-        AddBlock<kCodes>(batch, coefficients + k, group, std::min(kBlockGroups, tile_end - group),
-                         y + group * kGroup);
-      }
-    }
+template <Codes kCodes>
+void AddGroupRange(const ColumnSum& sum, size_t begin, size_t end, float* const* y) {
+  const size_t tile_groups = sum.TileGroups();
+  for (size_t tile = begin; tile < end; tile += tile_groups) {
+    ForBlocks(sum, tile, std::min(end, tile + tile_groups), end,
+              [&]<size_t kAbreast>(const Batch& batch, size_t l, size_t group, size_t groups) {
+                AddBlock<kCodes, kAbreast>(batch, sum.coefficients + l, group, groups, y + l);
+              });
   }
 }
 
 // The last elements of a float column whose length is not a multiple of a group.
-inline void AddTail(UnitEncoding encoding, const uint8_t* const* columns, size_t count,
-                    const float* coefficients, size_t begin, size_t end, float* y) {
-  for (size_t k = 0; k < count; ++k) {
+inline void AddTail(UnitEncoding encoding, const ColumnSum& sum, size_t begin, size_t end,
+                    float* const* y) {
+  for (size_t k = 0; k < sum.count; ++k) {
     for (size_t j = begin; j < end; ++j) {
       const float w = encoding == UnitEncoding::kF32
-                          ? reinterpret_cast<const float*>(columns[k])[j]
-                          : HalfToFloat(reinterpret_cast<const uint16_t*>(columns[k])[j]);
-      y[j] = std::fma(coefficients[k], w, y[j]);
+                          ? reinterpret_cast<const float*>(sum.columns[k])[j]
+                          : HalfToFloat(reinterpret_cast<const uint16_t*>(sum.columns[k])[j]);
+      for (size_t l = 0; l < sum.lanes; ++l) {
+        y[l][j] = std::fma(sum.coefficients[l][k], w, y[l][j]);
+      }
     }
   }
 }
 
-// kAddBlock adds nibbles in chunks, with rounded factors if kBf16.
-template <AddSpread kAddBlock, bool kBf16>
+// Spread: how nibbles are added in chunks, SpreadF32 or SpreadBf16.
+template <class Spread>
+void AddColumnsLanes(UnitEncoding encoding, const uint8_t* const* columns,
+                     const float* const* coefficients, size_t count, size_t elements, size_t begin,
+                     size_t end, float* const* y, size_t lanes) {
+  ColumnSum sum = {.columns = columns,
+                   .count = count,
+                   .scale_bytes = ColumnScaleBytes(encoding, elements),
+                   .bf16 = Spread::kBf16 && encoding == UnitEncoding::kQ4};
+  for (size_t pass = 0; pass < lanes; pass += kMostLanes) {
+    sum.coefficients = coefficients + pass;
+    sum.lanes = std::min(kMostLanes, lanes - pass);
+    float* const* out = y + pass;
+    size_t first = begin / kGroup;
+    const size_t last = end / kGroup;
+    switch (encoding) {
+      case UnitEncoding::kF32:
+        AddGroupRange<Codes::kF32>(sum, first, last, out);
+        break;
+      case UnitEncoding::kF16:
+        AddGroupRange<Codes::kF16>(sum, first, last, out);
+        break;
+      case UnitEncoding::kQ8:
+        AddGroupRange<Codes::kInt8>(sum, first, last, out);
+        break;
+      case UnitEncoding::kQ4:
+        if (count >= kSpreadCount) {
+          const size_t whole = (last - first) / kChunkGroups * kChunkGroups;
+          AddSpreadRange<Spread>(sum, first, first + whole, out);
+          first += whole;
+        }
+        AddGroupRange<Codes::kNibbles>(sum, first, last, out);
+        break;
+    }
+    AddTail(encoding, sum, std::max(begin, last * kGroup), end, out);
+  }
+}
+
+template <class Spread>
 void AddColumns(UnitEncoding encoding, const uint8_t* const* columns, const float* coefficients,
                 size_t count, size_t elements, size_t begin, size_t end, float* y) {
-  size_t first = begin / kGroup;
-  const size_t last = end / kGroup;
-  const size_t scale_bytes = ColumnScaleBytes(encoding, elements);
-  const auto run = [&](auto add) {
-    add(columns, count, scale_bytes, coefficients, first, last, y);
-  };
-  switch (encoding) {
-    case UnitEncoding::kF32:
-      run(AddGroupRange<Codes::kF32>);
-      break;
-    case UnitEncoding::kF16:
-      run(AddGroupRange<Codes::kF16>);
-      break;
-    case UnitEncoding::kQ8:
-      run(AddGroupRange<Codes::kInt8>);
-      break;
-    case UnitEncoding::kQ4:
-      if (count >= kSpreadCount) {
-        const size_t whole = (last - first) / kChunkGroups * kChunkGroups;
-        AddSpreadRange<kAddBlock, kBf16>(columns, count, scale_bytes, coefficients, first,
-                                         first + whole, y);
-        first += whole;
-      }
-      run(AddGroupRange<Codes::kNibbles, kBf16>);
-      break;
-  }
-  AddTail(encoding, columns, count, coefficients, std::max(begin, last * kGroup), end, y);
+  AddColumnsLanes<Spread>(encoding, columns, &coefficients, count, elements, begin, end, &y, 1);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -65,37 +65,33 @@ HWY_INLINE FloatVec NibbleValue(hn::Vec<UintTag> bits, uint32_t mask, float powe
   return hn::Sub(hn::BitCast(df, number), hn::Set(df, power + 8));
 }
 
-// Nibbles 0..15 -> -8..7. Low nibbles are elements 0..15, high nibbles 16..31.
-HWY_INLINE void DecodeNibbles(const uint8_t* at, FloatVec (&w)[kVecs]) {
-  HWY_UNROLL(4)
-  for (size_t i = 0; i < kVecs / 2; ++i) {
-    const auto bytes = hn::PromoteTo(UintTag(), LoadNarrow<uint8_t>(at + i * kLanes));
-    w[i] = NibbleValue(bytes, 0x0f, 0x1p23f);
-    w[kVecs / 2 + i] = NibbleValue(bytes, 0xf0, 0x1p19f);
+// Vector i of the kVecs vectors of the group at `at`.
+template <Codes kCodes>
+HWY_INLINE FloatVec DecodeVector(const uint8_t* at, size_t i) {
+  const FloatTag df;
+  if constexpr (kCodes == Codes::kNibbles) {
+    // Nibbles 0..15 -> -8..7. Low nibbles are elements 0..15, high nibbles 16..31.
+    constexpr size_t kHalf = kVecs / 2;
+    const auto bytes = hn::PromoteTo(UintTag(), LoadNarrow<uint8_t>(at + i % kHalf * kLanes));
+    return i < kHalf ? NibbleValue(bytes, 0x0f, 0x1p23f) : NibbleValue(bytes, 0xf0, 0x1p19f);
+  }
+  const uint8_t* vec = at + i * (GroupBytes(kCodes) / kVecs);
+  if constexpr (kCodes == Codes::kF32) {
+    return hn::LoadU(df, reinterpret_cast<const float*>(vec));
+  } else if constexpr (kCodes == Codes::kF16) {
+    return hn::PromoteTo(df, LoadNarrow<hwy::float16_t>(vec));
+  } else if constexpr (kCodes == Codes::kBF16) {
+    const auto bits = hn::PromoteTo(UintTag(), LoadNarrow<uint16_t>(vec));
+    return hn::BitCast(df, hn::ShiftLeft<16>(bits));
+  } else {
+    return hn::ConvertTo(df, hn::PromoteTo(IntTag(), LoadNarrow<int8_t>(vec)));
   }
 }
 
 template <Codes kCodes>
 HWY_INLINE void DecodeGroup(const uint8_t* at, FloatVec (&w)[kVecs]) {
-  const FloatTag df;
-  if constexpr (kCodes == Codes::kNibbles) {
-    DecodeNibbles(at, w);
-    return;
-  }
   HWY_UNROLL(8)
-  for (size_t i = 0; i < kVecs; ++i) {
-    const uint8_t* vec = at + i * (GroupBytes(kCodes) / kVecs);
-    if constexpr (kCodes == Codes::kF32) {
-      w[i] = hn::LoadU(df, reinterpret_cast<const float*>(vec));
-    } else if constexpr (kCodes == Codes::kF16) {
-      w[i] = hn::PromoteTo(df, LoadNarrow<hwy::float16_t>(vec));
-    } else if constexpr (kCodes == Codes::kBF16) {
-      const auto bits = hn::PromoteTo(UintTag(), LoadNarrow<uint16_t>(vec));
-      w[i] = hn::BitCast(df, hn::ShiftLeft<16>(bits));
-    } else if constexpr (kCodes == Codes::kInt8) {
-      w[i] = hn::ConvertTo(df, hn::PromoteTo(IntTag(), LoadNarrow<int8_t>(vec)));
-    }
-  }
+  for (size_t i = 0; i < kVecs; ++i) w[i] = DecodeVector<kCodes>(at, i);
 }
 
 }  // namespace HWY_NAMESPACE

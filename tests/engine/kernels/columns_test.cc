@@ -225,6 +225,15 @@ class Lanes {
     }
   }
 
+  // Coefficients and outputs become so much smaller.
+  void Scale(float factor) {
+    for (auto* values : {&coefficients_, &outputs_}) {
+      for (std::vector<float>& lane : *values) {
+        for (float& value : lane) value = value == kUntouched ? value : value * factor;
+      }
+    }
+  }
+
   // Adds `columns` to every lane, then compares each with what add_columns gives for it alone.
   void ExpectAsAlone(const Kernels& kernels, UnitEncoding encoding, const Columns& columns,
                      size_t begin, size_t end) {
@@ -278,6 +287,17 @@ TEST_P(ColumnsTest, LanesWriteOnlyTheirRange) {
       }
     }
   }
+}
+
+// Denormal products may count as 0, but then for a lane as for its columns alone: 70 columns are
+// neither whole batches nor, past 64 of them, many.
+TEST_P(ColumnsTest, ALaneRoundsDenormalsAsAlone) {
+  const size_t elements = 416;
+  const size_t count = 71;
+  const Columns columns(encoding(), elements, count, random_);
+  Lanes lanes(7, count, elements, random_);
+  lanes.Scale(0x1p-126f);
+  lanes.ExpectAsAlone(kernels(), encoding(), columns, 0, elements);
 }
 
 TEST_P(ColumnsTest, LanesOfMoreThanOneTile) {
