@@ -1,18 +1,15 @@
-// mat_vec and mat_vec_lanes, compiled once per instruction set
-// (kernels_simd.cc).
+// mat_vec and mat_vec_lanes, compiled once per instruction set (kernels_simd.cc).
 //
-// Every row has, for every lane of kernels.h, one accumulator of kLanes partial
-// sums per tile of columns, to which each group of 32 products is added; the
-// partial sums are added up at the end of a tile. How many rows and lanes
-// advance together never changes the order within a row: hence the result does
-// not depend on the range of rows, nor on the company of a lane.
+// Every row has, for every lane of kernels.h, one accumulator of kLanes partial sums per tile of
+// columns, to which each group of 32 products is added; the partial sums are added up at the end of
+// a tile. How many rows and lanes advance together never changes the order within a row: hence the
+// result does not depend on the range of rows, nor on the company of a lane.
 //
-// One lane is the case of mat_vec. Several take a strip of the tile at a time,
-// so that the activations of all of them stay in the first cache; the
-// accumulators of a block of rows wait in memory meanwhile.
+// One lane is the case of mat_vec. Several take a strip of the tile at a time, so that the
+// activations of all of them stay in the first cache; the accumulators of a block of rows wait in
+// memory meanwhile.
 //
-// Nibbles are taken as in nibbles-inl.h: eight to a lane, against activations
-// in the same order.
+// Nibbles are taken as in nibbles-inl.h: eight to a lane, against activations in the same order.
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_MAT_VEC_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -41,21 +38,19 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-// Columns per pass over the rows: the activations of a pass stay in the first
-// cache.
+// Columns per pass over the rows: the activations of a pass stay in the first cache.
 constexpr size_t kTileColumns = 4096;
 constexpr size_t kTileOfGroups = kTileColumns / kGroup;
 
-// Where lanes are abreast: the columns of a strip, so that eight lanes take 32
-// KiB, and the rows whose accumulators wait in memory.
+// Where lanes are abreast: the columns of a strip, so that eight lanes take 32 KiB, and the rows
+// whose accumulators wait in memory.
 constexpr size_t kStripColumns = 1024;
 constexpr size_t kStripGroups = kStripColumns / kGroup;
 constexpr size_t kStripRows = 32;
 
 static_assert(kStripGroups % kBlockGroups == 0);
 
-// Of rows, for lanes that are not all abreast: what stays in the second cache
-// meanwhile.
+// Of rows, for lanes that are not all abreast: what stays in the second cache meanwhile.
 constexpr size_t kPieceBytes = size_t{256} << 10;
 
 // Rows that advance together, where `sums` vectors of sums fit into registers.
@@ -69,8 +64,7 @@ using RowSums = FloatVec[kRows][kAbreast];
 
 constexpr bool HasScale(Codes codes) { return codes == Codes::kInt8 || codes == Codes::kNibbles; }
 
-// Codes of `kRows` rows at the first column of a tile, and their scales there
-// (quantised types).
+// Codes of `kRows` rows at the first column of a tile, and their scales there (quantised types).
 template <size_t kRows>
 struct RowTile {
   const uint8_t* codes[kRows];
@@ -78,8 +72,8 @@ struct RowTile {
   size_t ahead_bytes = 0;  // from a row's code to the same place in what is visited next
 };
 
-// Scales of the rows' groups as floats, one block of groups at a time; padded,
-// because SpreadFactors loads four at once.
+// Scales of the rows' groups as floats, one block of groups at a time; padded, because
+// SpreadFactors loads four at once.
 template <size_t kRows>
 using RowFactors = float[kRows][kBlockGroups + 4];
 
@@ -90,9 +84,8 @@ HWY_INLINE void PrefetchNextRows(const RowTile<kRows>& tile, size_t at) {
   for (size_t r = 0; r < kRows; ++r) PrefetchSoon(tile.codes[r] + tile.ahead_bytes + at);
 }
 
-// factors[r][g] = scale of group g, for kBlockGroups groups from `group` on.
-// Reads whole vectors of scales: what lies behind a row's last scale is its
-// codes.
+// factors[r][g] = scale of group g, for kBlockGroups groups from `group` on. Reads whole vectors of
+// scales: what lies behind a row's last scale is its codes.
 template <size_t kRows>
 HWY_INLINE void FillRowFactors(const RowTile<kRows>& tile, size_t group,
                                RowFactors<kRows>& factors) {
@@ -105,8 +98,8 @@ HWY_INLINE void FillRowFactors(const RowTile<kRows>& tile, size_t group,
   }
 }
 
-// sum[r][l] += w[r] . x[l] over group g; x in order. Without scales the factor
-// is one: a sum then is the same with or without it.
+// sum[r][l] += w[r] . x[l] over group g; x in order. Without scales the factor is one: a sum then
+// is the same with or without it.
 template <Codes kCodes, size_t kRows, size_t kAbreast>
 HWY_INLINE void DotGroup(const RowTile<kRows>& tile, size_t g, const float* const (&x)[kAbreast],
                          const RowFactors<kRows>& factors, size_t factor,
@@ -138,8 +131,7 @@ HWY_INLINE void DotGroup(const RowTile<kRows>& tile, size_t g, const float* cons
   }
 }
 
-// products[r][l] (+)= the values of nibble kNibble . x[l], in spread order
-// (nibbles-inl.h).
+// products[r][l] (+)= the values of nibble kNibble . x[l], in spread order (nibbles-inl.h).
 template <size_t kNibble, size_t kRows, size_t kAbreast>
 HWY_INLINE void DotNibbles(const hn::Vec<UintTag> (&codes)[kRows],
                            const float* const (&spread)[kAbreast], size_t at,
@@ -187,8 +179,8 @@ constexpr size_t SpreadGroups(Codes codes, size_t groups) {
   return codes == Codes::kNibbles ? groups / kChunkGroups * kChunkGroups : 0;
 }
 
-// sum[r][l] += w[r] . x[l] over whole groups, the first of which begins a
-// block. x: in order, but spread for SpreadGroups.
+// sum[r][l] += w[r] . x[l] over whole groups, the first of which begins a block. x: in order, but
+// spread for SpreadGroups.
 template <Codes kCodes, size_t kRows, size_t kAbreast>
 HWY_INLINE void DotGroups(const RowTile<kRows>& tile, size_t groups,
                           const float* const (&x)[kAbreast], RowSums<kRows, kAbreast>& sum) {
@@ -226,19 +218,16 @@ HWY_NOINLINE float DotTail(const uint8_t* row, const float* x, size_t begin, siz
   return hn::GetLane(hn::SumOfLanes(FloatTag(), sum[0][0]));
 }
 
-// How a tile is multiplied: in f32. The other way is Bf16Products
-// (nibbles_bf16-inl.h).
+// How a tile is multiplied: in f32. The other way is Bf16Products (nibbles_bf16-inl.h).
 template <Codes kTheCodes>
 struct FloatProducts {
   static constexpr Codes kCodes = kTheCodes;
-  // Floats of scratch that the activations of a tile of one lane need; 0: they
-  // are taken in place.
+  // Floats of scratch that the activations of a tile of one lane need; 0: they are taken in place.
   static constexpr size_t kArranged = kCodes == Codes::kNibbles ? kTileColumns : 0;
   // Nibbles need as many registers for products.
   static constexpr size_t kSums = kCodes == Codes::kNibbles ? 8 : 16;
 
-  // The activations of `groups` groups as Sum() reads them; scratch
-  // [kArranged].
+  // The activations of `groups` groups as Sum() reads them; scratch [kArranged].
   static const float* Arrange(const float* x, size_t groups, float* scratch) {
     if constexpr (kArranged == 0) return x;
     std::copy_n(x, groups * kGroup, scratch);
@@ -248,10 +237,18 @@ struct FloatProducts {
     return scratch;
   }
 
+  // A function of its own, because its loops need all registers.
   template <size_t kRows, size_t kAbreast>
-  static HWY_INLINE void Sum(const RowTile<kRows>& tile, size_t groups,
-                             const float* const (&x)[kAbreast], RowSums<kRows, kAbreast>& sum) {
+  static HWY_NOINLINE void Sum(const RowTile<kRows>& tile, size_t groups,
+                               const float* const (&x)[kAbreast], RowSums<kRows, kAbreast>& out) {
+    RowSums<kRows, kAbreast> sum;
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t l = 0; l < kAbreast; ++l) sum[r][l] = out[r][l];
+    }
     DotGroups<kCodes, kRows, kAbreast>(tile, groups, x, sum);
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t l = 0; l < kAbreast; ++l) out[r][l] = sum[r][l];
+    }
   }
 };
 
@@ -265,9 +262,9 @@ struct Strip {
   bool last;      // of the tile
 };
 
-// sums [kRows * kAbreast] (+)= w[r] . x[l] over a strip, for kRows rows from
-// `row` on. `next`: the first group that is visited afterwards, to prefetch.
-// After a tile's last strip, the sums are added up and to y[l][r].
+// sums [kRows * kAbreast] (+)= w[r] . x[l] over a strip, for kRows rows from `row` on. `next`: the
+// first group that is visited afterwards, to prefetch. After a tile's last strip, the sums are
+// added up and to y[l][r].
 template <class Products, size_t kRows, size_t kAbreast>
 HWY_NOINLINE void DotRows(const Strip& strip, size_t row, ptrdiff_t next,
                           const float* const (&x)[kAbreast], float* HWY_RESTRICT sums,
@@ -320,8 +317,7 @@ void DotTile(const MatrixView& w, size_t row_begin, size_t row_end, size_t tile,
                            .last = g + strip_groups >= n};
       const float* in[kAbreast];
       for (size_t l = 0; l < kAbreast; ++l) in[l] = x[l] + g * kGroup;
-      // From the rows of a step to those of the next one, and from the last to
-      // the next strip.
+      // From the rows of a step to those of the next one, and from the last to the next strip.
       const auto step = static_cast<ptrdiff_t>(w.row_bytes);
       const ptrdiff_t to_next_strip =
           static_cast<ptrdiff_t>(kStripGroups * GroupBytes(Products::kCodes)) -

@@ -1,5 +1,5 @@
-// mat_vec and mat_vec_lanes of the types that are unpacked block by block,
-// compiled once per instruction set (kernels_simd.cc).
+// mat_vec and mat_vec_lanes of the types that are unpacked block by block, compiled once per
+// instruction set (kernels_simd.cc).
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_MAT_VEC_UNPACKED_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -22,17 +22,15 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-// A strip of a row is decoded into the
-// first cache and multiplied from there, by all lanes of a pass. Their partial
-// sums, kUnpackedSums vectors each, wait in memory meanwhile.
+// A strip of a row is decoded into the first cache and multiplied from there, by all lanes of a
+// pass. Their partial sums, kUnpackedSums vectors each, wait in memory meanwhile.
 constexpr size_t kUnpackedSums = std::min<size_t>(kVecs, 4);
 constexpr size_t kUnpackedColumns = 1024;  // of a strip
 constexpr size_t kUnpackedRows = 8;
 constexpr size_t kUnpackedLanes = 16;
 constexpr size_t kUnpackedFloats = kUnpackedSums * kLanes;
 
-// sums[l] += decoded . x[l] from column `begin` on. Vector v goes to sum v %
-// kUnpackedSums.
+// sums[l] += decoded . x[l] from column `begin` on. Vector v goes to sum v % kUnpackedSums.
 template <size_t kAbreast>
 HWY_NOINLINE void DotDecoded(const float* HWY_RESTRICT decoded, size_t count, const float* const* x,
                              size_t begin, float* HWY_RESTRICT sums) {
@@ -69,8 +67,7 @@ HWY_INLINE float SumOfUnpacked(const float* sums) {
   return hn::GetLane(hn::SumOfLanes(df, hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]))));
 }
 
-// Rows [row_begin, row_end), at most kUnpackedRows; at most kUnpackedLanes
-// lanes.
+// Rows [row_begin, row_end), at most kUnpackedRows; at most kUnpackedLanes lanes.
 inline void MatVecUnpackedBlock(const MatrixView& w, size_t row_begin, size_t row_end,
                                 const float* const* x, float* const* y, size_t lanes) {
   alignas(64) float decoded[kUnpackedColumns];

@@ -157,6 +157,14 @@ constexpr size_t kStepNibbles = std::min<size_t>(kSumVecs / kAbreast, 8);
 template <size_t kAbreast>
 using ChunkFactors = float[kAbreast][kBatch][kLanes];
 
+// A vector that the compiler loads once, not with every use: loads are scarcer than registers.
+HWY_INLINE FloatVec InRegister(FloatVec vec) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  asm("" : "+v"(vec.raw));
+#endif
+  return vec;
+}
+
 // Adds the batch to nibbles [kFirst, 8) of the chunk at byte `at` of the block's codes; its factors
 // begin at group g. spread[l]: the chunk's outputs.
 template <size_t kAbreast, size_t kFirst = 0>
@@ -177,8 +185,8 @@ HWY_INLINE void AddNibbles(const Block<kAbreast>& block, size_t g, size_t at,
         hn::LoadU(UintTag(), reinterpret_cast<const uint32_t*>(block.codes[k] + at)), values);
     HWY_UNROLL(8)
     for (size_t l = 0; l < kAbreast; ++l) {
-      const auto factor =
-          kCount == 8 ? SpreadFactors(block.factors[l][k] + g) : hn::Load(df, factors[l][k]);
+      const auto factor = InRegister(kCount == 8 ? SpreadFactors(block.factors[l][k] + g)
+                                                 : hn::Load(df, factors[l][k]));
       HWY_UNROLL(8)
       for (size_t n = 0; n < kCount; ++n) sum[l][n] = hn::MulAdd(factor, values[n], sum[l][n]);
     }
@@ -202,10 +210,12 @@ struct SpreadF32 {
   // One block of outputs of kAbreast lanes, in spread order, spread[l] the first of them.
   template <size_t kAbreast>
   static HWY_NOINLINE void AddBlock(const Batch& batch, const float* const* coefficients,
-                                    size_t group, size_t groups, float* (&spread)[kAbreast]) {
+                                    size_t group, size_t groups, float* const (&spread)[kAbreast]) {
     const FloatTag df;
     Block<kAbreast> block;
     HWY_ALIGN ChunkFactors<kAbreast> factors;
+    float* at_chunk[kAbreast];
+    std::copy_n(spread, kAbreast, at_chunk);
     Prepare<Codes::kNibbles>(batch, coefficients, group, groups, block);
     for (size_t g = 0; g < groups; g += kChunkGroups) {
       const size_t at = g * GroupBytes(Codes::kNibbles);
@@ -215,8 +225,8 @@ struct SpreadF32 {
           hn::Store(SpreadFactors(block.factors[l][k] + g), df, factors[l][k]);
         }
       }
-      AddNibbles<kAbreast>(block, g, at, factors, spread);
-      for (float*& lane : spread) lane += kChunkGroups * kGroup;
+      AddNibbles<kAbreast>(block, g, at, factors, at_chunk);
+      for (float*& lane : at_chunk) lane += kChunkGroups * kGroup;
     }
   }
 };

@@ -1,10 +1,8 @@
-// Nibbles against bfloat16, two at a time: the inner loops of the bf16
-// arithmetic (kernels.h), for CPUs with vdpbf16ps. It takes lanes of two
-// bfloat16, so that one permutation decodes two codes and one instruction
-// multiplies both: y = fma(a.upper, b.upper, y), then the same of the lower
-// halves. Compiled once per AVX-512 target (kernels_simd.cc); the packaged
-// Highway does not know the instruction, hence the intrinsics and the
-// attribute.
+// Nibbles against bfloat16, two at a time: the inner loops of the bf16 arithmetic (kernels.h), for
+// CPUs with vdpbf16ps. It takes lanes of two bfloat16, so that one permutation decodes two codes
+// and one instruction multiplies both: y = fma(a.upper, b.upper, y), then the same of the lower
+// halves. Compiled once per AVX-512 target (kernels_simd.cc); the packaged Highway does not know
+// the instruction, hence the intrinsics and the attribute.
 //
 // clang-format off
 #if defined(TIDEGATE_KERNELS_NIBBLES_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -33,12 +31,11 @@ HWY_BEFORE_NAMESPACE();
 namespace tidegate {
 namespace HWY_NAMESPACE {
 
-// Clang takes the attribute instead of the target that Highway has set, GCC
-// beside it.
+// Clang takes the attribute instead of the target that Highway has set, GCC beside it.
 #define TIDEGATE_BF16 __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
 
-// The bfloat16 of -8 .. 7, twice: the permutation looks at five bits, the fifth
-// of which belongs to the next nibble.
+// The bfloat16 of -8 .. 7, twice: the permutation looks at five bits, the fifth of which belongs to
+// the next nibble.
 HWY_INLINE __m512i NibbleTable() {
   alignas(64) static constexpr uint16_t kValues[32] = {
       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // -8 .. -1
@@ -79,20 +76,26 @@ HWY_INLINE void PairValuesFrom(__m512i a, __m512i b, __m512i table, __m512i* val
   }
 }
 
-// pairs[lane][p][g]: the factors of columns 2p and 2p + 1 in the upper and
-// lower half.
+// pairs[lane][p][g]: the factors of columns 2p and 2p + 1 in the upper and lower half.
 template <size_t kAbreast>
 using PairFactors = uint32_t[kAbreast][kBatch / 2][kBlockGroups];
 
-// The pairs of a chunk, each four times.
+// A lane's pairs p from group g on, each four times.
+template <size_t kAbreast>
+HWY_INLINE __m512 SpreadPair(const PairFactors<kAbreast>& factors, size_t l, size_t p, size_t g) {
+  return SpreadFactors(reinterpret_cast<const float*>(factors[l][p] + g)).raw;
+}
+
+// SpreadPair() of a chunk: where several steps use them.
 template <size_t kAbreast>
 using ChunkPairs = float[kAbreast][kBatch / 2][kLanes];
 
-// Adds the columns of the block, two by two, to nibbles [kFirst, 8) of the
-// chunk at byte `at`.
+// Adds the columns of the block, two by two, to nibbles [kFirst, 8) of the chunk at byte `at`; its
+// factors begin at group g.
 template <size_t kAbreast, size_t kFirst = 0>
-TIDEGATE_BF16 HWY_INLINE void AddPairs(const Block<kAbreast>& block, size_t at,
-                                       const ChunkPairs<kAbreast>& pairs,
+TIDEGATE_BF16 HWY_INLINE void AddPairs(const Block<kAbreast>& block,
+                                       const PairFactors<kAbreast>& factors, size_t g, size_t at,
+                                       const ChunkPairs<kAbreast>& chunk,
                                        float* const (&spread)[kAbreast]) {
   constexpr size_t kCount = kStepNibbles<kAbreast>;
   const __m512i table = NibbleTable();
@@ -110,7 +113,8 @@ TIDEGATE_BF16 HWY_INLINE void AddPairs(const Block<kAbreast>& block, size_t at,
                                    _mm512_loadu_si512(block.codes[2 * p + 1] + at), table, values);
     HWY_UNROLL(8)
     for (size_t l = 0; l < kAbreast; ++l) {
-      const __m512i pair = _mm512_load_si512(pairs[l][p]);
+      const __m512 pair =
+          kCount == 8 ? SpreadPair<kAbreast>(factors, l, p, g) : _mm512_load_ps(chunk[l][p]);
       HWY_UNROLL(8)
       for (size_t n = 0; n < kCount; ++n) sum[l][n] = TIDEGATE_DOT(sum[l][n], values[n], pair);
     }
@@ -123,7 +127,7 @@ TIDEGATE_BF16 HWY_INLINE void AddPairs(const Block<kAbreast>& block, size_t at,
     }
   }
   if constexpr (kFirst + kCount < 8) {
-    AddPairs<kAbreast, kFirst + kCount>(block, at, pairs, spread);
+    AddPairs<kAbreast, kFirst + kCount>(block, factors, g, at, chunk, spread);
   }
 }
 
@@ -143,12 +147,11 @@ struct SpreadBf16 {
   template <size_t kAbreast>
   TIDEGATE_BF16 static HWY_NOINLINE void AddBlock(const Batch& batch,
                                                   const float* const* coefficients, size_t group,
-                                                  size_t groups, float* (&spread)[kAbreast]) {
+                                                  size_t groups, float* const (&spread)[kAbreast]) {
     Block<kAbreast> block;
     Prepare<Codes::kNibbles>(batch, coefficients, group, groups, block);
     CompletePairs(block);
     HWY_ALIGN PairFactors<kAbreast> factors;
-    HWY_ALIGN ChunkPairs<kAbreast> pairs;
     for (size_t l = 0; l < kAbreast; ++l) {
       for (size_t p = 0; p < block.count / 2; ++p) {
         const __m512i upper = _mm512_castps_si512(_mm512_load_ps(block.factors[l][2 * p]));
@@ -156,17 +159,29 @@ struct SpreadBf16 {
         _mm512_store_si512(factors[l][p], JoinHalves(upper, _mm512_srli_epi32(lower, 16)));
       }
     }
+    AddChunks<kAbreast>(block, factors, groups, spread);
+  }
+
+ private:
+  // A function of its own, because its loops need all registers.
+  template <size_t kAbreast>
+  TIDEGATE_BF16 static HWY_NOINLINE void AddChunks(const Block<kAbreast>& block,
+                                                   const PairFactors<kAbreast>& factors,
+                                                   size_t groups,
+                                                   float* const (&spread)[kAbreast]) {
+    HWY_ALIGN ChunkPairs<kAbreast> chunk;
+    float* at_chunk[kAbreast];
+    std::copy_n(spread, kAbreast, at_chunk);
     for (size_t g = 0; g < groups; g += kChunkGroups) {
       const size_t at = g * GroupBytes(Codes::kNibbles);
       PrefetchAhead(block, at, kLine);
-      for (size_t l = 0; l < kAbreast; ++l) {
+      for (size_t l = 0; kStepNibbles<kAbreast> < 8 && l < kAbreast; ++l) {
         for (size_t p = 0; p < block.count / 2; ++p) {
-          const auto* pair = reinterpret_cast<const float*>(factors[l][p] + g);
-          _mm512_store_ps(pairs[l][p], SpreadFactors(pair).raw);
+          _mm512_store_ps(chunk[l][p], SpreadPair<kAbreast>(factors, l, p, g));
         }
       }
-      AddPairs<kAbreast>(block, at, pairs, spread);
-      for (float*& lane : spread) lane += kChunkGroups * kGroup;
+      AddPairs<kAbreast>(block, factors, g, at, chunk, at_chunk);
+      for (float*& lane : at_chunk) lane += kChunkGroups * kGroup;
     }
   }
 };
@@ -177,14 +192,14 @@ struct Bf16Products {
   static constexpr size_t kArranged = kTileColumns;
   static constexpr size_t kSums = 16;
 
-  // Vectors of a chunk's activations, and 16-bit words in them: nibble j of
-  // word w of the codes meets word w of vector j, which is element w / 8 * 32 +
-  // j % 2 * 16 + 2 * (w % 8) + j / 2 of the chunk.
+  // Vectors of a chunk's activations, and 16-bit words in them: nibble j of word w of the codes
+  // meets word w of vector j, which is element w / 8 * 32 + j % 2 * 16 + 2 * (w % 8) + j / 2 of the
+  // chunk.
   static constexpr size_t kVectors = 4;
   static constexpr size_t kWords = 32;
 
-  // Words 4 * i + 1 + odd of two vectors of 32-bit lanes, twice: the upper
-  // halves of every second lane.
+  // Words 4 * i + 1 + odd of two vectors of 32-bit lanes, twice: the upper halves of every second
+  // lane.
   static HWY_INLINE __m512i UpperWords(__m512i a, __m512i b, size_t odd) {
     alignas(64) static constexpr uint16_t kIndex[kWords] = {
         1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61,
