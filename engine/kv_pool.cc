@@ -53,7 +53,7 @@ size_t KvPool::ValuesAt(uint32_t layer, uint32_t head) const {
 }
 
 uint32_t KvPool::available() const {
-  const uint32_t held = used_ - (cache_ != nullptr ? cache_->droppable() : 0);
+  const uint32_t held = used_ - cached_only_;
   return capacity_ - std::min(capacity_, held);
 }
 
@@ -83,12 +83,22 @@ std::optional<PageId> KvPool::Take() {
 
 void KvPool::Share(PageId page) {
   CHECK(pages_[page].holders > 0);
-  ++pages_[page].holders;
+  if (++pages_[page].holders == 2 && pages_[page].cached) --cached_only_;
+}
+
+void KvPool::SetCached(PageId page, bool cached) {
+  CHECK(pages_[page].holders > 0 && pages_[page].cached != cached);
+  pages_[page].cached = cached;
+  if (pages_[page].holders == 1) cached_only_ += cached ? 1 : -1;
 }
 
 void KvPool::Drop(PageId page) {
   CHECK(pages_[page].holders > 0);
-  if (--pages_[page].holders > 0) return;
+  if (--pages_[page].holders > 0) {
+    if (pages_[page].holders == 1 && pages_[page].cached) ++cached_only_;
+    return;
+  }
+  CHECK(!pages_[page].cached);
   --used_;
   free_.push_back(page);
   Trim();

@@ -29,8 +29,6 @@ class KvPool {
     virtual ~Cache() = default;
     // Drops the page of least use that nobody else holds. False: there is none.
     virtual bool DropOne() = 0;
-    // How many pages DropOne() could free, one call after the other.
-    virtual uint32_t droppable() const = 0;
   };
 
   // `budget_bytes` become so many whole pages. Memory is taken when a page is, and kept.
@@ -53,6 +51,9 @@ class KvPool {
   void Share(PageId page);  // one holder more
   void Drop(PageId page);   // one holder less; the last one frees the page
   uint32_t holders(PageId page) const { return pages_[page].holders; }
+  // Whether the cache is one of the holders: it says so when it shares a page and before it drops
+  // one.
+  void SetCached(PageId page, bool cached);
 
   // Takes effect at once as far as pages are free or only the cache holds them, and then as they
   // come free. What is beyond it goes back to the system.
@@ -63,8 +64,9 @@ class KvPool {
 
   KvType type() const { return type_; }
   uint64_t page_bytes() const { return page_bytes_; }
-  uint32_t capacity() const { return capacity_; }  // pages of the budget
-  uint32_t used() const { return used_; }          // pages that somebody holds
+  uint32_t capacity() const { return capacity_; }        // pages of the budget
+  uint32_t used() const { return used_; }                // pages that somebody holds
+  uint32_t cached_only() const { return cached_only_; }  // of these, only the cache
   // Pages that Take() would give, one call after the other.
   uint32_t available() const;
 
@@ -84,6 +86,7 @@ class KvPool {
   struct Page {
     std::unique_ptr<std::byte, Unmap> memory;  // null: given back
     uint32_t holders = 0;
+    bool cached = false;
   };
 
   // Gives the memory of free pages back until no more than the budget is taken.
@@ -94,7 +97,7 @@ class KvPool {
   const size_t row_bytes_;
   const uint64_t page_bytes_;
   uint32_t capacity_ = 0;
-  uint32_t used_ = 0;
+  uint32_t used_ = 0, cached_only_ = 0;
   Cache* cache_ = nullptr;
   std::vector<Page> pages_;
   std::vector<PageId> free_;   // with memory, without holders

@@ -11,7 +11,12 @@ PrefixIndex::PrefixIndex(KvPool* pool) : pool_(pool) { pool_->set_cache(this); }
 
 PrefixIndex::~PrefixIndex() {
   pool_->set_cache(nullptr);
-  for (const auto& [place, entry] : entries_) pool_->Drop(entry.page);
+  for (const auto& [place, entry] : entries_) LetGo(entry.page);
+}
+
+void PrefixIndex::LetGo(PageId page) {
+  pool_->SetCached(page, false);
+  pool_->Drop(page);
 }
 
 PrefixIndex::Place PrefixIndex::PlaceOf(const PrefixKey& key, std::span<const TokenId> tokens,
@@ -58,6 +63,7 @@ void PrefixIndex::Add(const PrefixKey& key, std::span<const TokenId> tokens,
     const auto [entry, added] = entries_.try_emplace(PlaceOf(key, tokens, i, behind));
     if (added) {
       pool_->Share(pages[i]);
+      pool_->SetCached(pages[i], true);
       entry->second = {.id = ++last_id_,
                        .page = pages[i],
                        .place = &entry->first,
@@ -81,7 +87,7 @@ void PrefixIndex::Remove(Entries::iterator entry) {
     }
   }
   for (const Entries::iterator gone : doomed) {
-    pool_->Drop(gone->second.page);
+    LetGo(gone->second.page);
     uses_.erase(gone->second.use);
     entries_.erase(gone);
     ++stats_.evicted_pages;
@@ -94,11 +100,6 @@ bool PrefixIndex::DropOne() {
   if (oldest == uses_.end()) return false;
   Remove(entries_.find(*(*oldest)->place));
   return true;
-}
-
-uint32_t PrefixIndex::droppable() const {
-  return static_cast<uint32_t>(std::ranges::count_if(
-      entries_, [&](const auto& entry) { return pool_->holders(entry.second.page) == 1; }));
 }
 
 PrefixStats PrefixIndex::stats() const {

@@ -52,7 +52,6 @@ class PrefixIndex : public KvPool::Cache {
   void Add(const PrefixKey& key, std::span<const TokenId> tokens, std::span<const PageId> pages);
 
   bool DropOne() override;
-  uint32_t droppable() const override;  // looks at every page
 
   PrefixStats stats() const;
 
@@ -81,6 +80,7 @@ class PrefixIndex : public KvPool::Cache {
   void Touch(std::span<const Entries::iterator> path);
   // With all that lie behind it.
   void Remove(Entries::iterator entry);
+  void LetGo(PageId page);
 
   KvPool* const pool_;
   Entries entries_;

@@ -27,26 +27,29 @@ class FakeCache : public KvPool::Cache {
   explicit FakeCache(KvPool* pool) : pool_(pool) { pool->set_cache(this); }
   ~FakeCache() override {
     pool_->set_cache(nullptr);
-    for (const PageId page : pages) pool_->Drop(page);
+    for (const PageId page : pages) LetGo(page);
+  }
+  void Keep(PageId page) {
+    pages.push_back(page);
+    pool_->SetCached(page, true);
   }
   bool DropOne() override {
     for (auto page = pages.begin(); page != pages.end(); ++page) {
       if (pool_->holders(*page) > 1) continue;
       dropped.push_back(*page);
-      pool_->Drop(*page);
+      LetGo(*page);
       pages.erase(page);
       return true;
     }
     return false;
   }
-  uint32_t droppable() const override {
-    uint32_t count = 0;
-    for (const PageId page : pages) count += pool_->holders(page) == 1;
-    return count;
-  }
   std::vector<PageId> pages, dropped;
 
  private:
+  void LetGo(PageId page) {
+    pool_->SetCached(page, false);
+    pool_->Drop(page);
+  }
   KvPool* const pool_;
 };
 
@@ -116,7 +119,7 @@ TEST(KvPoolTest, APageLivesAsLongAsItHasHolders) {
 TEST(KvPoolTest, PagesThatOnlyTheCacheHoldsGoWhenNoneIsFree) {
   KvPool pool(Config(), KvType::kF16, Budget(3));
   FakeCache cache(&pool);
-  for (int i = 0; i < 3; ++i) cache.pages.push_back(*pool.Take());
+  for (int i = 0; i < 3; ++i) cache.Keep(*pool.Take());
   const std::vector<PageId> order = cache.pages;
   pool.Share(order[0]);  // A sequence uses it.
   EXPECT_EQ(pool.available(), 2u);
@@ -135,7 +138,7 @@ TEST(KvPoolTest, ASmallerBudgetTakesEffectAsPagesComeFree) {
   KvPool pool(Config(), KvType::kF16, Budget(4));
   FakeCache cache(&pool);
   const PageId a = *pool.Take(), b = *pool.Take();
-  cache.pages = {*pool.Take(), *pool.Take()};
+  for (int i = 0; i < 2; ++i) cache.Keep(*pool.Take());
   pool.SetBudget(Budget(1));
   EXPECT_EQ(cache.pages.size(), 0u);  // At once.
   EXPECT_EQ(pool.capacity(), 1u);

@@ -122,14 +122,14 @@ TEST_F(PrefixIndexTest, WhatIsFoundBeginsASequenceThatNobodyElseWritesTo) {
     kv.Adopt(found);
     EXPECT_EQ(kv.size(), 64u);
     EXPECT_EQ(pool_.holders(pages[0]), 2u);
-    EXPECT_EQ(index_.droppable(), 0u);
+    EXPECT_EQ(pool_.cached_only(), 0u);
     kv.Truncate(40);
     ASSERT_TRUE(kv.Grow(1).ok());
     EXPECT_EQ(kv.pages()[0], pages[0]);
     EXPECT_NE(kv.pages()[1], pages[1]);
-    EXPECT_EQ(index_.droppable(), 1u);
+    EXPECT_EQ(pool_.cached_only(), 1u);
   }
-  EXPECT_EQ(index_.droppable(), 2u);
+  EXPECT_EQ(pool_.cached_only(), 2u);
   EXPECT_EQ(pool_.available(), pool_.capacity());
   EXPECT_EQ(Known(text), 2u);
 }
