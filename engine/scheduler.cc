@@ -15,6 +15,7 @@ constexpr size_t kClientsRemembered = 4096;
 constexpr uint32_t kOldestShare = 4;  // the oldest prompt gets one part of so many
 
 constexpr double kDecodeWeight = 0.25;  // of the newest step in decode_seconds_
+constexpr double kPromptShare = 0.5;    // of a step without prompts, beyond the target
 constexpr double kPromptFade = 0.75;    // of what older steps said about prompt rows
 
 bool IsPrompt(const SequenceNeed& need) { return need.prompt_rows > 0; }
@@ -206,7 +207,9 @@ uint32_t Scheduler::PromptRowsLimit(uint32_t decode_rows) const {
   const uint32_t most = limits_.prompt_rows_max, least = std::min(kPromptRowsMin, most);
   if (decode_rows == 0 || limits_.step_seconds_target <= 0) return most;
   if (prompt_rows_ == 0) return least;  // Nothing is known: begin carefully.
-  const double spare = limits_.step_seconds_target - decode_seconds_;
+  // Where decoding alone takes longer than the target, prompts may still take half as long.
+  const double spare =
+      std::max(limits_.step_seconds_target - decode_seconds_, decode_seconds_ * kPromptShare);
   if (spare <= 0) return least;
   const double seconds_per_row = prompt_seconds_ / prompt_rows_;
   if (spare >= seconds_per_row * most) return most;

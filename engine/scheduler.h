@@ -34,8 +34,8 @@ struct SchedulerLimits {
   uint32_t prompt_rows_max = 0;  // of a step, over all prompts; at least 1
   uint32_t page_tokens = 0;      // positions of one page of the KV cache; at least 1
   // Of a step in which prompts are computed beside sequences that decode; 0: none. It is a target:
-  // a step without prompts may take longer, and a step with prompts computes at least
-  // Scheduler::kPromptRowsMin rows of them.
+  // a step without prompts may take longer, and then one with prompts half as long again; and a
+  // step with prompts computes at least Scheduler::kPromptRowsMin rows of them.
   double step_seconds_target = 0;
 };
 
