@@ -86,7 +86,8 @@ describe('a running service', () => {
     assert.equal(finished.finish_reason, 'FINISH_REASON_MAX_TOKENS');
     assert.equal(ids.length, 40);
     assert.deepEqual(finished.usage, {
-      prompt_tokens: promptIds.length, generated_tokens: 40, total_tokens: promptIds.length + 40 });
+      prompt_tokens: promptIds.length, generated_tokens: 40, total_tokens: promptIds.length + 40,
+      cached_prompt_tokens: 0 });
     const whole = await client.detokenize({ token_ids: [...promptIds, ...ids] });
     assert.equal(prompt + text, whole.text);
 

@@ -21,6 +21,8 @@ EngineOptions Options(const LocalStore& store) {
   options.store_socket = store.socket();
   options.threads = 1;
   options.attach_timeout = kLong;
+  options.context_tokens = 256;
+  options.kv_tokens = 8192;
   return options;
 }
 
