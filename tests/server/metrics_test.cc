@@ -218,8 +218,8 @@ TEST_F(EngineMetricsTest, GaugesFollowTheEngine) {
                    .kv_tokens_capacity = 256,
                    .stall_seconds_prefill = 0.5,
                    .stall_seconds_decode = 1.5,
-                   .steering = {},
-                   .prefix = {}};
+                   .prefix = {},
+                   .steering = {}};
   engine.info_.emplace();
   engine.info_->name = "demo";
   engine.info_->architecture = "llama";
