@@ -11,6 +11,7 @@ class Entry:
     mode: str = ""          # tidegate: dense, dip, dip_ca
     density: float = 1.0
     pinned: bool = False    # llama.cpp: a part of its file is locked into memory beforehand
+    streams: int = 1        # that decode at once
 
     @property
     def label(self):
@@ -29,9 +30,15 @@ class Case:
     name: str
     file: str               # "q4" or "q8": which GGUF file, and the pack made of it
     capped: bool
-    phase: str              # "decode" or "prefill": what tokens/s means
+    phase: str              # "decode", "prefill" or "streams": what tokens/s means
     entries: tuple
     about: str
+
+    def rows(self, streams):
+        """The entries; of a case with streams each of them with every number of `streams`."""
+        if self.phase != "streams":
+            return list(self.entries)
+        return [dataclasses.replace(entry, streams=number) for number in streams for entry in self.entries]
 
 
 LLAMA, PINNED = Entry("llama.cpp"), Entry("llama.cpp", pinned=True)
@@ -48,6 +55,10 @@ CASES = (
     Case("capped-prefill", "q8", True, "prefill", (LLAMA, DENSE), "a long prompt, memory capped"),
     Case("capped-q4", "q4", True, "decode", (DENSE, CA_MORE, CA_HALF),
          "memory capped, 4-bit file; llama.cpp repacks such files in memory and is killed"),
+    Case("resident-streams", "q4", False, "streams", (LLAMA, DENSE, CA_HALF),
+         "many streams at once, everything in memory, 4-bit file"),
+    Case("capped-streams", "q8", True, "streams", (LLAMA, PINNED, DENSE, CA_HALF),
+         "many streams at once, memory capped, 8-bit file"),
     Case("resident-q8", "q8", False, "decode", (LLAMA, DENSE, CA_HALF), "everything in memory, 8-bit file"),
 )
 DEFAULT_CASES = "resident,resident-prefill,capped,capped-prefill,capped-q4"

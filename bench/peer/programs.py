@@ -11,14 +11,12 @@ import tempfile
 
 import cgroup
 import machine
+import processes
+import serving
 from cases import MIB, default_cap, default_overhead
+from processes import Failed
 
 HERE = pathlib.Path(__file__).resolve().parent
-NICE = -10  # for every program alike: threads that spin lose to whatever else runs
-
-
-class Failed(Exception):
-    """A run that gave no numbers; the message says why."""
 
 
 @dataclasses.dataclass
@@ -27,7 +25,7 @@ class Setup:
     build: pathlib.Path          # tidegate's build folder
     modules: pathlib.Path        # holds node_modules and a copy of llama.mjs
     files: dict                  # "q4", "q8" -> {"gguf": path, "pack": path}
-    ids: list
+    ids: list                    # of all streams, one after the other
     threads: int
     overhead_bytes: int          # of the cap, for what --memory-budget does not cover; 0: by length of the prompt
     pin_slack_bytes: int         # of the cap, left free of the pinned part
@@ -83,7 +81,7 @@ def run(setup, case, entry, prompt, warm_up, tokens):
         if stayed > 16 * MIB:
             warnings.append(f"{stayed // MIB} MiB of {path} stayed in the page cache: somebody else maps it")
     with _group(case, cap) as group:
-        sample = _run_in(group, setup, entry, cap, files, (prompt, warm_up, tokens))
+        sample = _run_in(group, setup, case, entry, cap, files, (prompt, warm_up, tokens))
         sample["peak_bytes"] = group.peak_bytes() if group else sample["peak_rss_bytes"]
     sample["warnings"] = warnings
     return sample
@@ -98,26 +96,32 @@ def _group(case, cap):
         return contextlib.nullcontext()  # without a cap a group only counts
 
 
-def _run_in(group, setup, entry, cap, files, counts):
+def _run_in(group, setup, case, entry, cap, files, counts):
     if entry.program == "tidegate":
-        return _tidegate(group, setup, entry, cap, files["pack"], counts)
+        # What is read at once: the prompts of all streams.
+        budget = cap - (setup.overhead_bytes or default_overhead(counts[0] * entry.streams)) if cap else None
+        if case.phase == "streams":
+            return serving.run(group, setup, entry, files["pack"], budget, counts)
+        return _tidegate(group, setup, entry, budget, files["pack"], counts)
     if not entry.pinned:
-        return _llama(group, setup, files["gguf"], counts)
+        return _llama(group, setup, entry, files["gguf"], counts)
     wanted = max(0, cap - setup.pin_slack_bytes)
     with subprocess.Popen([sys.executable, HERE / "pin_file.py", files["gguf"], str(wanted)],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_prepare(group)) as helper:
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          preexec_fn=processes.prepare(group)) as helper:
         if helper.stdout.readline().strip() != b"pinned":
-            raise Failed(f"pinning {wanted // MIB} MiB did not work" + _killed(group))
-        sample = _llama(group, setup, files["gguf"], counts)
+            raise Failed(f"pinning {wanted // MIB} MiB did not work" + processes.killed(group))
+        sample = _llama(group, setup, entry, files["gguf"], counts)
         sample["pinned_bytes"] = wanted
         return sample  # leaving the block closes the helper's input: it ends
 
 
-def _llama(group, setup, gguf, counts):
+def _llama(group, setup, entry, gguf, counts):
     prompt, warm_up, tokens = counts
-    task = {"model": str(gguf), "ids": setup.ids[:sum(counts)], "prompt": prompt, "warm_up": warm_up,
-            "tokens": tokens, "threads": setup.threads}
-    out = _output(group, ["node", "llama.mjs", json.dumps(task)], setup.modules)
+    length = sum(counts)
+    task = {"model": str(gguf), "prompt": prompt, "warm_up": warm_up, "tokens": tokens, "threads": setup.threads,
+            "streams": [setup.ids[i * length:(i + 1) * length] for i in range(entry.streams)]}
+    out = processes.output(group, ["node", "llama.mjs", json.dumps(task)], setup.modules)
     result = json.loads(out)
     decode = result["decode"] or {}
     return {
@@ -132,50 +136,21 @@ def _llama(group, setup, gguf, counts):
     }
 
 
-def _tidegate(group, setup, entry, cap, pack, counts):
+def _tidegate(group, setup, entry, budget, pack, counts):
     prompt, warm_up, tokens = counts
     # Without a cap: more than any pack takes in memory, so that all of it becomes resident.
-    budget = cap - (setup.overhead_bytes or default_overhead(prompt)) if cap else 2 * pack.stat().st_size
+    budget = budget or 2 * pack.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
         ids, rows = pathlib.Path(folder, "ids"), pathlib.Path(folder, "rows.json")
         ids.write_text(" ".join(map(str, setup.ids[:prompt + warm_up + max(tokens, 1)])))
-        _output(group, [setup.build / "tidegate", "bench", pack, "--budgets", budget, "--modes", entry.mode,
-                        "--density", entry.density, "--gamma", 0.2, "--threads", setup.threads,
-                        "--prompt-tokens", prompt, "--warm-up", warm_up, "--tokens", max(tokens, 1),
-                        "--prefill-chunk", setup.prefill_chunk, "--repeat", 1, "--ids", ids, "--json", rows], None)
+        processes.output(group, [
+            setup.build / "tidegate", "bench", pack, "--budgets", budget, "--modes", entry.mode,
+            "--density", entry.density, "--gamma", 0.2, "--threads", setup.threads,
+            "--prompt-tokens", prompt, "--warm-up", warm_up, "--tokens", max(tokens, 1),
+            "--prefill-chunk", setup.prefill_chunk, "--repeat", 1, "--ids", ids, "--json", rows])
         sample = json.loads(rows.read_text())["rows"][0]
     if "error" in sample:
         raise Failed(f"tidegate: {sample['error']} (budget {budget // MIB} MiB)")
     sample["prefill_disk_bytes_per_token"] = max(sample["prefill_disk_bytes_per_token"],
                                                  sample["prefill_flash_bytes"] / prompt)
     return sample
-
-
-def _prepare(group):
-    def child():
-        if group is not None:
-            group.join()
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        except PermissionError:
-            pass  # not root: both programs run at the ordinary priority
-    return child
-
-
-def _output(group, command, folder):
-    command = [str(part) for part in command]
-    with tempfile.TemporaryFile() as errors:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-                              preexec_fn=_prepare(group))
-        if done.returncode == 0:
-            return done.stdout
-        errors.seek(0)
-        tail = errors.read().decode(errors="replace").strip()[-1000:]
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-    raise Failed(f"{pathlib.Path(command[0]).name}: {how}{_killed(group)}" + (f"\n{tail}" if tail else ""))
-
-
-def _killed(group):
-    if group is not None and group.killed():
-        return ", killed for memory by the cap"
-    return ""

@@ -5,14 +5,14 @@ import statistics
 SUMMED = ("tokens_per_second", "cpu_seconds_per_token", "disk_bytes_per_token", "flash_bytes_per_token", "hit_rate",
           "stall_share", "prefill_tokens_per_second", "prefill_cpu_seconds_per_token", "prefill_disk_bytes_per_token",
           "load_seconds", "peak_bytes", "peak_rss_bytes", "pinned_bytes", "budget_bytes")
-COLUMNS = ("case", "program", "tokens/s", "min to max", "x llama", "x pinned", "hits", "disk/token", "disk rate",
+COLUMNS = ("case", "program", "streams", "tokens/s", "min to max", "x one", "x llama", "x pinned", "hits", "disk/token", "disk rate",
            "of fio", "CPU/token", "peak mem")
 
 
 def summarise(case, entry, samples, error=""):
     """One row: medians over the runs that worked, and what of them the table shows as speed and disk traffic."""
-    row = {"case": case.name, "phase": case.phase, "program": entry.label, "mode": entry.mode,
-           "density": entry.density, "runs": samples, "error": error, "median": {}}
+    row = {"case": case.name, "phase": case.phase, "program": entry.label, "streams": entry.streams,
+           "mode": entry.mode, "density": entry.density, "runs": samples, "error": error, "median": {}}
     for name in SUMMED:
         values = [sample[name] for sample in samples if sample.get(name) is not None]
         if values:
@@ -28,13 +28,17 @@ def summarise(case, entry, samples, error=""):
 
 
 def add_ratios(rows, fio):
-    """Sets what a row's speed is to llama.cpp's, plain and pinned, in the same case, and its disk rate to fio's."""
+    """Sets what a row's speed is to llama.cpp's, plain and pinned, with as many streams in the same case, to one
+    stream of its own program there, and its disk rate to fio's."""
     best = max((point["gb_per_s"] for point in fio), default=None)
     for row in rows:
         if "speed" not in row:
             continue
-        for name, label in (("ratio", "llama.cpp"), ("ratio_pinned", "llama.cpp pinned")):
-            base = [r for r in rows if r["case"] == row["case"] and r["program"] == label and "speed" in r]
+        for name, label, streams in (("ratio", "llama.cpp", row["streams"]),
+                                     ("ratio_pinned", "llama.cpp pinned", row["streams"]),
+                                     ("ratio_one", row["program"], 1)):
+            base = [r for r in rows if "speed" in r and
+                    (r["case"], r["program"], r["streams"]) == (row["case"], label, streams)]
             if base:
                 row[name] = row["speed"] / base[0]["speed"]
         row["disk_gb_per_s"] = row["disk_bytes"] * row["speed"] / 1e9
@@ -55,16 +59,15 @@ def speed_text(tokens_per_second):
 
 def cells(row):
     """The row as texts, one for each of COLUMNS."""
-    what = row["case"]
+    head = [row["case"], row["program"], str(row["streams"])]
     if "speed" not in row:
-        return [what, row["program"], "failed: " + (row["error"] or "no run").splitlines()[0]]
+        return [*head, "failed: " + (row["error"] or "no run").splitlines()[0]]
     def ratio(name):
         return f"{row[name]:.2f}" if name in row else "-"
     hits = row["median"].get("hit_rate")
     reads = row["disk_bytes"] > 1e5  # below: noise of other files
-    return [what, row["program"], speed_text(row["speed"]),
-            f"{speed_text(row['speed_min'])} to {speed_text(row['speed_max'])}",
-            ratio("ratio"), ratio("ratio_pinned"),
+    return [*head, speed_text(row["speed"]), f"{speed_text(row['speed_min'])} to {speed_text(row['speed_max'])}",
+            ratio("ratio_one") if row["phase"] == "streams" else "-", ratio("ratio"), ratio("ratio_pinned"),
             "-" if hits is None or row["phase"] == "prefill" else f"{100 * hits:.1f} %",
             bytes_text(row["disk_bytes"]) if reads else "-",
             f"{row['disk_gb_per_s']:.2f} GB/s" if reads else "-",
@@ -82,7 +85,7 @@ def table(rows):
             texts = [text.ljust(width) if i < 2 else text.rjust(width)
                      for i, (text, width) in enumerate(zip(line, widths))]
         else:
-            texts = [line[0].ljust(widths[0]), line[1].ljust(widths[1]), *line[2:]]
+            texts = [line[0].ljust(widths[0]), line[1].ljust(widths[1]), line[2].rjust(widths[2]), *line[3:]]
         out.append("| " + " | ".join(texts) + " |")
         if number == 0:
             out.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -121,7 +124,8 @@ def svg(rows):
         length = max(1, width * row["speed"] / top)
         colour = "#9aa0a6" if row["program"].startswith("llama") else "#1a73e8"
         ratio = f" ({row['ratio']:.1f}x)" if "ratio" in row else ""
-        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{html.escape(row["program"])}</text>'
+        name = row["program"] + (f", {row['streams']} streams" if row["phase"] == "streams" else "")
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>'
                      f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 4}" fill="{colour}"/>'
                      f'<text x="{left + length + 6:.1f}" y="{y + 14}">{speed_text(row["speed"])} tokens/s{ratio}</text>')
         y += bar

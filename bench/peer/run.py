@@ -14,6 +14,7 @@ import time
 import cases
 import cgroup
 import machine
+import processes
 import programs
 import report
 from cases import MIB
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   bench/peer/run.py --q4-gguf model.Q4_0.gguf --q8-gguf model.Q8_0.gguf --json peer.json
   bench/peer/run.py --q8-gguf model.Q8_0.gguf --only capped --cap 4GiB
   bench/peer/run.py --q4-gguf model.Q4_0.gguf --only resident,resident-prefill --svg peer.svg
+  bench/peer/run.py --q4-gguf model.Q4_0.gguf --only resident-streams --streams 1,8
   bench/peer/run.py --list
 
 The capped cases need root: a memory control group holds each program, its shared memory and its page
@@ -55,6 +57,11 @@ def whole(low):
 positive = whole(1)
 
 
+def numbers_of_streams(text):
+    """A comma-separated list of them, each once, in rising order."""
+    return sorted({positive(part.strip()) for part in text.split(",")})
+
+
 def chosen_cases(text):
     try:
         return cases.cases_named(text)
@@ -84,6 +91,8 @@ def parser():
     add("--prompt", type=positive, default=512, help="tokens of the prefill cases [512]")
     add("--tokens", type=positive, default=32, help="measured tokens of a run [32]")
     add("--warm-up", type=positive, default=32, help="tokens before them [32]")
+    add("--streams", type=numbers_of_streams, default=[1, 4, 8, 16], metavar="N,...",
+        help="numbers of streams of the cases with many; tokens and warm-up are of each stream [1,4,8,16]")
     add("--slow-tokens", type=positive, default=4,
         help="measured tokens of capped rows that read most of the file for each token [4]")
     add("--prefill-chunk", type=positive, default=512, help="of tidegate; llama.cpp takes the whole prompt [512]")
@@ -127,12 +136,13 @@ def make_setup(args, chosen):
         programs.install_peer(setup.modules)
     for name in files:
         programs.make_pack(setup, name)
-    setup.ids = token_ids(args, setup, files)
+    setup.ids = token_ids(args, setup, files, chosen)
     return setup
 
 
-def token_ids(args, setup, files):
-    needed = args.prompt + args.tokens + args.warm_up + 1
+def token_ids(args, setup, files, chosen):
+    streams = max(args.streams) if any(case.phase == "streams" for case in chosen) else 1
+    needed = streams * (args.prompt + max(args.tokens, args.slow_tokens) + args.warm_up + 4)
     if args.ids:
         ids = [int(word) for word in args.ids.read_text().replace(",", " ").split()]
         if len(ids) < needed:
@@ -183,7 +193,7 @@ def measure_machine(args, setup):
 def run_case(args, setup, case):
     """Rows of one case. In every round each program runs once: in an order of its own in every second round (the
     same in every run), backwards in the one after it, so that none always comes after the same neighbour."""
-    entries = [e for e in case.entries if args.programs in ("both", e.program)]
+    entries = [e for e in case.rows(args.streams) if args.programs in ("both", e.program)]
     samples, errors = {entry: [] for entry in entries}, {}
     for number in range(args.runs):
         order = random.Random(number // 2).sample(entries, len(entries))
@@ -194,15 +204,21 @@ def run_case(args, setup, case):
             try:
                 with locked(args.lock):
                     sample = programs.run(setup, case, entry, *counts(args, case, entry))
-            except programs.Failed as error:
+            except processes.Failed as error:
                 errors[entry] = str(error)
-                note(f"{case.name} {entry.label}: {error}")
+                note(f"{case.name} {what(case, entry)}: {error}")
                 continue
             samples[entry].append(sample)
             speed = sample["prefill_tokens_per_second" if case.phase == "prefill" else "tokens_per_second"]
-            note(f"{case.name} round {number + 1}: {entry.label} {report.speed_text(speed)} tokens/s "
+            note(f"{case.name} round {number + 1}: {what(case, entry)} {report.speed_text(speed)} tokens/s "
                  f"({time.monotonic() - start:.0f} s)", *sample["warnings"])
     return [report.summarise(case, entry, samples[entry], errors.get(entry, "")) for entry in entries]
+
+
+def what(case, entry):
+    if case.phase != "streams":
+        return entry.label
+    return f"{entry.label} ({entry.streams} stream{'s' * (entry.streams != 1)})"
 
 
 def note(*lines):
@@ -236,7 +252,7 @@ def main():
             rows += run_case(args, setup, case)
             report.add_ratios(rows, limits["fio"])
             save(args, setup, chosen, limits, rows)
-    except (programs.Failed, cgroup.Unavailable) as error:
+    except (processes.Failed, cgroup.Unavailable) as error:
         sys.exit(f"bench/peer: {error}")
     print(report.machine_text(limits))
     for case in chosen:
