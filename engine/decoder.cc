@@ -369,7 +369,7 @@ absl::Status Decoder::Run(std::span<const BatchSequence> batch, const OnLogits& 
     if (cost.statuses[s].ok())
       kv.set_size(kv.size() + static_cast<uint32_t>(batch[s].tokens.size()));
   }
-  if (!rows_.empty()) Logits(batch, on_logits, cost);
+  if (!rows_.empty() && on_logits != nullptr) Logits(batch, on_logits, cost);
   return absl::OkStatus();
 }
 
@@ -412,7 +412,7 @@ void Decoder::TakeLogits(std::span<const BatchSequence> batch, const Row& row,
   if (const float cap = model_->config.logit_cap; cap != 0) {
     kernels_->soft_cap(logits.size(), cap, logits.data());
   }
-  if (on_logits != nullptr) on_logits(row.sequence, row.index, logits);
+  on_logits(row.sequence, row.index, logits);
 }
 
 }  // namespace tidegate

@@ -37,7 +37,7 @@ class Decoder {
   Decoder(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap);
 
   // Computes one step: appends the rows of every sequence of the batch to its KV cache, and gives
-  // the logits that are wanted. A row's result does not depend on how a prompt is cut into steps,
+  // the logits that are wanted, unless on_logits is null. A row's result does not depend on how a prompt is cut into steps,
   // bitwise. REQUIRES: every sequence occurs once and has tokens, valid ids, and room in its cache
   // (KvCache::Grow).
   //

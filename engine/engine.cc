@@ -270,6 +270,7 @@ void EngineImpl::EndCancelled() {
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kCancelled, cancelled);
   EndIf(FinishReason::kCancelled, cancelled,
         [&](uint64_t id, const Sequence&) { return ids.contains(id); });
+  if (!waiting.empty()) UpdateGauges();
 }
 
 // Ends requests whose time limit has passed, queued or running.
@@ -282,6 +283,7 @@ void EngineImpl::EndExpired() {
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kTimeLimit, absl::OkStatus());
   EndIf(FinishReason::kTimeLimit, absl::OkStatus(),
         [](uint64_t, const Sequence& sequence) { return sequence.TimeIsUp(); });
+  if (!waiting.empty()) UpdateGauges();
 }
 
 // Whatever ends requests from outside. Returns true when the engine is to stop.

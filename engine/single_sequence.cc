@@ -14,15 +14,15 @@ absl::Status RunAlone(Decoder& decoder, const BatchSequence& sequence, std::span
   const auto last = static_cast<uint32_t>(sequence.tokens.size()) - 1;
   RETURN_IF_ERROR(sequence.kv->Grow(last + 1));
   StepCost cost;
-  const absl::Status done = decoder.Run(
-      {&sequence, 1},
-      [&](size_t, uint32_t index, std::span<float> row) {
-        if (on_position != nullptr) on_position(first + index, row);
-        if (index != last || logits.empty()) return;
-        CHECK(logits.size() == row.size());
-        std::ranges::copy(row, logits.begin());
-      },
-      cost);
+  const auto take = [&](size_t, uint32_t index, std::span<float> row) {
+    if (on_position != nullptr) on_position(first + index, row);
+    if (index != last || logits.empty()) return;
+    CHECK(logits.size() == row.size());
+    std::ranges::copy(row, logits.begin());
+  };
+  const bool wanted = on_position != nullptr || !logits.empty();
+  const absl::Status done =
+      decoder.Run({&sequence, 1}, wanted ? Decoder::OnLogits(take) : nullptr, cost);
   accounts.Add(cost.step);
   return done.ok() ? cost.statuses[0] : done;
 }
@@ -71,7 +71,7 @@ absl::Status AppendToken(Decoder& decoder, KvCache& kv, TokenId token, const Pru
                    .form = RowForm::kDecode,
                    .prune = prune,
                    .precision = precision,
-                   .logit_rows = logits.empty() ? 0u : 1u},
+                   .logit_rows = 1},  // Also where nobody looks: it goes through every layer.
                   logits, accounts, nullptr);
 }
 

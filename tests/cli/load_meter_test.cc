@@ -47,7 +47,7 @@ TEST(LatencyHistogramTest, ExtremesAndNothing) {
   EXPECT_EQ(histogram.Percentile(0.99), 0);
   histogram.Add(1e9);
   EXPECT_EQ(histogram.max(), 1e9);
-  EXPECT_EQ(histogram.Percentile(0), 0);
+  EXPECT_LT(histogram.Percentile(0), 2e-6) << "the first bucket";
   EXPECT_GE(histogram.Percentile(1), 86400);
 }
 

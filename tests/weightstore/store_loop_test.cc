@@ -109,7 +109,7 @@ TEST_F(HostileEngineTest, BlockListsOutOfOrderOrRangeAreRejected) {
   uint64_t serial = 0;
   const std::vector<std::vector<WantedBlock>> lists = {
       {{5, 1}, {4, 1}},   {{5, 1}, {5, 1}}, {{63, 1}, {64, 1}},   {{0, 1}, {~0u, 1}},
-      {{~0u, 1}, {0, 1}}, {{0, 2}, {1, 1}}, {{0, 1}, {1, 0xffff}}};
+      {{~0u, 1}, {0, 1}}, {{0, kRowsOfPass + 1}, {1, 1}}, {{0, 1}, {1, 0xffff}}};
   for (const auto& list : lists) {
     Want(0, list);
     EXPECT_EQ(engine_->Verdict(AcquireEntry(++serial, 2)), kInvalid) << serial;
@@ -138,7 +138,7 @@ TEST_F(HostileEngineTest, ACountBeyondAPassEndsTheSessionAndCountsNothing) {
   constexpr auto kStream = static_cast<uint32_t>(LeaseMode::kStream);
   Begin();
   const uint64_t most = UnitsOfPass(pack_.index.geometry);
-  EXPECT_EQ(most, 2u * (64 + 1024));
+  EXPECT_EQ(most, 2u * (64 + 1024) * kRowsOfPass);
   EXPECT_TRUE(engine_->PostAndWait(CountEntry(most, kSelect)));
   EXPECT_TRUE(engine_->PostAndWait(CountEntry(7, kStream)));
   EXPECT_TRUE(Becomes(stats().hit_units[0], most));
