@@ -37,9 +37,9 @@ class Decoder {
   Decoder(const Model* model, WeightClient* client, ThreadPool* pool, bool overlap);
 
   // Computes one step: appends the rows of every sequence of the batch to its KV cache, and gives
-  // the logits that are wanted, unless on_logits is null. A row's result does not depend on how a prompt is cut into steps,
-  // bitwise. REQUIRES: every sequence occurs once and has tokens, valid ids, and room in its cache
-  // (KvCache::Grow).
+  // the logits that are wanted, unless on_logits is null. A row's result does not depend on how a
+  // prompt is cut into steps, bitwise. REQUIRES: every sequence occurs once and has tokens, valid
+  // ids, and room in its cache (KvCache::Grow()).
   //
   // After an error no cache has grown: UNAVAILABLE, DATA_LOSS, or what the store's client was told
   // while it waited. Where single sequences fail, the result is OK and StepCost::statuses says so.
