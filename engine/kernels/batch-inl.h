@@ -50,6 +50,11 @@ constexpr size_t kSumVecs = HWY_TARGET == HWY_AVX2 ? 8 : 16;
 // later drives out what is about to be used (a quarter of the speed with long columns, half with
 // short ones).
 HWY_INLINE void PrefetchSoon(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
+// The same `bytes` from there, which may lie outside of the array: no pointer is made of it before.
+HWY_INLINE void PrefetchSoon(const uint8_t* from, ptrdiff_t bytes) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes);
+  PrefetchSoon(reinterpret_cast<const uint8_t*>(at));
+}
 
 // Which columns are added to which lanes.
 struct ColumnSum {

@@ -69,7 +69,7 @@ template <size_t kRows>
 struct RowTile {
   const uint8_t* codes[kRows];
   const uint8_t* scales[kRows];
-  size_t ahead_bytes = 0;  // from a row's code to the same place in what is visited next
+  ptrdiff_t ahead_bytes = 0;  // from a row's code to the same place in what is visited next
 };
 
 // Scales of the rows' groups as floats, one block of groups at a time; padded, because
@@ -81,7 +81,7 @@ using RowFactors = float[kRows][kBlockGroups + 4];
 template <size_t kRows>
 HWY_INLINE void PrefetchNextRows(const RowTile<kRows>& tile, size_t at) {
   HWY_UNROLL(4)
-  for (size_t r = 0; r < kRows; ++r) PrefetchSoon(tile.codes[r] + tile.ahead_bytes + at);
+  for (size_t r = 0; r < kRows; ++r) PrefetchSoon(tile.codes[r] + at, tile.ahead_bytes);
 }
 
 // factors[r][g] = scale of group g, for kBlockGroups groups from `group` on. Reads whole vectors of
@@ -278,7 +278,7 @@ HWY_NOINLINE void DotRows(const Strip& strip, size_t row, ptrdiff_t next,
     const auto* at = reinterpret_cast<const uint8_t*>(strip.w->Row(row + r));
     rows.codes[r] = at + strip.scale_bytes + strip.begin * GroupBytes(kCodes);
     rows.scales[r] = at + 2 * strip.begin;
-    if constexpr (HasScale(kCodes)) PrefetchSoon(rows.scales[r] + rows.ahead_bytes);
+    if constexpr (HasScale(kCodes)) PrefetchSoon(rows.scales[r], rows.ahead_bytes);
     for (size_t l = 0; l < kAbreast; ++l) {
       sum[r][l] = strip.begin == strip.tile ? hn::Zero(df)
                                             : hn::Load(df, sums + (r * kAbreast + l) * kLanes);
