@@ -1,9 +1,9 @@
-// The engine: one model, attached to a weight store, decoding several requests in turn.
+// The engine: one model, attached to a weight store, decoding several requests together.
 //
-//   Submit() checks a request and puts it into a bounded queue. One decode thread admits requests
-//   from the queue (at most max_running, as far as the KV cache has room), runs their prompts
-//   through dense prefill and then one token per request and round. Tokens go to the request's
-//   sink.
+//   Submit() checks a request and puts it into a bounded queue. One decode thread runs steps: each
+//   computes the next token of every sequence that decodes and a chunk of prompts (scheduler.h).
+//   Requests join and leave at each step, as far as max_running and the KV cache have room. Tokens
+//   go to the request's sink.
 //
 // No gRPC and no protobuf of the service in here. Thread-safe: every public method.
 // If the store goes away, running requests end with UNAVAILABLE and the engine re-attaches on its

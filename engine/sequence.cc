@@ -54,7 +54,8 @@ bool Sequence::TimeIsUp() const {
 
 void Sequence::AdoptPrefix(std::span<const PageId> pages) {
   kv_.Adopt(pages);
-  accounts_.cached_prompt_tokens = kv_.size();
+  // After a preemption these are pages that it had computed itself, or others for it.
+  if (generated() == 0) accounts_.cached_prompt_tokens = kv_.size();
 }
 
 uint32_t Sequence::RowsNext(uint32_t rows_max) const {

@@ -37,25 +37,6 @@ GenerationRequest Request(uint32_t max_tokens = 8) {
   return request;
 }
 
-struct Stream {
-  std::shared_ptr<Sink> sink = std::make_shared<Sink>();
-  uint64_t id = 0;
-};
-
-Stream Submit(Engine& engine, GenerationRequest request) {
-  Stream stream;
-  const auto id = engine.Submit(std::move(request), stream.sink);
-  EXPECT_TRUE(id.ok()) << id.status();
-  stream.id = id.value_or(0);
-  return stream;
-}
-
-std::unique_ptr<Engine> Make(const EngineOptions& options) {
-  auto engine = Engine::Create(options, nullptr);
-  CHECK(engine.ok());
-  return *std::move(engine);
-}
-
 TEST(EngineTest, StreamsTokensAndEndsWithAccounts) {
   LocalStore store;
   auto engine = Make(Options(store));

@@ -26,12 +26,6 @@ EngineOptions Options(const LocalStore& store) {
   return options;
 }
 
-std::unique_ptr<Engine> Make(const EngineOptions& options) {
-  auto engine = Engine::Create(options, nullptr);
-  CHECK(engine.ok());
-  return *std::move(engine);
-}
-
 // A prompt of `tokens`, its ids by `seed`; greedy and exact.
 GenerationRequest Request(uint32_t tokens, uint32_t max_tokens, uint32_t seed) {
   GenerationRequest request;
@@ -47,19 +41,6 @@ GenerationRequest Request(uint32_t tokens, uint32_t max_tokens, uint32_t seed) {
   return request;
 }
 
-struct Stream {
-  std::shared_ptr<StreamSink> sink = std::make_shared<StreamSink>();
-  uint64_t id = 0;
-};
-
-Stream Submit(Engine& engine, GenerationRequest request) {
-  Stream stream;
-  const auto id = engine.Submit(std::move(request), stream.sink);
-  EXPECT_TRUE(id.ok()) << id.status();
-  stream.id = id.value_or(0);
-  return stream;
-}
-
 TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
   LocalStore store;
   std::vector<std::vector<TokenId>> alone;
@@ -71,20 +52,24 @@ TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
       alone.push_back(stream.sink->ids());
     }
   }
-  EngineOptions options = Options(store);
-  options.kv_tokens = 256;  // eight pages; each stream grows to five
-  options.context_tokens = 160;
-  options.prefix_cache = false;
-  auto engine = Make(options);
-  std::vector<Stream> streams;
-  for (uint32_t i = 0; i < 4; ++i) streams.push_back(Submit(*engine, Request(40, 100, i)));
-  for (uint32_t i = 0; i < 4; ++i) {
-    const GenerationResult result = streams[i].sink->Wait();
-    EXPECT_EQ(result.reason, FinishReason::kMaxTokens) << result.status;
-    EXPECT_EQ(streams[i].sink->ids(), alone[i]) << i;
+  for (const bool prefix_cache : {false, true}) {
+    EngineOptions options = Options(store);
+    options.kv_tokens = 256;  // eight pages; each stream grows to five
+    options.context_tokens = 160;
+    options.prefix_cache = prefix_cache;
+    auto engine = Make(options);
+    std::vector<Stream> streams;
+    for (uint32_t i = 0; i < 4; ++i) streams.push_back(Submit(*engine, Request(40, 100, i)));
+    for (uint32_t i = 0; i < 4; ++i) {
+      const GenerationResult result = streams[i].sink->Wait();
+      EXPECT_EQ(result.reason, FinishReason::kMaxTokens) << result.status;
+      EXPECT_EQ(streams[i].sink->ids(), alone[i]) << i;
+      // What it computed itself was not found when it came.
+      EXPECT_EQ(result.accounts.cached_prompt_tokens, 0u);
+    }
+    EXPECT_GT(engine->stats().preemptions, 0u);
+    EXPECT_TRUE(WaitUntil([&] { return engine->stats().kv_tokens_used == 0; }, kLong));
   }
-  EXPECT_GT(engine->stats().preemptions, 0u);
-  EXPECT_TRUE(WaitUntil([&] { return engine->stats().kv_tokens_used == 0; }, kLong));
 }
 
 TEST(StepRunnerTest, PromptsThatBeginAlikeAreComputedOnce) {

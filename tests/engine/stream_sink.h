@@ -1,17 +1,20 @@
-// Collects one stream; other threads wait for what they need to see.
+// An engine and its streams, as tests start and collect them.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/mutex.h"
-#include "engine/generation.h"
+#include "engine/engine.h"
 #include "tests/support/test_support.h"
 
 namespace tidegate {
 
+// Collects one stream; other threads wait for what they need to see.
 class StreamSink : public GenerationSink {
  public:
   void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
@@ -54,5 +57,24 @@ class StreamSink : public GenerationSink {
   GenerationResult result_;
   bool done_ = false;
 };
+
+struct Stream {
+  std::shared_ptr<StreamSink> sink = std::make_shared<StreamSink>();
+  uint64_t id = 0;
+};
+
+inline Stream Submit(Engine& engine, GenerationRequest request) {
+  Stream stream;
+  const auto id = engine.Submit(std::move(request), stream.sink);
+  EXPECT_TRUE(id.ok()) << id.status();
+  stream.id = id.value_or(0);
+  return stream;
+}
+
+inline std::unique_ptr<Engine> Make(const EngineOptions& options) {
+  auto engine = Engine::Create(options, nullptr);
+  CHECK(engine.ok());
+  return *std::move(engine);
+}
 
 }  // namespace tidegate
