@@ -67,8 +67,9 @@ TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
       // What it computed itself was not found when it came.
       EXPECT_EQ(result.accounts.cached_prompt_tokens, 0u);
     }
-    EXPECT_GT(engine->stats().preemptions, 0u);
-    EXPECT_TRUE(WaitUntil([&] { return engine->stats().kv_tokens_used == 0; }, kLong));
+    const EngineStats stats = SettledStats(*engine);
+    EXPECT_GT(stats.preemptions, 0u);
+    EXPECT_EQ(stats.kv_tokens_used, 0u);
   }
 }
 
@@ -87,10 +88,10 @@ TEST(StepRunnerTest, PromptsThatBeginAlikeAreComputedOnce) {
   GenerationRequest salted = Request(100, 8, 1);
   salted.cache_salt = "another client";
   EXPECT_EQ(Submit(*engine, salted).sink->Wait().accounts.cached_prompt_tokens, 0u);
-  const PrefixStats stats = engine->stats().prefix;
-  EXPECT_EQ(stats.hit_tokens, 96u + 96u + 128u);
-  EXPECT_GT(stats.pages, 0u);
-  EXPECT_EQ(engine->stats().kv_tokens_used, 0u) << "the prefix cache makes room";
+  const EngineStats stats = SettledStats(*engine);
+  EXPECT_EQ(stats.prefix.hit_tokens, 96u + 96u + 128u);
+  EXPECT_GT(stats.prefix.pages, 0u);
+  EXPECT_EQ(stats.kv_tokens_used, 0u) << "the prefix cache makes room";
 
   EngineOptions without = Options(store);
   without.prefix_cache = false;
@@ -126,7 +127,7 @@ TEST(StepRunnerTest, ManyStreamsShareSteps) {
     EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
     EXPECT_EQ(stream.sink->ids().size(), 40u);
   }
-  const EngineStats stats = engine->stats();
+  const EngineStats stats = SettledStats(*engine);
   EXPECT_EQ(stats.generated_tokens, 16u * 40u);
   EXPECT_EQ(stats.decode_rows, 16u * 39u);
   EXPECT_EQ(stats.prompt_rows, 16u * 6u);

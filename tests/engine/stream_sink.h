@@ -71,6 +71,19 @@ inline Stream Submit(Engine& engine, GenerationRequest request) {
   return stream;
 }
 
+// Statistics in which every stream counts that has ended: a step is counted after its streams are
+// told.
+inline EngineStats SettledStats(const Engine& engine) {
+  EngineStats stats;
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        stats = engine.stats();
+        return stats.running == 0 && stats.waiting == 0;
+      },
+      std::chrono::seconds(30)));
+  return stats;
+}
+
 inline std::unique_ptr<Engine> Make(const EngineOptions& options) {
   auto engine = Engine::Create(options, nullptr);
   CHECK(engine.ok());

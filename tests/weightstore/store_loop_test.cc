@@ -108,8 +108,9 @@ TEST_F(HostileEngineTest, BlockListsOutOfOrderOrRangeAreRejected) {
   Begin();
   uint64_t serial = 0;
   const std::vector<std::vector<WantedBlock>> lists = {
-      {{5, 1}, {4, 1}},   {{5, 1}, {5, 1}}, {{63, 1}, {64, 1}},   {{0, 1}, {~0u, 1}},
-      {{~0u, 1}, {0, 1}}, {{0, kRowsOfPass + 1}, {1, 1}}, {{0, 1}, {1, 0xffff}}};
+      {{5, 1}, {4, 1}},     {{5, 1}, {5, 1}},   {{63, 1}, {64, 1}},
+      {{0, 1}, {~0u, 1}},   {{~0u, 1}, {0, 1}}, {{0, kRowsOfPass + 1}, {1, 1}},
+      {{0, 1}, {1, 0xffff}}};
   for (const auto& list : lists) {
     Want(0, list);
     EXPECT_EQ(engine_->Verdict(AcquireEntry(++serial, 2)), kInvalid) << serial;
