@@ -1,8 +1,8 @@
 // Text from outside (files, peers, requests, flags) on its way to a log, a terminal, a label or a
 // status.
 //
-// Not here: what model text means (engine/detokenizer), quoting for JSON or HTML. Stateless,
-// thread-safe.
+// Not here: what model text means (engine/tokenizer/detokenizer), quoting for JSON or HTML.
+// Stateless, thread-safe.
 #pragma once
 
 #include <cstddef>

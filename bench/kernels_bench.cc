@@ -18,7 +18,7 @@
 #include "bench/working_set.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/matmul.h"
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/thread_pool.h"
 #include "proto/store/v1/static_rows.h"
 

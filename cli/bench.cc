@@ -113,7 +113,7 @@ std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
   return ids;
 }
 
-absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const PruneStep* step,
+absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const RowPruning* step,
                                KvType kv_type, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
@@ -146,7 +146,7 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const Prun
 }
 
 absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
-  ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(local.model().config));
+  ASSIGN_OR_RETURN(const std::optional<RowPruning> step, flags.model.Pruning(local.model().config));
   ASSIGN_OR_RETURN(const KvType kv_type, flags.model.ParsedKvType());
   RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.embedding_rows));
   std::vector<Sample> samples;

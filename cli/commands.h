@@ -17,19 +17,19 @@ inline CLI::Validator NotEmpty() {
   return {[](std::string& name) { return std::string(name.empty() ? "name a file" : ""); }, "FILE"};
 }
 
-void AddPackCommand(CLI::App& app, CommandRun& run);       // cli/pack.cc
-void AddInspectCommand(CLI::App& app, CommandRun& run);    // cli/inspect.cc
-void AddGenerateCommand(CLI::App& app, CommandRun& run);   // cli/generate.cc
-void AddChatCommand(CLI::App& app, CommandRun& run);       // cli/chat.cc
-void AddTokenizeCommand(CLI::App& app, CommandRun& run);   // cli/tokenize.cc
-void AddTemplateCommand(CLI::App& app, CommandRun& run);   // cli/template.cc
-void AddLogitsCommand(CLI::App& app, CommandRun& run);     // cli/logits.cc
-void AddEvalCommand(CLI::App& app, CommandRun& run);       // cli/eval.cc
-void AddCalibrateCommand(CLI::App& app, CommandRun& run);  // cli/calibrate.cc
-void AddSimulateCommand(CLI::App& app, CommandRun& run);   // cli/simulate.cc
-void AddBenchCommand(CLI::App& app, CommandRun& run);      // cli/bench.cc
-void AddLoadCommand(CLI::App& app, CommandRun& run);       // cli/load.cc
-void AddHealthCommand(CLI::App& app, CommandRun& run);     // cli/health.cc
-void AddStatsCommand(CLI::App& app, CommandRun& run);      // cli/stats.cc
+void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
+void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc
+void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc
+void AddChatCommand(CLI::App& app, CommandRun& run);      // cli/chat.cc
+void AddTokenizeCommand(CLI::App& app, CommandRun& run);  // cli/tokenize.cc
+void AddTemplateCommand(CLI::App& app, CommandRun& run);  // cli/template.cc
+void AddLogitsCommand(CLI::App& app, CommandRun& run);    // cli/logits.cc
+void AddEvalCommand(CLI::App& app, CommandRun& run);      // cli/eval.cc
+void AddProfileCommand(CLI::App& app, CommandRun& run);   // cli/profile.cc
+void AddSimulateCommand(CLI::App& app, CommandRun& run);  // cli/simulate.cc
+void AddBenchCommand(CLI::App& app, CommandRun& run);     // cli/bench.cc
+void AddLoadCommand(CLI::App& app, CommandRun& run);      // cli/load.cc
+void AddHealthCommand(CLI::App& app, CommandRun& run);    // cli/health.cc
+void AddStatsCommand(CLI::App& app, CommandRun& run);     // cli/stats.cc
 
 }  // namespace tidegate

@@ -277,7 +277,7 @@ class Run {
     ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options, packed));
     const ModelConfig& config = local->model().config;
     ASSIGN_OR_RETURN(const EvalTask task, TaskOf(flags_, material_, config));
-    ASSIGN_OR_RETURN(const std::optional<PruneStep> step, one.Step(config));
+    ASSIGN_OR_RETURN(const std::optional<RowPruning> step, one.Pruning(config));
     std::optional<Recording> recording;
     if (record.has_value()) {
       recording.emplace(flags_.record, *std::move(record), config, local->decoder());

@@ -259,7 +259,7 @@ Json NamesOf(const google::protobuf::RepeatedPtrField<std::string>& names) {
   return Json(std::vector<std::string>(names.begin(), names.end()));
 }
 
-// What `tidegate calibrate` measured.
+// What `tidegate profile` measured.
 Json DescribeProfile(const store::v1::Manifest& manifest) {
   const store::v1::Profile& profile = manifest.profile();
   absl::Status status = CheckProfile(profile);

@@ -99,7 +99,7 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
   ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options));
   const ModelConfig& config = local->model().config;
-  ASSIGN_OR_RETURN(const std::optional<PruneStep> step, flags.model.Step(config));
+  ASSIGN_OR_RETURN(const std::optional<RowPruning> step, flags.model.Pruning(config));
   const uint32_t context = flags.context != 0 ? flags.context : config.trained_context_tokens;
   RETURN_IF_ERROR(CheckPrompt(ids, flags, context, config.embedding_rows));
   const std::vector<TokenId> prompt(ids.begin(), ids.end());

@@ -40,7 +40,7 @@ int Run(int argc, char** argv) {
   tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);
   tidegate::AddEvalCommand(app, run);
-  tidegate::AddCalibrateCommand(app, run);
+  tidegate::AddProfileCommand(app, run);
   tidegate::AddSimulateCommand(app, run);
   tidegate::AddBenchCommand(app, run);
   tidegate::AddLoadCommand(app, run);

@@ -112,16 +112,16 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   return options;
 }
 
-absl::StatusOr<std::optional<PruneStep>> ModelFlags::Step(const ModelConfig& config) const {
+absl::StatusOr<std::optional<RowPruning>> ModelFlags::Pruning(const ModelConfig& config) const {
   ASSIGN_OR_RETURN(const DecodeMode decode_mode, ParseDecodeMode(mode));
-  if (decode_mode == DecodeMode::kDense) return std::optional<PruneStep>();
+  if (decode_mode == DecodeMode::kDense) return std::optional<RowPruning>();
   const DensitySplit split = SplitDensity(density);
-  return std::optional<PruneStep>(
-      PruneStep{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
-                .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
-                .gamma = decode_mode == DecodeMode::kDipCa ? gamma : 1.0,
-                .fixed_top_n = fixed_top_n,
-                .protected_share = protected_share});
+  return std::optional<RowPruning>(
+      RowPruning{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
+                 .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
+                 .gamma = decode_mode == DecodeMode::kDipCa ? gamma : 1.0,
+                 .fixed_top_n = fixed_top_n,
+                 .protected_share = protected_share});
 }
 
 absl::StatusOr<KvType> ModelFlags::ParsedKvType() const {

@@ -43,7 +43,7 @@ struct ModelFlags {
 
   absl::StatusOr<LocalModelOptions> LocalOptions() const;
   // Empty in mode dense. Errors name the flag and its range.
-  absl::StatusOr<std::optional<PruneStep>> Step(const ModelConfig& config) const;
+  absl::StatusOr<std::optional<RowPruning>> Pruning(const ModelConfig& config) const;
   absl::StatusOr<KvType> ParsedKvType() const;
   absl::StatusOr<Precision> ParsedPrecision() const;
 };

@@ -41,7 +41,7 @@ constexpr const char* kExamples = R"(Examples:
   tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace
   tidegate pack model.gguf --trace t.trace               places units by how often they are used
   tidegate pack model.gguf --lora adapter.gguf=0.5       merges half of an adapter
-  tidegate pack model.gguf --profile profile.json        what `tidegate calibrate` measured
+  tidegate pack model.gguf --profile profile.json        what `tidegate profile` measured
 
 Attention, embeddings and norms keep the type that they have in the model. --units is about the MLP
 weights, which are streamed. F32, F16 and BF16 files lose least: the weights of quantised files were
@@ -305,7 +305,7 @@ void AddPackCommand(CLI::App& app, CommandRun& run) {
                       "that it changes and that stay in memory become F32");
   command
       ->add_option("--profile", flags->profile,
-                   "Profile of `tidegate calibrate`: goes into the pack, for tidegate-engine "
+                   "Profile of `tidegate profile`: goes into the pack, for tidegate-engine "
                    "--max-perplexity-increase and --target-tokens-per-second")
       ->check(NotEmpty());
   command->footer(kExamples);

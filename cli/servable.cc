@@ -1,7 +1,7 @@
 #include "cli/servable.h"
 
 #include "absl/strings/str_cat.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "template/template.h"
 
 namespace tidegate {

@@ -11,10 +11,10 @@
 
 #include "absl/status/status.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/pass_accounts.h"
 #include "engine/pruning.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace tidegate {
 
@@ -29,7 +29,7 @@ struct BatchSequence {
   KvCache* kv = nullptr;            // rows are appended behind kv->size()
   std::span<const TokenId> tokens;  // of consecutive positions
   RowForm form = RowForm::kDecode;
-  const PruneStep* prune = nullptr;  // of decode rows; null: dense
+  const RowPruning* prune = nullptr;  // of decode rows; null: dense
   Precision precision = Precision::kExact;
   uint32_t logit_rows = 1;  // the last so many rows give logits
 };

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/kernels/kernels.h"
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/model.h"
 #include "engine/thread_pool.h"
 

@@ -115,7 +115,7 @@ class Decoder {
   std::vector<Group> groups_;
   std::vector<Row> rows_;
   std::vector<uint32_t> row_sequences_;
-  std::vector<const PruneStep*> row_prune_;
+  std::vector<const RowPruning*> row_prune_;
   std::vector<MlpRows> mlp_rows_;
   std::vector<AttentionRow> attention_rows_;
   std::vector<const float*> lane_x_;

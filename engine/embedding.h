@@ -5,7 +5,7 @@
 #include <span>
 
 #include "absl/status/status.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "proto/gguf/ggml_type.h"
 #include "weightstore/client/weight_client.h"
 

@@ -21,7 +21,7 @@
 #include "engine/engine_stats.h"
 #include "engine/generation.h"
 #include "engine/model_info.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace tidegate {
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "engine/kv/prefix_stats.h"
+
 namespace tidegate {
 
 // What steering does now.
@@ -15,14 +17,6 @@ struct SteeringStats {
   double target_tokens_per_second = 0;       // 0: none
   double tokens_per_second = 0;              // of each stream, of the last window; 0: not yet known
   uint64_t moves = 0;                        // since the engine attached
-};
-
-// What the prefix cache did since the engine attached (prefix_index.h).
-struct PrefixStats {
-  uint64_t lookup_tokens = 0;  // of prompts that were looked up
-  uint64_t hit_tokens = 0;     // of these, found
-  uint64_t evicted_pages = 0;  // given up for memory
-  uint32_t pages = 0;          // held now
 };
 
 // Counters and gauges of the engine for metrics; cumulative since start.

@@ -41,7 +41,7 @@ class ExpertMlp {
     std::vector<uint32_t> rows;  // of the group, rising
     std::vector<float> weights, x, y;
     std::vector<uint32_t> sequences;
-    std::vector<const PruneStep*> prune;
+    std::vector<const RowPruning*> prune;
   };
 
   // shares_ of every row, the shared experts behind them.

@@ -39,7 +39,7 @@ void Mlp::PrepareRows(Call& call) {
       continue;
     }
     for (uint32_t r = 0; r < rows.count; ++r) {
-      const PruneStep* prune = rows.prune.empty() ? nullptr : rows.prune[r];
+      const RowPruning* prune = rows.prune.empty() ? nullptr : rows.prune[r];
       if (lane_count_ == lanes_.size()) {
         lanes_.emplace_back();
         sums_.emplace_back();
@@ -62,7 +62,7 @@ uint32_t Mlp::UsersOfAll(std::span<const MlpRows> rows) {
   for (const MlpRows& group : rows) {
     const bool prompt = group.form == RowForm::kPrompt;
     for (uint32_t r = 0; r < group.count; ++r) {
-      const PruneStep* prune = group.prune.empty() ? nullptr : group.prune[r];
+      const RowPruning* prune = group.prune.empty() ? nullptr : group.prune[r];
       dense |= prune == nullptr;
       strict |= prune != nullptr && !prune->may_be_dense;
       const bool known = prompt && r > 0 && group.sequences[r] == group.sequences[r - 1];
@@ -114,7 +114,7 @@ absl::Status Mlp::AskForAll(uint32_t layer, UnitKind kind, uint32_t expert, uint
 }
 
 void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l) {
-  const PruneStep& prune = *prune_[l];
+  const RowPruning& prune = *prune_[l];
   const KeptCounts counts = prune.Kept(call.layer);
   const uint32_t kept = kind == UnitKind::kInput ? counts.input : counts.hidden;
   const uint32_t units_per_block = Kind(kind).units_per_block;
@@ -137,7 +137,7 @@ void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l) {
 // Whether every block that is not resident is wanted: then a dense pass reads no more.
 bool Mlp::UnionIsDense(const Call& call, UnitKind kind, const UnitUnion& wanted) const {
   if (lane_count_ < 2 || wanted.all_users() > 0) return false;
-  for (const PruneStep* prune : prune_) {
+  for (const RowPruning* prune : prune_) {
     if (!prune->may_be_dense) return false;
   }
   const uint32_t per_block = Kind(kind).units_per_block;

@@ -5,8 +5,9 @@
 // the largest |h_j| of the approximate h select hidden units. Owned by the decode thread.
 //
 // Rows share what is read: each block that one of them wants is asked for once. Where a row uses
-// every unit, cache-aware rows (PruneStep::may_be_dense) are computed dense too, because that reads
-// nothing more; and so they are where their masks together want every block that is not resident.
+// every unit, cache-aware rows (RowPruning::may_be_dense) are computed dense too, because that
+// reads nothing more; and so they are where their masks together want every block that is not
+// resident.
 #pragma once
 
 #include <cstdint>
@@ -31,11 +32,11 @@ struct MlpRows {
   RowForm form = RowForm::kDecode;
   Precision precision = Precision::kExact;
   uint32_t count = 0;
-  const float* x = nullptr;                      // [count, H]
-  float* y = nullptr;                            // [count, H], added to
-  const float* weights = nullptr;                // [count], factors on what is added; null: 1
-  std::span<const uint32_t> sequences;           // [count], index into StepCost::sequences
-  std::span<const PruneStep* const> prune = {};  // [count] of decode form; null: dense
+  const float* x = nullptr;                       // [count, H]
+  float* y = nullptr;                             // [count, H], added to
+  const float* weights = nullptr;                 // [count], factors on what is added; null: 1
+  std::span<const uint32_t> sequences;            // [count], index into StepCost::sequences
+  std::span<const RowPruning* const> prune = {};  // [count] of decode form; null: dense
 };
 
 // What follows a call of Mlp::Run() and uses every unit, so that its input units can be asked for
@@ -130,7 +131,7 @@ class Mlp {
   // Of a call, by row of decode form in the order of the groups; vectors keep their memory.
   std::vector<SweepLane> lanes_;
   std::vector<SumLane> sums_;
-  std::vector<const PruneStep*> prune_;
+  std::vector<const RowPruning*> prune_;
   size_t lane_count_ = 0;
   std::vector<SumPrompt> prompts_;
   std::vector<uint32_t> prompt_sequences_;

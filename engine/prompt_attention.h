@@ -13,7 +13,7 @@
 
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/matmul.h"
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/model.h"
 #include "engine/thread_pool.h"
 

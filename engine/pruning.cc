@@ -47,7 +47,7 @@ double WarmUpGamma(double gamma, uint32_t generated_index) {
   return 1 - (1 - gamma) * (1 - std::pow(gamma, generated_index / 4.0));
 }
 
-std::array<double, kUnitKinds> PruneStep::MeanKept() const {
+std::array<double, kUnitKinds> RowPruning::MeanKept() const {
   if (layers.empty()) return {double(kept_input), double(kept_hidden)};
   std::array<double, kUnitKinds> sums = {0, 0};
   for (const KeptCounts& kept : layers) {

@@ -49,7 +49,7 @@ struct MaskParams {
 };
 
 // How one token prunes the MLPs of all layers.
-struct PruneStep {
+struct RowPruning {
   uint32_t kept_input = 0;  // units
   uint32_t kept_hidden = 0;
   double gamma = 1;

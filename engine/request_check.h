@@ -5,7 +5,7 @@
 #include "absl/status/status.h"
 #include "engine/engine_options.h"
 #include "engine/generation.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 
 namespace tidegate {
 

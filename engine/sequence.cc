@@ -99,28 +99,28 @@ void Sequence::CountPrompt(const PassAccounts& cost) {
   accounts_.flash_reads += cost.flash_reads;
 }
 
-std::optional<PruneStep> Sequence::SteeredPrune() const {
+std::optional<RowPruning> Sequence::SteeredPrune() const {
   const LadderPoint& point = options_.steering->point();
   if (point.dense()) return std::nullopt;
-  PruneStep prune = point.Step(request_.pruning.warm_up ? WarmUpGamma(point.gamma, tokens_counted_)
-                                                        : point.gamma);
+  RowPruning prune = point.Pruning(
+      request_.pruning.warm_up ? WarmUpGamma(point.gamma, tokens_counted_) : point.gamma);
   prune.may_be_dense = true;
   return prune;
 }
 
-std::optional<PruneStep> Sequence::NextPrune() const {
+std::optional<RowPruning> Sequence::NextPrune() const {
   const PruningParams& p = request_.pruning;
   if (steered()) return SteeredPrune();
   if (p.mode == DecodeMode::kDense) return std::nullopt;
   const bool cache_aware = p.mode == DecodeMode::kDipCa && !p.reproducible;
   double gamma = 1;
   if (cache_aware) gamma = p.warm_up ? WarmUpGamma(p.gamma, tokens_counted_) : p.gamma;
-  return PruneStep{.kept_input = KeptUnits(split_.keep_input, config_.hidden_size),
-                   .kept_hidden = KeptUnits(split_.keep_hidden, config_.intermediate_size),
-                   .gamma = gamma,
-                   .fixed_top_n = p.fixed_top_n,
-                   .protected_share = p.protected_share,
-                   .may_be_dense = cache_aware};
+  return RowPruning{.kept_input = KeptUnits(split_.keep_input, config_.hidden_size),
+                    .kept_hidden = KeptUnits(split_.keep_hidden, config_.intermediate_size),
+                    .gamma = gamma,
+                    .fixed_top_n = p.fixed_top_n,
+                    .protected_share = p.protected_share,
+                    .may_be_dense = cache_aware};
 }
 
 // The densities are those that were used: company may have made the row dense.

@@ -81,8 +81,8 @@ class Sequence {
   // Ids that are known and not yet in the cache.
   uint32_t uncomputed() const { return static_cast<uint32_t>(ids_.size()) - kv_.size(); }
   uint32_t generated() const { return static_cast<uint32_t>(ids_.size() - request_.prompt.size()); }
-  std::optional<PruneStep> NextPrune() const;
-  std::optional<PruneStep> SteeredPrune() const;
+  std::optional<RowPruning> NextPrune() const;
+  std::optional<RowPruning> SteeredPrune() const;
   std::span<float> Drawable(std::span<float> logits) const;
   void CountPrompt(const PassAccounts& cost);
   void CountToken(const PassAccounts& cost, double stall_seconds);
@@ -105,7 +105,7 @@ class Sequence {
   std::vector<TokenId> ids_;  // the prompt, then what was generated
   // The step that was begun by Wants().
   uint32_t rows_ = 0;
-  std::optional<PruneStep> prune_;
+  std::optional<RowPruning> prune_;
   std::optional<TokenId> sampled_;
   uint32_t tokens_counted_ = 0;  // generated tokens whose rows have been computed
   Clock::time_point first_token_, last_token_time_;

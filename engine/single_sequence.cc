@@ -63,7 +63,7 @@ absl::Status AppendPromptInChunks(Decoder& decoder, KvCache& kv, std::span<const
   return absl::OkStatus();
 }
 
-absl::Status AppendToken(Decoder& decoder, KvCache& kv, TokenId token, const PruneStep* prune,
+absl::Status AppendToken(Decoder& decoder, KvCache& kv, TokenId token, const RowPruning* prune,
                          Precision precision, std::span<float> logits, PassAccounts& accounts) {
   return RunAlone(decoder,
                   {.kv = &kv,

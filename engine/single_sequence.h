@@ -32,7 +32,7 @@ absl::Status AppendPromptInChunks(Decoder& decoder, KvCache& kv, std::span<const
                                   const OnPosition& on_position = nullptr);
 
 // Appends one token of decode form; prune null: dense.
-absl::Status AppendToken(Decoder& decoder, KvCache& kv, TokenId token, const PruneStep* prune,
+absl::Status AppendToken(Decoder& decoder, KvCache& kv, TokenId token, const RowPruning* prune,
                          Precision precision, std::span<float> logits, PassAccounts& accounts);
 
 }  // namespace tidegate

@@ -35,7 +35,7 @@ void WarnOfOtherCache(const store::v1::Profile& profile, const WeightClient& cli
              " % of the streamed weights, the profile "
              "was measured with ",
              std::round(100 * measured),
-             " %: expect other rates and losses; calibrate with this memory");
+             " %: expect other rates and losses; measure a profile with this memory");
 }
 
 // What CheckProfileModel() cannot see: an adapter changes neither name nor sizes of a model.
@@ -51,14 +51,14 @@ void WarnOfOtherAdapters(const store::v1::Profile& profile, const EngineOptions&
   const std::string measured = sorted(profile.conditions().adapters()), here = sorted(names);
   if (measured == here) return;
   LogWarning("the profile was measured with other LoRA adapters (", measured, ") than are used (",
-             here, "): expect other losses; calibrate with these");
+             here, "): expect other losses; measure a profile with these");
 }
 
 std::string Percent(double share) { return absl::StrFormat("%.3g %%", 100 * share); }
 
 }  // namespace
 
-PruneStep LadderPoint::Step(double gamma_now) const {
+RowPruning LadderPoint::Pruning(double gamma_now) const {
   return {.kept_input = kept.input,
           .kept_hidden = kept.hidden,
           .gamma = gamma_now,
@@ -164,7 +164,7 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
   if (!given && !manifest.has_profile()) {
     return absl::FailedPreconditionError(
         "--target-tokens-per-second and --max-perplexity-increase choose from a profile, and the "
-        "pack has none; measure one with `tidegate calibrate` and give it with --profile FILE, or "
+        "pack has none; measure one with `tidegate profile` and give it with --profile FILE, or "
         "to `tidegate pack --profile FILE`");
   }
   const store::v1::Profile& profile = given ? *given : manifest.profile();
@@ -180,7 +180,8 @@ absl::StatusOr<std::optional<Steering>> SteeringFor(const EngineOptions& options
   const std::string units(UnitEncodingName(static_cast<UnitEncoding>(manifest.unit_encoding())));
   if (profile.conditions().unit_encoding() != units) {
     LogWarning("the profile was measured with ", profile.conditions().unit_encoding(),
-               " units, the pack has ", units, ": expect other losses; calibrate with this pack");
+               " units, the pack has ", units,
+               ": expect other losses; measure a profile with this pack");
   }
   WarnOfOtherAdapters(profile, options, manifest);
   const SteeringStats stats = steering.stats();

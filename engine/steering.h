@@ -26,14 +26,14 @@ struct LadderPoint {
   double least_density = 1;  // of a layer
   double gamma = 1;
   double protected_share = 0;
-  double perplexity_increase = 0;  // as calibrated; a share
+  double perplexity_increase = 0;  // as measured; a share
   double flash_bytes_per_token = 0;
   KeptCounts kept;                 // units per layer, on average
   std::vector<KeptCounts> layers;  // by layer; empty: `kept` everywhere
 
   bool dense() const { return density >= 1; }
   // REQUIRES: !dense(). Points into this.
-  PruneStep Step(double gamma_now) const;
+  RowPruning Pruning(double gamma_now) const;
 };
 
 // The points of a checked profile (proto/store/v1/profile.h) of this model.

@@ -16,7 +16,7 @@
 #include "engine/attached_model.h"
 #include "engine/engine_options.h"
 #include "engine/engine_stats.h"
-#include "engine/prefix_index.h"
+#include "engine/kv/prefix_index.h"
 #include "engine/request_queue.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"

@@ -17,7 +17,7 @@ using OnTokens = std::function<absl::Status(uint64_t)>;
 // One decoder, one way to prune.
 class Scorer {
  public:
-  Scorer(LocalModel& local, const EvalTask& task, const PruneStep* step)
+  Scorer(LocalModel& local, const EvalTask& task, const RowPruning* step)
       : local_(local), task_(task), step_(step) {}
 
   absl::Status ScoreText(const OnTokens& on_tokens) {
@@ -66,7 +66,7 @@ class Scorer {
 
   LocalModel& local_;
   const EvalTask& task_;
-  const PruneStep* const step_;
+  const RowPruning* const step_;
   Score text_;
 };
 
@@ -114,7 +114,7 @@ void SumShares(const LocalModel& local, EvalResult& result) {
 }
 
 // Of masks: what the store counted.
-void CountUnits(const LocalModel& local, const PassAccounts& accounts, const PruneStep& step,
+void CountUnits(const LocalModel& local, const PassAccounts& accounts, const RowPruning& step,
                 EvalResult& result) {
   const auto tokens = static_cast<double>(result.tokens);
   const auto kept = step.MeanKept();
@@ -187,7 +187,7 @@ double EvalResult::hit_rate() const {
 }
 
 absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, const EvalPoint& point,
-                                    const PruneStep* step, const OnTokens& on_tokens) {
+                                    const RowPruning* step, const OnTokens& on_tokens) {
   EvalResult result;
   result.point = point;
   result.tokens = task.chunks * task.chunk;

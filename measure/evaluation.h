@@ -71,7 +71,7 @@ struct EvalResult {
 // tokens done so far, fails the run if it fails. The model must have been opened with the point's
 // cache fraction. step: of dip and dip_ca, null for the others.
 absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, const EvalPoint& point,
-                                    const PruneStep* step,
+                                    const RowPruning* step,
                                     const std::function<absl::Status(uint64_t)>& on_tokens);
 
 // Fills in what the device model says about `result`.

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
 #include "engine/decoder.h"
-#include "engine/tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "packer/pack_options.h"
 #include "proto/store/v1/unit_codec.h"
 #include "weightstore/store.h"

@@ -1,4 +1,4 @@
-// The search behind `tidegate calibrate`: which ways to prune are worth having, by what a given
+// The search behind `tidegate profile`: which ways to prune are worth having, by what a given
 // measurement says of each. Nothing here runs a model. Thread-compatible.
 #pragma once
 

@@ -40,8 +40,8 @@ store::v1::Profile HeadOf(const LocalModel& local, const PackedModel& packed,
 
 }  // namespace
 
-absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
-                                             uint64_t search_tokens, uint64_t final_tokens) {
+absl::StatusOr<ProfileTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
+                                         uint64_t search_tokens, uint64_t final_tokens) {
   constexpr uint64_t kLeastChunks = 4;
   const uint64_t chunks = tokens.empty() ? 0 : (tokens.size() - 1) / chunk;
   if (chunks < kLeastChunks) {
@@ -49,7 +49,7 @@ absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens,
         absl::StrCat(tokens.size(), " tokens are too few: at least ", kLeastChunks * chunk + 1,
                      ", better many more; give a longer text or a smaller --chunk than ", chunk));
   }
-  CalibrationTasks tasks;
+  ProfileTasks tasks;
   tasks.search.chunk = tasks.final.chunk = chunk;
   tasks.search.chunks = std::min(search_tokens / chunk, chunks / 2);
   tasks.final.chunks = std::min(final_tokens / chunk, chunks - tasks.search.chunks);
@@ -58,7 +58,7 @@ absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens,
   return tasks;
 }
 
-absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperParameters& hp) {
+absl::Status CheckTasks(const ProfileTasks& tasks, const store::v1::HyperParameters& hp) {
   if (tasks.search.chunk > hp.context_length()) {
     return absl::InvalidArgumentError(absl::StrCat("--chunk ", tasks.search.chunk,
                                                    " is longer than the ", hp.context_length(),
@@ -104,11 +104,11 @@ absl::StatusOr<EvalResult> PointMeter::Run(const Candidate& candidate) {
   std::vector<KeptCounts> layers;
   for (const double density : candidate.layer_densities) layers.push_back(kept_at(density));
   const KeptCounts kept = kept_at(candidate.density);
-  const PruneStep step = {.kept_input = kept.input,
-                          .kept_hidden = kept.hidden,
-                          .gamma = candidate.gamma,
-                          .protected_share = candidate.protected_share,
-                          .layers = layers};
+  const RowPruning step = {.kept_input = kept.input,
+                           .kept_hidden = kept.hidden,
+                           .gamma = candidate.gamma,
+                           .protected_share = candidate.protected_share,
+                           .layers = layers};
   const EvalPoint point = {.method = "dip_ca",
                            .density = candidate.density,
                            .gamma = candidate.gamma,

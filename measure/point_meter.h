@@ -18,18 +18,18 @@
 namespace tidegate {
 
 // Tokens that candidates are compared on, and others that have no say in what is chosen.
-struct CalibrationTasks {
+struct ProfileTasks {
   EvalTask search, final;
 };
 
 // The first whole chunks of the text for the search, at most half of them; those behind for the
 // final numbers. INVALID_ARGUMENT: fewer than four chunks. `tokens` is referred to. REQUIRES: at
 // least a chunk of both.
-absl::StatusOr<CalibrationTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
-                                             uint64_t search_tokens, uint64_t final_tokens);
+absl::StatusOr<ProfileTasks> SplitTokens(const std::vector<TokenId>& tokens, uint32_t chunk,
+                                         uint64_t search_tokens, uint64_t final_tokens);
 
 // Ids of the model's vocabulary, chunks within its context.
-absl::Status CheckTasks(const CalibrationTasks& tasks, const store::v1::HyperParameters& hp);
+absl::Status CheckTasks(const ProfileTasks& tasks, const store::v1::HyperParameters& hp);
 
 class PointMeter {
  public:

@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const std::string& path,
 }
 
 absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId> inputs,
-                         std::span<const TokenId> targets, const PruneStep* step,
+                         std::span<const TokenId> targets, const RowPruning* step,
                          Precision precision, Score& score) {
   const size_t begin = kv.size();
   const size_t silent = inputs.size() - targets.size();

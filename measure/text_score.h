@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<TokenId>> TokensOfText(const std::string& path,
 // Appends `inputs` to a sequence and adds -log p of the targets: of what follows the last inputs,
 // may be fewer. step null: dense. REQUIRES: room in the cache, ids of the model's vocabulary.
 absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId> inputs,
-                         std::span<const TokenId> targets, const PruneStep* step,
+                         std::span<const TokenId> targets, const RowPruning* step,
                          Precision precision, Score& score);
 
 }  // namespace tidegate

@@ -30,7 +30,7 @@ struct PackOptions {
   // By layer, of a calibration text: grouped encodings are rounded with error feedback. Not owned;
   // empty: every column is rounded for itself.
   std::span<const LayerMoments> moments = {};
-  // What `tidegate calibrate` measured on this model (proto/store/v1/profile.h), checked by itself.
+  // What `tidegate profile` measured on this model (proto/store/v1/profile.h), checked by itself.
   std::optional<store::v1::Profile> profile = {};
 };
 

@@ -1,6 +1,7 @@
 // How byte-level vocabularies cut texts into words, by the names that GGUF files use
 // (tokenizer.ggml.pre). Patterns are those of the models' published tokenizer.json files, in the
-// syntax of PCRE2 with UTF and UCP; engine/pre_tokenizer.h applies them. Stateless, thread-safe.
+// syntax of PCRE2 with UTF and UCP; engine/tokenizer/pre_tokenizer.h applies them. Stateless,
+// thread-safe.
 #pragma once
 
 #include <string>

@@ -220,7 +220,7 @@ void AddSteeringFlags(CLI::App& app, SteeringOptions& steering) {
               "alone it chooses the fastest point within it, with a target it is the limit")
       ->envname("TIDEGATE_MAX_PERPLEXITY_INCREASE");
   app.add_option("--profile", steering.profile,
-                 "Profile of `tidegate calibrate` to choose from instead of the pack's own")
+                 "Profile of `tidegate profile` to choose from instead of the pack's own")
       ->type_name("FILE")
       ->envname("TIDEGATE_PROFILE");
 }

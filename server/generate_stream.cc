@@ -39,9 +39,9 @@ bool PastDeadline(const grpc::CallbackServerContext& context) {
   return context.deadline() <= std::chrono::system_clock::now() + kDeadlineSlack;
 }
 
-void FillDelta(TokenBuffer::Step step, v1::Delta& delta) {
-  delta.set_text(std::move(step.text));
-  delta.mutable_token_ids()->Assign(step.ids.begin(), step.ids.end());
+void FillDelta(TokenBuffer::Move move, v1::Delta& delta) {
+  delta.set_text(std::move(move.text));
+  delta.mutable_token_ids()->Assign(move.ids.begin(), move.ids.end());
 }
 
 }  // namespace
@@ -161,9 +161,9 @@ void GenerateStream::EndUnread() {
 void GenerateStream::OnCancel() {
   code_ =
       PastDeadline(*context_) ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled;
-  TokenBuffer::Step step = buffer_.ClientGone();
+  TokenBuffer::Move move = buffer_.ClientGone();
   if (engine_id_ != 0) state_.engine.Cancel(engine_id_);
-  Perform(std::move(step));
+  Perform(std::move(move));
 }
 
 void GenerateStream::OnDone() {
@@ -172,25 +172,25 @@ void GenerateStream::OnDone() {
   const std::shared_ptr<GenerateStream> last = std::move(self_);  // may destroy *this on return
 }
 
-void GenerateStream::Perform(TokenBuffer::Step step) {
-  if (step.action == TokenBuffer::Action::kNone) return;
+void GenerateStream::Perform(TokenBuffer::Move move) {
+  if (move.action == TokenBuffer::Action::kNone) return;
   WriteBegun();  // or the end of the stream, which may wait for the client as well
   v1::GenerateResponse response;
-  switch (step.action) {
+  switch (move.action) {
     case TokenBuffer::Action::kNone:
       return;
     case TokenBuffer::Action::kWriteStarted:
       *response.mutable_started() = std::move(started_);
       return Write(response);
     case TokenBuffer::Action::kWriteTokens:
-      FillDelta(std::move(step), *response.mutable_delta());
+      FillDelta(std::move(move), *response.mutable_delta());
       return Write(response);
     case TokenBuffer::Action::kFinishWithResult:
-      *response.mutable_finished() = ToProto(step.result);
+      *response.mutable_finished() = ToProto(move.result);
       write_ = ToBytes(response);
       return StartWriteAndFinish(&write_, grpc::WriteOptions(), grpc::Status::OK);
     case TokenBuffer::Action::kFinish:
-      return FinishWith(step.status);
+      return FinishWith(move.status);
     case TokenBuffer::Action::kAbort:
       if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kBacklog);
       context_->TryCancel();

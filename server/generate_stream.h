@@ -56,7 +56,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::StatusOr<GenerationRequest> Parse(const v1::ChatRequest& request, const ModelInfo& model,
                                           const std::shared_ptr<const Tokenizer>& tokenizer);
   RequestBounds Bounds(const Tokenizer& tokenizer) const;
-  void Perform(TokenBuffer::Step step);
+  void Perform(TokenBuffer::Move move);
   void Write(const v1::GenerateResponse& response);
   void FinishWith(const absl::Status& status);
 

@@ -22,51 +22,51 @@ absl::Status EndStatus(const GenerationResult& result) {
 
 size_t TokenBuffer::PendingBytes() const { return text_.size() + ids_.size() * sizeof(TokenId); }
 
-TokenBuffer::Step TokenBuffer::Next() {
-  Step step;
-  if (!open_ || finished_ || outstanding_ > 0) return step;
+TokenBuffer::Move TokenBuffer::Next() {
+  Move move;
+  if (!open_ || finished_ || outstanding_ > 0) return move;
   if (client_gone_ || overflow_) {
     finished_ = true;
-    step.action = Action::kFinish;
-    step.status = client_gone_ ? absl::CancelledError("the client has left")
+    move.action = Action::kFinish;
+    move.status = client_gone_ ? absl::CancelledError("the client has left")
                                : absl::CancelledError("the client does not read its stream");
   } else if (!started_) {
     started_ = true;
     ++outstanding_;
-    step.action = Action::kWriteStarted;
+    move.action = Action::kWriteStarted;
   } else if (!text_.empty() || !ids_.empty()) {
     ++outstanding_;
-    step.action = Action::kWriteTokens;
-    step.text = std::exchange(text_, {});
-    step.ids = std::exchange(ids_, {});
+    move.action = Action::kWriteTokens;
+    move.text = std::exchange(text_, {});
+    move.ids = std::exchange(ids_, {});
   } else if (result_.has_value()) {
     finished_ = true;
-    step.status = EndStatus(*result_);
-    step.action = step.status.ok() ? Action::kFinishWithResult : Action::kFinish;
-    step.result = *result_;
+    move.status = EndStatus(*result_);
+    move.action = move.status.ok() ? Action::kFinishWithResult : Action::kFinish;
+    move.result = *result_;
   }
-  return step;
+  return move;
 }
 
-TokenBuffer::Step TokenBuffer::Start() {
+TokenBuffer::Move TokenBuffer::Start() {
   MutexLock lock(mutex_);
   CHECK(!open_);
   open_ = true;
   return Next();
 }
 
-TokenBuffer::Step TokenBuffer::Reject(absl::Status status) {
+TokenBuffer::Move TokenBuffer::Reject(absl::Status status) {
   MutexLock lock(mutex_);
   CHECK(!open_ && !status.ok());
   open_ = true;
   finished_ = true;
-  Step step;
-  step.action = Action::kFinish;
-  step.status = std::move(status);
-  return step;
+  Move move;
+  move.action = Action::kFinish;
+  move.status = std::move(status);
+  return move;
 }
 
-TokenBuffer::Step TokenBuffer::Tokens(std::string_view text, std::span<const TokenId> ids) {
+TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const TokenId> ids) {
   MutexLock lock(mutex_);
   if (client_gone_ || overflow_ || finished_ || result_.has_value()) return {};
   text_.append(text);
@@ -76,18 +76,18 @@ TokenBuffer::Step TokenBuffer::Tokens(std::string_view text, std::span<const Tok
   text_ = {};
   ids_ = {};
   ++outstanding_;
-  Step step;
-  step.action = Action::kAbort;
-  return step;
+  Move move;
+  move.action = Action::kAbort;
+  return move;
 }
 
-TokenBuffer::Step TokenBuffer::Result(const GenerationResult& result) {
+TokenBuffer::Move TokenBuffer::Result(const GenerationResult& result) {
   MutexLock lock(mutex_);
   if (!result_.has_value()) result_ = result;
   return Next();
 }
 
-TokenBuffer::Step TokenBuffer::WriteDone(bool ok) {
+TokenBuffer::Move TokenBuffer::WriteDone(bool ok) {
   MutexLock lock(mutex_);
   CHECK(outstanding_ > 0);
   --outstanding_;
@@ -95,14 +95,14 @@ TokenBuffer::Step TokenBuffer::WriteDone(bool ok) {
   return Next();
 }
 
-TokenBuffer::Step TokenBuffer::AbortDone() {
+TokenBuffer::Move TokenBuffer::AbortDone() {
   MutexLock lock(mutex_);
   CHECK(overflow_ && outstanding_ > 0);
   --outstanding_;
   return Next();
 }
 
-TokenBuffer::Step TokenBuffer::ClientGone() {
+TokenBuffer::Move TokenBuffer::ClientGone() {
   MutexLock lock(mutex_);
   client_gone_ = true;
   return Next();

@@ -6,8 +6,8 @@
 // client gets fewer and larger messages; when more than a limit waits, the stream is aborted.
 // Exactly one kFinish or kFinishWithResult is returned, after the last write and abort are done.
 //
-// Thread-safe. Every method decides under the lock and returns a step that the caller performs
-// after it; a step that is not kNone must be performed.
+// Thread-safe. Every method decides under the lock and returns a move that the caller performs
+// after it; a move that is not kNone must be performed.
 #pragma once
 
 #include <optional>
@@ -31,7 +31,7 @@ class TokenBuffer {
     kFinish,            // end the stream with `status`
     kAbort,             // the client does not read: cancel its call, then AbortDone()
   };
-  struct Step {
+  struct Move {
     Action action = Action::kNone;
     std::string text;
     std::vector<TokenId> ids;
@@ -42,24 +42,24 @@ class TokenBuffer {
   explicit TokenBuffer(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
   // Nothing is written before Start(), although tokens may already arrive.
-  Step Start();
+  Move Start();
   // Instead of Start(): the request was turned away.
-  Step Reject(absl::Status status);
+  Move Reject(absl::Status status);
 
   // From the producer, in order. Result() is the last; what comes after it or after the client left
   // is dropped.
-  Step Tokens(std::string_view text, std::span<const TokenId> ids);
-  Step Result(const GenerationResult& result);
+  Move Tokens(std::string_view text, std::span<const TokenId> ids);
+  Move Result(const GenerationResult& result);
 
   // From the stream.
-  Step WriteDone(bool ok);  // not ok: the client is gone
-  Step AbortDone();
-  Step ClientGone();  // cancelled, disconnected or past its deadline
+  Move WriteDone(bool ok);  // not ok: the client is gone
+  Move AbortDone();
+  Move ClientGone();  // cancelled, disconnected or past its deadline
 
   bool client_gone() const;
 
  private:
-  Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Move Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   size_t PendingBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t limit_bytes_;

@@ -107,8 +107,8 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   size_t seen = 0;
   for (const auto add :
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
-        AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddCalibrateCommand,
-        AddSimulateCommand, AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand}) {
+        AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
+        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand}) {
     CLI::App app;
     CommandRun run;
     add(app, run);

@@ -15,7 +15,7 @@ using testing::StartsWith;
 
 const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
     AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
-    AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddCalibrateCommand,
+    AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
     AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
     AddHealthCommand,   AddStatsCommand};
 

@@ -20,7 +20,7 @@ TEST(OracleFlagsTest, WhatProvesIsExactAndWhatMeasuresSpeedIsFast) {
   } commands[] = {{AddLogitsCommand, "logits", "exact"},
                   {AddEvalCommand, "eval", "exact"},
                   {AddBenchCommand, "bench", "fast"},
-                  {AddCalibrateCommand, "calibrate", "fast"}};
+                  {AddProfileCommand, "profile", "fast"}};
   for (const auto& [add, name, precision] : commands) {
     CLI::App app;
     CommandRun run;

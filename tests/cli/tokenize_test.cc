@@ -8,7 +8,7 @@
 #include "measure/load_tokenizer.h"
 #include "packer/pack_writer.h"
 #include "packer/source_model.h"
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/model.h"
 
 namespace tidegate {

@@ -17,13 +17,13 @@ using Logits = std::vector<float>;
 struct Member {
   std::vector<TokenId> prompt;
   std::vector<TokenId> next;  // tokens of decode form
-  const PruneStep* prune = nullptr;
+  const RowPruning* prune = nullptr;
   Precision precision = Precision::kExact;
 };
 
-const PruneStep kPruned = {.kept_input = 40, .kept_hidden = 60};
-const PruneStep kHalf = {.kept_input = 30, .kept_hidden = 50};
-const PruneStep kAware = {.kept_input = 30, .kept_hidden = 50, .gamma = 0.3, .may_be_dense = true};
+const RowPruning kPruned = {.kept_input = 40, .kept_hidden = 60};
+const RowPruning kHalf = {.kept_input = 30, .kept_hidden = 50};
+const RowPruning kAware = {.kept_input = 30, .kept_hidden = 50, .gamma = 0.3, .may_be_dense = true};
 
 const std::vector<Member>& Members() {
   static const auto& members =
@@ -207,7 +207,7 @@ TEST(DenseInsteadTest, ACacheAwareRowBesideAPromptIsDense) {
   const std::vector<TokenId> prompt = {1, 270, 280, 5}, other = {1, 300, 17};
   const TokenId token = 263;
   // company: rows of the prompt beside it that want logits; none: it is alone.
-  const auto run = [&](const PruneStep* prune, std::optional<uint32_t> company) {
+  const auto run = [&](const RowPruning* prune, std::optional<uint32_t> company) {
     KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 2 * kKvPageTokens);
     KvCache kv(&pool, 8), beside(&pool, 8);
     PassAccounts ignored;
@@ -255,7 +255,7 @@ TEST(DenseInsteadTest, RowsWhoseMasksWantEverythingThatIsMissingAreDense) {
   options.store.policy = "none";
   LocalStore store(options);
   LocalDecoder local(store);
-  const PruneStep nearly = {
+  const RowPruning nearly = {
       .kept_input = 63, .kept_hidden = 95, .gamma = 0.9, .may_be_dense = true};
   const std::vector<TokenId> tokens = {1, 270, 280, 5};
   const auto instead = [&](size_t rows) {

@@ -59,7 +59,7 @@ struct Mixture {
         mlp(local.model.get(), local.units.get(), &local.pool, overlap),
         experts(local.model.get(), &mlp, &local.pool) {}
 
-  std::vector<float> Step(const std::vector<float>& x, const PruneStep* step) {
+  std::vector<float> Step(const std::vector<float>& x, const RowPruning* step) {
     std::vector<float> y(64, 0.0f);
     CHECK((step == nullptr
                ? Dense(experts, 1, x.data(), Precision::kFast, y.data(), accounts)
@@ -108,7 +108,7 @@ TEST(ExpertMlpTest, EachExpertIsPrunedByItself) {
   for (uint32_t round = 0; round < 8; ++round) {  // So many that several experts have their turn.
     const std::vector<float> x = RandomInput(64, round);
     for (const auto& [kept_input, kept_hidden] : {std::pair{64u, 96u}, {40u, 30u}, {1u, 1u}}) {
-      const PruneStep step = {.kept_input = kept_input, .kept_hidden = kept_hidden};
+      const RowPruning step = {.kept_input = kept_input, .kept_hidden = kept_hidden};
       mixture.accounts = {};
       const std::vector<float> y = mixture.Step(x, &step);
       const std::vector<double> expected =
@@ -127,8 +127,8 @@ TEST(ExpertMlpTest, NoBitDependsOnTheCacheAtGammaOne) {
   const uint32_t tokens = 7;
   const std::vector<float> x = RandomInput(tokens * 64, 3);
   const std::vector<float> one(x.begin(), x.begin() + 64);
-  const PruneStep all = {.kept_input = 64, .kept_hidden = 96};
-  const PruneStep half = {.kept_input = 30, .kept_hidden = 40};
+  const RowPruning all = {.kept_input = 64, .kept_hidden = 96};
+  const RowPruning half = {.kept_input = 30, .kept_hidden = 40};
   std::vector<float> unplaced;
   for (const bool placed : {false, true}) {
     std::vector<float> dense, pruned, together;
@@ -193,7 +193,7 @@ TEST(ExpertMlpTest, CacheAwareMasksEndAndAgree) {
                     .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
                     .store = options});
   Mixture mixture(store);
-  const PruneStep step = {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999};
+  const RowPruning step = {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999};
   for (uint32_t round = 0; round < 30; ++round) {
     const std::vector<float> x = RandomInput(64, round);
     const std::vector<float> y = mixture.Step(x, &step);
@@ -220,7 +220,7 @@ TEST(ExpertMlpTest, MasksLookAtTheResidencyOfTheirExpert) {
     masks.clear();
     const std::vector<float> x = RandomInput(64, seed);
     std::vector<float> y(64, 0.0f);
-    const PruneStep step = {.kept_input = 20, .kept_hidden = 30, .gamma = gamma};
+    const RowPruning step = {.kept_input = 20, .kept_hidden = 30, .gamma = gamma};
     EXPECT_TRUE(RunRows(mixture.mlp, 1, RowForm::kDecode, x.data(), 1, &step, Precision::kExact,
                         y.data(), mixture.accounts, MlpAhead(), expert)
                     .ok());

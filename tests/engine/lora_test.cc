@@ -73,7 +73,7 @@ struct Answer {
 };
 
 Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters = {},
-                const PruneStep& prune = {.kept_input = 40, .kept_hidden = 60}) {
+                const RowPruning& prune = {.kept_input = 40, .kept_hidden = 60}) {
   LocalDecoder local(store, 2, true, adapters);
   Answer answer;
   local.decoder->set_on_mask(
@@ -81,7 +81,7 @@ Answer AnswerOf(const LocalStore& store, const std::vector<LoraSource>& adapters
         answer.masks.emplace_back(positions.begin(), positions.end());
       });
   PassAccounts accounts;
-  const auto run = [&](bool prefill, const PruneStep* step) {
+  const auto run = [&](bool prefill, const RowPruning* step) {
     std::vector<float> logits(local.model->config.embedding_rows);
     KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 16);
     KvCache kv(&pool, 16);

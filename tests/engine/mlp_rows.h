@@ -11,10 +11,10 @@ namespace tidegate {
 // y += MLP(x), rows of one form, that all belong to sequence 0. `mlp`: an Mlp or an ExpertMlp.
 template <typename AnyMlp, typename... Rest>
 absl::Status RunRows(AnyMlp& mlp, uint32_t layer, RowForm form, const float* x, uint32_t count,
-                     const PruneStep* prune, Precision precision, float* y, PassAccounts& accounts,
+                     const RowPruning* prune, Precision precision, float* y, PassAccounts& accounts,
                      Rest... rest) {
   const std::vector<uint32_t> sequences(count, 0);
-  const std::vector<const PruneStep*> prunes(count, prune);
+  const std::vector<const RowPruning*> prunes(count, prune);
   MlpRows rows = {
       .form = form, .precision = precision, .count = count, .x = x, .y = y, .sequences = sequences};
   if (form == RowForm::kDecode) rows.prune = prunes;
@@ -38,7 +38,7 @@ absl::Status DenseTokens(AnyMlp& mlp, uint32_t layer, const float* x, uint32_t t
 }
 
 template <typename AnyMlp>
-absl::Status Pruned(AnyMlp& mlp, uint32_t layer, const float* x, const PruneStep& prune,
+absl::Status Pruned(AnyMlp& mlp, uint32_t layer, const float* x, const RowPruning& prune,
                     Precision precision, float* y, PassAccounts& accounts) {
   return RunRows(mlp, layer, RowForm::kDecode, x, 1, &prune, precision, y, accounts);
 }

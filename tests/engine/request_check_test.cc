@@ -6,7 +6,7 @@
 #include <cmath>
 #include <functional>
 
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 
 namespace tidegate {
 namespace {

@@ -205,7 +205,7 @@ TEST_F(SteeredEngineTest, ErrorsTeach) {
     const auto engine = Engine::Create(options, nullptr);
     return std::string(engine.status().message());
   };
-  EXPECT_THAT(error(), HasSubstr("measure one with `tidegate calibrate`"));
+  EXPECT_THAT(error(), HasSubstr("measure one with `tidegate profile`"));
   const std::string path = dir_.File("p.json");
   options.steering.profile = path;
   EXPECT_THAT(error(), HasSubstr(path));

@@ -138,7 +138,7 @@ TEST(Steering, PointsAreInUnitsOfTheModel) {
   EXPECT_EQ(ladder[0].index, 0u);
   EXPECT_EQ(ladder[1].index, 1u);
   EXPECT_EQ(ladder[0].least_density, 0.4);
-  const PruneStep step = ladder[0].Step(0.5);
+  const RowPruning step = ladder[0].Pruning(0.5);
   EXPECT_EQ(step.gamma, 0.5);
   EXPECT_EQ(step.protected_share, 0.75);
   const KeptCounts first = KeptAt(0.4, 256, 1024), second = KeptAt(0.6, 256, 1024);

@@ -56,7 +56,7 @@ TEST(UnitSweepTest, CacheAwareSweepsEndHoweverBlocksLand) {
   const std::vector<float> x = RandomInput(64, 5);
   std::vector<float> y(64, 0.0f);
   PassAccounts accounts;
-  const PruneStep prune = {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999};
+  const RowPruning prune = {.kept_input = 50, .kept_hidden = 70, .gamma = 0.999999};
   const absl::Status done =
       Pruned(scripted.mlp, 0, x.data(), prune, Precision::kExact, y.data(), accounts);
   ASSERT_TRUE(done.ok()) << done;
@@ -92,7 +92,7 @@ TEST(UnitSweepTest, InOrderSumsDoNotDependOnTheOrderOfLanding) {
     const std::vector<float> x = RandomInput(3 * 64, 6);
     std::vector<float> y(64, 0.0f), part(64, 0.0f), many(3 * 64, 0.0f);
     PassAccounts accounts;
-    const PruneStep prune = {.kept_input = 31, .kept_hidden = 41};
+    const RowPruning prune = {.kept_input = 31, .kept_hidden = 41};
     ASSERT_TRUE(Dense(scripted.mlp, 0, x.data(), Precision::kExact, y.data(), accounts).ok());
     ASSERT_TRUE(
         Pruned(scripted.mlp, 0, x.data(), prune, Precision::kExact, part.data(), accounts).ok());
@@ -133,8 +133,8 @@ TEST(UnitSweepTest, EveryRowPaysItsPart) {
   const std::vector<float> x = RandomInput(2 * 64, 3);
   std::vector<float> y(2 * 64, 0.0f);
   const std::vector<uint32_t> sequences = {0, 1};
-  const PruneStep prune = {.kept_input = 16, .kept_hidden = 24};
-  const std::vector<const PruneStep*> prunes = {nullptr, &prune};
+  const RowPruning prune = {.kept_input = 16, .kept_hidden = 24};
+  const std::vector<const RowPruning*> prunes = {nullptr, &prune};
   const MlpRows rows = {
       .count = 2, .x = x.data(), .y = y.data(), .sequences = sequences, .prune = prunes};
   StepCost cost;

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "engine/tokenizer.h"
-#include "tests/engine/tiny_tokenizer.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 
 namespace tidegate {
 namespace {

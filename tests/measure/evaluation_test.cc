@@ -55,13 +55,13 @@ class EvaluateTest : public ::testing::Test {
     return options;
   }
   // As `tidegate eval` does it: the baselines prune inside a dense pass.
-  static std::optional<PruneStep> StepOf(const EvalPoint& point, const ModelConfig& config) {
+  static std::optional<RowPruning> StepOf(const EvalPoint& point, const ModelConfig& config) {
     if (!point.method.starts_with("dip")) return std::nullopt;
     const DensitySplit split = SplitDensity(point.density);
-    return PruneStep{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
-                     .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
-                     .gamma = point.method == "dip_ca" ? point.gamma : 1,
-                     .protected_share = kProtectedShare};
+    return RowPruning{.kept_input = KeptUnits(split.keep_input, config.hidden_size),
+                      .kept_hidden = KeptUnits(split.keep_hidden, config.intermediate_size),
+                      .gamma = point.method == "dip_ca" ? point.gamma : 1,
+                      .protected_share = kProtectedShare};
   }
   EvalResult Run(const EvalPoint& point) {
     LocalModelOptions options = Options();
@@ -70,7 +70,7 @@ class EvaluateTest : public ::testing::Test {
     options.store.cache_fraction = point.cache_fraction;
     const auto local = LocalModel::Open(options);
     EXPECT_TRUE(local.ok()) << local.status();
-    const std::optional<PruneStep> step = StepOf(point, (*local)->model().config);
+    const std::optional<RowPruning> step = StepOf(point, (*local)->model().config);
     uint64_t done = 0;
     auto result = Evaluate(**local, task_, point, step ? &*step : nullptr, [&](uint64_t tokens) {
       done = tokens;

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 
 namespace tidegate {
 namespace {

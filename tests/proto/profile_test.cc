@@ -112,7 +112,7 @@ TEST(Profile, EveryNumberIsChecked) {
     mistake.make(profile);
     const std::string message(CheckProfile(profile).message());
     EXPECT_THAT(message, HasSubstr(mistake.message)) << mistake.name;
-    EXPECT_THAT(message, HasSubstr("tidegate calibrate")) << mistake.name;
+    EXPECT_THAT(message, HasSubstr("tidegate profile")) << mistake.name;
   }
 }
 
@@ -140,7 +140,7 @@ TEST(Profile, ErrorsAreOneShortLine) {
   for (const std::string& text : texts) {
     const std::string error(ParseProfile(text).status().message());
     EXPECT_THAT(error, HasSubstr("no profile: "));
-    EXPECT_THAT(error, HasSubstr("tidegate calibrate"));
+    EXPECT_THAT(error, HasSubstr("tidegate profile"));
     EXPECT_THAT(error, Not(HasSubstr("\\n")));
     EXPECT_LE(error.size(), 1000u);
     EXPECT_TRUE(std::all_of(error.begin(), error.end(), [](char c) { return c >= 32 && c < 127; }))

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "google/rpc/error_details.pb.h"
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 
 namespace tidegate {
 namespace {

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "server/status_mapping.h"
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/error_details.h"
 
 namespace tidegate {

@@ -21,7 +21,7 @@ GenerationResult Result(FinishReason reason, absl::Status status = absl::OkStatu
   return result;
 }
 
-TokenBuffer::Step Push(TokenBuffer& buffer, std::string_view text, std::vector<TokenId> ids) {
+TokenBuffer::Move Push(TokenBuffer& buffer, std::string_view text, std::vector<TokenId> ids) {
   return buffer.Tokens(text, ids);
 }
 
@@ -29,12 +29,12 @@ TEST(TokenBuffer, WritesStartedThenTokensThenTheResult) {
   TokenBuffer buffer(kRoomy);
   EXPECT_EQ(buffer.Start().action, Action::kWriteStarted);
   EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
-  const TokenBuffer::Step step = Push(buffer, "Once", {7});
-  EXPECT_EQ(step.action, Action::kWriteTokens);
-  EXPECT_EQ(step.text, "Once");
-  EXPECT_THAT(step.ids, ElementsAre(7));
+  const TokenBuffer::Move move = Push(buffer, "Once", {7});
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+  EXPECT_EQ(move.text, "Once");
+  EXPECT_THAT(move.ids, ElementsAre(7));
   EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
-  const TokenBuffer::Step last = buffer.Result(Result(FinishReason::kMaxTokens));
+  const TokenBuffer::Move last = buffer.Result(Result(FinishReason::kMaxTokens));
   EXPECT_EQ(last.action, Action::kFinishWithResult);
   EXPECT_EQ(last.result.reason, FinishReason::kMaxTokens);
   EXPECT_TRUE(last.status.ok());
@@ -45,9 +45,9 @@ TEST(TokenBuffer, TokensBeforeStartWait) {
   EXPECT_EQ(Push(buffer, "a", {1}).action, Action::kNone);
   EXPECT_EQ(buffer.Result(Result(FinishReason::kEndOfText)).action, Action::kNone);
   EXPECT_EQ(buffer.Start().action, Action::kWriteStarted);
-  const TokenBuffer::Step step = buffer.WriteDone(true);
-  EXPECT_EQ(step.action, Action::kWriteTokens);
-  EXPECT_EQ(step.text, "a");
+  const TokenBuffer::Move move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+  EXPECT_EQ(move.text, "a");
   EXPECT_EQ(buffer.WriteDone(true).action, Action::kFinishWithResult);
 }
 
@@ -57,10 +57,10 @@ TEST(TokenBuffer, JoinsWhatArrivesDuringAWrite) {
   EXPECT_EQ(Push(buffer, "a", {1}).action, Action::kNone);
   EXPECT_EQ(Push(buffer, "", {2}).action, Action::kNone);
   EXPECT_EQ(Push(buffer, "bc", {3}).action, Action::kNone);
-  const TokenBuffer::Step step = buffer.WriteDone(true);
-  EXPECT_EQ(step.action, Action::kWriteTokens);
-  EXPECT_EQ(step.text, "abc");
-  EXPECT_THAT(step.ids, ElementsAre(1, 2, 3));
+  const TokenBuffer::Move move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+  EXPECT_EQ(move.text, "abc");
+  EXPECT_THAT(move.ids, ElementsAre(1, 2, 3));
 }
 
 TEST(TokenBuffer, EmptyTokensWriteNothing) {
@@ -102,9 +102,9 @@ TEST(TokenBuffer, AnErrorEndsWithItsStatusAfterTheText) {
   Push(buffer, "a", {1});
   buffer.Result(Result(FinishReason::kError, absl::DataLossError("layer 3")));
   EXPECT_EQ(buffer.WriteDone(true).action, Action::kWriteTokens);
-  const TokenBuffer::Step step = buffer.WriteDone(true);
-  EXPECT_EQ(step.action, Action::kFinish);
-  EXPECT_EQ(step.status, absl::DataLossError("layer 3"));
+  const TokenBuffer::Move move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_EQ(move.status, absl::DataLossError("layer 3"));
 }
 
 struct EndCase {
@@ -130,9 +130,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(TokenBuffer, ARejectedRequestFinishesAtOnceAndOnce) {
   TokenBuffer buffer(kRoomy);
-  const TokenBuffer::Step step = buffer.Reject(absl::ResourceExhaustedError("full"));
-  EXPECT_EQ(step.action, Action::kFinish);
-  EXPECT_EQ(step.status.code(), absl::StatusCode::kResourceExhausted);
+  const TokenBuffer::Move move = buffer.Reject(absl::ResourceExhaustedError("full"));
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_EQ(move.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
 }
 
@@ -142,9 +142,9 @@ TEST(TokenBuffer, AGoneClientFinishesAfterTheWriteThatIsOut) {
   Push(buffer, "a", {1});
   EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
   EXPECT_TRUE(buffer.client_gone());
-  const TokenBuffer::Step step = buffer.WriteDone(false);
-  EXPECT_EQ(step.action, Action::kFinish);
-  EXPECT_EQ(step.status.code(), absl::StatusCode::kCancelled);
+  const TokenBuffer::Move move = buffer.WriteDone(false);
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_EQ(move.status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Push(buffer, "b", {2}).action, Action::kNone);
   EXPECT_EQ(buffer.Result(Result(FinishReason::kCancelled)).action, Action::kNone);
 }
@@ -179,9 +179,9 @@ TEST(TokenBuffer, AbortsOnceWhenTheClientDoesNotRead) {
   // Finishes only after both the abort and the write are done, in either order.
   EXPECT_EQ(buffer.AbortDone().action, Action::kNone);
   EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
-  const TokenBuffer::Step step = buffer.WriteDone(false);
-  EXPECT_EQ(step.action, Action::kFinish);
-  EXPECT_TRUE(step.text.empty());
+  const TokenBuffer::Move move = buffer.WriteDone(false);
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_TRUE(move.text.empty());
 }
 
 TEST(TokenBuffer, TheAbortMayEndAfterTheWrite) {
@@ -189,9 +189,9 @@ TEST(TokenBuffer, TheAbortMayEndAfterTheWrite) {
   buffer.Start();
   EXPECT_EQ(Push(buffer, "12", {}).action, Action::kAbort);
   EXPECT_EQ(buffer.WriteDone(false).action, Action::kNone);
-  const TokenBuffer::Step step = buffer.AbortDone();
-  EXPECT_EQ(step.action, Action::kFinish);
-  EXPECT_EQ(step.status.code(), absl::StatusCode::kCancelled);
+  const TokenBuffer::Move move = buffer.AbortDone();
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_EQ(move.status.code(), absl::StatusCode::kCancelled);
 }
 
 // A stream that performs the steps on a thread of its own, as gRPC does.
@@ -201,10 +201,10 @@ class FakeStream {
   ~FakeStream() {
     if (thread_.joinable()) thread_.join();
   }
-  void Perform(TokenBuffer::Step step) {
-    if (step.action == Action::kNone) return;
+  void Perform(TokenBuffer::Move move) {
+    if (move.action == Action::kNone) return;
     MutexLock lock(mutex_);
-    steps_.push_back(std::move(step));
+    steps_.push_back(std::move(move));
     changed_.NotifyAll();
   }
   void Join() { thread_.join(); }
@@ -216,20 +216,20 @@ class FakeStream {
  private:
   void Run() {
     while (finishes == 0) {
-      TokenBuffer::Step step;
+      TokenBuffer::Move move;
       {
         MutexLock lock(mutex_);
         while (steps_.empty()) changed_.Wait(mutex_);
-        EXPECT_EQ(steps_.size(), 1u) << "more than one step at a time";
-        step = std::move(steps_.front());
+        EXPECT_EQ(steps_.size(), 1u) << "more than one move at a time";
+        move = std::move(steps_.front());
         steps_.pop_front();
       }
-      if (step.action == Action::kFinish || step.action == Action::kFinishWithResult) {
+      if (move.action == Action::kFinish || move.action == Action::kFinishWithResult) {
         ++finishes;
         continue;
       }
       ++writes;
-      received.insert(received.end(), step.ids.begin(), step.ids.end());
+      received.insert(received.end(), move.ids.begin(), move.ids.end());
       Perform(buffer_.WriteDone(true));
     }
   }
@@ -237,7 +237,7 @@ class FakeStream {
   TokenBuffer& buffer_;
   Mutex mutex_;
   CondVar changed_;
-  std::deque<TokenBuffer::Step> steps_ ABSL_GUARDED_BY(mutex_);
+  std::deque<TokenBuffer::Move> steps_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

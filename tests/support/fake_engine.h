@@ -11,7 +11,7 @@
 
 #include "base/mutex.h"
 #include "engine/engine.h"
-#include "tests/engine/tiny_tokenizer.h"
+#include "tests/engine/tokenizer/tiny_tokenizer.h"
 
 namespace tidegate {
 

@@ -43,7 +43,7 @@ LIBRARIES = {
     "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc)/.*\.pb\.h",
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "Highway": (r"hwy/", r"engine/kernels/|packer/kernels/"),
-    "PCRE2": (r"pcre2", r"engine/pre_tokenizer\.cc"),
+    "PCRE2": (r"pcre2", r"engine/tokenizer/pre_tokenizer\.cc"),
     "Boost": (r"boost/", r"base/http_server\.cc"),
     "prometheus-cpp": (r"prometheus/",
                        r"base/(metrics_\w+|process_metrics)|server/(metrics|engine_collector)"
@@ -119,7 +119,7 @@ class ArrowsTest(unittest.TestCase):
             ("weightstore/store.cc", '#include "tidegate/v1/weight_store.grpc.pb.h"'),
             ("engine/model.cc", '#include "hwy/highway.h"'),
             ("packer/pack_writer.cc", '#include "hwy/highway.h"'),
-            ("engine/tokenizer.cc", "#include <pcre2.h>"),
+            ("engine/tokenizer/tokenizer.cc", "#include <pcre2.h>"),
             ("engine/engine.cc", "#include <prometheus/registry.h>"),
             ("base/metrics_server.cc", '#include "boost/asio/io_context.hpp"'),
             ("base/units.cc", "#include <CLI/CLI.hpp>"),

@@ -20,7 +20,7 @@ using store::v1::OperatingPoint;
 using store::v1::Profile;
 using store::v1::ProfileModel;
 
-constexpr const char* kRemedy = "; make the profile anew with `tidegate calibrate`";
+constexpr const char* kRemedy = "; make the profile anew with `tidegate profile`";
 // Above any model's: e^50 in perplexity.
 constexpr double kMaxIncrease = 1e20;
 constexpr double kMaxBytes = 1e15;
@@ -34,7 +34,7 @@ absl::Status Wrong(const std::string& field, double value, const std::string& ra
 // False for NaN.
 bool Within(double value, double low, double high) { return value >= low && value <= high; }
 
-// (0, 1]. Smaller ones keep a unit at least, but no calibration gives them.
+// (0, 1]. Smaller ones keep a unit at least, but no profile has them.
 bool IsDensity(double value) { return Within(value, 1e-3, 1); }
 
 absl::Status CheckPoint(const OperatingPoint& point, const std::string& name, uint32_t layers) {

@@ -1,0 +1,193 @@
+#include "engine/kv/kv_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace tidegate {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint32_t kLayers = 3, kHeads = 2, kHeadSize = 4;
+
+ModelConfig Config() {
+  ModelConfig config;
+  config.layer_count = kLayers;
+  config.kv_heads = kHeads;
+  config.head_size = kHeadSize;
+  return config;
+}
+
+KvPool PoolOf(uint32_t pages, KvType type = KvType::kF16) {
+  return KvPool::ForTokens(Config(), type, uint64_t{pages} * kKvPageTokens);
+}
+
+// Rows that are told apart by `text`, layer, position, head and element, and exact in halves.
+float ValueOf(uint32_t text, uint32_t layer, uint32_t position, uint32_t element) {
+  return static_cast<float>((text * 7 + layer * 3 + position) % 64 * 16 + element);
+}
+
+void Append(KvCache& kv, uint32_t text, uint32_t rows) {
+  ASSERT_TRUE(kv.Grow(rows).ok());
+  std::vector<float> key(kHeads * kHeadSize), value(key.size());
+  for (uint32_t position = kv.size(); position < kv.size() + rows; ++position) {
+    for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      for (uint32_t i = 0; i < key.size(); ++i) {
+        key[i] = ValueOf(text, layer, position, i);
+        value[i] = -key[i];
+      }
+      ASSERT_TRUE(
+          kv.Store(BestKernels(Precision::kExact), layer, position, key.data(), value.data()));
+    }
+  }
+  kv.set_size(kv.size() + rows);
+}
+
+float Element(const KvView& view, size_t at, uint32_t position, uint32_t i) {
+  const std::byte* row = view.pages[position / view.page_tokens] + at +
+                         position % view.page_tokens * KvRowBytes(view.type, kHeadSize);
+  if (view.type == KvType::kF32) return reinterpret_cast<const float*>(row)[i];
+  return HalfToFloat(reinterpret_cast<const uint16_t*>(row)[i]);
+}
+
+// Positions [first, end) hold the rows of `text`.
+void ExpectRows(const KvCache& kv, uint32_t text, uint32_t first, uint32_t end) {
+  ASSERT_LE(end, kv.size());
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    for (uint32_t head = 0; head < kHeads; ++head) {
+      const KvView view = kv.View(layer, head);
+      for (uint32_t position = first; position < end; ++position) {
+        for (uint32_t i = 0; i < kHeadSize; ++i) {
+          const float expected = ValueOf(text, layer, position, head * kHeadSize + i);
+          ASSERT_EQ(Element(view, view.keys, position, i), expected) << position;
+          ASSERT_EQ(Element(view, view.values, position, i), -expected) << position;
+        }
+      }
+    }
+  }
+}
+
+TEST(KvCacheTest, KeepsEveryRowApart) {
+  for (const KvType type : {KvType::kF16, KvType::kF32}) {
+    KvPool pool = PoolOf(4, type);
+    KvCache kv(&pool, 1000);
+    EXPECT_EQ(kv.context_tokens(), 1000u);
+    Append(kv, 0, 5);
+    Append(kv, 0, 60);
+    Append(kv, 0, 1);
+    EXPECT_EQ(kv.size(), 66u);
+    EXPECT_EQ(kv.pages().size(), 3u);
+    ExpectRows(kv, 0, 0, 66);
+  }
+}
+
+TEST(KvCacheTest, TakesPagesAsItGrowsAndGivesThemBack) {
+  KvPool pool = PoolOf(3);
+  {
+    KvCache kv(&pool, 96);
+    EXPECT_EQ(pool.used(), 0u);
+    ASSERT_TRUE(kv.Grow(32).ok());
+    EXPECT_EQ(pool.used(), 1u);
+    ASSERT_TRUE(kv.Grow(1).ok());  // Nothing was stored: there is room already.
+    EXPECT_EQ(pool.used(), 1u);
+    Append(kv, 0, 33);
+    EXPECT_EQ(pool.used(), 2u);
+    const absl::Status full = kv.Grow(64);
+    EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(full.message()), HasSubstr("all of its 3 pages of 32 tokens"));
+    EXPECT_EQ(kv.size(), 33u);
+    ASSERT_TRUE(kv.Grow(63).ok());
+    ExpectRows(kv, 0, 0, 33);
+  }
+  EXPECT_EQ(pool.used(), 0u);
+}
+
+TEST(KvCacheTest, TruncationKeepsWhatLiesBeforeIt) {
+  KvPool pool = PoolOf(3);
+  KvCache kv(&pool, 96);
+  Append(kv, 0, 96);
+  kv.Truncate(64);
+  EXPECT_EQ(pool.used(), 2u);
+  kv.Truncate(40);
+  EXPECT_EQ(pool.used(), 2u);
+  EXPECT_EQ(kv.size(), 40u);
+  Append(kv, 1, 20);
+  ExpectRows(kv, 0, 0, 40);
+  ExpectRows(kv, 1, 40, 60);
+  kv.Truncate(0);
+  EXPECT_EQ(pool.used(), 0u);
+  EXPECT_TRUE(kv.pages().empty());
+}
+
+// Shares the pages of one sequence with a new one.
+void Share(KvPool& pool, const KvCache& from, KvCache& to) {
+  for (const PageId page : from.pages()) pool.Share(page);
+  to.Adopt(from.pages());
+}
+
+TEST(KvCacheTest, SequencesThatBeginAlikeShareFullPages) {
+  KvPool pool = PoolOf(4);
+  KvCache a(&pool, 128);
+  Append(a, 0, 64);
+  KvCache b(&pool, 128);
+  Share(pool, a, b);
+  EXPECT_EQ(b.size(), 64u);
+  EXPECT_EQ(pool.used(), 2u);
+  Append(a, 0, 10);
+  Append(b, 1, 10);
+  EXPECT_EQ(pool.used(), 4u);
+  ExpectRows(a, 0, 0, 74);
+  ExpectRows(b, 0, 0, 64);
+  ExpectRows(b, 1, 64, 74);
+  EXPECT_EQ(a.pages()[1], b.pages()[1]);
+}
+
+TEST(KvCacheTest, ASharedPageIsCopiedBeforeItIsWritten) {
+  KvPool pool = PoolOf(4);
+  KvCache a(&pool, 128);
+  Append(a, 0, 64);
+  KvCache b(&pool, 128);
+  Share(pool, a, b);
+  b.Truncate(50);
+  EXPECT_EQ(a.pages()[1], b.pages()[1]);
+  Append(b, 1, 3);
+  EXPECT_NE(a.pages()[1], b.pages()[1]);
+  EXPECT_EQ(a.pages()[0], b.pages()[0]);
+  EXPECT_EQ(pool.used(), 3u);
+  ExpectRows(a, 0, 0, 64);
+  ExpectRows(b, 0, 0, 50);
+  ExpectRows(b, 1, 50, 53);
+  // Room behind a size that was set back may be shared as well.
+  KvCache c(&pool, 128);
+  Share(pool, a, c);
+  c.set_size(10);
+  EXPECT_EQ(c.Grow(1).code(), absl::StatusCode::kResourceExhausted);  // Two copies, one page.
+  b.Truncate(0);
+  Append(c, 2, 30);
+  ExpectRows(a, 0, 0, 64);
+  ExpectRows(c, 0, 0, 10);
+  ExpectRows(c, 2, 10, 40);
+}
+
+TEST(KvCacheTest, NumbersThatAreNotFiniteAreTold) {
+  const float infinity = INFINITY;
+  for (const KvType type : {KvType::kF16, KvType::kF32}) {
+    KvPool pool = PoolOf(1, type);
+    KvCache kv(&pool, 32);
+    ASSERT_TRUE(kv.Grow(1).ok());
+    std::vector<float> good(kHeads * kHeadSize, 1.0f), bad = good, large = good;
+    bad[5] = infinity;
+    large[7] = 1e6f;  // More than a half holds.
+    const Kernels& kernels = BestKernels(Precision::kExact);
+    EXPECT_TRUE(kv.Store(kernels, 0, 0, good.data(), good.data()));
+    EXPECT_FALSE(kv.Store(kernels, 0, 0, bad.data(), good.data()));
+    EXPECT_FALSE(kv.Store(kernels, 0, 0, good.data(), bad.data()));
+    EXPECT_EQ(kv.Store(kernels, 0, 0, good.data(), large.data()), type == KvType::kF32);
+  }
+}
+
+}  // namespace
+}  // namespace tidegate
