@@ -50,9 +50,37 @@ void Mlp::PrepareRows(Call& call) {
       call.dense |= prune == nullptr;
     }
   }
+  ChooseUnits(call);
+  for (const SumLane& lane : std::span(sums_).first(lane_count_)) call.masked |= !lane.all();
+}
+
+// Before it is known what the masks want together.
+void Mlp::ChooseUnits(const Call& call) {
   for (size_t l = 0; l < lane_count_; ++l) {
-    sums_[l].all = prune_[l] == nullptr || (call.dense && prune_[l]->may_be_dense);
-    call.masked |= !sums_[l].all;
+    const bool all = prune_[l] == nullptr || (call.dense && prune_[l]->may_be_dense);
+    sums_[l].units = all ? LaneUnits::kAll : LaneUnits::kOwn;
+  }
+}
+
+// Lets cache-aware rows add what their masks want together, where that takes less time than each
+// adding its own: a unit that is added to n rows at once costs about (2 + n) / 3 of one that is
+// added to one row (docs/decisions/0009-rows.md).
+void Mlp::ShareUnits(const UnitUnion& wanted) {
+  uint64_t rows = 0, own = 0, together = 0;
+  const auto may_share = [&](size_t l) { return !sums_[l].all() && prune_[l]->may_be_dense; };
+  for (size_t l = 0; l < lane_count_; ++l) {
+    if (!may_share(l)) continue;
+    ++rows;
+    own += lanes_[l].positions.size();
+  }
+  if (rows < 2) return;
+  for (size_t i = 0; i < wanted.blocks().size(); ++i) {
+    const auto [begin, end] = wanted.Positions(i);
+    together += end - begin;
+  }
+  if (together * (2 + rows) >= 3 * own) return;
+  for (size_t l = 0; l < lane_count_; ++l) {
+    if (may_share(l)) sums_[l].units = LaneUnits::kMasked;
   }
 }
 
@@ -96,7 +124,7 @@ void Mlp::PlaceRows(const Call& call, UnitKind kind) {
 
 uint32_t Mlp::AllUsers() const {
   const auto lanes = std::span(sums_).first(lane_count_);
-  const auto all = std::ranges::count_if(lanes, [](const SumLane& lane) { return lane.all; });
+  const auto all = std::ranges::count_if(lanes, [](const SumLane& lane) { return lane.all(); });
   return static_cast<uint32_t>(all) + static_cast<uint32_t>(prompt_sequences_.size());
 }
 
@@ -162,7 +190,7 @@ void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageT
   wanted.Begin(per_block, first, first + UnitsOf(kind));
   wanted.AddAll(AllUsers());
   for (size_t l = 0; l < lane_count_; ++l) {
-    if (sums_[l].all) continue;
+    if (sums_[l].all()) continue;
     SelectMask(call, kind, l);
     const std::span<const uint32_t> positions = lanes_[l].positions;
     scored_.clear();
@@ -181,9 +209,10 @@ absl::Status Mlp::Ask(const Call& call, UnitKind kind, Request& request, StageTi
   if (!call.masked) return AskForAll(call.layer, kind, call.expert, AllUsers(), request);
   SelectMasks(call, kind, request.wanted, times);
   request.mode = call.dense ? LeaseMode::kStream : LeaseMode::kSelect;
+  ShareUnits(request.wanted);
   if (source_->CompleteSlots(call.layer, kind) != nullptr) return absl::OkStatus();
   if (UnionIsDense(call, kind, request.wanted)) {
-    for (SumLane& lane : std::span(sums_).first(lane_count_)) lane.all = true;
+    for (SumLane& lane : std::span(sums_).first(lane_count_)) lane.units = LaneUnits::kAll;
     return AskForAll(call.layer, kind, call.expert, AllUsers(), request);
   }
   ASSIGN_OR_RETURN(request.flow,
@@ -200,8 +229,8 @@ absl::Status Mlp::AskAhead(const MlpAhead& ahead) {
 absl::Status Mlp::Sum(const Call& call, UnitKind kind, const Request& request, StepCost& cost) {
   bool in_order = call.dense;
   for (size_t l = 0; l < lane_count_; ++l) {
-    in_order |= sums_[l].all || prune_[l]->gamma >= 1;
-    if (prune_[l] == nullptr || !sums_[l].all) continue;
+    in_order |= sums_[l].all() || prune_[l]->gamma >= 1;
+    if (prune_[l] == nullptr || !sums_[l].all()) continue;
     const ModelConfig& c = model_.config;
     const uint32_t mlps = c.expert_count == 0 ? 1 : c.experts_used + c.shared_experts;
     const double part = 1.0 / (double{kUnitKinds} * c.layer_count * mlps);
@@ -254,10 +283,8 @@ absl::Status Mlp::Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& c
   if (early) {
     RETURN_IF_ERROR(AskAhead(ahead));
   } else {
-    // The input units' union may have made rows dense: that was for those units alone.
-    for (size_t l = 0; l < lane_count_; ++l) {
-      sums_[l].all = prune_[l] == nullptr || (call.dense && prune_[l]->may_be_dense);
-    }
+    // What rows share of the input units is for those alone.
+    ChooseUnits(call);
     RETURN_IF_ERROR(Ask(call, UnitKind::kHidden, hidden, times));
   }
   return Sum(call, UnitKind::kHidden, hidden, cost);

@@ -99,6 +99,8 @@ class Mlp {
   };
 
   void PrepareRows(Call& call);
+  void ChooseUnits(const Call& call);
+  void ShareUnits(const UnitUnion& wanted);
   void PlaceRows(const Call& call, UnitKind kind);
   absl::Status AskForAll(uint32_t layer, UnitKind kind, uint32_t expert, uint32_t users,
                          Request& request);

@@ -112,7 +112,7 @@ std::optional<RowPruning> Sequence::NextPrune() const {
   const PruningParams& p = request_.pruning;
   if (steered()) return SteeredPrune();
   if (p.mode == DecodeMode::kDense) return std::nullopt;
-  const bool cache_aware = p.mode == DecodeMode::kDipCa && !p.reproducible;
+  const bool cache_aware = p.mode == DecodeMode::kDipCa && !p.reproducible && p.gamma < 1;
   double gamma = 1;
   if (cache_aware) gamma = p.warm_up ? WarmUpGamma(p.gamma, tokens_counted_) : p.gamma;
   return RowPruning{.kept_input = KeptUnits(split_.keep_input, config_.hidden_size),

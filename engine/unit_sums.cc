@@ -37,13 +37,13 @@ void UnitSums::Begin(const SumShape& shape, std::span<SumLane> lanes,
   for (const Precision precision : {Precision::kExact, Precision::kFast}) {
     Group* shared = nullptr;
     for (SumLane& lane : lanes_) {
-      if (!lane.all || lane.precision != precision) continue;
+      if (lane.units == LaneUnits::kOwn || lane.precision != precision) continue;
       if (shared == nullptr) shared = &add_group();
       shared->lanes.push_back(&lane);
     }
   }
   for (SumLane& lane : lanes_) {
-    if (lane.all) continue;
+    if (lane.units != LaneUnits::kOwn) continue;
     Group& group = add_group();
     group.lanes.push_back(&lane);
     group.columns = &lane.own;
@@ -76,7 +76,8 @@ void UnitSums::AddInput(Group& group, const UnitColumns& batch) {
   const size_t count = batch.units.size();
   for (SumLane* lane : group.lanes) {
     lane->coefficients.resize(count);
-    for (size_t k = 0; k < count; ++k) lane->coefficients[k] = lane->x[batch.units[k]];
+    const float* const x = lane->factors();
+    for (size_t k = 0; k < count; ++k) lane->coefficients[k] = x[batch.units[k]];
   }
   for (uint32_t c = 0; c < shape_.columns; ++c) {
     chains_.push_back({batch.columns[c].data(), count, chain_sums_.size(), group.lanes.size(),
@@ -107,8 +108,9 @@ void UnitSums::AddHidden(Group& group, const UnitColumns& batch) {
   group.dealt += count;
   for (SumLane* lane : group.lanes) {
     lane->coefficients.resize(count);
+    const float* const x = lane->factors();
     for (size_t at = 0; at < count; ++at) {
-      lane->coefficients[at] = lane->x[batch.units[group.order[at]]];
+      lane->coefficients[at] = x[batch.units[group.order[at]]];
     }
   }
   for (size_t c = 0; c < kChains; ++c) {
@@ -170,7 +172,7 @@ void UnitSums::AddPrompts(const UnitColumns& shared) {
   }
 }
 
-void UnitSums::Finish(std::span<const std::span<const uint32_t>> used) {
+void UnitSums::Finish() {
   const Kernels& kernels = BestKernels(Precision::kExact);
   const size_t elements = shape_.elements;
   const bool input = shape_.kind == UnitKind::kInput;
@@ -183,8 +185,7 @@ void UnitSums::Finish(std::span<const std::span<const uint32_t>> used) {
       lora_.Add(*factors[c], x, tokens, many, precision, y[c]);
     }
   };
-  for (size_t l = 0; l < lanes_.size(); ++l) {
-    SumLane& lane = lanes_[l];
+  for (SumLane& lane : lanes_) {
     if (!input) {
       float* sums = lane.chain_sums.data();
       for (size_t c = 1; c < kChains; ++c) kernels.add(sums + c * elements, elements, sums);
@@ -192,13 +193,7 @@ void UnitSums::Finish(std::span<const std::span<const uint32_t>> used) {
     }
     const bool adapted = factors[0]->rank != 0 || (factors[1] != nullptr && factors[1]->rank != 0);
     if (!adapted) continue;
-    const float* x = lane.x;
-    if (!lane.all) {  // Units that a mask leaves out count as 0.
-      lane.masked.assign(shape_.units, 0.0f);
-      for (const uint32_t unit : used[l]) lane.masked[unit] = lane.x[unit];
-      x = lane.masked.data();
-    }
-    add_lora(x, 1, /*many=*/false, lane.precision, lane.y);
+    add_lora(lane.all() ? lane.x : lane.masked.data(), 1, /*many=*/false, lane.precision, lane.y);
   }
   for (const SumPrompt& prompt : prompts_) {
     add_lora(prompt.x, prompt.tokens, /*many=*/true, prompt.precision, prompt.y);

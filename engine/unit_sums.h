@@ -3,7 +3,8 @@
 //
 // Order of sums. A row's units are added in the order in which they come. Of hidden units, a row of
 // decode form has eight chains, to which its units are dealt in turn, so that threads read whole
-// columns (docs/decisions/0001-order-of-sums.md); the chains depend on the row's own units alone.
+// columns (docs/decisions/0001-order-of-sums.md). Chains depend on the units that the row adds:
+// with LaneUnits::kMasked, on those of its company too.
 #pragma once
 
 #include <cstddef>
@@ -28,18 +29,28 @@ struct UnitColumns {
   void Clear();
 };
 
+// Which units a row adds.
+enum class LaneUnits : uint8_t {
+  kAll,     // all that are shared
+  kMasked,  // all that are shared; those that its mask leaves out count as 0
+  kOwn,     // those of its mask alone, which nobody shares
+};
+
 // A row of decode form in one sweep.
 struct SumLane {
   const float* x = nullptr;          // [units]
   float* y[2] = {nullptr, nullptr};  // [column elements] each
   Precision precision = Precision::kExact;
-  // Whether it uses every unit: it takes them from what is shared, and else from `own`.
-  bool all = true;
-  UnitColumns own;
+  LaneUnits units = LaneUnits::kAll;
+  std::vector<float> masked;  // [units], x under its mask: of kMasked, and where adapters want it
+  UnitColumns own;            // of kOwn: a batch
 
   std::vector<float> coefficients;  // of a batch
   std::vector<float> chain_sums;    // [chains, column elements] of hidden units
-  std::vector<float> masked;        // x under its mask, where adapters want it
+
+  bool all() const { return units == LaneUnits::kAll; }
+  // What its shared units are multiplied with.
+  const float* factors() const { return units == LaneUnits::kMasked ? masked.data() : x; }
 };
 
 // Rows of prompt form in one sweep: they use every unit.
@@ -69,12 +80,11 @@ class UnitSums {
   // The spans must stay until Finish().
   void Begin(const SumShape& shape, std::span<SumLane> lanes, std::span<const SumPrompt> prompts);
 
-  // Adds a batch: `shared` for every row that uses all units, and each other lane's own.
+  // Adds a batch: `shared`, and the own units of lanes of kOwn.
   void Add(const UnitColumns& shared);
 
-  // Completes the sums once every unit has been added. Lanes with a mask say which units they used:
-  // `used[l]`, units of lane l; empty where it uses all.
-  void Finish(std::span<const std::span<const uint32_t>> used);
+  // Completes the sums once every unit has been added.
+  void Finish();
 
  private:
   // Lanes that add the same units.

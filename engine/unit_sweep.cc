@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -26,13 +27,15 @@ UnitSweep::UnitSweep(const Model* model, UnitSource* source, ThreadPool* pool, b
 absl::Status UnitSweep::Run(const Sweep& sweep, StepCost& cost) {
   const KindGeometry& kind = Kind(sweep);
   StageTimes& times = cost.step.times;
-  shares_ = !sweep.prompts.empty() ||
-            std::ranges::any_of(sweep.sums, [](const SumLane& lane) { return lane.all; });
+  shares_ = !sweep.prompts.empty() || std::ranges::any_of(sweep.sums, [](const SumLane& lane) {
+    return lane.units != LaneUnits::kOwn;
+  });
   shared_.Clear();
   for (SumLane& lane : sweep.sums) lane.own.Clear();
   gathered_ = 0;
   {
     const StageTimer timer(times, Stage::kUnits);
+    FillMasked(sweep);
     sums_.Begin({.layer = sweep.layer,
                  .kind = sweep.kind,
                  .units = UnitsOf(sweep.kind),
@@ -48,8 +51,25 @@ absl::Status UnitSweep::Run(const Sweep& sweep, StepCost& cost) {
     RETURN_IF_ERROR(RunFlow(sweep, times));
     RETURN_IF_ERROR(Charge(sweep, cost));
   }
-  Finish(sweep, times);
+  const StageTimer timer(times, Stage::kUnits);
+  sums_.Finish();
   return absl::OkStatus();
+}
+
+// x under the masks of rows that add shared units, or have adapters.
+void UnitSweep::FillMasked(const Sweep& sweep) {
+  const UnitOrder& order = OrderOf(sweep);
+  const uint32_t first_unit = sweep.expert * UnitsOf(sweep.kind);
+  const bool adapted = model_.lora.bytes() > 0;
+  for (size_t l = 0; l < sweep.lanes.size(); ++l) {
+    SumLane& lane = sweep.sums[l];
+    if (lane.units != LaneUnits::kMasked && (lane.all() || !adapted)) continue;
+    lane.masked.assign(UnitsOf(sweep.kind), 0.0f);
+    for (const uint32_t position : sweep.lanes[l].positions) {
+      const uint32_t unit = order.Unit(position) - first_unit;
+      lane.masked[unit] = lane.x[unit];
+    }
+  }
 }
 
 absl::Status UnitSweep::RunFlow(const Sweep& sweep, StageTimes& times) {
@@ -57,7 +77,7 @@ absl::Status UnitSweep::RunFlow(const Sweep& sweep, StageTimes& times) {
   arrivals_.clear();
   copies_.clear();
   for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-    if (!sweep.sums[l].all) sweep.wanted->Ranges(sweep.lanes[l].positions, sweep.lanes[l].begin);
+    if (!sweep.sums[l].all()) sweep.wanted->Ranges(sweep.lanes[l].positions, sweep.lanes[l].begin);
   }
   if (!overlap_) RETURN_IF_ERROR(WaitForAll(sweep));
   if (!sweep.prompts.empty()) return RunPrompts(sweep, times);
@@ -103,7 +123,7 @@ void UnitSweep::GatherBlock(const Sweep& sweep, size_t i, const std::byte* data)
     for (uint32_t position = begin; position < end; ++position) add(position, shared_);
   }
   for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-    if (sweep.sums[l].all) continue;
+    if (sweep.sums[l].units != LaneUnits::kOwn) continue;
     const SweepLane& lane = sweep.lanes[l];
     for (uint32_t n = lane.begin[i]; n < lane.begin[i + 1]; ++n) {
       add(lane.positions[n], sweep.sums[l].own);
@@ -225,19 +245,37 @@ void UnitSweep::GatherComplete(const Sweep& sweep, const std::byte* slots,
   }
 }
 
+// Positions of the units that rows share, where all units are resident.
+void UnitSweep::ListShared(const Sweep& sweep) {
+  shared_positions_.clear();
+  if (!shares_) return;
+  const bool whole = !sweep.prompts.empty() || std::ranges::any_of(sweep.sums, &SumLane::all);
+  const uint32_t units = UnitsOf(sweep.kind), first = sweep.expert * units;
+  if (whole) {
+    shared_positions_.resize(units);
+    std::iota(shared_positions_.begin(), shared_positions_.end(), first);
+    return;
+  }
+  for (size_t i = 0; i < sweep.wanted->blocks().size(); ++i) {
+    const auto [begin, end] = sweep.wanted->Positions(i);
+    for (uint32_t position = begin; position < end; ++position) {
+      shared_positions_.push_back(position);
+    }
+  }
+}
+
 void UnitSweep::RunComplete(const Sweep& sweep, const std::byte* slots, StageTimes& times) {
   const size_t units_max = BatchUnits(sweep);
-  const uint32_t units = UnitsOf(sweep.kind), first = sweep.expert * units;
-  std::vector<uint32_t> all(shares_ ? units : 0);
-  for (uint32_t i = 0; i < all.size(); ++i) all[i] = first + i;
+  const uint32_t units = UnitsOf(sweep.kind);
+  ListShared(sweep);
   const auto part = [&](std::span<const uint32_t> positions, size_t at) {
     const size_t begin = std::min(at, positions.size());
     return positions.subspan(begin, std::min(units_max, positions.size() - begin));
   };
   for (size_t at = 0; at < units; at += units_max) {
-    GatherComplete(sweep, slots, part(all, at), shared_);
+    GatherComplete(sweep, slots, part(shared_positions_, at), shared_);
     for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-      if (sweep.sums[l].all) continue;
+      if (sweep.sums[l].units != LaneUnits::kOwn) continue;
       GatherComplete(sweep, slots, part(sweep.lanes[l].positions, at), sweep.sums[l].own);
     }
     AddBatch(sweep, times);
@@ -253,7 +291,7 @@ void UnitSweep::ChargeComplete(const Sweep& sweep, StepCost& cost) {
     uses += units;
   };
   for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-    charge(sweep.lanes[l].sequence, sweep.sums[l].all ? all : sweep.lanes[l].positions.size());
+    charge(sweep.lanes[l].sequence, sweep.sums[l].all() ? all : sweep.lanes[l].positions.size());
   }
   for (const uint32_t sequence : sweep.prompt_sequences) charge(sequence, all);
   cost.step.hit_units[kind] += uses;
@@ -270,11 +308,11 @@ absl::Status UnitSweep::Charge(const Sweep& sweep, StepCost& cost) {
 
   users_.clear();
   for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-    if (!sweep.sums[l].all) users_.push_back({sweep.lanes[l].sequence, &sweep.lanes[l]});
+    if (!sweep.sums[l].all()) users_.push_back({sweep.lanes[l].sequence, &sweep.lanes[l]});
   }
   const size_t masked = users_.size();
   for (size_t l = 0; l < sweep.lanes.size(); ++l) {
-    if (sweep.sums[l].all) users_.push_back({sweep.lanes[l].sequence, nullptr});
+    if (sweep.sums[l].all()) users_.push_back({sweep.lanes[l].sequence, nullptr});
   }
   for (const uint32_t sequence : sweep.prompt_sequences) users_.push_back({sequence, nullptr});
   const size_t whole = users_.size() - masked;
@@ -328,24 +366,6 @@ void UnitSweep::Share(const UnitFlow::Cost& flow, UnitKind kind, double read, St
     own.flash_bytes += part(flow.flash_bytes) - std::exchange(bytes, part(flow.flash_bytes));
     own.flash_reads += part(flow.flash_reads) - std::exchange(reads, part(flow.flash_reads));
   }
-}
-
-void UnitSweep::Finish(const Sweep& sweep, StageTimes& times) {
-  const StageTimer timer(times, Stage::kUnits);
-  const UnitOrder& order = OrderOf(sweep);
-  const uint32_t first_unit = sweep.expert * UnitsOf(sweep.kind);
-  const bool adapted = model_.lora.bytes() > 0;
-  used_units_.resize(std::max(used_units_.size(), sweep.lanes.size()));
-  used_.assign(sweep.lanes.size(), {});
-  for (size_t l = 0; adapted && l < sweep.lanes.size(); ++l) {
-    if (sweep.sums[l].all) continue;
-    used_units_[l].clear();
-    for (const uint32_t position : sweep.lanes[l].positions) {
-      used_units_[l].push_back(order.Unit(position) - first_unit);
-    }
-    used_[l] = used_units_[l];
-  }
-  sums_.Finish(used_);
 }
 
 }  // namespace tidegate

@@ -22,7 +22,7 @@ namespace tidegate {
 
 // What a row of decode form uses, and to whom that is charged.
 struct SweepLane {
-  std::vector<uint32_t> positions;  // selected, rising; unused where the row uses every unit
+  std::vector<uint32_t> positions;  // selected, rising; unused of LaneUnits::kAll
   uint32_t sequence = 0;            // index into StepCost::sequences
   std::vector<uint32_t> begin;      // UnitUnion::Ranges() of positions
 };
@@ -57,6 +57,7 @@ class UnitSweep {
   absl::Status RunInOrder(const Sweep& sweep, StageTimes& times);
   absl::Status RunPrompts(const Sweep& sweep, StageTimes& times);
   absl::Status RunAsTheyLand(const Sweep& sweep, StageTimes& times);
+  void ListShared(const Sweep& sweep);
   void RunComplete(const Sweep& sweep, const std::byte* slots, StageTimes& times);
   // Takes what has landed; `wait`: at least one more block.
   absl::Status Look(const Sweep& sweep, bool wait);
@@ -69,7 +70,7 @@ class UnitSweep {
   absl::Status Charge(const Sweep& sweep, StepCost& cost);
   void ChargeComplete(const Sweep& sweep, StepCost& cost);
   void Share(const UnitFlow::Cost& flow, UnitKind kind, double read, StepCost& cost);
-  void Finish(const Sweep& sweep, StageTimes& times);
+  void FillMasked(const Sweep& sweep);
 
   const KindGeometry& Kind(const Sweep& sweep) const {
     return source_->geometry().kind(sweep.kind);
@@ -87,8 +88,9 @@ class UnitSweep {
   const bool overlap_;
   UnitSums sums_;
   UnitColumns shared_;
-  size_t gathered_ = 0;             // units of the batch, those of a block counted once
-  bool shares_ = false;             // some row uses every unit
+  size_t gathered_ = 0;  // units of the batch, those of a block counted once
+  bool shares_ = false;  // some row adds shared units
+  std::vector<uint32_t> shared_positions_;
   std::vector<bool> landed_;        // by block of the flow
   std::vector<uint32_t> arrivals_;  // blocks in the order in which they landed
   std::vector<bool> added_;
@@ -107,8 +109,6 @@ class UnitSweep {
     double share = 0;                 // of blocks that were read
   };
   std::vector<User> users_;
-  std::vector<std::vector<uint32_t>> used_units_;  // by lane
-  std::vector<std::span<const uint32_t>> used_;
 };
 
 }  // namespace tidegate

@@ -155,5 +155,42 @@ TEST(UnitSweepTest, EveryRowPaysItsPart) {
   EXPECT_EQ(scripted.units.asked[0].mode, LeaseMode::kStream);
 }
 
+// Cache-aware rows whose masks are much alike add what they want together; each row's sums and
+// accounts are those of its own mask.
+TEST(UnitSweepTest, RowsThatShareUnitsKeepTheirMasks) {
+  for (const bool resident : {false, true}) {
+    Scripted scripted([](uint32_t, UnitKind, size_t) { return LandingScript{}; });
+    Mlp leased(scripted.local.model.get(), scripted.local.units.get(), &scripted.local.pool, true);
+    Mlp& mlp = resident ? leased : scripted.mlp;
+    const PlainMlp plain = LoadPlain(scripted.store.pack_path(), 0);
+    constexpr uint32_t kRows = 4;
+    const std::vector<float> first = RandomInput(64, 8), other = RandomInput(64, 9);
+    std::vector<float> x;
+    for (uint32_t r = 0; r < kRows; ++r) {
+      for (size_t i = 0; i < 64; ++i)
+        x.push_back(first[i] + 0.1f * static_cast<float>(r) * other[i]);
+    }
+    const RowPruning prune = {
+        .kept_input = 40, .kept_hidden = 60, .gamma = 0.999999, .may_be_dense = true};
+    const std::vector<const RowPruning*> prunes(kRows, &prune);
+    const std::vector<uint32_t> sequences = {0, 1, 2, 3};
+    std::vector<float> y(kRows * 64, 0.0f);
+    const MlpRows rows = {
+        .count = kRows, .x = x.data(), .y = y.data(), .sequences = sequences, .prune = prunes};
+    StepCost cost;
+    cost.sequences.resize(kRows);
+    ASSERT_TRUE(mlp.Run(0, {&rows, 1}, cost).ok());
+    for (uint32_t r = 0; r < kRows; ++r) {
+      const std::vector<float> own(x.begin() + r * 64, x.begin() + (r + 1) * 64);
+      const std::vector<double> expected = PlainPruned(plain, own, 40, 60);
+      for (size_t i = 0; i < 64; ++i) ASSERT_NEAR(y[r * 64 + i], expected[i], 1e-4) << r;
+      const PassAccounts& accounts = cost.sequences[r];
+      EXPECT_EQ(accounts.hit_units[0] + accounts.miss_units[0], 40u);
+      EXPECT_EQ(accounts.hit_units[1] + accounts.miss_units[1], 60u);
+      EXPECT_EQ(accounts.dense_instead, 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tidegate
