@@ -22,6 +22,7 @@
 #include "base/log_burst.h"
 #include "base/memory_shedder.h"
 #include "base/mutex.h"
+#include "base/server_pair.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
@@ -32,7 +33,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr int kDescriptorsPerConnection = 3;
-constexpr int kPairBufferBytes = 64 << 10;
 
 // New connections a second, and at once: the rest waits in the backlog.
 constexpr double kAcceptsPerSecond = 1000;
@@ -238,20 +238,15 @@ CloseReason ConnectionGate::Loop::ConnectToServer(GatedConnection& connection,
     MutexLock lock(mutex_);
     if (!accepting_) return CloseReason::kStopped;
   }
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
-    return CloseReason::kNoDescriptors;
-  }
-  for (const int fd : pair) {
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kPairBufferBytes, sizeof(kPairBufferBytes));
-  }
-  connection.SetServer(UniqueFd(pair[0]));
-  if (!Watch(EPOLL_CTL_ADD, pair[0], ServerEvent(connection.id()), 0)) {
-    close(pair[1]);
+  std::optional<ServerPair> pair = MakeServerPair(connection.address());
+  if (!pair.has_value()) return CloseReason::kNoDescriptors;
+  const int gate_end = pair->gate.get();
+  connection.SetServer(std::move(pair->gate));
+  if (!Watch(EPOLL_CTL_ADD, gate_end, ServerEvent(connection.id()), 0)) {
     return CloseReason::kNoDescriptors;
   }
   // Before any byte lies there: or the server would begin to serve it on this thread.
-  hand_over_(pair[1]);
+  hand_over_(pair->server.release());
   return connection.Continue(now);
 }
 

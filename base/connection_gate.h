@@ -25,7 +25,7 @@ namespace tidegate {
 
 struct GateLimits {
   int max_connections = 1024;
-  // From one IPv4 address, one IPv6 network of 64 bits, or all peers of a Unix socket.
+  // From one IPv4 address, one IPv6 network of 64 bits, or one user at a Unix socket.
   int max_connections_per_address = 512;
   // Calls given to the server that it has not begun to answer (CallWindow).
   int max_unanswered_calls = 512;
@@ -60,7 +60,8 @@ struct GateStats {
 
 class ConnectionGate {
  public:
-  // Takes over a connected, non-blocking stream socket. Called on the gate's thread.
+  // Takes over a connected, non-blocking stream socket, whose peer has a name that says who the
+  // client is (ClientOfPeer). Called on the gate's thread.
   using HandOver = std::function<void(int fd)>;
 
   // Listens and starts; `stats` are filled from then on. Connections are fewer than asked where the

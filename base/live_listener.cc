@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
@@ -22,11 +23,18 @@ std::string Ipv4Text(const void* address) {
   return text;
 }
 
-std::string PeerName(const sockaddr_storage& peer) {
+std::string UserName(int fd) {
+  ucred peer = {};
+  socklen_t bytes = sizeof(peer);
+  const bool known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0;
+  return known ? absl::StrCat("uid:", peer.uid) : "unix";
+}
+
+std::string PeerName(int fd, const sockaddr_storage& peer) {
   if (peer.ss_family == AF_INET) {
     return Ipv4Text(&reinterpret_cast<const sockaddr_in&>(peer).sin_addr);
   }
-  if (peer.ss_family != AF_INET6) return "unix";
+  if (peer.ss_family != AF_INET6) return UserName(fd);
   in6_addr address = reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr;
   if (IN6_IS_ADDR_V4MAPPED(&address)) return Ipv4Text(&address.s6_addr[12]);
   if (!IN6_IS_ADDR_LOOPBACK(&address)) std::memset(&address.s6_addr[8], 0, 8);
@@ -89,7 +97,8 @@ LiveListener::Accepted LiveListener::Accept() {
     const int on = 1;
     setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   }
-  return {Outcome::kAccepted, std::move(fd), PeerName(peer)};
+  std::string name = PeerName(fd.get(), peer);
+  return {Outcome::kAccepted, std::move(fd), std::move(name)};
 }
 
 bool LiveListener::Lives() const {

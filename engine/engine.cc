@@ -77,6 +77,7 @@ class EngineImpl final : public Engine {
   StoreLink link_;
   uint64_t preemptions_before_ = 0;   // the present attach; of the decode thread
   std::optional<StepRunner> runner_;  // while attached; after link_: it uses its model
+  std::vector<SequenceNeed> queued_;  // what waiting_ had when the step was planned
   std::thread thread_;
 
   std::atomic<bool> cancel_pending_ = false;  // looked at between steps without the lock
@@ -278,7 +279,7 @@ void EngineImpl::EndExpired() {
   std::vector<WaitingRequest> waiting;
   {
     MutexLock lock(mutex_);
-    waiting = waiting_.TakeIf([now = Clock::now()](const auto& w) { return w.TimeIsUp(now); });
+    waiting = waiting_.TakeExpired(Clock::now());
   }
   for (const WaitingRequest& w : waiting) w.End(FinishReason::kTimeLimit, absl::OkStatus());
   EndIf(FinishReason::kTimeLimit, absl::OkStatus(),
@@ -326,15 +327,23 @@ void EngineImpl::EndIf(FinishReason reason, const absl::Status& status,
   if (runner_ && runner_->EndIf(reason, status, ends)) UpdateGauges();
 }
 
-// Lets the plan of the next step take what waits.
+// Lets the plan of the next step take what waits. The plan is made without the lock: only this
+// thread takes requests out, so that what it wants is there still.
 void EngineImpl::Admit() {
+  {
+    MutexLock lock(mutex_);
+    const std::span<const SequenceNeed> needs = waiting_.needs();
+    queued_.assign(needs.begin(), needs.end());
+  }
+  const std::vector<uint64_t>& wanted = runner_->Plan(queued_);
+  if (wanted.empty()) return;
   std::vector<WaitingRequest> admitted;
   {
     MutexLock lock(mutex_);
-    for (const uint64_t id : runner_->Plan(waiting_)) admitted.push_back(waiting_.Take(id));
+    for (const uint64_t id : wanted) admitted.push_back(waiting_.Take(id));
   }
   for (WaitingRequest& request : admitted) runner_->Admit(std::move(request));
-  if (!admitted.empty()) UpdateGauges();
+  UpdateGauges();
 }
 
 void EngineImpl::Step() {

@@ -58,7 +58,9 @@ struct GenerationRequest {
   SamplingParams sampling;
   PruningParams pruning;
   StopParams stop;
-  std::string client;      // whose it is; places are shared fairly between clients
+  // Whose it is; places are shared fairly between clients. In a server, the address of the peer
+  // (LiveListener::Accepted); "": all requests without one are one client's.
+  std::string client;
   int32_t priority = 0;    // larger goes first
   std::string cache_salt;  // prompts are cached for requests with the same salt
   // Soft limit: the stream ends with kTimeLimit and keeps its text.

@@ -1,6 +1,10 @@
 #include "engine/request_queue.h"
 
+#include <algorithm>
+
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 
 namespace tidegate {
 
@@ -28,6 +32,42 @@ absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting
         "is ", bounds.prompt_tokens, "; retry later or send a shorter prompt"));
   }
   return absl::OkStatus();
+}
+
+uint64_t ClientKey(const GenerationRequest& request) { return absl::HashOf(request.client); }
+
+void RequestQueue::Push(WaitingRequest request) {
+  const GenerationRequest& wanted = request.request;
+  needs_.push_back({.id = request.id,
+                    .client = ClientKey(wanted),
+                    .priority = wanted.priority,
+                    .prompt_rows = static_cast<uint32_t>(wanted.prompt.size())});
+  prompt_tokens_ += wanted.prompt.size();
+  if (wanted.time_limit.has_value()) first_limit_ = std::min(first_limit_, *wanted.time_limit);
+  requests_.push_back(std::move(request));
+}
+
+WaitingRequest RequestQueue::Take(uint64_t id) {
+  const auto need = std::ranges::find(needs_, id, &SequenceNeed::id);
+  CHECK(need != needs_.end());
+  const auto at = requests_.begin() + (need - needs_.begin());
+  WaitingRequest taken = std::move(*at);
+  requests_.erase(at);
+  needs_.erase(need);
+  prompt_tokens_ -= taken.request.prompt.size();
+  return taken;
+}
+
+std::vector<WaitingRequest> RequestQueue::TakeExpired(Clock::time_point now) {
+  if (now < first_limit_) return {};
+  first_limit_ = Clock::time_point::max();
+  return TakeIf([&](const WaitingRequest& request) {
+    if (request.TimeIsUp(now)) return true;
+    if (const auto& limit = request.request.time_limit; limit.has_value()) {
+      first_limit_ = std::min(first_limit_, *limit);
+    }
+    return false;
+  });
 }
 
 }  // namespace tidegate

@@ -2,17 +2,17 @@
 // thread-safe: its owner guards it with a lock. What has been taken out belongs to whoever took it.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <deque>
-#include <iterator>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "engine/generation.h"
+#include "engine/scheduler.h"
 
 namespace tidegate {
 
@@ -42,47 +42,52 @@ struct QueueBounds {
 absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting,
                               uint64_t prompt_tokens_waiting, uint64_t prompt_tokens);
 
+// Whose request it is, as the scheduler tells clients apart.
+uint64_t ClientKey(const GenerationRequest& request);
+
 class RequestQueue {
  public:
+  using Clock = WaitingRequest::Clock;
+
   bool empty() const { return requests_.empty(); }
   size_t size() const { return requests_.size(); }
   uint64_t prompt_tokens() const { return prompt_tokens_; }
-  const WaitingRequest& front() const { return requests_.front(); }
+  // What the scheduler has to know of each, in order of arrival. Valid until the queue changes.
+  std::span<const SequenceNeed> needs() const { return needs_; }
 
-  void Push(WaitingRequest request) {
-    prompt_tokens_ += request.request.prompt.size();
-    requests_.push_back(std::move(request));
-  }
-  WaitingRequest Pop() {
-    WaitingRequest first = std::move(requests_.front());
-    requests_.pop_front();
-    prompt_tokens_ -= first.request.prompt.size();
-    return first;
-  }
+  void Push(WaitingRequest request);
   // Takes out the one with this id. REQUIRES: it is in here.
-  WaitingRequest Take(uint64_t id) {
-    return std::move(TakeIf([id](const WaitingRequest& request) { return request.id == id; })[0]);
-  }
-  template <typename Visit>
-  void ForEach(const Visit& visit) const {
-    for (const WaitingRequest& request : requests_) visit(request);
-  }
+  WaitingRequest Take(uint64_t id);
+  // Takes out those whose time is up. Looks at them only if there can be one.
+  std::vector<WaitingRequest> TakeExpired(Clock::time_point now);
   // Takes out those for which `wanted(request)` holds.
   template <typename Wanted>
   std::vector<WaitingRequest> TakeIf(const Wanted& wanted) {
-    const auto first =
-        std::stable_partition(requests_.begin(), requests_.end(),
-                              [&](const WaitingRequest& request) { return !wanted(request); });
-    std::vector<WaitingRequest> taken(std::make_move_iterator(first),
-                                      std::make_move_iterator(requests_.end()));
-    requests_.erase(first, requests_.end());
-    for (const WaitingRequest& request : taken) prompt_tokens_ -= request.request.prompt.size();
+    std::vector<WaitingRequest> taken;
+    size_t kept = 0;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (wanted(requests_[i])) {
+        prompt_tokens_ -= requests_[i].request.prompt.size();
+        taken.push_back(std::move(requests_[i]));
+        continue;
+      }
+      if (kept != i) {
+        requests_[kept] = std::move(requests_[i]);
+        needs_[kept] = needs_[i];
+      }
+      ++kept;
+    }
+    requests_.resize(kept);
+    needs_.resize(kept);
     return taken;
   }
 
  private:
   std::deque<WaitingRequest> requests_;
-  uint64_t prompt_tokens_ = 0;  // of requests_
+  std::vector<SequenceNeed> needs_;  // of each in requests_
+  uint64_t prompt_tokens_ = 0;       // of requests_
+  // No time limit of requests_ is earlier.
+  Clock::time_point first_limit_ = Clock::time_point::max();
 };
 
 }  // namespace tidegate

@@ -5,7 +5,6 @@
 #include <numeric>
 #include <utility>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -19,8 +18,6 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t kSequencesPerThread = 32;
 // Of the pages, on average, that a sequence has at least.
 constexpr uint32_t kPagesPerSequence = 2;
-
-uint64_t ClientOf(const GenerationRequest& request) { return absl::HashOf(request.client); }
 
 SchedulerLimits LimitsOf(const EngineOptions& options, const AttachedModel& model) {
   const uint32_t carried = std::clamp(model.kv_pool->capacity() / kPagesPerSequence, 1u,
@@ -52,7 +49,7 @@ StepRunner::~StepRunner() {
 SequenceNeed StepRunner::NeedOf(const Running& running) const {
   const Sequence& sequence = *running.sequence;
   SequenceNeed need = {.id = running.id,
-                       .client = ClientOf(sequence.request()),
+                       .client = ClientKey(sequence.request()),
                        .priority = sequence.request().priority,
                        .prompt_rows = sequence.prompt_rows(),
                        .positions = sequence.kv().size(),
@@ -63,18 +60,17 @@ SequenceNeed StepRunner::NeedOf(const Running& running) const {
   return need;
 }
 
-const std::vector<uint64_t>& StepRunner::Plan(const RequestQueue& waiting) {
-  std::vector<SequenceNeed> running, waits;
+const std::vector<uint64_t>& StepRunner::Plan(std::span<const SequenceNeed> queued) {
+  std::vector<SequenceNeed> running, preempted;
   for (const Running& one : running_) {
-    if (!one.ended) (one.preempted ? waits : running).push_back(NeedOf(one));
+    if (!one.ended) (one.preempted ? preempted : running).push_back(NeedOf(one));
   }
-  waiting.ForEach([&](const WaitingRequest& request) {
-    waits.push_back({.id = request.id,
-                     .client = ClientOf(request.request),
-                     .priority = request.request.priority,
-                     .prompt_rows = static_cast<uint32_t>(request.request.prompt.size())});
-  });
-  plan_ = scheduler_.Next(running, waits, model_.kv_pool->available());
+  std::span<const SequenceNeed> waiting = queued;
+  if (!preempted.empty()) {
+    preempted.insert(preempted.end(), queued.begin(), queued.end());
+    waiting = preempted;
+  }
+  plan_ = scheduler_.Next(running, waiting, model_.kv_pool->available());
   for (const uint64_t id : plan_.preempt) Preempt(*Find(id));
   // What was preempted is here already.
   std::erase_if(plan_.admit, [this](uint64_t id) {

@@ -42,9 +42,10 @@ class StepRunner {
              EngineObserver* observer);
   ~StepRunner();
 
-  // Plans the next step. Returns the ids of waiting requests that it wants: the caller passes each
-  // to Admit(), in this order, before Step().
-  const std::vector<uint64_t>& Plan(const RequestQueue& waiting);
+  // Plans the next step. queued: of the requests that wait outside (RequestQueue::needs). Returns
+  // the ids of those that it wants: the caller passes each to Admit(), in this order, before
+  // Step().
+  const std::vector<uint64_t>& Plan(std::span<const SequenceNeed> queued);
   void Admit(WaitingRequest request);
 
   // Computes the planned rows. Whatever fails ends the sequences that it concerns.

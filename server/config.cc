@@ -86,7 +86,7 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "has no call",
       "TIDEGATE_MAX_CONNECTIONS");
   add("--max-connections-per-address", config.connections.max_connections_per_address, {1, 1 << 20},
-      "Connections from one IPv4 address, one IPv6 /64, or all peers of a Unix socket",
+      "Connections from one IPv4 address, one IPv6 /64, or one user at a Unix socket",
       "TIDEGATE_MAX_CONNECTIONS_PER_ADDRESS");
   add("--max-unanswered-calls", config.connections.max_unanswered_calls, {16, 1 << 16},
       "Calls, over all connections, that have been begun and not answered at all; more wait in "

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/server_pair.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
 #include "server/parse_request.h"
@@ -104,6 +105,7 @@ absl::Status GenerateStream::Submit(const Request& request,
   ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
   ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
+  parsed.client = ClientOfPeer(context_->peer());
   started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
   ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
   return absl::OkStatus();

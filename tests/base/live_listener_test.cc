@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#include <string>
 
 #include "tests/support/raw_http2.h"
 #include "tests/support/test_support.h"
@@ -20,6 +23,19 @@ TEST(LiveListener, AcceptsAndNamesThePeer) {
   const LiveListener::Accepted accepted = listener->Accept();
   ASSERT_EQ(accepted.outcome, Outcome::kAccepted);
   EXPECT_EQ(accepted.peer, "127.0.0.1");
+}
+
+TEST(LiveListener, AtAUnixSocketThePeerIsAUser) {
+  TempDir folder;
+  const std::string path = folder.File("socket");
+  auto listener = LiveListener::Create(*ParseListenAddress("unix:" + path));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const UniqueFd client(socket(AF_UNIX, SOCK_STREAM, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_EQ(listener->Accept().peer, "uid:" + std::to_string(geteuid()));
 }
 
 // An IPv4 client of an IPv6 socket counts as its IPv4 address.

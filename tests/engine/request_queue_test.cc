@@ -1,9 +1,13 @@
 #include "engine/request_queue.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace tidegate {
 namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
 
 class Sink : public GenerationSink {
  public:
@@ -21,6 +25,12 @@ WaitingRequest Waiting(uint64_t id, std::shared_ptr<GenerationSink> sink = nullp
   return waiting;
 }
 
+std::vector<uint64_t> NeedIds(const RequestQueue& queue) {
+  std::vector<uint64_t> ids;
+  for (const SequenceNeed& need : queue.needs()) ids.push_back(need.id);
+  return ids;
+}
+
 TEST(RequestQueueTest, KeepsTheOrderOfWhatIsLeft) {
   RequestQueue queue;
   for (uint64_t id = 1; id <= 6; ++id) queue.Push(Waiting(id));
@@ -29,9 +39,60 @@ TEST(RequestQueueTest, KeepsTheOrderOfWhatIsLeft) {
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(even[i].id, 2 * i + 2);
   EXPECT_TRUE(queue.TakeIf([](const WaitingRequest&) { return false; }).empty());
   EXPECT_EQ(queue.size(), 3u);
-  EXPECT_EQ(queue.front().id, 1u);
-  for (const uint64_t id : {1, 3, 5}) EXPECT_EQ(queue.Pop().id, id);
+  EXPECT_THAT(NeedIds(queue), ElementsAre(1, 3, 5));
+  for (const uint64_t id : {3, 1, 5}) EXPECT_EQ(queue.Take(id).id, id);
   EXPECT_TRUE(queue.empty());
+  EXPECT_THAT(NeedIds(queue), IsEmpty());
+}
+
+TEST(RequestQueueTest, SaysWhatTheSchedulerHasToKnow) {
+  RequestQueue queue;
+  for (uint64_t id = 1; id <= 4; ++id) {
+    WaitingRequest waiting = Waiting(id);
+    waiting.request.client = id == 4 ? "192.0.2.2" : "192.0.2.1";
+    waiting.request.priority = static_cast<int32_t>(id) - 2;
+    waiting.request.prompt.resize(10 * id);
+    queue.Push(std::move(waiting));
+  }
+  EXPECT_EQ(queue.Take(2).request.prompt.size(), 20u);
+  const auto needs = queue.needs();
+  ASSERT_EQ(needs.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    const uint64_t id = std::vector<uint64_t>{1, 3, 4}[i];
+    EXPECT_EQ(needs[i].id, id);
+    EXPECT_EQ(needs[i].priority, static_cast<int32_t>(id) - 2);
+    EXPECT_EQ(needs[i].prompt_rows, 10 * id);
+    EXPECT_EQ(needs[i].positions + needs[i].pages + needs[i].pages_shared, 0u);
+  }
+  EXPECT_EQ(needs[0].client, needs[1].client);
+  EXPECT_NE(needs[0].client, needs[2].client);
+}
+
+TEST(RequestQueueTest, TakesWhatHasExpiredHoweverTheQueueChanged) {
+  const WaitingRequest::Clock::time_point begin;
+  const auto at = [&](int second) { return begin + std::chrono::seconds(second); };
+  RequestQueue queue;
+  EXPECT_TRUE(queue.TakeExpired(at(1000)).empty());
+  for (uint64_t id = 1; id <= 6; ++id) {
+    WaitingRequest waiting = Waiting(id);
+    if (id % 2 == 0) waiting.request.time_limit = at(static_cast<int>(10 * id));  // 20, 40, 60
+    queue.Push(std::move(waiting));
+  }
+  EXPECT_TRUE(queue.TakeExpired(at(19)).empty());
+  queue.Take(2);
+  EXPECT_TRUE(queue.TakeExpired(at(39)).empty());
+  const auto first = queue.TakeExpired(at(40));
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].id, 4u);
+  WaitingRequest early = Waiting(7);
+  early.request.time_limit = at(50);
+  queue.Push(std::move(early));
+  const auto second = queue.TakeExpired(at(50));
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_EQ(second[0].id, 7u);
+  EXPECT_EQ(queue.TakeExpired(at(60)).size(), 1u);
+  EXPECT_TRUE(queue.TakeExpired(WaitingRequest::Clock::time_point::max()).empty());
+  EXPECT_THAT(NeedIds(queue), ElementsAre(1, 3, 5)) << "without a limit";
 }
 
 TEST(RequestQueueTest, CountsTheTokensOfThePromptsThatWait) {
@@ -42,7 +103,7 @@ TEST(RequestQueueTest, CountsTheTokensOfThePromptsThatWait) {
     queue.Push(std::move(waiting));
   }
   EXPECT_EQ(queue.prompt_tokens(), 15u);
-  queue.Pop();
+  queue.Take(1);
   EXPECT_EQ(queue.prompt_tokens(), 14u);
   queue.TakeIf([](const WaitingRequest& w) { return w.id % 2 == 0; });
   EXPECT_EQ(queue.prompt_tokens(), 8u);

@@ -5,8 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
+#include "base/mutex.h"
 #include "engine/engine.h"
 #include "tests/engine/local_engine.h"
 #include "tests/engine/stream_sink.h"
@@ -133,6 +135,68 @@ TEST(StepRunnerTest, ManyStreamsShareSteps) {
   EXPECT_EQ(stats.prompt_rows, 16u * 6u);
   // One after the other they would take 16 x 40 steps.
   EXPECT_LT(stats.steps, 4u * 40u);
+}
+
+// Notes whose stream ended, in the order of the ends.
+class EndsInOrder {
+ public:
+  std::shared_ptr<GenerationSink> SinkOf(const std::string& client) {
+    return std::make_shared<Sink>(this, client);
+  }
+  std::vector<std::string> Wait(size_t count) {
+    MutexLock lock(mutex_);
+    while (ended_.size() < count) changed_.Wait(mutex_);
+    return ended_;
+  }
+
+ private:
+  class Sink final : public GenerationSink {
+   public:
+    Sink(EndsInOrder* ends, std::string client) : ends_(ends), client_(std::move(client)) {}
+    void OnTokens(std::string_view, std::span<const TokenId>) override {}
+    void OnDone(const GenerationResult&) override {
+      MutexLock lock(ends_->mutex_);
+      ends_->ended_.push_back(client_);
+      ends_->changed_.NotifyAll();
+    }
+
+   private:
+    EndsInOrder* const ends_;
+    const std::string client_;
+  };
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::string> ended_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One stream at a time: they end in the order in which they were admitted.
+TEST(StepRunnerTest, AClientWithManyRequestsLetsOthersIn) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.max_running = 1;
+  options.context_tokens = 100000;
+  options.kv_tokens = 200000;
+  EndsInOrder ends;
+  auto engine = Make(options);
+  const auto submit = [&](const std::string& client, uint32_t max_tokens) {
+    GenerationRequest request = Request(6, max_tokens, 1);
+    request.client = client;
+    const auto id = engine->Submit(std::move(request), ends.SinkOf(client));
+    EXPECT_TRUE(id.ok()) << id.status();
+    return id.value_or(0);
+  };
+  const uint64_t first = submit("many", 90000);
+  ASSERT_TRUE(WaitUntil([&] { return engine->stats().running == 1; }, kLong));
+  for (int i = 0; i < 20; ++i) submit("many", 1);
+  submit("few", 1);
+  submit("few", 1);
+  submit("one", 1);
+  engine->Cancel(first);
+  std::vector<std::string> order = ends.Wait(24);
+  const std::vector<std::string> begin(order.begin(), order.begin() + 5);
+  EXPECT_THAT(begin, testing::ElementsAre("many", "few", "one", "many", "few"));
+  EXPECT_EQ(std::count(order.begin() + 5, order.end(), "many"), 19);
 }
 
 TEST(StepRunnerTest, WaitingPromptsAreBounded) {

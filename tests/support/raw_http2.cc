@@ -61,14 +61,19 @@ std::string RstStream(uint32_t stream) {
   return RawFrame(Http2Frame::kRstStream, 0, stream, std::string_view("\0\0\0\x08", 4));  // CANCEL
 }
 
-UniqueFd ConnectLoopback(uint16_t port) {
+UniqueFd ConnectLoopback(uint16_t port, const std::string& source) {
   UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in from = {};
+  from.sin_family = AF_INET;
+  if (!fd.valid() || inet_pton(AF_INET, source.c_str(), &from.sin_addr) != 1 ||
+      bind(fd.get(), reinterpret_cast<sockaddr*>(&from), sizeof(from)) != 0) {
+    return UniqueFd();
+  }
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (!fd.valid() ||
-      connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
     return UniqueFd();
   }
   return fd;

@@ -23,8 +23,9 @@ std::string GrpcHeaders(uint32_t stream, std::string_view path);
 std::string GrpcMessage(uint32_t stream, std::string_view message);
 std::string RstStream(uint32_t stream);
 
-// A socket connected to 127.0.0.1:`port`, or an invalid descriptor (errno says why).
-UniqueFd ConnectLoopback(uint16_t port);
+// A socket connected from the IPv4 address `source` to 127.0.0.1:`port`, or an invalid descriptor
+// (errno says why). All of 127.0.0.0/8 may be a source.
+UniqueFd ConnectLoopback(uint16_t port, const std::string& source = "127.0.0.1");
 
 // Whether all of it went out; false: the other side has closed.
 bool SendAll(int fd, std::string_view bytes);
