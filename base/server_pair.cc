@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "base/check.h"
 
 namespace tidegate {
@@ -18,14 +17,14 @@ constexpr int kPairBufferBytes = 64 << 10;
 
 // Of an abstract name: begins with a zero byte, has no file, and goes with its socket. Both parts
 // have only characters that a URI takes as they are.
-constexpr std::string_view kPrefix = "tidegate-client/";
+constexpr char kPrefix[] = "tidegate-client/";
 constexpr size_t kNumberDigits = 16;
 constexpr size_t kClientBytesMax = 64;
-constexpr std::string_view kScheme = "unix-abstract:";  // as gRPC 1.51 writes such a name
+constexpr char kScheme[] = "unix-abstract:";  // as gRPC 1.51 writes such a name
 
 // Other processes of the machine share the space of names. A random number makes ours unique, and
 // nobody can take one before us.
-void Name(int fd, std::string_view client) {
+void Name(int fd, const std::string& client) {
   uint64_t number = 0;
   if (getrandom(&number, sizeof(number), GRND_NONBLOCK) != sizeof(number)) return;
   const std::string name = absl::StrCat(kPrefix, absl::Hex(number, absl::kZeroPad16), "/", client);
@@ -39,7 +38,7 @@ void Name(int fd, std::string_view client) {
 
 }  // namespace
 
-std::optional<ServerPair> MakeServerPair(std::string_view client) {
+std::optional<ServerPair> MakeServerPair(const std::string& client) {
   CHECK(client.size() <= kClientBytesMax);
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) {
@@ -53,7 +52,10 @@ std::optional<ServerPair> MakeServerPair(std::string_view client) {
 }
 
 std::string ClientOfPeer(std::string_view peer) {
-  if (!absl::ConsumePrefix(&peer, kScheme) || !absl::ConsumePrefix(&peer, kPrefix)) return "";
+  for (const std::string_view begin : {std::string_view(kScheme), std::string_view(kPrefix)}) {
+    if (!peer.starts_with(begin)) return "";
+    peer.remove_prefix(begin.size());
+  }
   if (peer.size() <= kNumberDigits || peer[kNumberDigits] != '/') return "";
   return std::string(peer.substr(kNumberDigits + 1));
 }

@@ -22,7 +22,7 @@ struct ServerPair {
 
 // `client`: as LiveListener::Accepted names a peer; at most 64 bytes. nullopt if no descriptors are
 // left. Where the kernel refuses the name, the pair works without it and the client is "" later.
-std::optional<ServerPair> MakeServerPair(std::string_view client);
+std::optional<ServerPair> MakeServerPair(const std::string& client);
 
 // The client's address, of what gRPC says about the server's end (grpc::ServerContext::peer()). ""
 // for a socket that is no such pair.

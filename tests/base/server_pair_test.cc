@@ -4,9 +4,11 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace tidegate {
@@ -23,8 +25,8 @@ std::string PeerOf(int fd) {
 
 TEST(ServerPair, TheServersEndSaysWhoTheClientIs) {
   const std::string longest(64, 'x');
-  for (const std::string client : {std::string("192.0.2.1"), std::string("2001:db8::"),
-                                   std::string("::1"), std::string("uid:1000"), longest}) {
+  const std::vector<std::string> clients = {"192.0.2.1", "2001:db8::", "::1", "uid:1000", longest};
+  for (const std::string& client : clients) {
     const auto pair = MakeServerPair(client);
     ASSERT_TRUE(pair.has_value());
     EXPECT_EQ(ClientOfPeer(PeerOf(pair->server.get())), client);
