@@ -4,10 +4,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <set>
 #include <string>
-#include <vector>
 
+#include "base/live_listener.h"
 #include "tests/support/raw_http2.h"
 #include "tests/support/server_fixture.h"
 
