@@ -304,7 +304,8 @@ void RegisterOthers(const Kernels& kernels, bool bf16) {
     }
   }
   if (bf16) return;
-  for (const auto& [name, type] : {std::pair("f16", KvType::kF16), {"f32", KvType::kF32}}) {
+  for (const auto& [name, type] :
+       {std::pair("f16", KvType::kF16), {"q8", KvType::kQ8}, {"f32", KvType::kF32}}) {
     benchmark::RegisterBenchmark(
         (std::string("attend/") + name + "/" + table).c_str(),
         [&kernels, kept = type](auto& state) { Attend(state, kernels, kept); });

@@ -67,7 +67,7 @@ void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--flash-model", flash_model,
                      "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
-  command.add_option("--kv", kv, "key/value cache: f32 or f16")->capture_default_str();
+  command.add_option("--kv", kv, "key/value cache: f32, f16 or q8")->capture_default_str();
   command
       .add_option(
           "--precision", precision,
@@ -88,7 +88,7 @@ absl::StatusOr<LocalModelOptions> ModelFlags::LocalOptions() const {
   options.model = model;
   // Everything that can be wrong is said before a long packing, not after it.
   RETURN_IF_ERROR(ParseDecodeMode(mode).status());
-  RETURN_IF_ERROR(ParsedKvType().status());
+  ASSIGN_OR_RETURN(options.kv_type, ParsedKvType());
   RETURN_IF_ERROR(ParsedPrecision().status());
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(units.empty() ? kUnits : units));
   if (!units.empty() && StartsAsPack(model)) {
@@ -125,9 +125,9 @@ absl::StatusOr<std::optional<RowPruning>> ModelFlags::Pruning(const ModelConfig&
 }
 
 absl::StatusOr<KvType> ModelFlags::ParsedKvType() const {
-  if (kv == "f16") return KvType::kF16;
-  if (kv == "f32") return KvType::kF32;
-  return absl::InvalidArgumentError(absl::StrCat("--kv '", kv, "': use f32 or f16"));
+  const absl::StatusOr<KvType> parsed = ParseKvType(kv);
+  if (parsed.ok()) return parsed;
+  return absl::InvalidArgumentError(absl::StrCat("--kv: ", parsed.status().message()));
 }
 
 absl::StatusOr<Precision> ModelFlags::ParsedPrecision() const {

@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "engine/generation.h"
+#include "engine/kernels/kv_type.h"
 #include "engine/kernels/precision.h"
 #include "measure/local_model.h"
 

@@ -16,12 +16,14 @@
 namespace tidegate {
 namespace {
 
-ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokenizer& tokenizer) {
+ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokenizer& tokenizer,
+                   KvType kv_type) {
   const store::v1::Manifest& manifest = client.manifest();
   const ModelConfig& c = model.config;
   return {.name = manifest.model_name(),
           .architecture = manifest.architecture(),
           .unit_encoding = std::string(UnitEncodingName(model.unit_encoding)),
+          .kv_encoding = std::string(KvTypeName(kv_type)),
           .pack_uuid = client.pack_uuid(),
           .layer_count = c.layer_count,
           .hidden_size = c.hidden_size,
@@ -41,7 +43,7 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokeniz
 // Context per request and KV capacity over all, within what the flags and the budget give.
 absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
   const ModelConfig& c = attached.model->config;
-  const KvType type = options.kv_half ? KvType::kF16 : KvType::kF32;
+  const KvType type = options.kv_type;
   const uint64_t token_bytes = KvPool::BytesPerToken(c, type);
   const uint64_t page_bytes = KvPool::PageBytes(c, type);
   // Adapters are part of what the store's budget reserves for this process.
@@ -83,6 +85,8 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   auto attached = std::make_unique<AttachedModel>();
   ASSIGN_OR_RETURN(attached->client, WeightClient::Attach(options.store_socket, "tidegate-engine",
                                                           std::move(on_wait)));
+  RETURN_IF_ERROR(
+      CheckKvType(options.kv_type, attached->client->manifest().hyper_parameters().head_size()));
   ASSIGN_OR_RETURN(attached->model, MakeModel(*attached->client, options.adapters));
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                    Tokenizer::Create(attached->client->manifest().tokenizer()));
@@ -95,7 +99,8 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
                                                 options.overlap);
   attached->threads = pool->thread_count();
-  attached->info = InfoFrom(*attached->client, *attached->model, *attached->tokenizer);
+  attached->info =
+      InfoFrom(*attached->client, *attached->model, *attached->tokenizer, options.kv_type);
   RETURN_IF_ERROR(SizeKv(options, *attached));
   ::malloc_trim(0);  // what reading the manifest took
   return attached;
@@ -115,8 +120,8 @@ void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
             " tokens that the model was trained on; --context allows more");
   }
   LogInfo("attached: model ", info.name, ", context ", attached.context_tokens,
-          " tokens, KV cache for ", attached.kv_capacity_tokens(), " tokens (",
-          options.kv_tokens != 0 ? "--kv-tokens" : "the store's engine reserve", ")",
+          " tokens, KV cache for ", attached.kv_capacity_tokens(), " tokens in ", info.kv_encoding,
+          " (", options.kv_tokens != 0 ? "--kv-tokens" : "the store's engine reserve", ")",
           info.adapters.empty() ? ""
                                 : absl::StrCat(", adapters ", absl::StrJoin(info.adapters, ", "),
                                                " (", FormatBytes(info.adapter_bytes), ")"));

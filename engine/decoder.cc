@@ -25,6 +25,19 @@ absl::Status NotFinite(const std::string& what) {
       kNumbersNotFinite);
 }
 
+// What else may be wrong with a number that is stored.
+const char* OrTooLarge(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return "";
+    case KvType::kF16:
+      return ", or too large for a half";
+    case KvType::kQ8:
+      return ", or too large for 8 bits and a half scale";
+  }
+  return "";
+}
+
 absl::Status StoreGone() {
   return absl::UnavailableError("the weight store is gone; retry when it is back");
 }
@@ -201,10 +214,9 @@ void Decoder::PrepareHeads(std::span<const BatchSequence> batch, uint32_t layer,
   for (size_t r = 0; r < rows_.size(); ++r) {
     absl::Status& status = cost.statuses[rows_[r].sequence];
     if (finite_[r] != 0 || !status.ok()) continue;
-    status = NotFinite(
-        absl::StrCat("layer ", layer, ", position ", rows_[r].position,
-                     ": a key or value is not a finite number",
-                     batch[rows_[r].sequence].kv->half() ? ", or too large for a half" : ""));
+    status = NotFinite(absl::StrCat("layer ", layer, ", position ", rows_[r].position,
+                                    ": a key or value is not a finite number",
+                                    OrTooLarge(batch[rows_[r].sequence].kv->type())));
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/generation.h"
+#include "engine/kernels/kv_type.h"
 #include "engine/kernels/precision.h"
 #include "proto/gguf/lora_file.h"
 
@@ -40,7 +41,7 @@ struct EngineOptions {
   uint32_t max_waiting = 64;
   uint64_t kv_tokens = 0;           // KV capacity over all requests; 0: what the store's budget
                                     // reserves for it, at least one context
-  bool kv_half = true;              // f16; f32 for oracles
+  KvType kv_type = KvType::kF16;    // how keys and values are kept
   uint64_t max_waiting_tokens = 0;  // of prompts that wait; 0: any number
   bool prefix_cache = true;         // prompts that begin alike are computed once
   // Prompt tokens of a step at most: weights are streamed and decoded once per chunk.

@@ -11,6 +11,7 @@ struct ModelInfo {
   std::string name;
   std::string architecture;
   std::string unit_encoding;  // "q8"
+  std::string kv_encoding;    // of keys and values: "f16"
   std::string pack_uuid;
   uint32_t layer_count = 0, hidden_size = 0, intermediate_size = 0;
   uint32_t query_heads = 0, kv_heads = 0, head_size = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "proto/store/v1/static_rows.h"
+
 namespace tidegate {
 namespace {
 
@@ -10,7 +12,29 @@ namespace {
 // (1.5 MiB at 4096 positions) stay near.
 constexpr uint32_t kQueries = 96;
 // Keys that are laid next to each other for one product, 16 KiB of halves of 128.
-constexpr size_t kGathered = 64;
+constexpr size_t kGatheredKeys = 64;
+// Values of 8 bits that are laid out anew for one product, as many as it takes at once (matmul.h's
+// panels), 36 KiB of heads of 128.
+constexpr uint32_t kGatheredValues = 256;
+
+// The key or value of a position; `at`: where these begin in a page.
+const uint8_t* RowAt(const KvView& kv, size_t at, size_t position, size_t head_size) {
+  return reinterpret_cast<const uint8_t*>(kv.pages[position / kv.page_tokens] + at +
+                                          position % kv.page_tokens *
+                                              KvRowBytes(kv.type, head_size));
+}
+
+UnitEncoding ValueEncoding(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return UnitEncoding::kF32;
+    case KvType::kF16:
+      return UnitEncoding::kF16;
+    case KvType::kQ8:
+      break;
+  }
+  return UnitEncoding::kQ8;
+}
 
 }  // namespace
 
@@ -87,29 +111,22 @@ PromptAttention::Span PromptAttention::Seen(const Call& call, uint32_t first,
 void PromptAttention::Multiply(const KvView& kv, Span span, size_t queries,
                                Scratch& scratch) const {
   const size_t size = config_.head_size;
-  const size_t row_bytes = KvRowBytes(kv.type, size);
   const size_t positions = span.end - span.first;
+  MatrixView keys = {.type = KvRowType(kv.type),
+                     .columns = size,
+                     .row_bytes = StaticRowBytes(KvRowType(kv.type), size)};
   scratch.scores.resize(std::max(scratch.scores.size(), queries * positions));
-  scratch.keys.resize(kGathered * row_bytes);
+  scratch.rows.resize(std::max(scratch.rows.size(), kGatheredKeys * keys.row_bytes));
+  keys.data = scratch.rows.data();
   const void* packed = Pack(
       {.data = scratch.query.data(), .stride = size, .depth = size, .tokens = queries}, scratch);
-  for (size_t begin = 0; begin < positions; begin += kGathered) {
-    const size_t end = std::min(positions, begin + kGathered);
+  for (size_t begin = 0; begin < positions; begin += kGatheredKeys) {
     // Products want more rows next to each other than a page has.
-    for (size_t at = begin; at < end;) {
-      const size_t position = span.first + at;
-      const size_t row = position % kv.page_tokens;
-      const size_t rows = std::min(kv.page_tokens - row, end - at);
-      std::memcpy(scratch.keys.data() + (at - begin) * row_bytes,
-                  kv.pages[position / kv.page_tokens] + kv.keys + row * row_bytes,
-                  rows * row_bytes);
-      at += rows;
+    keys.rows = std::min(kGatheredKeys, positions - begin);
+    for (size_t r = 0; r < keys.rows; ++r) {
+      StoreStaticRow(keys.type, RowAt(kv, kv.keys, span.first + begin + r, size), size,
+                     reinterpret_cast<uint8_t*>(scratch.rows.data()) + r * keys.row_bytes);
     }
-    const MatrixView keys = {.type = kv.type == KvType::kF16 ? GgmlType::kF16 : GgmlType::kF32,
-                             .data = scratch.keys.data(),
-                             .rows = end - begin,
-                             .columns = size,
-                             .row_bytes = row_bytes};
     matmul_.multiply_rows(keys, 0, keys.rows, packed, queries, scratch.scores.data() + begin,
                           positions);
   }
@@ -133,29 +150,49 @@ void PromptAttention::Score(const Call& call, const Item& item, Span span, Scrat
   }
 }
 
+// The columns of the values at positions [span.first, span.end).
+void PromptAttention::FindValues(const KvView& kv, Span span, Scratch& scratch) const {
+  const size_t size = config_.head_size;
+  const size_t count = span.end - span.first;
+  scratch.values.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    scratch.values[i] = RowAt(kv, kv.values, span.first + i, size);
+  }
+  const GgmlType type = KvRowType(kv.type);
+  if (!HasColumnLayout(type)) return;  // Rows of floats and halves are columns already.
+  const size_t row_bytes = StaticRowBytes(type, size);
+  scratch.rows.resize(std::max(scratch.rows.size(), count * row_bytes));
+  auto* to = reinterpret_cast<uint8_t*>(scratch.rows.data());
+  for (const uint8_t*& column : scratch.values) {
+    StoreStaticRow(type, column, size, to);
+    column = to;
+    to += row_bytes;
+  }
+}
+
 // out = scores . values
 void PromptAttention::Mix(const Call& call, const Item& item, Span span, Scratch& scratch) const {
   const size_t size = config_.head_size;
-  const size_t positions = span.end - span.first;
+  const uint32_t positions = span.end - span.first;
   const size_t queries = size_t{item.tokens} * group_;
   const KvView kv = call.kv->View(call.layer, item.head);
-  scratch.values.resize(positions);
-  for (size_t i = 0; i < positions; ++i) {
-    const size_t position = span.first + i;
-    scratch.values[i] =
-        reinterpret_cast<const uint8_t*>(kv.pages[position / kv.page_tokens] + kv.values +
-                                         position % kv.page_tokens * KvRowBytes(kv.type, size));
-  }
-  const void* packed = Pack(
-      {.data = scratch.scores.data(), .stride = positions, .depth = positions, .tokens = queries},
-      scratch);
+  // What is laid out anew goes some at a time: that changes no bit (matmul.h).
+  const uint32_t piece = HasColumnLayout(KvRowType(kv.type)) ? kGatheredValues : positions;
   scratch.out.assign(queries * size, 0.0f);
-  matmul_.add_columns(
-      {.encoding = kv.type == KvType::kF16 ? UnitEncoding::kF16 : UnitEncoding::kF32,
-       .columns = scratch.values.data(),
-       .count = positions,
-       .elements = size},
-      0, size, packed, queries, scratch.out.data(), size);
+  for (uint32_t begin = 0; begin < positions; begin += piece) {
+    const uint32_t count = std::min(piece, positions - begin);
+    FindValues(kv, {span.first + begin, span.first + begin + count}, scratch);
+    const void* packed = Pack({.data = scratch.scores.data() + begin,
+                               .stride = positions,
+                               .depth = count,
+                               .tokens = queries},
+                              scratch);
+    matmul_.add_columns({.encoding = ValueEncoding(kv.type),
+                         .columns = scratch.values.data(),
+                         .count = count,
+                         .elements = size},
+                        0, size, packed, queries, scratch.out.data(), size);
+  }
 }
 
 }  // namespace tidegate

@@ -51,8 +51,10 @@ class PromptAttention {
   struct Scratch {
     std::vector<float> query, out;  // [queries, head_size]
     std::vector<float> scores;      // [queries, positions]
-    std::vector<std::byte> keys;    // some rows, gathered from pages
-    std::vector<const uint8_t*> values;
+    // Some rows, gathered from pages and laid out as static_rows.h says: of keys, and of values
+    // whose own layout is not that of unit columns.
+    std::vector<std::byte> rows;
+    std::vector<const uint8_t*> values;  // columns
     std::vector<std::byte> packed;
   };
 
@@ -62,6 +64,7 @@ class PromptAttention {
   void Multiply(const KvView& kv, Span span, size_t queries, Scratch& scratch) const;
   void Score(const Call& call, const Item& item, Span span, Scratch& scratch) const;
   void Mix(const Call& call, const Item& item, Span span, Scratch& scratch) const;
+  void FindValues(const KvView& kv, Span span, Scratch& scratch) const;
   const void* Pack(const TokensView& x, Scratch& scratch) const;
 
   const ModelConfig& config_;

@@ -17,7 +17,6 @@
 #include "packer/hyper_parameters.h"
 #include "packer/pack_writer.h"
 #include "packer/source_model.h"
-#include "weightstore/budget.h"
 
 namespace tidegate {
 namespace {
@@ -62,10 +61,12 @@ bool FitsInMemory(uint64_t bytes) {
   return statvfs("/dev/shm", &fs) == 0 && bytes < uint64_t{fs.f_bavail} * fs.f_frsize / 4;
 }
 
-absl::Status ReserveKvCache(uint64_t tokens, StoreOptions& store) {
+absl::Status ReserveKvCache(uint64_t tokens, KvType type, StoreOptions& store) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(store.pack_path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), store.pack_path));
-  store.engine_reserve_bytes = KvCacheBytes(index.manifest.hyper_parameters(), tokens);
+  const store::v1::HyperParameters& hp = index.manifest.hyper_parameters();
+  store.engine_reserve_bytes = KvPool::PagesFor(tokens) * kKvPageTokens * hp.layer_count() * 2 *
+                               hp.kv_heads() * KvRowBytes(type, hp.head_size());
   return absl::OkStatus();
 }
 
@@ -96,6 +97,10 @@ absl::StatusOr<uint32_t> ExpertsOf(const std::string& model) {
 
 absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) {
   PackedModel packed;
+  if (options.kv_type == KvType::kQ8) {
+    ASSIGN_OR_RETURN(const auto hyper_parameters, HyperParametersOf(options.model));
+    RETURN_IF_ERROR(CheckKvType(options.kv_type, hyper_parameters.head_size()));
+  }
   if (StartsAsPack(options.model)) {
     packed.path_ = options.model;
     packed.adapters_ = options.adapters;
@@ -136,7 +141,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Open(const LocalModelOpt
   ASSIGN_OR_RETURN(const TemporaryFolder memory, TemporaryFolder::Create(kMemoryParent));
   StoreOptions store = options.store;
   store.pack_path = packed.path();
-  if (options.kv_tokens) RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, store));
+  if (options.kv_tokens)
+    RETURN_IF_ERROR(ReserveKvCache(*options.kv_tokens, options.kv_type, store));
   store.socket_path = memory.path() + "/store.sock";  // $TMPDIR may be too long for an address
   store.region_path = memory.path() + "/region";
   ASSIGN_OR_RETURN(local->store_, Store::Create(store));

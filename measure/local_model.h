@@ -33,7 +33,9 @@ struct LocalModelOptions {
   bool one_unit_per_block = false;
   std::vector<LoraSource> adapters;  // merged while packing, or beside a pack's weights
   StoreOptions store;                // pack, socket and region paths are filled in
-  // The engine reserve becomes the f16 KV cache of this many positions; unset: as store says.
+  // How keys and values will be kept. Heads that do not fit it are refused before packing.
+  KvType kv_type = KvType::kF32;
+  // The engine reserve becomes the KV cache of this many positions; unset: as store says.
   std::optional<uint64_t> kv_tokens;
   uint32_t threads = 0;
   uint32_t prefill_chunk_tokens = 256;

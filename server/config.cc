@@ -138,6 +138,17 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
   AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
       ->envname("TIDEGATE_KV_TOKENS");
+  AddTextFlag(
+      app, "--kv",
+      [&engine](const std::string& text) {
+        ASSIGN_OR_RETURN(engine.kv_type, ParseKvType(text));
+        return absl::OkStatus();
+      },
+      "How keys and values are kept: f16; q8 takes 17 bytes where f16 takes 32, for heads of a "
+      "multiple of 32; f32")
+      ->type_name("TYPE")
+      ->default_str(std::string(KvTypeName(engine.kv_type)))
+      ->envname("TIDEGATE_KV");
   AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {1, 65536},
                  "Prompt tokens of a step at most; more are faster, other streams wait longer")
       ->envname("TIDEGATE_PREFILL_CHUNK");

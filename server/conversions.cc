@@ -136,6 +136,7 @@ v1::Model ToProto(const ModelInfo& info, const std::vector<std::string>& aliases
   model.set_architecture(info.architecture);
   model.set_pack_uuid(info.pack_uuid);
   model.set_unit_encoding(info.unit_encoding);
+  model.set_kv_encoding(info.kv_encoding);
   model.set_layer_count(info.layer_count);
   model.set_hidden_size(info.hidden_size);
   model.set_intermediate_size(info.intermediate_size);

@@ -17,6 +17,7 @@
 #include <span>
 #include <string_view>
 
+#include "engine/kernels/kv_type.h"
 #include "engine/kernels/precision.h"
 #include "proto/gguf/ggml_type.h"
 #include "proto/store/v1/unit_codec.h"
@@ -33,14 +34,6 @@ struct MatrixView {
 
   const std::byte* Row(size_t r) const { return data + r * row_bytes; }
 };
-
-// How keys and values are kept.
-enum class KvType : uint8_t { kF32, kF16 };
-
-// Bytes of the key or value of one head at one position.
-constexpr size_t KvRowBytes(KvType type, size_t head_size) {
-  return head_size * (type == KvType::kF16 ? sizeof(uint16_t) : sizeof(float));
-}
 
 // Keys and values of one head of a sequence, in pages of page_tokens positions each: the key of
 // position p at pages[p / page_tokens] + keys + p % page_tokens * KvRowBytes(), its value likewise.
@@ -110,7 +103,8 @@ struct Kernels {
   // attention).
   //   query [head_size], scaled by `scale` inside; scores capped as by soft_cap, unless cap is 0;
   //   scores [tokens] scratch; out [head_size]. tokens > 0.
-  // The result does not depend (bitwise) on how positions are cut into pages.
+  // The result does not depend (bitwise) on how positions are cut into pages. Of kQ8 it is, bit for
+  // bit, that of the same rows decoded to kF32.
   void (*attend)(const float* query, const KvView& kv, size_t first, size_t tokens,
                  size_t head_size, float scale, float cap, float* scores, float* out);
 
@@ -120,6 +114,13 @@ struct Kernels {
 
   // Rounds floats to halves (nearest even): what goes into a half KV cache.
   void (*to_half)(const float* x, size_t n, uint16_t* out);
+
+  // Rounds floats to blocks of Q8_0: what goes into an 8-bit KV cache. out [n / 32 * 34] bytes. A
+  // block's scale is the half nearest to its largest magnitude / 127, its codes the integers
+  // nearest (ties even) to x / scale, from -127 to 127. Where a number is not finite, or too large
+  // for a half scale, the scale is not finite; then, and where the scale is 0, the codes are 0.
+  // All tables agree bitwise, but for the bits of a NaN. REQUIRES: n % 32 == 0.
+  void (*to_q8)(const float* x, size_t n, uint8_t* out);
 };
 
 const Kernels& ScalarKernels(Precision precision);

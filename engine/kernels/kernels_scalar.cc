@@ -125,8 +125,17 @@ void Add(const float* x, size_t n, float* y) {
 float CacheElement(const KvView& kv, size_t at, size_t position, size_t head_size, size_t i) {
   const std::byte* row = kv.pages[position / kv.page_tokens] + at +
                          position % kv.page_tokens * KvRowBytes(kv.type, head_size);
-  return kv.type == KvType::kF16 ? HalfToFloat(reinterpret_cast<const uint16_t*>(row)[i])
-                                 : reinterpret_cast<const float*>(row)[i];
+  switch (kv.type) {
+    case KvType::kF32:
+      return reinterpret_cast<const float*>(row)[i];
+    case KvType::kF16:
+      return HalfToFloat(reinterpret_cast<const uint16_t*>(row)[i]);
+    case KvType::kQ8:
+      break;
+  }
+  const std::byte* block = row + i / kKvBlock * kKvBlockBytes;
+  const auto code = static_cast<int8_t>(block[sizeof(uint16_t) + i % kKvBlock]);
+  return HalfToFloat(LoadU16(block)) * static_cast<float>(code);
 }
 
 void Attend(const float* query, const KvView& kv, size_t first, size_t tokens, size_t head_size,
@@ -168,6 +177,24 @@ void ToHalf(const float* x, size_t n, uint16_t* out) {
   for (size_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
 
+void ToQ8(const float* x, size_t n, uint8_t* out) {
+  for (size_t i = 0; i < n; i += kKvBlock, x += kKvBlock, out += kKvBlockBytes) {
+    // Magnitudes are ordered as their bits are: NaN lies above infinity, which lies above all else.
+    uint32_t largest = 0;
+    for (size_t j = 0; j < kKvBlock; ++j) {
+      largest = std::max(largest, std::bit_cast<uint32_t>(x[j]) & 0x7fffffffu);
+    }
+    const uint16_t half = FloatToHalf(std::bit_cast<float>(largest) / 127.0f);
+    std::memcpy(out, &half, sizeof(half));
+    const float scale = HalfToFloat(half);
+    const bool usable = scale > 0 && std::isfinite(scale);
+    for (size_t j = 0; j < kKvBlock; ++j) {
+      const long code = usable ? std::clamp(std::lrintf(x[j] / scale), -127L, 127L) : 0;
+      out[sizeof(half) + j] = static_cast<uint8_t>(static_cast<int8_t>(code));
+    }
+  }
+}
+
 template <bool kBf16>
 constexpr Kernels kScalar = {
     .name = kBf16 ? "scalar_bf16" : "scalar_f32",
@@ -183,6 +210,7 @@ constexpr Kernels kScalar = {
     .attend = Attend,
     .softmax = Softmax,
     .to_half = ToHalf,
+    .to_q8 = ToQ8,
 };
 
 }  // namespace

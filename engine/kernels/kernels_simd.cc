@@ -47,6 +47,7 @@ const Kernels& TableF32() {
       .attend = Attend,
       .softmax = Softmax,
       .to_half = ToHalf,
+      .to_q8 = ToQ8,
   };
   return table;
 }

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "engine/kernels/decode-inl.h"
+#include "engine/kernels/kernels.h"
 #include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
@@ -136,6 +137,47 @@ inline void ToHalf(const float* x, size_t n, uint16_t* out) {
   }
 }
 
+// The scale and codes of one block of Q8_0.
+HWY_INLINE void ToQ8Block(const float* x, uint8_t* out) {
+  const hn::Simd<float, 1, 0> one;
+  const IntTag di;
+  FloatVec values[kVecs];
+  auto largest = hn::Zero(di);  // Magnitudes are ordered as their bits are, NaN above infinity.
+  HWY_UNROLL(8)
+  for (size_t v = 0; v < kVecs; ++v) {
+    values[v] = hn::LoadU(FloatTag(), x + v * kLanes);
+    largest = hn::Max(largest, hn::BitCast(di, hn::Abs(values[v])));
+  }
+  const auto magnitude = hn::BitCast(
+      one, hn::Set(hn::RebindToSigned<decltype(one)>(), hn::GetLane(hn::MaxOfLanes(di, largest))));
+  const auto half = hn::DemoteTo(hn::Rebind<hwy::float16_t, decltype(one)>(),
+                                 hn::Div(magnitude, hn::Set(one, 127.0f)));
+  const uint16_t bits = hn::GetLane(hn::BitCast(hn::Rebind<uint16_t, decltype(one)>(), half));
+  std::memcpy(out, &bits, sizeof(bits));
+  uint8_t* const codes = out + sizeof(bits);
+  if (bits == 0 || bits >= 0x7c00) {
+    std::memset(codes, 0, kGroup);
+    return;
+  }
+  const auto scale = hn::Set(FloatTag(), HalfAt(out));
+  HWY_UNROLL(8)
+  for (size_t v = 0; v < kVecs; ++v) {
+    const auto nearest = hn::NearestInt(hn::Div(values[v], scale));
+    const auto code = hn::Max(hn::Min(nearest, hn::Set(di, 127)), hn::Set(di, -127));
+    const hn::Rebind<int8_t, IntTag> d8;
+    hn::StoreU(hn::DemoteTo(d8, code), d8, reinterpret_cast<int8_t*>(codes) + v * kLanes);
+  }
+}
+
+inline void ToQ8(const float* x, size_t n, uint8_t* out) {
+  for (size_t i = 0; i < n; i += kGroup, out += kKvBlockBytes) ToQ8Block(x + i, out);
+}
+
+// Elements [v * kLanes, (v + 1) * kLanes) of a block of Q8_0. The product is exact.
+HWY_INLINE FloatVec BlockVector(const uint8_t* block, FloatVec scale, size_t v) {
+  return hn::Mul(scale, DecodeVector<Codes::kInt8>(block + sizeof(uint16_t), v));
+}
+
 template <typename T>
 HWY_INLINE float Dot(const float* query, const T* key, size_t n) {
   const FloatTag df;
@@ -150,6 +192,21 @@ HWY_INLINE float Dot(const float* query, const T* key, size_t n) {
     even = hn::MulAdd(LoadFirst(query + i, n - i), LoadFirst(key + i, n - i), even);
   }
   return Sum(hn::Add(even, odd));
+}
+
+// The same of blocks of Q8_0, in the same order.
+HWY_INLINE float Dot(const float* query, const uint8_t* key, size_t n) {
+  const FloatTag df;
+  FloatVec sums[2] = {hn::Zero(df), hn::Zero(df)};
+  for (size_t i = 0; i < n; i += kGroup, key += kKvBlockBytes) {
+    const auto scale = hn::Set(df, HalfAt(key));
+    HWY_UNROLL(8)
+    for (size_t v = 0; v < kVecs; ++v) {
+      sums[v % 2] = hn::MulAdd(hn::LoadU(df, query + i + v * kLanes), BlockVector(key, scale, v),
+                               sums[v % 2]);
+    }
+  }
+  return Sum(hn::Add(sums[0], sums[1]));
 }
 
 // scores[t] = exp(scores[t] - largest); returns their sum.
@@ -197,7 +254,8 @@ HWY_INLINE void PrefetchElements(const T* from, size_t n) {
   for (size_t i = 0; i < n; i += 64 / sizeof(T)) hwy::Prefetch(from + i);
 }
 
-// Goes through the rows of positions [first, first + tokens), page by page.
+// Goes through the rows of positions [first, first + tokens), page by page. T: float, uint16_t for
+// halves, uint8_t for blocks of Q8_0.
 template <typename T>
 class PageRuns {
  public:
@@ -206,13 +264,14 @@ class PageRuns {
       : page_(kv.pages + first / kv.page_tokens),
         at_(at),
         page_tokens_(kv.page_tokens),
-        head_size_(head_size),
+        stride_(KvRowBytes(kv.type, head_size) / sizeof(T)),
         tokens_(tokens),
         row_(first % kv.page_tokens) {
     Look();
   }
 
   HWY_INLINE bool done() const { return begin >= tokens_; }
+  HWY_INLINE size_t stride() const { return stride_; }  // from row to row
   HWY_INLINE void Next() {
     begin = end;
     row_ = 0;
@@ -229,30 +288,31 @@ class PageRuns {
 
  private:
   HWY_INLINE void Look() {
-    rows = reinterpret_cast<const T*>(*page_ + at_) + row_ * head_size_;
+    rows = reinterpret_cast<const T*>(*page_ + at_) + row_ * stride_;
     end = std::min(tokens_, begin + page_tokens_ - row_);
     ahead = end < tokens_ ? reinterpret_cast<const T*>(page_[1] + at_) : rows;
   }
 
   const std::byte* const* page_;
-  const size_t at_, page_tokens_, head_size_, tokens_;
+  const size_t at_, page_tokens_, stride_, tokens_;
   size_t row_;
 };
 
 // out[i] = factor * sum_t scores[t] * values[t][i] for `n` <= kVectors * kLanes elements from
 // `element` on.
 template <size_t kVectors, typename T>
-HWY_INLINE void WeightedSum(const float* scores, PageRuns<T> values, size_t head_size,
-                            size_t element, size_t n, float factor, float* out) {
+HWY_INLINE void WeightedSum(const float* scores, PageRuns<T> values, size_t element, size_t n,
+                            float factor, float* out) {
   const FloatTag df;
   const size_t present = kVectors > 1 ? kLanes : n;
   FloatVec sum[kVectors];
   HWY_UNROLL(4)
   for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(df);
+  const size_t stride = values.stride();
   for (; !values.done(); values.Next()) {
     const T* row = values.rows + element;
     const T* ahead = values.ahead + element;
-    for (size_t t = values.begin; t < values.end; ++t, row += head_size, ahead += head_size) {
+    for (size_t t = values.begin; t < values.end; ++t, row += stride, ahead += stride) {
       PrefetchElements(ahead, kVectors * kLanes);
       const auto score = hn::Set(df, scores[t]);
       HWY_UNROLL(4)
@@ -268,34 +328,90 @@ HWY_INLINE void WeightedSum(const float* scores, PageRuns<T> values, size_t head
 }
 
 template <typename T>
+HWY_INLINE void WeightedRow(const float* scores, const PageRuns<T>& values, size_t head_size,
+                            float factor, float* out) {
+  size_t i = 0;
+  for (; i + 4 * kLanes <= head_size; i += 4 * kLanes) {
+    WeightedSum<4>(scores, values, i, 4 * kLanes, factor, out);
+  }
+  for (; i < head_size; i += kLanes) {
+    WeightedSum<1>(scores, values, i, std::min(kLanes, head_size - i), factor, out);
+  }
+}
+
+// The same of kBlocks blocks of Q8_0, from `block` on.
+template <size_t kBlocks>
+HWY_INLINE void WeightedBlocks(const float* scores, PageRuns<uint8_t> values, size_t block,
+                               float factor, float* out) {
+  const FloatTag df;
+  FloatVec sum[kBlocks][kVecs];
+  for (auto& vectors : sum) {
+    for (auto& vector : vectors) vector = hn::Zero(df);
+  }
+  const size_t stride = values.stride();
+  for (; !values.done(); values.Next()) {
+    const uint8_t* row = values.rows + block * kKvBlockBytes;
+    const uint8_t* ahead = values.ahead + block * kKvBlockBytes;
+    for (size_t t = values.begin; t < values.end; ++t, row += stride, ahead += stride) {
+      PrefetchElements(ahead, kBlocks * kKvBlockBytes);
+      const auto score = hn::Set(df, scores[t]);
+      HWY_UNROLL(4)
+      for (size_t b = 0; b < kBlocks; ++b) {
+        const uint8_t* const at = row + b * kKvBlockBytes;
+        const auto scale = hn::Set(df, HalfAt(at));
+        HWY_UNROLL(8)
+        for (size_t v = 0; v < kVecs; ++v) {
+          sum[b][v] = hn::MulAdd(score, BlockVector(at, scale, v), sum[b][v]);
+        }
+      }
+    }
+  }
+  for (size_t b = 0; b < kBlocks; ++b) {
+    for (size_t v = 0; v < kVecs; ++v) {
+      hn::StoreU(hn::Mul(sum[b][v], hn::Set(df, factor)), df,
+                 out + (block + b) * kGroup + v * kLanes);
+    }
+  }
+}
+
+HWY_INLINE void WeightedRow(const float* scores, const PageRuns<uint8_t>& values, size_t head_size,
+                            float factor, float* out) {
+  constexpr size_t kWide = kLanes == 16 ? 4 : 2;  // sums in 8 vectors, or 16 of 32 registers
+  const size_t blocks = head_size / kGroup;
+  size_t b = 0;
+  for (; b + kWide <= blocks; b += kWide) WeightedBlocks<kWide>(scores, values, b, factor, out);
+  for (; b < blocks; ++b) WeightedBlocks<1>(scores, values, b, factor, out);
+}
+
+template <typename T>
 void AttendTo(const float* query, const KvView& kv, size_t first, size_t tokens, size_t head_size,
               float scale, float cap, float* scores, float* out) {
   for (PageRuns<T> keys(kv, kv.keys, first, tokens, head_size); !keys.done(); keys.Next()) {
     const T* row = keys.rows;
     const T* ahead = keys.ahead;
-    for (size_t t = keys.begin; t < keys.end; ++t, row += head_size, ahead += head_size) {
-      PrefetchElements(ahead, head_size);
+    const size_t stride = keys.stride();
+    for (size_t t = keys.begin; t < keys.end; ++t, row += stride, ahead += stride) {
+      PrefetchElements(ahead, stride);
       scores[t] = scale * Dot(query, row, head_size);
     }
   }
   if (cap != 0) SoftCap(tokens, cap, scores);
   const float factor = 1.0f / ExpOfDifferences(Largest(tokens, scores), tokens, scores);
-  const PageRuns<T> values(kv, kv.values, first, tokens, head_size);
-  size_t i = 0;
-  for (; i + 4 * kLanes <= head_size; i += 4 * kLanes) {
-    WeightedSum<4>(scores, values, head_size, i, 4 * kLanes, factor, out);
-  }
-  for (; i < head_size; i += kLanes) {
-    WeightedSum<1>(scores, values, head_size, i, std::min(kLanes, head_size - i), factor, out);
-  }
+  WeightedRow(scores, PageRuns<T>(kv, kv.values, first, tokens, head_size), head_size, factor, out);
 }
 
 inline void Attend(const float* query, const KvView& kv, size_t first, size_t tokens,
                    size_t head_size, float scale, float cap, float* scores, float* out) {
-  if (kv.type == KvType::kF16) {
-    AttendTo<uint16_t>(query, kv, first, tokens, head_size, scale, cap, scores, out);
-  } else {
-    AttendTo<float>(query, kv, first, tokens, head_size, scale, cap, scores, out);
+  const auto run = [&](auto attend) {
+    attend(query, kv, first, tokens, head_size, scale, cap, scores, out);
+  };
+  switch (kv.type) {
+    case KvType::kF32:
+      return run(AttendTo<float>);
+    case KvType::kF16:
+      return run(AttendTo<uint16_t>);
+    case KvType::kQ8:
+      return run(AttendTo<uint8_t>);
   }
 }
 

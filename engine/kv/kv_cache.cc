@@ -16,6 +16,24 @@ absl::Status NoPage(const KvPool& pool) {
       "--kv-tokens, or run fewer requests at once"));
 }
 
+// x [n] -> row. False if one of the numbers, as it is stored, is not finite.
+bool StoreRow(const Kernels& kernels, KvType type, const float* x, size_t n, std::byte* row) {
+  switch (type) {
+    case KvType::kF32:
+      std::memcpy(row, x, n * sizeof(float));
+      return !FirstNotFinite({x, n});
+    case KvType::kF16: {
+      auto* halves = reinterpret_cast<uint16_t*>(row);
+      kernels.to_half(x, n, halves);
+      return AllFiniteHalves({halves, n});
+    }
+    case KvType::kQ8:
+      kernels.to_q8(x, n, reinterpret_cast<uint8_t*>(row));
+      return !FirstNotFinite(KvRowType(type), row, n);
+  }
+  return false;
+}
+
 }  // namespace
 
 KvCache::KvCache(KvPool* pool, uint32_t context_tokens)
@@ -84,22 +102,14 @@ bool KvCache::Store(const Kernels& kernels, uint32_t layer, uint32_t position, c
                     const float* value) {
   const uint32_t page = position / kKvPageTokens;
   CHECK(page < pages_.size() && pool_->holders(pages_[page]) == 1);
-  const size_t row_bytes = pool_->row_bytes();
-  std::byte* const rows = data_[page] + position % kKvPageTokens * row_bytes;
+  std::byte* const rows = data_[page] + position % kKvPageTokens * pool_->row_bytes();
   bool finite = true;
   for (const bool is_value : {false, true}) {
     for (uint32_t head = 0; head < kv_heads_; ++head) {
       std::byte* row =
           rows + (is_value ? pool_->ValuesAt(layer, head) : pool_->KeysAt(layer, head));
       const float* from = (is_value ? value : key) + size_t{head} * head_size_;
-      if (half()) {
-        auto* halves = reinterpret_cast<uint16_t*>(row);
-        kernels.to_half(from, head_size_, halves);
-        finite = AllFiniteHalves({halves, head_size_}) && finite;
-      } else {
-        std::memcpy(row, from, row_bytes);
-        finite = !FirstNotFinite({from, head_size_}) && finite;
-      }
+      finite = StoreRow(kernels, type(), from, head_size_, row) && finite;
     }
   }
   return finite;

@@ -26,7 +26,6 @@ class KvCache {
   uint32_t context_tokens() const { return context_tokens_; }
   uint32_t size() const { return size_; }  // positions held
   KvType type() const { return pool_->type(); }
-  bool half() const { return type() == KvType::kF16; }
 
   // Begins with full pages that others have computed, whose holds pass over to the sequence.
   // REQUIRES: it is empty and has no pages.
@@ -37,8 +36,8 @@ class KvCache {
   absl::Status Grow(uint32_t rows);
 
   // Stores the rotated key and the value of `position`; both [kv_heads, head_size]. False if one of
-  // the numbers, as it is stored, is not finite. Safe to call from several threads for different
-  // positions. REQUIRES: there is room (Grow).
+  // the numbers, as it is stored, is not finite (of kQ8: its scale). Safe to call from several
+  // threads for different positions. REQUIRES: there is room (Grow).
   bool Store(const Kernels& kernels, uint32_t layer, uint32_t position, const float* key,
              const float* value);
 

@@ -25,7 +25,9 @@ KvPool::KvPool(const ModelConfig& config, KvType type, uint64_t budget_bytes)
       type_(type),
       row_bytes_(KvRowBytes(type, config.head_size)),
       page_bytes_(PageBytes(config, type)),
-      capacity_(WholePages(budget_bytes, page_bytes_)) {}
+      capacity_(WholePages(budget_bytes, page_bytes_)) {
+  CHECK(CheckKvType(type, config.head_size).ok());
+}
 
 KvPool::~KvPool() {
   // Sequences and the cache give their pages back first: they point into this memory.

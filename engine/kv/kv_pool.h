@@ -1,7 +1,7 @@
 // Memory of the keys and values of all sequences, in pages under one budget. A page holds
-// kKvPageTokens positions of one sequence in all layers, 4 MiB in an 8B shape at f16. Sequences
-// that begin alike may hold the same page: it lives as long as somebody holds it, and nobody writes
-// to a page that others hold. Owned by the decode thread.
+// kKvPageTokens positions of one sequence in all layers, 4 MiB in an 8B shape at f16, 2.1 MiB at
+// q8. Sequences that begin alike may hold the same page: it lives as long as somebody holds it, and
+// nobody writes to a page that others hold. Owned by the decode thread.
 //
 // Within a page, rows of one layer and one key/value head lie together: first the keys
 // [kKvPageTokens, head_size], and those of all heads before the values.
@@ -32,6 +32,7 @@ class KvPool {
   };
 
   // `budget_bytes` become so many whole pages. Memory is taken when a page is, and kept.
+  // REQUIRES: CheckKvType(type, config.head_size), here and below.
   KvPool(const ModelConfig& config, KvType type, uint64_t budget_bytes);
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;

@@ -41,6 +41,34 @@ TEST(OracleFlagsTest, LogitsAreExactWithoutBeingAsked) {
   EXPECT_EQ(by_default, told);
 }
 
+TEST(OracleFlagsTest, KeysAndValuesOfEightBitsNeedHeadsOfWholeBlocks) {
+  TempDir dir;
+  const std::string narrow = dir.File("narrow.gguf"), wide = dir.File("wide.gguf");
+  LlamaGguf({}).WriteTo(narrow);  // Heads of 16.
+  LlamaGguf({.heads = 2, .kv_heads = 1}).WriteTo(wide);
+  WriteFileOrDie(dir.File("ids"), "1 5 6 7 8 9 10 11 12");
+  const std::vector<std::pair<void (*)(CLI::App&, CommandRun&), std::vector<std::string>>>
+      commands = {{AddLogitsCommand, {"logits", "--tokens", "1,5,6"}},
+                  {AddEvalCommand, {"eval", "--ids", dir.File("ids"), "--chunk", "4"}},
+                  {AddBenchCommand,
+                   {"bench", "--budgets", "100%", "--modes", "dense", "--repeat", "1",
+                    "--prompt-tokens", "4", "--warm-up", "1", "--tokens", "1"}}};
+  for (const auto& [add, arguments] : commands) {
+    const auto run = [&, add = add](const std::string& model, const char* kv) {
+      std::vector<std::string> all = arguments;
+      all.insert(all.begin() + 1, {model, "--kv", kv});
+      std::string out;
+      return RunCommand(add, all, &out);
+    };
+    EXPECT_TRUE(run(narrow, "f16").ok());
+    EXPECT_TRUE(run(wide, "q8").ok()) << run(wide, "q8");
+    EXPECT_THAT(std::string(run(narrow, "q8").message()),
+                AllOf(HasSubstr("--kv q8"), HasSubstr("16 numbers"), HasSubstr("--kv f16")));
+    EXPECT_THAT(std::string(run(wide, "q4").message()),
+                HasSubstr("--kv: unknown type of keys and values 'q4'"));
+  }
+}
+
 // What is beyond the context means nothing, in every command alike.
 TEST(OracleFlagsTest, PromptAndAnswerFitIntoTheContextTogether) {
   TempDir dir;

@@ -57,7 +57,7 @@ class DecodeAttentionTest : public testing::Test {
 const std::vector<uint32_t> kPositions = {0, 700, 3, 49, 50, 51, 1, 300, 0, 64};
 
 TEST_F(DecodeAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
-  for (const KvType type : {KvType::kF32, KvType::kF16}) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8}) {
     for (const float cap : {0.0f, 1.5f}) {
       config_.attention_cap = cap;
       const Rows rows = MakeRows(kPositions, type);
@@ -68,7 +68,7 @@ TEST_F(DecodeAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
               ExactAttention(config_, *rows.sequences[r], layer, kPositions[r],
                              rows.queries.data() + r * kQuerySize);
           for (size_t i = 0; i < kQuerySize; ++i) {
-            ASSERT_NEAR(out[r * kQuerySize + i], exact[i], Tolerance(type))
+            ASSERT_NEAR(out[r * kQuerySize + i], exact[i], kAttentionTolerance)
                 << "layer " << layer << " row " << r << " at " << i;
           }
         }
@@ -78,17 +78,19 @@ TEST_F(DecodeAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
 }
 
 TEST_F(DecodeAttentionTest, CompanyAndThreadsChangeNoBit) {
-  const Rows rows = MakeRows(kPositions, KvType::kF16);
-  for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
-    std::vector<float> alone;
-    for (size_t r = 0; r < kPositions.size(); ++r) {
-      const std::vector<float> row = Attend(rows, layer, r, 1, 1);
-      alone.insert(alone.end(), row.begin(), row.end());
-    }
-    for (const uint32_t threads : {1, 2, 3, 7}) {
-      EXPECT_EQ(Attend(rows, layer, 0, kPositions.size(), threads), alone) << threads;
-      const std::vector<float> some = Attend(rows, layer, 1, 4, threads);
-      EXPECT_TRUE(std::equal(some.begin(), some.end(), alone.begin() + kQuerySize)) << threads;
+  for (const KvType type : {KvType::kF16, KvType::kQ8}) {
+    const Rows rows = MakeRows(kPositions, type);
+    for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
+      std::vector<float> alone;
+      for (size_t r = 0; r < kPositions.size(); ++r) {
+        const std::vector<float> row = Attend(rows, layer, r, 1, 1);
+        alone.insert(alone.end(), row.begin(), row.end());
+      }
+      for (const uint32_t threads : {1, 2, 3, 7}) {
+        EXPECT_EQ(Attend(rows, layer, 0, kPositions.size(), threads), alone) << threads;
+        const std::vector<float> some = Attend(rows, layer, 1, 4, threads);
+        EXPECT_TRUE(std::equal(some.begin(), some.end(), alone.begin() + kQuerySize)) << threads;
+      }
     }
   }
 }

@@ -96,6 +96,19 @@ TEST(DecoderTest, HalfKvIsCloseToSingle) {
   for (size_t i = 0; i < single.size(); ++i) ASSERT_NEAR(single[i], half[i], 0.05);
 }
 
+TEST(DecoderTest, EightBitKvIsCloseToSingle) {
+  LocalStore store({.model = {.heads = 2, .kv_heads = 1}, .store = {}});
+  const std::vector<TokenId> tokens = {1, 270, 280, 5, 300, 17, 270};
+  const auto logits = [&](KvType type, size_t prefilled, size_t piece) {
+    return LogitsOf(store, tokens, prefilled, piece, 1, Precision::kExact, type);
+  };
+  const std::vector<float> single = logits(KvType::kF32, 7, 7), eight = logits(KvType::kQ8, 7, 7);
+  EXPECT_NE(single, eight);
+  EXPECT_EQ(logits(KvType::kQ8, 7, 3), eight);
+  ExpectClose(single, eight, 0.05);
+  ExpectClose(single, logits(KvType::kQ8, 3, 3), 0.05);
+}
+
 TEST(DecoderTest, LogitsOfEveryPromptPositionAreThoseOfTheShorterPrompts) {
   LocalStore store;
   LocalDecoder local(store);
@@ -174,6 +187,21 @@ TEST(DecoderTest, LogitsThatOverflowAreAnErrorAndLeaveTheCacheAsItWas) {
                     "the logit");
     EXPECT_EQ(kv.size(), 3u);
   }
+}
+
+TEST(DecoderTest, KeysTooLargeForAScaleAreAnError) {
+  LocalStore store({.model = {.heads = 2, .kv_heads = 1},
+                    .pack = {},
+                    .store = {},
+                    .change = Fill("blk.1.attn_v.bias", {32}, 1e7f)});
+  LocalDecoder local(store);
+  std::vector<float> logits(local.model->config.embedding_rows);
+  PassAccounts accounts;
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kQ8, 8);
+  KvCache kv(&pool, 8);
+  ExpectNotFinite(AppendPrompt(*local.decoder, kv, {1, 270}, Precision::kExact, logits, accounts),
+                  "layer 1, position 0: a key or value is not a finite number, or too large for 8");
+  EXPECT_EQ(kv.size(), 0u);
 }
 
 TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {

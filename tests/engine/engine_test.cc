@@ -55,6 +55,31 @@ TEST(EngineTest, StreamsTokensAndEndsWithAccounts) {
   EXPECT_EQ(stats.prompt_tokens, 6u);
 }
 
+TEST(EngineTest, KeysAndValuesOfEightBitsTakeLessOfTheReserve) {
+  LocalStore store({.model = {.heads = 2, .kv_heads = 1}, .store = {}});
+  uint64_t capacity[2];
+  for (const KvType type : {KvType::kF16, KvType::kQ8}) {
+    EngineOptions options = Options(store);
+    options.kv_type = type;
+    auto engine = Make(options);
+    EXPECT_EQ(engine->model_info()->kv_encoding, KvTypeName(type));
+    Stream stream = Submit(*engine, Request());
+    EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
+    capacity[type == KvType::kQ8] = engine->stats().kv_tokens_capacity;
+  }
+  EXPECT_EQ(capacity[1], capacity[0] * 32 / 17 / 32 * 32);  // In whole pages.
+}
+
+TEST(EngineTest, HeadsThatAreNoBlocksOfEightBitsAreRefusedAtOnce) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.kv_type = KvType::kQ8;
+  const auto engine = Engine::Create(options, nullptr);
+  EXPECT_EQ(engine.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(engine.status().message()),
+              AllOf(HasSubstr("--kv q8"), HasSubstr("16 numbers"), HasSubstr("--kv f16")));
+}
+
 TEST(EngineTest, ReproducibleRequestsGiveTheSameTokensWhateverElseRuns) {
   StoreOptions small;
   small.cache_fraction = 0.3;

@@ -38,9 +38,9 @@ class PromptAttentionTest : public testing::Test {
 
 TEST_F(PromptAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
   std::mt19937 random(1);
-  constexpr uint32_t kTokens = 203;
+  constexpr uint32_t kTokens = 303;  // More than are laid out at once.
   MakeQueries(kTokens, random);
-  for (const KvType type : {KvType::kF32, KvType::kF16}) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8}) {
     const TestSequence sequence(config_, kTokens, type, random);
     for (const float cap : {0.0f, 1.5f}) {
       config_.attention_cap = cap;
@@ -50,7 +50,7 @@ TEST_F(PromptAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
           const std::vector<double> exact =
               ExactAttention(config_, sequence, layer, p, queries_.data() + p * kQuerySize);
           for (size_t i = 0; i < kQuerySize; ++i) {
-            ASSERT_NEAR(out[p * kQuerySize + i], exact[i], Tolerance(type))
+            ASSERT_NEAR(out[p * kQuerySize + i], exact[i], kAttentionTolerance)
                 << "layer " << layer << " position " << p << " at " << i;
           }
         }
@@ -61,19 +61,23 @@ TEST_F(PromptAttentionTest, IsSoftmaxAttentionWithWindowsAndCaps) {
 
 TEST_F(PromptAttentionTest, PiecesAndThreadsChangeNoBit) {
   std::mt19937 random(2);
-  constexpr uint32_t kTokens = 150;
-  MakeQueries(kTokens, random);
-  const TestSequence sequence(config_, kTokens, KvType::kF16, random);
-  for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
-    const std::vector<float> whole = Attend(sequence, layer, 0, kTokens, kTokens, 1);
-    for (const uint32_t piece : {1u, 7u, 32u, 100u}) {
-      for (const uint32_t threads : {1u, 3u}) {
-        EXPECT_EQ(Attend(sequence, layer, 0, kTokens, piece, threads), whole)
-            << piece << " on " << threads;
+  constexpr uint32_t kTokens = 150, kLong = 300;
+  MakeQueries(kLong, random);
+  for (const KvType type : {KvType::kF16, KvType::kQ8}) {
+    const TestSequence sequence(config_, kLong, type, random);
+    for (uint32_t layer = 0; layer < kAttentionLayers; ++layer) {
+      const std::vector<float> whole = Attend(sequence, layer, 0, kTokens, kTokens, 1);
+      for (const uint32_t piece : {1u, 7u, 32u, 100u}) {
+        for (const uint32_t threads : {1u, 3u}) {
+          EXPECT_EQ(Attend(sequence, layer, 0, kTokens, piece, threads), whole)
+              << piece << " on " << threads;
+        }
       }
+      const std::vector<float> rest = Attend(sequence, layer, 97, kTokens - 97, kTokens, 2);
+      EXPECT_TRUE(std::equal(rest.begin(), rest.end(), whole.begin() + 97 * kQuerySize));
+      const std::vector<float> end = Attend(sequence, layer, 200, kLong - 200, kLong, 2);
+      EXPECT_EQ(Attend(sequence, layer, 200, kLong - 200, 7, 1), end);
     }
-    const std::vector<float> rest = Attend(sequence, layer, 97, kTokens - 97, kTokens, 2);
-    EXPECT_TRUE(std::equal(rest.begin(), rest.end(), whole.begin() + 97 * kQuerySize));
   }
 }
 

@@ -262,7 +262,7 @@ TEST_F(BadInput, FlagsOfTheOracleCommands) {
       {{"--tokens", "1", "--mode", "dip", "--density", "nan"}, "--density: 'nan'"},
       {{"--tokens", "1", "--mode", "dip_ca", "--gamma", "2"}, "--gamma: '2'"},
       {{"--tokens", "1", "--greedy", "4000000"}, "--context"},
-      {{"--tokens", "1", "--kv", "q8"}, "'q8'"},
+      {{"--tokens", "1", "--kv", "q4"}, "--kv: unknown type of keys and values 'q4'"},
       {{"--tokens", "1", "--policy", "mru"}, "'mru'"},
       {{"--tokens", "1", "--cache-fraction", "7"}, "--cache-fraction: '7'"},
       {{"--tokens", "1", "--flash-model", "fast"}, "'fast'"},

@@ -26,6 +26,7 @@ TEST(ServerConfig, DefaultsAreValid) {
   EXPECT_EQ(config.drain_timeout, std::chrono::seconds(120));
   EXPECT_TRUE(config.engine.overlap);
   EXPECT_EQ(config.engine.precision, Precision::kFast);
+  EXPECT_EQ(config.engine.kv_type, KvType::kF16);
 }
 
 TEST(ServerConfig, TakesFlags) {
@@ -50,6 +51,8 @@ TEST(ServerConfig, TakesFlags) {
                    "2",
                    "--precision",
                    "exact",
+                   "--kv",
+                   "q8",
                    "--prefill-chunk",
                    "99"},
                   config),
@@ -65,6 +68,7 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_EQ(config.metrics_listen, "");
   EXPECT_EQ(config.engine.max_running, 2u);
   EXPECT_EQ(config.engine.precision, Precision::kExact);
+  EXPECT_EQ(config.engine.kv_type, KvType::kQ8);
   EXPECT_EQ(config.engine.prefill_chunk_tokens, 99u);
 }
 
@@ -88,6 +92,14 @@ TEST(ServerConfig, EveryNumberIsChecked) {
       EXPECT_NE(code.value_or(0), 0) << flag.name << " " << text;
     }
   }
+}
+
+TEST(ServerConfig, KeysAndValuesHaveThreeTypes) {
+  ServerConfig config;
+  testing::internal::CaptureStderr();
+  EXPECT_NE(Parse({"--kv", "q4"}, config).value_or(0), 0);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::StartsWith("--kv: unknown type of keys and values 'q4'; use f32, f16 or"));
 }
 
 // Clients cannot read an answer with a name that is no UTF-8.

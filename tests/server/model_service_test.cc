@@ -20,6 +20,7 @@ TEST_F(ModelServiceTest, DescribesTheModelByAllItsNames) {
     const v1::Model& model = response.model();
     EXPECT_EQ(model.name(), "tiny");
     EXPECT_EQ(model.aliases(0), "other-name");
+    EXPECT_EQ(model.kv_encoding(), "q8");
     EXPECT_EQ(model.vocab_size(), 260u);
     EXPECT_EQ(model.context_tokens(), 64u);
     EXPECT_FLOAT_EQ(model.pruning().density_min(), 0.25f);

@@ -137,6 +137,7 @@ class FakeEngine final : public Engine {
     ModelInfo info;
     info.name = "tiny";
     info.architecture = "llama";
+    info.kv_encoding = "q8";
     info.layer_count = 2;
     info.chat_template = chat_template_;
     info.vocab_size = static_cast<uint32_t>(tokenizer_->vocab_size());

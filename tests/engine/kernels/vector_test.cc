@@ -1,4 +1,4 @@
-// The vector kernels of every table against doubles: normalisation, activation, attention, halves.
+// The vector kernels of every table against doubles: normalisation, activation, rounding.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/kernels/kernels.h"
+#include "proto/gguf/finite.h"
 #include "tests/support/random_values.h"
 
 namespace tidegate {
@@ -215,145 +216,6 @@ TEST_P(VectorTest, SoftCap) {
   EXPECT_EQ(far, (std::vector<float>{8, -8, 0}));
 }
 
-// Keys and values of some positions, exact in halves.
-struct Rows {
-  Rows(size_t positions, size_t size, std::mt19937& random) : head_size(size) {
-    std::normal_distribution<float> normal;
-    for (std::vector<float>* rows : {&keys, &values}) {
-      for (size_t i = 0; i < positions * size; ++i) {
-        rows->push_back(HalfToFloat(FloatToHalf(normal(random))));
-      }
-    }
-  }
-  const size_t head_size;
-  std::vector<float> keys, values;  // [positions, head_size]
-};
-
-// The same in pages, with NaN around what is theirs.
-class Pages {
- public:
-  Pages(const Rows& rows, KvType type, size_t page_tokens) {
-    const size_t row_bytes = KvRowBytes(type, rows.head_size);
-    view_ = {.keys = 8,
-             .values = 16 + page_tokens * row_bytes,
-             .page_tokens = page_tokens,
-             .type = type};
-    const size_t page_bytes = view_.values + page_tokens * row_bytes + 8;
-    const size_t positions = rows.keys.size() / rows.head_size;
-    for (size_t p = 0; p < positions; ++p) {
-      if (p % page_tokens == 0) pages_.emplace_back(page_bytes, std::byte{0xff});
-      std::byte* const row = pages_.back().data() + p % page_tokens * row_bytes;
-      Put(type, rows.keys.data() + p * rows.head_size, rows.head_size, row + view_.keys);
-      Put(type, rows.values.data() + p * rows.head_size, rows.head_size, row + view_.values);
-    }
-    for (const std::vector<std::byte>& page : pages_) pointers_.push_back(page.data());
-    view_.pages = pointers_.data();
-  }
-  const KvView& view() const { return view_; }
-
- private:
-  static void Put(KvType type, const float* from, size_t n, std::byte* to) {
-    for (size_t i = 0; i < n; ++i) {
-      const uint16_t half = FloatToHalf(from[i]);
-      if (type == KvType::kF16) std::memcpy(to + 2 * i, &half, 2);
-      if (type == KvType::kF32) std::memcpy(to + 4 * i, from + i, 4);
-    }
-  }
-
-  KvView view_;
-  std::vector<std::vector<std::byte>> pages_;
-  std::vector<const std::byte*> pointers_;
-};
-
-std::vector<double> ExactAttention(const std::vector<float>& query, const Rows& rows, size_t first,
-                                   size_t tokens, double scale, double cap) {
-  std::vector<double> weights(tokens);
-  const size_t n = query.size();
-  for (size_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < n; ++i) {
-      weights[t] += scale * query[i] * rows.keys[(first + t) * n + i];
-    }
-  }
-  for (double& weight : weights) {
-    if (cap != 0) weight = cap * std::tanh(weight / cap);
-  }
-  const double largest = *std::max_element(weights.begin(), weights.end());
-  double total = 0;
-  for (double& weight : weights) total += weight = std::exp(weight - largest);
-  std::vector<double> out(n);
-  for (size_t t = 0; t < tokens; ++t) {
-    for (size_t i = 0; i < n; ++i) out[i] += weights[t] / total * rows.values[(first + t) * n + i];
-  }
-  return out;
-}
-
-// With NaN behind the results.
-std::vector<float> Attend(const Kernels& kernels, const std::vector<float>& query,
-                          const Pages& pages, size_t first, size_t tokens, float scale, float cap) {
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  std::vector<float> scores(tokens + 1, nan), out(query.size() + 1, nan);
-  kernels.attend(query.data(), pages.view(), first, tokens, query.size(), scale, cap, scores.data(),
-                 out.data());
-  EXPECT_TRUE(std::isnan(scores[tokens]));
-  EXPECT_TRUE(std::isnan(out.back()));
-  out.pop_back();
-  return out;
-}
-
-TEST_P(VectorTest, AttendIsSoftmaxAttention) {
-  for (const size_t head_size : {1, 7, 8, 31, 48, 64, 80, 128, 129}) {
-    for (const size_t tokens : {1, 2, 15, 16, 17, 100}) {
-      const size_t first = tokens % 3;
-      const Rows rows(first + tokens, head_size, random_);
-      const std::vector<float> query = RandomFloats(head_size, random_);
-      const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-      for (const KvType type : {KvType::kF32, KvType::kF16}) {
-        const Pages pages(rows, type, 8);
-        for (const float cap : {0.0f, 0.7f}) {
-          const std::vector<double> exact = ExactAttention(query, rows, first, tokens, scale, cap);
-          const std::vector<float> out = Attend(kernels(), query, pages, first, tokens, scale, cap);
-          for (size_t i = 0; i < head_size; ++i) {
-            // Scores and values are of order one; each of their sums errs by its length in ulps.
-            ASSERT_NEAR(out[i], exact[i], 2e-6 * std::sqrt(static_cast<double>(head_size + tokens)))
-                << head_size << " x " << tokens << " at " << i;
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_P(VectorTest, PagesChangeNoBitOfAttend) {
-  for (const size_t head_size : {7, 64, 128, 200}) {
-    const Rows rows(150, head_size, random_);
-    const std::vector<float> query = RandomFloats(head_size, random_);
-    for (const KvType type : {KvType::kF32, KvType::kF16}) {
-      const Pages one(rows, type, 150);
-      for (const size_t page_tokens : {1, 7, 32, 149}) {
-        const Pages pages(rows, type, page_tokens);
-        for (const auto& [first, tokens] :
-             {std::pair<size_t, size_t>(0, 150), {0, 32}, {31, 2}, {32, 64}, {33, 117}}) {
-          EXPECT_EQ(Attend(kernels(), query, pages, first, tokens, 0.1f, 0),
-                    Attend(kernels(), query, one, first, tokens, 0.1f, 0))
-              << page_tokens << ": " << first << " + " << tokens;
-        }
-      }
-    }
-  }
-}
-
-TEST_P(VectorTest, AttendSurvivesLargeScores) {
-  // exp(score) alone would overflow; the softmax must not.
-  Rows rows(3, 2, random_);
-  rows.keys = {100.0f, 100.0f, -100.0f, -100.0f, 99.99f, 100.0f};
-  rows.values = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f};
-  const std::vector<float> out =
-      Attend(kernels(), {100.0f, 100.0f}, Pages(rows, KvType::kF32, 2), 0, 3, 1.0f, 0);
-  const double e = std::exp(-1.0);
-  EXPECT_NEAR(out[0], (1 + 5 * e) / (1 + e), 1e-2);  // The scores are 2e4: 1 ulp is 2e-3.
-  EXPECT_NEAR(out[1], (2 + 6 * e) / (1 + e), 1e-2);
-}
-
 void ExpectHalves(const Kernels& kernels, const std::vector<float>& values) {
   std::vector<uint16_t> halves(values.size());
   kernels.to_half(values.data(), values.size(), halves.data());
@@ -389,6 +251,69 @@ TEST_P(VectorTest, ToHalfOfAnyFiniteFloat) {
     values.push_back(-value);
   }
   ExpectHalves(kernels(), values);
+}
+
+// Blocks around every magnitude that a half scale can have, of zeros, and of ties.
+std::vector<float> ManyBlocks(std::mt19937& random) {
+  std::vector<float> values(2 * kKvBlock);
+  values[kKvBlock] = -0.0f;
+  const auto append = [&](const std::vector<float>& more) {
+    values.insert(values.end(), more.begin(), more.end());
+  };
+  for (int exponent = -40; exponent <= 20; ++exponent) {
+    append(RandomFloats(20 * kKvBlock, random, std::ldexp(1.0f, exponent)));
+  }
+  for (const float power : {1.0f, 0x1p-20f, -0x1p-24f, 0x1p10f}) {
+    values.push_back(127 * power);  // The scale is `power`.
+    for (size_t i = 1; i < kKvBlock; ++i) {
+      values.push_back(power * (static_cast<float>(i) / 2 - 8));
+    }
+  }
+  std::vector<float> tiny(kKvBlock);
+  for (const float value : {1e-45f, 1e-30f, 0x1p-25f * 127, 0x1p-24f, -8.0e6f}) {
+    tiny[7] = value;
+    append(tiny);
+  }
+  return values;
+}
+
+TEST_P(VectorTest, ToQ8IsWhatUnitsOfEightBitsAreEncodedAs) {
+  const std::vector<float> values = ManyBlocks(random_);
+  std::vector<uint8_t> blocks(values.size() / kKvBlock * kKvBlockBytes + 1, 0xee);
+  kernels().to_q8(values.data(), values.size(), blocks.data());
+  EXPECT_EQ(blocks.back(), 0xee);
+  for (size_t at = 0; at < values.size(); at += kKvBlock) {
+    uint8_t column[48];  // The scale, padded to 16 bytes, and the codes.
+    EncodeColumn(UnitEncoding::kQ8, values.data() + at, kKvBlock, column);
+    const uint8_t* block = blocks.data() + at / kKvBlock * kKvBlockBytes;
+    ASSERT_EQ(std::memcmp(block, column, 2), 0) << "scale of block " << at / kKvBlock;
+    ASSERT_EQ(std::memcmp(block + 2, column + 16, kKvBlock), 0) << "block " << at / kKvBlock;
+    float decoded[kKvBlock];
+    DecodeGgmlRow(GgmlType::kQ8_0, block, kKvBlock, decoded);
+    float largest = 0;
+    for (size_t i = 0; i < kKvBlock; ++i) largest = std::max(largest, std::fabs(values[at + i]));
+    for (size_t i = 0; i < kKvBlock; ++i) {
+      // Half a step; what is tiny, by the steps of a half, the smallest of which is 2^-24.
+      ASSERT_NEAR(decoded[i], values[at + i], largest / 127 * 0.57 + 0x1p-25 * 128);
+    }
+  }
+}
+
+TEST_P(VectorTest, ToQ8TellsOfNumbersThatAreNotFinite) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {INFINITY, -INFINITY, nan, -nan, 8.4e6f, -1e30f}) {
+    for (size_t at = 0; at < kKvBlock; ++at) {
+      std::vector<float> values = RandomFloats(3 * kKvBlock, random_);
+      values[kKvBlock + at] = bad;
+      std::vector<uint8_t> blocks(3 * kKvBlockBytes, 0xee);
+      kernels().to_q8(values.data(), values.size(), blocks.data());
+      EXPECT_EQ(FirstNotFinite(GgmlType::kQ8_0, blocks.data(), values.size()), kKvBlock) << bad;
+      EXPECT_EQ(FirstNotFinite(GgmlType::kQ8_0, blocks.data() + 2 * kKvBlockBytes, kKvBlock),
+                std::nullopt);
+      const auto begin = blocks.begin() + kKvBlockBytes + 2;
+      EXPECT_EQ(std::count(begin, begin + kKvBlock, 0), 32) << bad;
+    }
+  }
 }
 
 TEST_P(VectorTest, ToHalfOfEverySize) {

@@ -11,7 +11,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr uint32_t kLayers = 3, kHeads = 2, kHeadSize = 4;
+constexpr uint32_t kLayers = 3, kHeads = 2, kHeadSize = 32;
 
 ModelConfig Config() {
   ModelConfig config;
@@ -27,7 +27,7 @@ KvPool PoolOf(uint32_t pages, KvType type = KvType::kF16) {
 
 // Rows that are told apart by `text`, layer, position, head and element, and exact in halves.
 float ValueOf(uint32_t text, uint32_t layer, uint32_t position, uint32_t element) {
-  return static_cast<float>((text * 7 + layer * 3 + position) % 64 * 16 + element);
+  return static_cast<float>((text * 7 + layer * 3 + position) % 31 * 64 + element);
 }
 
 void Append(KvCache& kv, uint32_t text, uint32_t rows) {
@@ -49,8 +49,9 @@ void Append(KvCache& kv, uint32_t text, uint32_t rows) {
 float Element(const KvView& view, size_t at, uint32_t position, uint32_t i) {
   const std::byte* row = view.pages[position / view.page_tokens] + at +
                          position % view.page_tokens * KvRowBytes(view.type, kHeadSize);
-  if (view.type == KvType::kF32) return reinterpret_cast<const float*>(row)[i];
-  return HalfToFloat(reinterpret_cast<const uint16_t*>(row)[i]);
+  float values[kHeadSize];
+  DecodeGgmlRow(KvRowType(view.type), row, kHeadSize, values);
+  return values[i];
 }
 
 // Positions [first, end) hold the rows of `text`.
@@ -59,11 +60,13 @@ void ExpectRows(const KvCache& kv, uint32_t text, uint32_t first, uint32_t end) 
   for (uint32_t layer = 0; layer < kLayers; ++layer) {
     for (uint32_t head = 0; head < kHeads; ++head) {
       const KvView view = kv.View(layer, head);
+      // Of 8 bits, half a step of the largest number, less than rows differ by.
+      const float limit = view.type == KvType::kQ8 ? 8.2f : 0;
       for (uint32_t position = first; position < end; ++position) {
         for (uint32_t i = 0; i < kHeadSize; ++i) {
           const float expected = ValueOf(text, layer, position, head * kHeadSize + i);
-          ASSERT_EQ(Element(view, view.keys, position, i), expected) << position;
-          ASSERT_EQ(Element(view, view.values, position, i), -expected) << position;
+          ASSERT_NEAR(Element(view, view.keys, position, i), expected, limit) << position;
+          ASSERT_NEAR(Element(view, view.values, position, i), -expected, limit) << position;
         }
       }
     }
@@ -71,7 +74,7 @@ void ExpectRows(const KvCache& kv, uint32_t text, uint32_t first, uint32_t end) 
 }
 
 TEST(KvCacheTest, KeepsEveryRowApart) {
-  for (const KvType type : {KvType::kF16, KvType::kF32}) {
+  for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8}) {
     KvPool pool = PoolOf(4, type);
     KvCache kv(&pool, 1000);
     EXPECT_EQ(kv.context_tokens(), 1000u);
@@ -173,19 +176,26 @@ TEST(KvCacheTest, ASharedPageIsCopiedBeforeItIsWritten) {
 }
 
 TEST(KvCacheTest, NumbersThatAreNotFiniteAreTold) {
-  const float infinity = INFINITY;
-  for (const KvType type : {KvType::kF16, KvType::kF32}) {
+  for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8}) {
     KvPool pool = PoolOf(1, type);
     KvCache kv(&pool, 32);
     ASSERT_TRUE(kv.Grow(1).ok());
-    std::vector<float> good(kHeads * kHeadSize, 1.0f), bad = good, large = good;
-    bad[5] = infinity;
-    large[7] = 1e6f;  // More than a half holds.
+    const std::vector<float> good(kHeads * kHeadSize, 1.0f);
     const Kernels& kernels = BestKernels(Precision::kExact);
+    const auto stores = [&](float number, size_t at) {
+      std::vector<float> row = good;
+      row[at] = number;
+      const bool key = kv.Store(kernels, 0, 0, row.data(), good.data());
+      EXPECT_EQ(kv.Store(kernels, 0, 0, good.data(), row.data()), key);
+      return key;
+    };
     EXPECT_TRUE(kv.Store(kernels, 0, 0, good.data(), good.data()));
-    EXPECT_FALSE(kv.Store(kernels, 0, 0, bad.data(), good.data()));
-    EXPECT_FALSE(kv.Store(kernels, 0, 0, good.data(), bad.data()));
-    EXPECT_EQ(kv.Store(kernels, 0, 0, good.data(), large.data()), type == KvType::kF32);
+    for (const size_t at : {0, 5, 31, 63}) {
+      EXPECT_FALSE(stores(INFINITY, at));
+      EXPECT_FALSE(stores(-NAN, at));
+      EXPECT_EQ(stores(-1e6f, at), type != KvType::kF16);  // More than a half holds.
+      EXPECT_EQ(stores(1e7f, at), type == KvType::kF32);   // The scale is more than that.
+    }
   }
 }
 

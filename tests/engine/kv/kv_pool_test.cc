@@ -57,6 +57,14 @@ TEST(KvPoolTest, BytesOfTokensAndPages) {
   EXPECT_EQ(KvPool::BytesPerToken(Config(), KvType::kF16), 3u * 2 * 2 * 48 * 2);
   EXPECT_EQ(KvPool::BytesPerToken(Config(), KvType::kF32), 3u * 2 * 2 * 48 * 4);
   EXPECT_EQ(KvPool::PageBytes(Config(), KvType::kF16), 32u * 3 * 2 * 2 * 48 * 2);
+  ModelConfig eight_billion;
+  eight_billion.layer_count = 32;
+  eight_billion.kv_heads = 8;
+  eight_billion.head_size = 128;
+  EXPECT_EQ(KvPool::BytesPerToken(eight_billion, KvType::kF32), 262144u);
+  EXPECT_EQ(KvPool::BytesPerToken(eight_billion, KvType::kF16), 131072u);
+  EXPECT_EQ(KvPool::BytesPerToken(eight_billion, KvType::kQ8), 69632u);
+  EXPECT_EQ(KvPool::PageBytes(eight_billion, KvType::kQ8), 32u * 69632);
   EXPECT_EQ(KvPool::PagesFor(0), 0u);
   EXPECT_EQ(KvPool::PagesFor(1), 1u);
   EXPECT_EQ(KvPool::PagesFor(32), 1u);
