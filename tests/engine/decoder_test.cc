@@ -199,7 +199,8 @@ TEST(DecoderTest, KeysTooLargeForAScaleAreAnError) {
   PassAccounts accounts;
   KvPool pool = KvPool::ForTokens(local.model->config, KvType::kQ8, 8);
   KvCache kv(&pool, 8);
-  ExpectNotFinite(AppendPrompt(*local.decoder, kv, {1, 270}, Precision::kExact, logits, accounts),
+  const std::vector<TokenId> prompt = {1, 270};
+  ExpectNotFinite(AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, logits, accounts),
                   "layer 1, position 0: a key or value is not a finite number, or too large for 8");
   EXPECT_EQ(kv.size(), 0u);
 }
