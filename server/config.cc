@@ -106,6 +106,23 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       ->envname("TIDEGATE_WRITE_TIMEOUT");
 }
 
+void AddKvFlags(CLI::App& app, EngineOptions& engine) {
+  AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
+                 "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
+      ->envname("TIDEGATE_KV_TOKENS");
+  AddTextFlag(
+      app, "--kv",
+      [&engine](const std::string& text) {
+        ASSIGN_OR_RETURN(engine.kv_type, ParseKvType(text));
+        return absl::OkStatus();
+      },
+      "How keys and values are kept: f16; q8 takes 17 bytes where f16 takes 32, for heads of a "
+      "multiple of 32; f32")
+      ->type_name("TYPE")
+      ->default_str(std::string(KvTypeName(engine.kv_type)))
+      ->envname("TIDEGATE_KV");
+}
+
 void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
   AddSocketFlag(app, "--store-socket", engine.store_socket, kMaxSocketPathBytes,
                 "Attach socket of tidegate-store")
@@ -135,20 +152,7 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
                               "at most ",
                               kDefaultContextTokens))
       ->envname("TIDEGATE_CONTEXT");
-  AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
-                 "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
-      ->envname("TIDEGATE_KV_TOKENS");
-  AddTextFlag(
-      app, "--kv",
-      [&engine](const std::string& text) {
-        ASSIGN_OR_RETURN(engine.kv_type, ParseKvType(text));
-        return absl::OkStatus();
-      },
-      "How keys and values are kept: f16; q8 takes 17 bytes where f16 takes 32, for heads of a "
-      "multiple of 32; f32")
-      ->type_name("TYPE")
-      ->default_str(std::string(KvTypeName(engine.kv_type)))
-      ->envname("TIDEGATE_KV");
+  AddKvFlags(app, engine);
   AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {1, 65536},
                  "Prompt tokens of a step at most; more are faster, other streams wait longer")
       ->envname("TIDEGATE_PREFILL_CHUNK");
