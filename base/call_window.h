@@ -34,7 +34,7 @@ class CallWindow {
   static constexpr int kAssuredPlaces = 4;     // that it may have although the window is full
   static constexpr int kAssuredPlacesAll = 2;  // times the window: the most that are ever held
 
-  // Of messages: what all connections may have, and what each may have although that is reached.
+  // Messages that all connections may have, and that each may have although that is reached.
   static constexpr size_t kBytes = 32 << 20;
   static constexpr size_t kAssuredBytes = 64 << 10;
 

@@ -21,8 +21,8 @@ struct GroupMemory {
   uint64_t left = 0;  // until the limit; file pages that the kernel would drop count as left
 };
 
-// Of this process's control group or the one above it that has the least left; nullopt: none has a
-// limit below the machine's memory.
+// The memory of this process's control group, or of one above it that has less left; nullopt: none
+// has a limit below the machine's memory.
 std::optional<GroupMemory> ReadGroupMemory(const std::string& root = "");
 
 // Anonymous resident memory of this process: heap, stacks, private mappings. Shared memory is not

@@ -38,7 +38,7 @@ class ShutdownSignal {
 class RemovedAtEnd {
  public:
   RemovedAtEnd() = default;
-  // Of `path`; relative ones count from the folder of work at the end.
+  // Removes `path`; relative ones count from the folder of work at the end.
   explicit RemovedAtEnd(std::string_view path);
   RemovedAtEnd(RemovedAtEnd&& other) noexcept : RemovedAtEnd() { *this = std::move(other); }
   RemovedAtEnd& operator=(RemovedAtEnd&& other) noexcept;

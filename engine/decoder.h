@@ -81,7 +81,7 @@ class Decoder {
   // Forgets the rows that nobody wants logits of.
   void KeepLogitRows(std::span<const BatchSequence> batch);
   absl::Status RunMlp(uint32_t layer, const MlpAhead& ahead, StepCost& cost);
-  // What Mlp::Run() takes: y[r] += MLP(normed_[r]).
+  // The argument of Mlp::Run(): y[r] += MLP(normed_[r]).
   void ListMlpRows(std::span<const BatchSequence> batch, float* y);
   // Users of all units in the next layer's MLP, whose rows may be fewer: see MlpAhead.
   uint32_t UsersAhead(std::span<const BatchSequence> batch, uint32_t layer) const;
@@ -111,7 +111,7 @@ class Decoder {
   LoraProduct lora_;
   PromptAttention prompt_attention_;
   DecodeAttention decode_attention_;
-  // Of a step.
+  // Scratch of a step.
   std::vector<Group> groups_;
   std::vector<Row> rows_;
   std::vector<uint32_t> row_sequences_;

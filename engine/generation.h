@@ -100,7 +100,7 @@ struct GenerationAccounts {
   // Tokens that asked for a cache-aware mask and were computed dense, because that read no more
   // beside the other streams. A token counts as the share of its layers in which it was.
   double dense_instead_tokens = 0;
-  // Of a steered stream: the range of ladder points that it used, by their positions in the
+  // For a steered stream: the range of ladder points that it used, by their positions in the
   // profile, and the perplexity increase that the profile predicts for this mix of points.
   struct Ladder {
     uint32_t most_accurate = 0, fastest = 0;

@@ -4,7 +4,7 @@
 //
 // One step at a time, by the smoothed rate of windows of tokens; tokens in which the cache fills
 // for a new point do not count. It goes back to a more accurate point only after some windows and
-// if the rate foreseen there is above the target: what the neighbour gave when it was last left or
+// if the rate predicted there is above the target: what the neighbour gave when it was last left or
 // entered, relative to this point, at first from the bytes that both read. A rate between those of
 // two points is therefore answered with the faster one and not with going to and fro. What was
 // learnt fades: a drive that got better is tried again some thousand tokens later.

@@ -39,8 +39,8 @@ struct MlpRows {
   std::span<const RowPruning* const> prune = {};  // [count] of decode form; null: dense
 };
 
-// What follows a call of Mlp::Run() and uses every unit, so that its input units can be asked for
-// while this call computes.
+// The next call of Mlp::Run(), where it uses every unit: its input units are asked for while this
+// call computes.
 struct MlpAhead {
   uint32_t layer = 0, expert = 0;
   uint32_t users = 0;  // rows of decode form and sequences with prompt rows; 0: nothing is known
@@ -116,7 +116,7 @@ class Mlp {
   uint32_t AllUsers() const;
 
   const KindGeometry& Kind(UnitKind kind) const { return source_->geometry().kind(kind); }
-  // Of one expert.
+  // Units of one expert.
   uint32_t UnitsOf(UnitKind kind) const {
     return kind == UnitKind::kInput ? model_.config.hidden_size : model_.config.intermediate_size;
   }
@@ -130,7 +130,7 @@ class Mlp {
   OnMask on_mask_;
   OnGate on_gate_;
   OnInputs on_inputs_;
-  // Of a call, by row of decode form in the order of the groups; vectors keep their memory.
+  // By row of decode form of a call, in the order of the groups; vectors keep their memory.
   std::vector<SweepLane> lanes_;
   std::vector<SumLane> sums_;
   std::vector<const RowPruning*> prune_;

@@ -47,7 +47,7 @@ class PromptAttention {
   struct Span {
     uint32_t first, end;
   };
-  // Of one thread.
+  // Scratch of one thread.
   struct Scratch {
     std::vector<float> query, out;  // [queries, head_size]
     std::vector<float> scores;      // [queries, positions]

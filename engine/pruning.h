@@ -29,7 +29,7 @@ struct KeptCounts {
   uint32_t input = 0;
   uint32_t hidden = 0;
 };
-// Of an MLP with that many units, for a mean density.
+// How many units an MLP with so many keeps at a mean density.
 KeptCounts KeptAt(double density, uint32_t inputs, uint32_t hidden);
 
 // Warm-up of gamma at generated token t (0 is the first): 1 - (1 - gamma) (1 - gamma^(t/4)).
@@ -86,8 +86,9 @@ class MaskSelector {
  public:
   // residency [blocks]: entry p / units_per_block says whether position p is resident; unused at
   // gamma 1. unit_at [count] or empty, see UnitOrder. NaN scores count as the largest.
-  // Returns positions in increasing order, valid until the next call. All three arguments are the
-  // part from first_unit on, except what unit_at holds and what is returned.
+  // Returns positions in increasing order, valid until the next call. For an expert, values,
+  // unit_at and residency are slices that begin at first_unit; the numbers inside unit_at, and
+  // those that are returned, count from the layer's first unit.
   std::span<const uint32_t> Select(std::span<const float> values, const MaskParams& params,
                                    std::span<const uint32_t> unit_at,
                                    std::span<const ResidencyEntry> residency,

@@ -20,7 +20,7 @@ struct RopeStretch {
   enum class Kind { kNone, kLinear, kYarn };
   Kind kind = Kind::kNone;
   double factor = 1;
-  // Of kYarn (Peng et al., arXiv 2309.00071): pairs that turn more than beta_fast times within
+  // For kYarn (Peng et al., arXiv 2309.00071): pairs that turn more than beta_fast times within
   // original_context keep their frequency, those that turn less than beta_slow times are divided by
   // factor, those between are mixed; and magnitude grows by 1 + 0.1 ln factor.
   double original_context = 0;

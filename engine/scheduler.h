@@ -33,9 +33,9 @@ struct SchedulerLimits {
   uint32_t sequences_max = 0;    // that run at a time; at least 1
   uint32_t prompt_rows_max = 0;  // of a step, over all prompts; at least 1
   uint32_t page_tokens = 0;      // positions of one page of the KV cache; at least 1
-  // Of a step in which prompts are computed beside sequences that decode; 0: none. It is a target:
-  // a step without prompts may take longer, and then one with prompts half as long again; and a
-  // step with prompts computes at least Scheduler::kPromptRowsMin rows of them.
+  // How long a step with prompts beside sequences that decode should take; 0: any time. It is a
+  // target: a step without prompts may take longer, and then one with prompts half as long again;
+  // and a step with prompts computes at least Scheduler::kPromptRowsMin rows of them.
   double step_seconds_target = 0;
 };
 
@@ -44,12 +44,12 @@ struct SequenceNeed {
   uint64_t id = 0;      // unique among running and waiting ones
   uint64_t client = 0;  // whose request it is
   int32_t priority = 0;
-  // Of the prompt, still to be computed; 0: it decodes. Preemption makes prompt again of all tokens
-  // that were computed. A waiting sequence has at least 1.
+  // Rows of the prompt that are still to be computed; 0: it decodes. Preemption makes prompt again
+  // of all tokens that were computed. A waiting sequence has at least 1.
   uint32_t prompt_rows = 0;
   uint32_t positions = 0;  // of tokens whose keys and values its pages hold
   uint32_t pages = 0;      // that it holds, those included that others hold too
-  // Of `pages`, those that somebody else holds too: they stay when this sequence is preempted.
+  // How many of `pages` somebody else holds too: they stay when this sequence is preempted.
   uint32_t pages_shared = 0;
 };
 
@@ -105,7 +105,7 @@ class Scheduler {
   uint64_t admissions_ = 0;
 
   double decode_seconds_ = 0;  // of a step without prompts, smoothed; 0: not yet known
-  // Of steps with both: what prompts added to decode_seconds_, and their rows. Old steps fade.
+  // In steps with both: what prompts added to decode_seconds_, and their rows. Old steps fade.
   double prompt_seconds_ = 0;
   double prompt_rows_ = 0;
 };

@@ -161,7 +161,7 @@ void Sequence::CountPruning(double density) {
   ladder.predicted_perplexity_increase = std::expm1(log_increase_sum_ / tokens_counted_);
 }
 
-// Of ids that the tokenizer has, unused ones banned.
+// The logits of ids that the tokenizer has; unused ones are banned.
 std::span<float> Sequence::Drawable(std::span<float> logits) const {
   for (const TokenId id : options_.tokenizer->unused_ids()) {
     logits[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();

@@ -23,9 +23,9 @@ struct SequenceOptions {
   std::chrono::steady_clock::time_point submitted;
   std::shared_ptr<const Tokenizer> tokenizer;
   uint32_t context_tokens = 0;  // prompt and answer together, at most
-  // Of requests that are not reproducible; those are exact.
+  // For requests that are not reproducible; those are exact.
   Precision precision = Precision::kFast;
-  // Of requests that leave pruning to the server; null: the request's own parameters hold. Not
+  // For requests that leave pruning to the server; null: the request's own parameters hold. Not
   // owned.
   const Steering* steering = nullptr;
   EngineObserver* observer = nullptr;  // may be null; not owned

@@ -21,7 +21,7 @@ bool Inside(const LadderPoint& point, const PruningBounds& bounds) {
          density <= bounds.density_max && gamma_fits;
 }
 
-// What the profile foretells holds for the cache that it was measured with.
+// What the profile predicts holds for the cache that it was measured with.
 void WarnOfOtherCache(const store::v1::Profile& profile, const WeightClient& client) {
   constexpr double kSlack = 0.05;
   double slots = 0;

@@ -16,7 +16,7 @@ using Clock = std::chrono::steady_clock;
 
 // Sequences at a time, for each thread that computes: what --max-running is unless it is given.
 constexpr uint32_t kSequencesPerThread = 32;
-// Of the pages, on average, that a sequence has at least.
+// How many pages a sequence has on average, at least.
 constexpr uint32_t kPagesPerSequence = 2;
 
 SchedulerLimits LimitsOf(const EngineOptions& options, const AttachedModel& model) {

@@ -96,7 +96,7 @@ class StepRunner {
   std::vector<Running> running_;  // in order of admission, with those that were preempted
   StepPlan plan_;
   uint64_t preemptions_ = 0;
-  // Of the present step; empty between steps.
+  // The shares of the present step; empty between steps.
   struct Share {
     Running* running;
     uint32_t rows;

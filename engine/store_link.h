@@ -28,8 +28,8 @@ class StoreLink {
   bool Attach();
   void Detach();
   bool attached() const { return model_ != nullptr; }
-  // Of the last attempt; OK if it worked. `configuration`: of options or adapters, which a store
-  // that comes back does not mend.
+  // Why the last attempt failed; OK if it worked. `configuration`: of options or adapters, which a
+  // store that comes back does not mend.
   const absl::Status& error() const { return error_; }
   const absl::Status& configuration_error() const { return configuration_error_; }
 

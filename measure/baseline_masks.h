@@ -40,7 +40,8 @@ class BaselineMask {
   // [tokens, intermediate_size].
   void Apply(uint32_t layer, std::span<const float> gate, std::span<float> up);
 
-  // Of the tokens that Apply() has seen: share of MLP weights used, and hidden units per token.
+  // Means over the tokens that Apply() has seen: share of MLP weights used, and hidden units per
+  // token.
   double density() const;
   double kept_per_token() const;
 

@@ -49,7 +49,7 @@ struct PointSearch {
   std::vector<double> protected_shares;  // the first with every gamma, the others around the best
   double max_increase = 0.1;             // a share
   size_t points = 8;
-  // Of a mean density, by layer; null: every layer has the same.
+  // The densities by layer for a mean density; null: every layer has the same.
   std::function<std::vector<double>(double)> layer_densities;
 };
 

@@ -32,7 +32,7 @@ class EngineCollector : public prometheus::Collectable {
   void AddState(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddLoad(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddTotals(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Of requests that leave pruning to the server.
+  // For requests that leave pruning to the server.
   void AddPruning(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddModel(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

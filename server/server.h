@@ -48,7 +48,7 @@ class Server {
   // with FINISH_REASON_DRAINING; connections are closed.
   void Shutdown(std::chrono::steady_clock::time_point deadline);
 
-  // Of the TCP socket; 0 for Unix sockets.
+  // The port of the TCP socket; 0 for Unix sockets.
   int port() const { return port_; }
   // What clients on this machine dial: the host as given with the real port, or the Unix socket.
   const std::string& address() const { return address_; }

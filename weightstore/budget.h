@@ -17,7 +17,7 @@ struct BudgetRequest {
   bool cache = true;           // false: policy "none", no slots
   // Slots per (layer, kind) = floor(f * blocks), whatever the budget.
   std::optional<double> cache_fraction = {};
-  // Of the bytes of all slots, those of input units; unset: every kind has the same part of its
+  // The share of all slots' bytes for input units; unset: every kind has the same part of its
   // blocks in memory. What one kind cannot use is the other's.
   std::optional<double> input_share = {};
 };

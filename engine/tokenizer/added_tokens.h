@@ -23,7 +23,7 @@ class AddedTokens {
     size_t bytes = 0;
   };
 
-  // Of equal texts the first stays. REQUIRES: 0 < text.size() <= kMaxBytes.
+  // The first of equal texts stays. REQUIRES: 0 < text.size() <= kMaxBytes.
   void Add(std::string_view text, int32_t id, bool control);
 
   // The longest token that `text` begins with. Control tokens count only if they end within its

@@ -103,7 +103,7 @@ absl::Status SentencePieceModel::IndexBytes() {
   return absl::OkStatus();
 }
 
-// Of equal texts the smallest id is found.
+// The smallest id of equal texts is found.
 void SentencePieceModel::IndexPieces(const store::v1::Tokenizer& data) {
   const std::vector<uint32_t> ranks = RanksOf(data);
   pieces_.reserve(vocabulary_.tokens.size());
