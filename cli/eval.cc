@@ -61,7 +61,8 @@ struct Flags {
   std::vector<std::string> modes = {"dense"};
   std::vector<double> densities = {1}, gammas = {1}, cache_fractions = {1};
   std::string text, ids, choices;  // paths
-  uint32_t chunk = 256;
+  uint32_t chunk = 256, streams = 1;
+  bool share_reads = false;
   uint64_t max_tokens = 0;
   std::string record, report;  // paths
   std::string dram_speed = "60GB/s", flash_speed = "1GB/s";
@@ -178,6 +179,7 @@ absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) 
   if (points[0].density >= 1) {
     return refuse("at density 1 masks hold every unit; use for example --density 0.5");
   }
+  if (flags.streams > 1) return refuse("a trace is of one stream: leave out --streams");
   ASSIGN_OR_RETURN(const uint32_t experts, ExpertsOf(flags.model.model));
   if (experts > 0) {
     return refuse("masks of mixtures of experts cannot be recorded: tokens use different experts");
@@ -236,6 +238,7 @@ absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
   if (flags.max_tokens > 0) {
     task.chunks = std::min(task.chunks, std::max<uint64_t>(1, flags.max_tokens / flags.chunk));
   }
+  task.streams = flags.streams;
   ASSIGN_OR_RETURN(task.kv_type, flags.model.ParsedKvType());
   ASSIGN_OR_RETURN(task.precision, flags.model.ParsedPrecision());
   return task;
@@ -277,7 +280,8 @@ class Run {
     ASSIGN_OR_RETURN(const auto local, LocalModel::Open(options, packed));
     const ModelConfig& config = local->model().config;
     ASSIGN_OR_RETURN(const EvalTask task, TaskOf(flags_, material_, config));
-    ASSIGN_OR_RETURN(const std::optional<RowPruning> step, one.Pruning(config));
+    ASSIGN_OR_RETURN(std::optional<RowPruning> step, one.Pruning(config));
+    if (step) step->follows_company = flags_.share_reads;
     std::optional<Recording> recording;
     if (record.has_value()) {
       recording.emplace(flags_.record, *std::move(record), config, local->decoder());
@@ -353,6 +357,10 @@ void AddEvalCommand(CLI::App& app, CommandRun& run) {
   command->add_option("--ids", flags->ids, "file of token ids instead of a text");
   command->add_option("--choices", flags->choices, "file of multiple-choice questions, see below");
   AddIntegerFlag(*command, "--chunk", flags->chunk, {1, kMaxChunkTokens}, "tokens per chunk");
+  AddIntegerFlag(*command, "--streams", flags->streams, {1, 1024},
+                 "chunks that advance together, as streams of an engine do; of pruned modes");
+  command->add_flag("--share-reads", flags->share_reads,
+                    "masks prefer what others of these streams read anyway; dip_ca");
   AddIntegerFlag(*command, "--max-tokens", flags->max_tokens, {0, kMaxTextTokens},
                  "score whole chunks up to this many, at least one; 0: all");
   command->add_option("--dram-speed", flags->dram_speed, "of the modelled device")

@@ -44,6 +44,9 @@ struct EngineOptions {
   KvType kv_type = KvType::kF16;    // how keys and values are kept
   uint64_t max_waiting_tokens = 0;  // of prompts that wait; 0: any number
   bool prefix_cache = true;         // prompts that begin alike are computed once
+  // Masks of cache-aware rows count as resident what rows before them in the step want: fewer
+  // reads, other masks (docs/evaluation.md).
+  bool share_reads = false;
   // Prompt tokens of a step at most: weights are streamed and decoded once per chunk.
   uint32_t prefill_chunk_tokens = 256;
   // What a step with prompts should take while others decode; 0: as long as it takes.

@@ -141,21 +141,37 @@ absl::Status Mlp::AskForAll(uint32_t layer, UnitKind kind, uint32_t expert, uint
   return absl::OkStatus();
 }
 
-void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l) {
+// The residency that a row's mask looks at, of its expert's blocks.
+std::span<const ResidencyEntry> Mlp::SeenBy(const Call& call, UnitKind kind, size_t l,
+                                            const UnitUnion& wanted) {
+  const uint32_t per_block = Kind(kind).units_per_block;
+  const uint32_t first = call.expert * UnitsOf(kind) / per_block;
+  const auto resident = source_->Residency(call.layer, kind).subspan(first);
+  if (!prune_[l]->follows_company || prune_[l]->gamma >= 1) return resident;
+  const uint32_t end = ((call.expert + 1) * UnitsOf(kind) + per_block - 1) / per_block;
+  if (company_.size() < end - first) company_ = std::vector<ResidencyEntry>(end - first);
+  for (uint32_t block = first; block < end; ++block) {
+    const uint32_t slot = resident[block - first].load(std::memory_order_relaxed);
+    company_[block - first].store(wanted.Wants(block) ? 1 : slot, std::memory_order_relaxed);
+  }
+  return company_;
+}
+
+void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l,
+                     std::span<const ResidencyEntry> residency) {
   const RowPruning& prune = *prune_[l];
   const KeptCounts counts = prune.Kept(call.layer);
   const uint32_t kept = kind == UnitKind::kInput ? counts.input : counts.hidden;
   const uint32_t units_per_block = Kind(kind).units_per_block;
   const uint32_t first = call.expert * UnitsOf(kind);
-  const std::span<const uint32_t> positions = selector_.Select(
-      {sums_[l].x, UnitsOf(kind)},
-      {.kept = kept,
-       .gamma = prune.gamma,
-       .fixed_top_n = prune.fixed_top_n,
-       .protected_share = prune.protected_share,
-       .first_unit = first},
-      UnitAt(call.layer, kind, call.expert),
-      source_->Residency(call.layer, kind).subspan(first / units_per_block), units_per_block);
+  const std::span<const uint32_t> positions =
+      selector_.Select({sums_[l].x, UnitsOf(kind)},
+                       {.kept = kept,
+                        .gamma = prune.gamma,
+                        .fixed_top_n = prune.fixed_top_n,
+                        .protected_share = prune.protected_share,
+                        .first_unit = first},
+                       UnitAt(call.layer, kind, call.expert), residency, units_per_block);
   lanes_[l].positions.assign(positions.begin(), positions.end());
   if (on_mask_ == nullptr) return;
   on_mask_(call.layer, kind, model_.unit_orders[static_cast<uint32_t>(kind)][call.layer],
@@ -191,7 +207,7 @@ void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageT
   wanted.AddAll(AllUsers());
   for (size_t l = 0; l < lane_count_; ++l) {
     if (sums_[l].all()) continue;
-    SelectMask(call, kind, l);
+    SelectMask(call, kind, l, SeenBy(call, kind, l, wanted));
     const std::span<const uint32_t> positions = lanes_[l].positions;
     scored_.clear();
     for (const uint32_t position : positions) {

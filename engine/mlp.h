@@ -107,7 +107,10 @@ class Mlp {
   absl::Status Ask(const Call& call, UnitKind kind, Request& request, StageTimes& times);
   absl::Status AskAhead(const MlpAhead& ahead);
   void SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageTimes& times);
-  void SelectMask(const Call& call, UnitKind kind, size_t lane);
+  void SelectMask(const Call& call, UnitKind kind, size_t lane,
+                  std::span<const ResidencyEntry> residency);
+  std::span<const ResidencyEntry> SeenBy(const Call& call, UnitKind kind, size_t lane,
+                                         const UnitUnion& wanted);
   bool UnionIsDense(const Call& call, UnitKind kind, const UnitUnion& wanted) const;
   absl::Status Sum(const Call& call, UnitKind kind, const Request& request, StepCost& cost);
   void ClearGate(size_t rows);
@@ -140,6 +143,7 @@ class Mlp {
   std::vector<float> gate_, up_;  // [rows, I], as many as needed so far
   std::vector<float> seen_;       // [rows, H], what on_inputs_ made of x
   std::vector<WantedBlock> scored_;
+  std::vector<ResidencyEntry> company_;  // what a mask that follows company takes for resident
   std::optional<Asked> ahead_;
 };
 

@@ -57,6 +57,9 @@ struct RowPruning {
   double protected_share = 0;
   // Its masks look at the cache anyway, so that it may be computed dense where that reads no more.
   bool may_be_dense = false;
+  // To its masks, blocks count as resident that rows before it in the step want: the step reads
+  // them anyway.
+  bool follows_company = false;
   // By layer, instead of the two above; empty: the same everywhere. Not owned.
   std::span<const KeptCounts> layers = {};
 

@@ -105,6 +105,7 @@ std::optional<RowPruning> Sequence::SteeredPrune() const {
   RowPruning prune = point.Pruning(
       request_.pruning.warm_up ? WarmUpGamma(point.gamma, tokens_counted_) : point.gamma);
   prune.may_be_dense = true;
+  prune.follows_company = options_.share_reads;
   return prune;
 }
 
@@ -120,7 +121,8 @@ std::optional<RowPruning> Sequence::NextPrune() const {
                     .gamma = gamma,
                     .fixed_top_n = p.fixed_top_n,
                     .protected_share = p.protected_share,
-                    .may_be_dense = cache_aware};
+                    .may_be_dense = cache_aware,
+                    .follows_company = cache_aware && options_.share_reads};
 }
 
 // The densities are those that were used: company may have made the row dense.

@@ -25,6 +25,7 @@ struct SequenceOptions {
   uint32_t context_tokens = 0;  // prompt and answer together, at most
   // For requests that are not reproducible; those are exact.
   Precision precision = Precision::kFast;
+  bool share_reads = false;  // see EngineOptions
   // For requests that leave pruning to the server; null: the request's own parameters hold. Not
   // owned.
   const Steering* steering = nullptr;

@@ -103,6 +103,7 @@ void StepRunner::Admit(WaitingRequest request) {
                                    .tokenizer = model_.tokenizer,
                                    .context_tokens = model_.context_tokens,
                                    .precision = options_.precision,
+                                   .share_reads = options_.share_reads,
                                    .steering = steered ? steering_ : nullptr,
                                    .observer = observer_};
   running_.push_back({.id = request.id,

@@ -22,6 +22,9 @@ class UnitUnion {
   // ScoreBlocks() makes them; empty: none.
   void Add(std::span<const uint32_t> positions, std::span<const WantedBlock> scores = {});
 
+  // Whether somebody that was added so far wants the block.
+  bool Wants(uint32_t block) const { return all_users_ > 0 || uses_[block - first_block_] > 0; }
+
   // Lists the blocks. Nothing is added afterwards.
   void Finish();
 

@@ -21,12 +21,25 @@ class Scorer {
       : local_(local), task_(task), step_(step) {}
 
   absl::Status ScoreText(const OnTokens& on_tokens) {
-    KvPool pool = KvPool::ForTokens(local_.model().config, task_.kv_type, task_.chunk);
-    for (uint64_t c = 0; c < task_.chunks; ++c) {
-      KvCache kv(&pool, task_.chunk);
-      const auto all = task_.tokens.subspan(c * task_.chunk, size_t{task_.chunk} + 1);
-      RETURN_IF_ERROR(Add(kv, all.first(task_.chunk), all.last(task_.chunk), text_));
-      RETURN_IF_ERROR(on_tokens((c + 1) * task_.chunk));
+    const uint64_t abreast = step_ == nullptr ? 1 : task_.streams;
+    const uint64_t pages = abreast * KvPool::PagesFor(task_.chunk);
+    KvPool pool = KvPool::ForTokens(local_.model().config, task_.kv_type, pages * kKvPageTokens);
+    for (uint64_t c = 0; c < task_.chunks; c += abreast) {
+      const uint64_t count = std::min(abreast, task_.chunks - c);
+      std::vector<KvCache> kvs;
+      std::vector<std::span<const TokenId>> inputs, targets;
+      for (uint64_t i = c; i < c + count; ++i) {
+        const auto all = task_.tokens.subspan(i * task_.chunk, size_t{task_.chunk} + 1);
+        inputs.push_back(all.first(task_.chunk));
+        targets.push_back(all.last(task_.chunk));
+        kvs.emplace_back(&pool, task_.chunk);
+      }
+      if (count == 1) {
+        RETURN_IF_ERROR(Add(kvs[0], inputs[0], targets[0], text_));
+      } else {
+        RETURN_IF_ERROR(ScoreTogether(local_, kvs, inputs, targets, step_, task_.precision, text_));
+      }
+      RETURN_IF_ERROR(on_tokens((c + count) * task_.chunk));
     }
     return absl::OkStatus();
   }

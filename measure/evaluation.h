@@ -41,6 +41,9 @@ struct EvalTask {
   std::span<const ChoiceQuestion> questions;
   KvType kv_type = KvType::kF32;
   Precision precision = Precision::kFast;
+  // Chunks that advance together, a token of each in a step, as streams of an engine do. Dense text
+  // is scored as prompts.
+  uint32_t streams = 1;
 
   uint64_t all_tokens() const;  // of chunks and questions: what a run counts up to
 };

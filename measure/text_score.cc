@@ -72,4 +72,27 @@ absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId
   return absl::OkStatus();
 }
 
+absl::Status ScoreTogether(LocalModel& local, std::span<KvCache> kvs,
+                           std::span<const std::span<const TokenId>> inputs,
+                           std::span<const std::span<const TokenId>> targets,
+                           const RowPruning* step, Precision precision, Score& score) {
+  std::vector<BatchSequence> batch(kvs.size());
+  StepCost cost;
+  for (size_t t = 0; t < inputs[0].size(); ++t) {
+    for (size_t i = 0; i < kvs.size(); ++i) {
+      RETURN_IF_ERROR(kvs[i].Grow(1));
+      batch[i] = {
+          .kv = &kvs[i], .tokens = inputs[i].subspan(t, 1), .prune = step, .precision = precision};
+    }
+    const auto add = [&](size_t i, uint32_t, std::span<float> logits) {
+      score.nll += NegativeLogLikelihood(logits, targets[i][t]);
+    };
+    RETURN_IF_ERROR(local.decoder().Run(batch, add, cost));
+    for (const absl::Status& failed : cost.statuses) RETURN_IF_ERROR(failed);
+    score.accounts.Add(cost.step);
+    score.tokens += kvs.size();
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace tidegate

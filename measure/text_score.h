@@ -37,4 +37,11 @@ absl::Status ScoreTokens(LocalModel& local, KvCache& kv, std::span<const TokenId
                          std::span<const TokenId> targets, const RowPruning* step,
                          Precision precision, Score& score);
 
+// The same for several sequences that advance together, a token of each in a step; empty caches.
+// inputs and targets: of each sequence, all of the same length. REQUIRES: step is not null.
+absl::Status ScoreTogether(LocalModel& local, std::span<KvCache> kvs,
+                           std::span<const std::span<const TokenId>> inputs,
+                           std::span<const std::span<const TokenId>> targets,
+                           const RowPruning* step, Precision precision, Score& score);
+
 }  // namespace tidegate

@@ -164,6 +164,11 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
          "--no-prefix-cache", [&engine] { engine.prefix_cache = false; },
          "Computes prompts anew that begin like earlier ones, instead of taking their pages")
       ->envname("TIDEGATE_NO_PREFIX_CACHE");
+  app.add_flag_callback(
+         "--share-reads", [&engine] { engine.share_reads = true; },
+         "Masks of dip_ca prefer what other streams of a step read anyway: fewer reads with many "
+         "streams; each stream's masks then depend on the others more")
+      ->envname("TIDEGATE_SHARE_READS");
   AddTextFlag(
       app, "--precision",
       [&engine](const std::string& text) {

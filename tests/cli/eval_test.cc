@@ -106,6 +106,9 @@ TEST_F(EvalCommandTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--mode", "dip", "--density", "0.5,0.6", "--record", dir_.File("t")}),
               HasSubstr("give no lists"));
   EXPECT_THAT(Error({"--record", dir_.File("t")}), HasSubstr("mode dense has no masks"));
+  EXPECT_THAT(
+      Error({"--mode", "dip", "--density", "0.5", "--streams", "2", "--record", dir_.File("t")}),
+      HasSubstr("a trace is of one stream: leave out --streams"));
   const std::pair<const char*, const char*> questions[] = {
       {"{", "choices.jsonl:2: no JSON object"},
       {R"({"choices": ["a", "b"], "answer": 0})", "\"context\" is no string"},

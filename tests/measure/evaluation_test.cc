@@ -70,7 +70,8 @@ class EvaluateTest : public ::testing::Test {
     options.store.cache_fraction = point.cache_fraction;
     const auto local = LocalModel::Open(options);
     EXPECT_TRUE(local.ok()) << local.status();
-    const std::optional<RowPruning> step = StepOf(point, (*local)->model().config);
+    std::optional<RowPruning> step = StepOf(point, (*local)->model().config);
+    if (step) step->follows_company = follow_company_;
     uint64_t done = 0;
     auto result = Evaluate(**local, task_, point, step ? &*step : nullptr, [&](uint64_t tokens) {
       done = tokens;
@@ -85,6 +86,7 @@ class EvaluateTest : public ::testing::Test {
   TempDir dir_;
   std::vector<TokenId> tokens_;
   EvalTask task_;
+  bool follow_company_ = false;
 };
 
 TEST_F(EvaluateTest, MethodsAtDensityOneAreTheDenseModel) {
@@ -110,6 +112,28 @@ TEST_F(EvaluateTest, LeavingUnitsOutCostsAndSaves) {
     EXPECT_EQ(some.memory_bytes, dense.memory_bytes) << method;
   }
   EXPECT_NEAR(dense.times_streaming, 1, 0.1);
+}
+
+// Masks that look at no cache are the same in company.
+TEST_F(EvaluateTest, StreamsAbreastScoreTheSame) {
+  const EvalPoint point = {.method = "dip", .density = 0.5, .cache_fraction = 0.5};
+  const EvalResult alone = Run(point);
+  task_.streams = 3;  // a group of three and a rest of one
+  const EvalResult together = Run(point);
+  EXPECT_NEAR(together.nll, alone.nll, 1e-12);
+  EXPECT_EQ(together.density, alone.density);
+  EXPECT_LT(together.flash_bytes, alone.flash_bytes) << "what several want is read once";
+}
+
+TEST_F(EvaluateTest, MasksThatFollowCompanyReadLess) {
+  const EvalPoint point = {.method = "dip_ca", .density = 0.5, .gamma = 0.2, .cache_fraction = 0.3};
+  task_.streams = 4;
+  const EvalResult apart = Run(point);
+  follow_company_ = true;
+  const EvalResult together = Run(point);
+  EXPECT_LT(together.flash_bytes, apart.flash_bytes);
+  EXPECT_EQ(together.density, apart.density);
+  EXPECT_NE(together.nll, apart.nll);
 }
 
 TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
