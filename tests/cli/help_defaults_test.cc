@@ -108,7 +108,7 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   for (const auto add :
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
-        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand}) {
+        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand}) {
     CLI::App app;
     CommandRun run;
     add(app, run);

@@ -17,7 +17,7 @@ const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
     AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
     AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
     AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
-    AddHealthCommand,   AddStatsCommand};
+    AddHealthCommand,   AddStatsCommand,   AddDoctorCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;

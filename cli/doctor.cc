@@ -1,0 +1,70 @@
+// `tidegate doctor`: whether this host and drive can serve well, and what to do where they cannot.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/flags.h"
+#include "cli/commands.h"
+#include "cli/host_facts.h"
+#include "cli/host_findings.h"
+#include "cli/terminal_text.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kExamples =
+    R"(Run it as the user, and in the container, that the store will run in: limits are
+theirs. It makes and removes a small file in the region's folder and, with --drive FOLDER,
+one there. Exits with 0 if nothing stands in the way of serving (warnings cost speed), else
+with 1.
+
+Examples:
+  tidegate doctor                                            the host alone
+  tidegate doctor --pack model.tgpack --memory-budget 8GiB   whether this would start, and run well
+  tidegate doctor --drive /mnt/nvme                          before a pack is put there
+  tidegate doctor --json | jq '.findings[] | select(.level != "ok")'
+)";
+
+struct Flags {
+  HostQuestion question;
+  bool json = false;
+};
+
+absl::Status RunDoctor(const Flags& flags) {
+  const std::vector<Finding> findings = Diagnose(ReadHostFacts(flags.question));
+  const std::string text =
+      flags.json ? JsonForOutput(FindingsJson(findings)) + "\n" : FindingsText(findings);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (Usable(findings)) return absl::OkStatus();
+  const auto problems = std::count_if(findings.begin(), findings.end(), [](const Finding& f) {
+    return f.level == FindingLevel::kProblem;
+  });
+  return absl::FailedPreconditionError(
+      absl::StrCat(problems, problems == 1 ? " problem stands" : " problems stand",
+                   " in the way of serving; the report has the remedies"));
+}
+
+}  // namespace
+
+void AddDoctorCommand(CLI::App& app, CommandRun& run) {
+  const auto flags = std::make_shared<Flags>();
+  HostQuestion& question = flags->question;
+  CLI::App* command = app.add_subcommand("doctor", "Check this host and drive, with remedies");
+  CLI::Option* pack =
+      command
+          ->add_option("--pack", question.pack, "A pack: its drive, and whether it can be served")
+          ->check(NotEmpty());
+  command->add_option("--drive", question.drive, "A folder, or a file, on the drive to look at")
+      ->check(NotEmpty())
+      ->excludes(pack);
+  AddBytesFlag(*command, "--memory-budget", question.budget_bytes,
+               "What the store would be given, for example 8GiB");
+  command->add_option("--region-dir", question.region_dir, "Folder of the store's shared region")
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "JSON on standard output");
+  command->footer(kExamples);
+  command->callback([flags, &run] { run = [flags] { return RunDoctor(*flags); }; });
+}
+
+}  // namespace tidegate
