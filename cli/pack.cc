@@ -215,18 +215,6 @@ absl::StatusOr<store::v1::Profile> ProfileFor(const store::v1::Manifest& manifes
   return profile;
 }
 
-// What can be wrong is said before the long work: what WritePack() would say, and what the engine.
-absl::StatusOr<PackPlan> CheckedPlan(const SourceModel& source, const PackOptions& options) {
-  auto plan = PlanPack(source, options);
-  if (!plan.ok()) return plan.status();
-  RETURN_IF_ERROR(CheckServable(plan->manifest));
-  if (const absl::Status chat = CheckChatTemplate(plan->manifest); !chat.ok()) {
-    LogWarning("the chat template of ", Printable(source.path(), kShownPathBytes),
-               " cannot be used, chats will be refused: ", Printable(std::string(chat.message())));
-  }
-  return plan;
-}
-
 absl::StatusOr<Calibration> CalibrateFor(const Flags& flags, const PackOptions& options) {
   auto calibration = Calibrate({.model = flags.in,
                                 .text = flags.calibrate,
@@ -247,10 +235,9 @@ absl::Status RunPack(const Flags& flags) {
     std::fprintf(stderr, "settings of the model that nothing here knows, ignored: %s\n",
                  Printable(absl::StrJoin(ignored, ", "), kShownKeysBytes).c_str());
   }
-  const auto plan = CheckedPlan(source, options);
-  if (!plan.ok()) return Annotate(plan.status(), source.path());
+  ASSIGN_OR_RETURN(const PackPlan plan, ServablePlan(source, options));
   if (!flags.profile.empty()) {
-    ASSIGN_OR_RETURN(options.profile, ProfileFor(plan->manifest, flags.profile));
+    ASSIGN_OR_RETURN(options.profile, ProfileFor(plan.manifest, flags.profile));
   }
   std::optional<Calibration> calibration;
   if (!flags.calibrate.empty()) {

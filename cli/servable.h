@@ -3,6 +3,8 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "packer/pack_plan.h"
 #include "proto/store/v1/manifest.pb.h"
 
 namespace tidegate {
@@ -14,5 +16,10 @@ absl::Status CheckServable(const store::v1::Manifest& manifest);
 // Reads the chat template as the engine does at the first chat; OK if there is none. A model whose
 // template is wrong still generates, and may be given another: --chat-template.
 absl::Status CheckChatTemplate(const store::v1::Manifest& manifest);
+
+// The plan to pack `source`, if an engine would serve the result: what WritePack() would refuse,
+// and what the engine, is said before the long work. Errors name the source. A chat template that
+// cannot be used is one warning in the log.
+absl::StatusOr<PackPlan> ServablePlan(const SourceModel& source, const PackOptions& options);
 
 }  // namespace tidegate
