@@ -74,19 +74,24 @@ std::vector<Group> LimitedGroups(const std::string& root) {
   return groups;
 }
 
+// The number behind `key` at the start of a line of `text`; 0 if there is none.
+uint64_t NumberBehind(const std::string& text, const std::string& key) {
+  const std::string lines = "\n" + text;
+  const size_t at = lines.find("\n" + key);
+  if (at == std::string::npos) return 0;
+  const size_t begin = lines.find_first_not_of(' ', at + 1 + key.size());
+  if (begin == std::string::npos) return 0;
+  uint64_t value = 0;
+  const std::string word = lines.substr(begin, lines.find_first_of(" \n", begin) - begin);
+  return absl::SimpleAtoi(word, &value) ? value : 0;
+}
+
 // Pages of files, which the kernel drops before it kills; shared memory is not among them.
 uint64_t Droppable(const Group& group) {
   const std::string text = ReadFile(group.folder + "memory.stat", kMaxBytes).value_or("");
-  uint64_t sum = 0;
-  for (const char* name : {"active_file ", "inactive_file "}) {
-    const std::string key = absl::StrCat("\n", group.files->stat_prefix, name);
-    const size_t at = text.find(key);
-    if (at == std::string::npos) continue;
-    const size_t begin = at + key.size();
-    uint64_t value = 0;
-    if (absl::SimpleAtoi(text.substr(begin, text.find('\n', begin) - begin), &value)) sum += value;
-  }
-  return sum;
+  const std::string prefix = group.files->stat_prefix;
+  return NumberBehind(text, prefix + "active_file ") +
+         NumberBehind(text, prefix + "inactive_file ");
 }
 
 uint64_t Less(uint64_t a, uint64_t b) { return a - std::min(a, b); }
@@ -109,6 +114,12 @@ std::optional<GroupMemory> ReadGroupMemory(const std::string& root) {
     if (!tightest || memory.left < tightest->left) tightest = memory;
   }
   return tightest;
+}
+
+uint64_t ReadAvailableMemory(const std::string& root) {
+  constexpr uint64_t kUnit = 1024;  // the file says kB
+  return kUnit *
+         NumberBehind(ReadFile(root + "/proc/meminfo", kMaxBytes).value_or(""), "MemAvailable:");
 }
 
 uint64_t ReadOwnMemory(const std::string& root) {

@@ -25,6 +25,10 @@ struct GroupMemory {
 // has a limit below the machine's memory.
 std::optional<GroupMemory> ReadGroupMemory(const std::string& root = "");
 
+// What the kernel says that programs could take without swapping, caches that it would drop
+// included: of the machine, whatever a control group says. 0: not known.
+uint64_t ReadAvailableMemory(const std::string& root = "");
+
 // Anonymous resident memory of this process: heap, stacks, private mappings. Shared memory is not
 // in it. 0: not known.
 uint64_t ReadOwnMemory(const std::string& root = "");

@@ -46,14 +46,6 @@ uint64_t AffordableStaging(const BudgetRequest& request, uint64_t least, uint64_
   return std::max(least, std::min(share, limit) / kPageBytes * kPageBytes);
 }
 
-// Bytes of the budget that a plan takes.
-uint64_t PlanBytes(const PackIndex& pack, const RegionPlan& plan) {
-  const PackGeometry& geometry = pack.geometry;
-  return MakeRegionHeader(geometry, pack.header.uuid, plan).region_bytes +
-         SessionBytes(SessionMaxBlocks(geometry)) + plan.engine_reserve_bytes +
-         kTableBytesPerBlock * geometry.layer_count * geometry.layer_blocks();
-}
-
 // Bytes of one slot of every (layer, kind).
 uint64_t SlotSetBytes(const PackGeometry& geometry) {
   return geometry.layer_count *
@@ -105,7 +97,7 @@ void FillRemainder(const PackIndex& pack, uint64_t budget, RegionPlan& plan) {
   for (uint32_t k = 0; k < kUnitKinds; ++k) {
     while (plan.slots_per_layer[k] < pack.geometry.kinds[k].block_count) {
       ++plan.slots_per_layer[k];
-      if (PlanBytes(pack, plan) > budget) {
+      if (BudgetBytes(pack, plan) > budget) {
         --plan.slots_per_layer[k];
         break;
       }
@@ -114,6 +106,27 @@ void FillRemainder(const PackIndex& pack, uint64_t budget, RegionPlan& plan) {
 }
 
 }  // namespace
+
+uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan) {
+  const PackGeometry& geometry = pack.geometry;
+  return MakeRegionHeader(geometry, pack.header.uuid, plan).region_bytes +
+         SessionBytes(SessionMaxBlocks(geometry)) + plan.engine_reserve_bytes +
+         kTableBytesPerBlock * geometry.layer_count * geometry.layer_blocks();
+}
+
+uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request) {
+  const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
+  return request.engine_reserve_bytes.value_or(
+      KvCacheBytes(hp, std::min(hp.context_length(), kDefaultContextTokens)));
+}
+
+absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, BudgetRequest request) {
+  constexpr uint64_t kEnough = uint64_t{1} << 60;
+  request.memory_budget_bytes = kEnough;
+  request.cache_fraction.reset();
+  ASSIGN_OR_RETURN(const RegionPlan plan, PlanRegion(pack, request));
+  return BudgetBytes(pack, plan);
+}
 
 uint64_t LeastStaticBytes(const PackIndex& pack) {
   const auto& tensors = pack.manifest.static_tensors();
@@ -129,7 +142,6 @@ uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
 
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request) {
   const PackGeometry& geometry = pack.geometry;
-  const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
   if (request.input_share && !(*request.input_share >= 0 && *request.input_share <= 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("input share ", *request.input_share, " is outside [0, 1]"));
@@ -137,8 +149,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   RegionPlan plan;
   plan.manifest_bytes = pack.header.manifest_bytes;
   plan.static_bytes = pack.header.static_bytes;
-  plan.engine_reserve_bytes = request.engine_reserve_bytes.value_or(
-      KvCacheBytes(hp, std::min(hp.context_length(), kDefaultContextTokens)));
+  plan.engine_reserve_bytes = EngineReserve(pack, request);
   ASSIGN_OR_RETURN(plan.staging_bytes, LeastStaging(geometry, request));
 
   if (request.cache_fraction.has_value()) {
@@ -166,17 +177,17 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
     for (uint32_t k = 0; request.cache && k < kUnitKinds; ++k) {
       whole.slots_per_layer[k] = geometry.kinds[k].block_count;
     }
-    const uint64_t bytes = PlanBytes(pack, whole);
+    const uint64_t bytes = BudgetBytes(pack, whole);
     if (bytes > budget) continue;
     whole.staging_bytes = AffordableStaging(request, plan.staging_bytes, budget - bytes);
     return whole;
   }
   plan.static_bytes = LeastStaticBytes(pack);
-  uint64_t fixed = PlanBytes(pack, plan);
+  uint64_t fixed = BudgetBytes(pack, plan);
   RegionPlan least = plan;
   if (request.cache)
     std::fill(std::begin(least.slots_per_layer), std::end(least.slots_per_layer), 1u);
-  const uint64_t smallest = PlanBytes(pack, least);
+  const uint64_t smallest = BudgetBytes(pack, least);
   if (budget < smallest) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "memory budget of ", FormatBytes(budget), " is too small: static weights ",
@@ -188,9 +199,9 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
   }
   plan.staging_bytes = AffordableStaging(request, plan.staging_bytes, budget - smallest);
   if (!request.cache) return plan;
-  fixed = PlanBytes(pack, plan);
+  fixed = BudgetBytes(pack, plan);
   FillSlots(geometry, request, budget - fixed, plan);
-  while (PlanBytes(pack, plan) > budget) {  // The floor of one slot may have overshot.
+  while (BudgetBytes(pack, plan) > budget) {  // The floor of one slot may have overshot.
     uint32_t& slots = plan.slots_per_layer[plan.slots_per_layer[0] > 1 ? 0 : 1];
     --slots;
   }

@@ -94,6 +94,15 @@ TEST_F(MemoryLimitTest, WithoutALimitNothingIsSaidOfAGroup) {
   EXPECT_FALSE(ReadGroupMemory(dir_.path()).has_value());
 }
 
+TEST_F(MemoryLimitTest, WhatIsAvailableIsTheKernelsWord) {
+  EXPECT_EQ(ReadAvailableMemory(dir_.path()), 0u);
+  Write("proc/meminfo", "MemTotal:  9000 kB\nMemFree:  1 kB\nMemAvailable:    5000 kB\nX: 7 kB\n");
+  EXPECT_EQ(ReadAvailableMemory(dir_.path()), 5000u * 1024);
+  Write("proc/meminfo", "MemAvailable:\nX: 7 kB\n");
+  EXPECT_EQ(ReadAvailableMemory(dir_.path()), 0u);
+  EXPECT_GT(ReadAvailableMemory(), 0u);
+}
+
 TEST_F(MemoryLimitTest, OwnMemoryIsWhatIsAnonymous) {
   Write("proc/self/statm", "5000 300 100 7 0 200 0\n");
   EXPECT_EQ(ReadOwnMemory(dir_.path()), 200u * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));

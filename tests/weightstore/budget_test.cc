@@ -224,6 +224,24 @@ TEST_F(BudgetTest, MoreThanEnoughHoldsTheWholeModelAndNoMore) {
   EXPECT_EQ(SlotBytes(*plan), geometry().blocks_bytes());
 }
 
+TEST_F(BudgetTest, TheWholeBudgetHoldsEverythingAndMoreHelpsNothing) {
+  for (const bool cache : {true, false}) {
+    BudgetRequest request = {.engine_reserve_bytes = 3 * kMiB, .cache = cache};
+    const auto whole = WholeBudget(index(), request);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    request.memory_budget_bytes = *whole;
+    const auto plan = PlanRegion(index(), request);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_LE(BudgetBytes(index(), *plan), *whole);
+    EXPECT_EQ(plan->static_bytes, index().header.static_bytes);
+    for (uint32_t k = 0; k < kUnitKinds; ++k) {
+      EXPECT_EQ(plan->slots_per_layer[k], cache ? geometry().kinds[k].block_count : 0u);
+    }
+    request.memory_budget_bytes = 1000 * *whole;
+    EXPECT_LE(BudgetBytes(index(), *PlanRegion(index(), request)), *whole);
+  }
+}
+
 TEST_F(BudgetTest, CacheFractionIsExactWhateverTheBudget) {
   for (const double fraction : {0.0, 0.01, 0.25, 0.3, 0.5, 0.999, 1.0}) {
     const auto plan = PlanRegion(index(), {.memory_budget_bytes = 1, .cache_fraction = fraction});
