@@ -1,18 +1,15 @@
 #include "measure/local_model.h"
 
-#include <stdlib.h>
 #include <sys/statvfs.h>
 
-#include <cerrno>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "base/read_file.h"
-#include "base/shutdown.h"
 #include "base/status_macros.h"
+#include "base/temporary_folder.h"
 #include "base/unique_fd.h"
 #include "packer/hyper_parameters.h"
 #include "packer/pack_writer.h"
@@ -21,38 +18,7 @@
 namespace tidegate {
 namespace {
 
-// A folder with a name of its own, removed with all that is in it; if a signal ends the process,
-// what is in it must have been registered too.
-class TemporaryFolder {
- public:
-  static absl::StatusOr<TemporaryFolder> Create(const std::string& parent) {
-    std::string pattern = parent + "/tidegate-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot make a temporary folder in ", parent));
-    }
-    return TemporaryFolder(std::move(pattern));
-  }
-  TemporaryFolder(TemporaryFolder&& other) noexcept
-      : path_(std::exchange(other.path_, "")), removed_at_end_(std::move(other.removed_at_end_)) {}
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  explicit TemporaryFolder(std::string path) : path_(std::move(path)), removed_at_end_(path_) {}
-
-  std::string path_;
-  RemovedAtEnd removed_at_end_;
-};
-
 constexpr const char* kMemoryParent = "/dev/shm";  // tmpfs
-
-std::string TemporaryParent() {
-  const char* given = getenv("TMPDIR");
-  return given != nullptr && *given != '\0' ? given : "/tmp";
-}
 
 // A temporary pack goes to memory if it is small beside what is free there: experiments on a
 // modelled device then do not wear the drive.
@@ -109,10 +75,9 @@ absl::StatusOr<PackedModel> PackedModel::Open(const LocalModelOptions& options) 
   ASSIGN_OR_RETURN(const SourceModel source, SourceModel::Open(options.model));
   // Units in single precision need up to eight times the bytes of a 4-bit source.
   const bool in_memory = FitsInMemory(source.file_bytes() * 8);
-  ASSIGN_OR_RETURN(const TemporaryFolder folder,
+  ASSIGN_OR_RETURN(TemporaryFolder folder,
                    TemporaryFolder::Create(in_memory ? kMemoryParent : TemporaryParent()));
-  const std::string path = folder.path() + "/model.tgpack";
-  const RemovedAtEnd removed_at_end(path);
+  const std::string path = folder.File("model.tgpack");
   Progress progress("packing");
   const PackOptions pack_options = {.units = options.units,
                                     .one_unit_per_block = options.one_unit_per_block,
