@@ -17,6 +17,8 @@ inline CLI::Validator NotEmpty() {
   return {[](std::string& name) { return std::string(name.empty() ? "name a file" : ""); }, "FILE"};
 }
 
+void AddServeCommand(CLI::App& app, CommandRun& run);     // cli/serve.cc
+void AddRunCommand(CLI::App& app, CommandRun& run);       // cli/run.cc
 void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
 void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc
 void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc

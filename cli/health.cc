@@ -4,18 +4,13 @@
 #include <memory>
 #include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "base/flags.h"
-#include "base/status_macros.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
-#include "grpc/health/v1/health.grpc.pb.h"
+#include "cli/health_check.h"
 
 namespace tidegate {
 namespace {
-
-using grpc::health::v1::HealthCheckRequest;
-using grpc::health::v1::HealthCheckResponse;
 
 // Below the timeout of container probes, which kill what does not answer.
 constexpr std::chrono::seconds kTimeout{3};
@@ -26,30 +21,14 @@ struct HealthOptions {
   double wait_seconds = 0;
 };
 
-absl::Status CheckHealth(const HealthOptions& options) {
-  const auto stub = grpc::health::v1::Health::NewStub(Dial(options.server));
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kTimeout);
-  HealthCheckRequest request;
-  request.set_service(options.service);
-  HealthCheckResponse response;
-  const grpc::Status status = stub->Check(&context, request, &response);
-  RETURN_IF_ERROR(ExplainError(status, options.server, "tidegate-engine"));
-  const std::string name = HealthCheckResponse::ServingStatus_Name(response.status());
-  if (response.status() != HealthCheckResponse::SERVING) {
-    return absl::UnavailableError(absl::StrCat("'", options.service, "' is ", name));
-  }
-  std::printf("%s\n", name.c_str());
-  return absl::OkStatus();
-}
-
 // Asks again until the server is healthy or the time is up; the last answer counts.
 absl::Status WaitForHealth(const HealthOptions& options) {
   constexpr std::chrono::milliseconds kPause{100};
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::duration<double>(options.wait_seconds);
   while (true) {
-    const absl::Status status = CheckHealth(options);
+    const absl::Status status = CheckHealth(options.server, options.service, kTimeout);
+    if (status.ok()) std::printf("SERVING\n");
     if (status.ok() || std::chrono::steady_clock::now() >= end) return status;
     std::this_thread::sleep_for(kPause);
   }

@@ -24,14 +24,14 @@ int Run(int argc, char** argv) {
   CLI::App app{
       "Tidegate serves language models that are larger than the memory they are given.\n\n"
       "A first run:\n"
-      "  tidegate pack model.gguf -o model.tgpack\n"
-      "  tidegate-store --pack model.tgpack --memory-budget 2GiB &\n"
-      "  tidegate-engine &\n"
+      "  tidegate serve model.gguf &\n"
       "  tidegate generate 'Once upon a time'\n"};
   app.set_version_flag("--version",
                        absl::StrCat("tidegate ", TIDEGATE_VERSION, " (", TIDEGATE_REVISION, ")"));
   app.require_subcommand(1);
   tidegate::CommandRun run;
+  tidegate::AddServeCommand(app, run);
+  tidegate::AddRunCommand(app, run);
   tidegate::AddPackCommand(app, run);
   tidegate::AddInspectCommand(app, run);
   tidegate::AddGenerateCommand(app, run);

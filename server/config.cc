@@ -272,10 +272,7 @@ absl::Status CheckTimeout(const char* name, std::chrono::nanoseconds value) {
 
 }  // namespace
 
-std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
-  if (config.engine.store_socket.empty()) config.engine.store_socket = "/run/tidegate/store.sock";
-  CLI::App app{"Serves one model over gRPC, with weights from tidegate-store."};
-  app.footer(kFooter);
+void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddCommonFlags(app, "tidegate-engine");
   AddNetworkFlags(app, config);
   AddLimitFlags(app, config);
@@ -283,6 +280,13 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
   AddStallFlags(app, config.engine);
   AddPruningFlags(app, config.engine.pruning);
   AddSteeringFlags(app, config.engine.steering);
+}
+
+std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
+  if (config.engine.store_socket.empty()) config.engine.store_socket = "/run/tidegate/store.sock";
+  CLI::App app{"Serves one model over gRPC, with weights from tidegate-store."};
+  app.footer(kFooter);
+  AddServerFlags(app, config);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
   if (config.max_open_streams == 0) {
     const uint32_t running =

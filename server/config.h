@@ -12,6 +12,10 @@
 #include "base/log.h"
 #include "engine/engine_options.h"
 
+namespace CLI {
+class App;
+}
+
 namespace tidegate {
 
 struct ServerConfig {
@@ -37,6 +41,9 @@ inline constexpr int kFinishedStreams = 512;
 inline constexpr uint32_t kRunningStreams = 512;
 // Open calls beyond Generate and Chat: health watches and what is answered at once.
 inline constexpr int kOtherCalls = 1024;
+
+// Adds every flag to `app`, which writes into `config`: that must outlive it.
+void AddServerFlags(CLI::App& app, ServerConfig& config);
 
 // Fills `config`. A value means that the process is to exit with it (help, version or a mistake,
 // which has been explained on standard error).

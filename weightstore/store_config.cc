@@ -134,14 +134,18 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
 
 }  // namespace
 
-std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config) {
-  if (config.store.socket_path.empty()) config.store.socket_path = "/run/tidegate/store.sock";
-  CLI::App app{"Keeps a model's weights on flash, and those in use in memory that engines share."};
-  app.footer(kFooter);
+void AddStoreFlags(CLI::App& app, StoreConfig& config) {
   AddCommonFlags(app, "tidegate-store");
   AddMemoryFlags(app, config);
   AddFlashFlags(app, config.store);
   AddServiceFlags(app, config);
+}
+
+std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config) {
+  if (config.store.socket_path.empty()) config.store.socket_path = "/run/tidegate/store.sock";
+  CLI::App app{"Keeps a model's weights on flash, and those in use in memory that engines share."};
+  app.footer(kFooter);
+  AddStoreFlags(app, config);
   const std::optional<int> exit_code = ParseFlags(app, argc, argv);
   config.store.region_path = RegionPath(config.region_dir, config.store.socket_path);
   return exit_code;

@@ -10,6 +10,10 @@
 #include "base/log.h"
 #include "weightstore/store.h"
 
+namespace CLI {
+class App;
+}
+
 namespace tidegate {
 
 struct StoreConfig {
@@ -20,6 +24,9 @@ struct StoreConfig {
   std::chrono::nanoseconds stop_timeout = std::chrono::seconds(10);
   LogLevel log_level = LogLevel::kInfo;
 };
+
+// Adds every flag to `app`, which writes into `config`: that must outlive it.
+void AddStoreFlags(CLI::App& app, StoreConfig& config);
 
 // Fills `config`, store.region_path included. A value means that the process is to exit with it
 // (help, version or a mistake, which has been explained on standard error).

@@ -108,7 +108,8 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   for (const auto add :
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
-        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand}) {
+        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand,
+        AddServeCommand, AddRunCommand}) {
     CLI::App app;
     CommandRun run;
     add(app, run);

@@ -17,7 +17,8 @@ const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
     AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
     AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
     AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
-    AddHealthCommand,   AddStatsCommand,   AddDoctorCommand};
+    AddHealthCommand,   AddStatsCommand,   AddDoctorCommand,   AddServeCommand,
+    AddRunCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;

@@ -1,0 +1,134 @@
+// `tidegate serve`: a model as a service, in one command.
+#include <cstdio>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/flags.h"
+#include "base/log.h"
+#include "base/port_file.h"
+#include "base/status_macros.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+#include "cli/local_service.h"
+
+namespace tidegate {
+namespace {
+
+constexpr const char* kFooter = R"(
+Packs the model if that was not done before, chooses how much memory it gets, and runs
+tidegate-store and tidegate-engine as child processes. One that ends is started again after 0.5 s,
+after twice the time if it ends again, at most 30 s; a minute of health makes up for all before.
+After the 11th end in a row, or if a program ends before it was ever ready, serve ends with exit
+code 1. An engine that comes back finds its cache warm; so does a store that was killed.
+Ctrl-C or SIGTERM lets running streams end by themselves (--drain-timeout), a second one ends all
+at once.
+
+Every other flag of tidegate-engine and tidegate-store may be given too, and goes to the one that
+knows it: see `tidegate-engine --help` and `tidegate-store --help`. So do their environment
+variables.
+
+Examples:
+  tidegate serve model.gguf
+  tidegate serve Llama-3.2-1B/ --memory 2GiB --listen 0.0.0.0:50051
+  tidegate serve model.tgpack --max-running 8 --context 8192 --flash-backend pread
+)";
+
+struct ServeOptions {
+  ServiceOptions service;
+  std::string port_file;
+};
+
+void Say(const std::string& line) {
+  constexpr size_t kMaxLineBytes = 4096;
+  std::fprintf(stderr, "%s\n", PrintableLines(line, kMaxLineBytes).c_str());
+}
+
+std::string MetricsText(const std::string& address) {
+  if (address.empty()) return "off";
+  return absl::StartsWith(address, "unix:") ? address
+                                            : absl::StrCat("http://", address, "/metrics");
+}
+
+// What was decided before anything runs.
+void PrintPlan(const LocalService& service) {
+  const MemoryChoice& memory = service.memory();
+  Say(absl::StrCat("pack: ", service.pack().path, ", ", FormatBytes(service.pack().bytes)));
+  std::string share = "all weights stay in it";
+  if (memory.cached < 1) {
+    share = absl::StrFormat(
+        "%.0f %% of the MLP weights find room in it, the others are read when needed",
+        100 * memory.cached);
+  }
+  Say(absl::StrCat("memory: ", FormatBytes(memory.budget_bytes), " (", memory.reason, "); ",
+                   share));
+}
+
+void PrintAddresses(const LocalService& service) {
+  const std::string server = service.server();
+  const std::string flag =
+      server == ServerConfig().listen ? "" : absl::StrCat(" --server ", server);
+  std::printf("%s\n",
+              absl::StrCat("serving ", Printable(service.model_name()), "\n  gRPC     ", server,
+                           "\n  metrics  engine ", MetricsText(service.engine_metrics()),
+                           ", store ", MetricsText(service.store_metrics()), "\n  store    ",
+                           service.store_server(), "\n  try      tidegate ",
+                           service.has_chat() ? "chat" : "generate 'Once upon a time'", flag)
+                  .c_str());
+  std::fflush(stdout);
+}
+
+absl::Status Serve(const ServeOptions& options) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<LocalService> service,
+                   LocalService::Prepare(options.service, Say));
+  PrintPlan(*service);
+  // Until here a signal ends the process at once.
+  InterruptGuard interrupt([&service] {
+    const std::chrono::duration<double> limit = service->drain_timeout();
+    Say(absl::StrCat("stopping: running streams have ", FormatSeconds(limit.count()),
+                     "; a second signal ends all at once"));
+    service->RequestStop();
+  });
+  absl::Status ports;
+  SupervisorOptions supervisor;
+  supervisor.tell = [](const std::string& line) { LogWarning(line); };
+  supervisor.on_ready = [&] {
+    PrintAddresses(*service);
+    ports = WritePortFile(options.port_file, service->port());
+    if (!ports.ok()) service->RequestStop();
+  };
+  RETURN_IF_ERROR(service->Run(supervisor));
+  return ports;
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& app, CommandRun& run) {
+  const auto options = std::make_shared<ServeOptions>();
+  ServiceOptions& service = options->service;
+  service.listen = ServerConfig().listen;
+  service.metrics_listen = ServerConfig().metrics_listen;
+  service.store_metrics_listen = StoreConfig().metrics_listen;
+  CLI::App* command = app.add_subcommand(
+      "serve", "Serve a GGUF file, a Hugging Face folder or a pack over gRPC, until Ctrl-C");
+  AddAddressFlag(*command, "--listen", service.listen,
+                 "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
+                 "TLS and no authentication")
+      ->envname("TIDEGATE_LISTEN");
+  AddAddressFlag(*command, "--metrics-listen", service.metrics_listen,
+                 "Address of the engine's Prometheus metrics; off: none", /*off=*/true)
+      ->envname("TIDEGATE_METRICS_LISTEN");
+  AddAddressFlag(*command, "--store-metrics-listen", service.store_metrics_listen,
+                 "Address of the store's Prometheus metrics; off: none", /*off=*/true)
+      ->envname("TIDEGATE_STORE_METRICS_LISTEN");
+  command->add_option("--port-file", options->port_file,
+                      "File to write the port of --listen into when the service is ready");
+  service.Register(*command);
+  command->footer(kFooter);
+  command->callback([options, &run] { run = [options] { return Serve(*options); }; });
+}
+
+}  // namespace tidegate
