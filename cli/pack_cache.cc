@@ -116,9 +116,10 @@ absl::StatusOr<Entry> EntryFor(const std::string& model, UnitEncoding units,
     if (::stat(file.c_str(), &facts) != 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", file));
     }
-    absl::StrAppendFormat(&entry.identity, "file %s, %d bytes, changed %d.%09d\n",
-                          fs::path(file).filename().string(), facts.st_size, facts.st_mtim.tv_sec,
-                          facts.st_mtim.tv_nsec);
+    absl::StrAppendFormat(
+        &entry.identity, "file %s, %d bytes, changed %d.%09d\n",
+        folder || files.size() > 1 ? fs::path(file).filename().string() : whole.filename().string(),
+        facts.st_size, facts.st_mtim.tv_sec, facts.st_mtim.tv_nsec);
   }
   return entry;
 }

@@ -100,7 +100,10 @@ absl::Status Serve(const ServeOptions& options) {
     ports = WritePortFile(options.port_file, service->port());
     if (!ports.ok()) service->RequestStop();
   };
-  RETURN_IF_ERROR(service->Run(supervisor));
+  if (const absl::Status ended = service->Run(supervisor); !ended.ok()) {
+    return absl::Status(ended.code(),
+                        absl::StrCat(ended.message(), "; what the programs said is above"));
+  }
   return ports;
 }
 

@@ -105,6 +105,16 @@ void FillRemainder(const PackIndex& pack, uint64_t budget, RegionPlan& plan) {
   }
 }
 
+// All static weights, the engine's reserve, the least staging and no slots.
+absl::StatusOr<RegionPlan> LeastPlan(const PackIndex& pack, const BudgetRequest& request) {
+  RegionPlan plan;
+  plan.manifest_bytes = pack.header.manifest_bytes;
+  plan.static_bytes = pack.header.static_bytes;
+  plan.engine_reserve_bytes = EngineReserve(pack, request);
+  ASSIGN_OR_RETURN(plan.staging_bytes, LeastStaging(pack.geometry, request));
+  return plan;
+}
+
 }  // namespace
 
 uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan) {
@@ -120,11 +130,14 @@ uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request) {
       KvCacheBytes(hp, std::min(hp.context_length(), kDefaultContextTokens)));
 }
 
-absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, BudgetRequest request) {
-  constexpr uint64_t kEnough = uint64_t{1} << 60;
-  request.memory_budget_bytes = kEnough;
-  request.cache_fraction.reset();
-  ASSIGN_OR_RETURN(const RegionPlan plan, PlanRegion(pack, request));
+absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, const BudgetRequest& request) {
+  ASSIGN_OR_RETURN(RegionPlan plan, LeastPlan(pack, request));
+  for (uint32_t k = 0; request.cache && k < kUnitKinds; ++k) {
+    plan.slots_per_layer[k] = pack.geometry.kinds[k].block_count;
+  }
+  BudgetRequest whole = request;
+  whole.memory_budget_bytes = BudgetBytes(pack, plan);
+  plan.staging_bytes = AffordableStaging(whole, plan.staging_bytes, whole.memory_budget_bytes);
   return BudgetBytes(pack, plan);
 }
 
@@ -146,11 +159,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
     return absl::InvalidArgumentError(
         absl::StrCat("input share ", *request.input_share, " is outside [0, 1]"));
   }
-  RegionPlan plan;
-  plan.manifest_bytes = pack.header.manifest_bytes;
-  plan.static_bytes = pack.header.static_bytes;
-  plan.engine_reserve_bytes = EngineReserve(pack, request);
-  ASSIGN_OR_RETURN(plan.staging_bytes, LeastStaging(geometry, request));
+  ASSIGN_OR_RETURN(RegionPlan plan, LeastPlan(pack, request));
 
   if (request.cache_fraction.has_value()) {
     const double fraction = *request.cache_fraction;

@@ -36,9 +36,9 @@ uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan);
 // Bytes of the budget that are the engine's: as asked for, else the KV cache of one context.
 uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request);
 
-// The budget that holds the whole model, with all the staging that helps; what `request` says of
-// the budget itself is not looked at. More than it is of no use. INVALID_ARGUMENT as PlanRegion().
-absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, BudgetRequest request);
+// A budget that holds the whole model, with staging as it is usual for so much; what `request` says
+// of the budget itself is not looked at. INVALID_ARGUMENT as PlanRegion().
+absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, const BudgetRequest& request);
 
 // Bytes of the static section that are in memory whatever the budget: without a last tensor that
 // may stay on flash.

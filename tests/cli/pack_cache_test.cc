@@ -77,7 +77,9 @@ TEST_F(PackCacheTest, PacksOnce) {
 TEST_F(PackCacheTest, AModelIsItsFile) {
   const ReadyPack first = Make("m.gguf");
   fs::create_symlink(dir_.File("m.gguf"), dir_.File("link.gguf"));
-  EXPECT_EQ(Make("link.gguf").path, first.path);
+  const ReadyPack linked = Make("link.gguf");
+  EXPECT_EQ(linked.path, first.path);
+  EXPECT_FALSE(linked.packed_now);
   fs::create_directory(dir_.File("sub"));
   LlamaGguf({.seed = 2}).WriteTo(dir_.File("sub/m.gguf"));
   EXPECT_TRUE(Make("sub/m.gguf").packed_now);

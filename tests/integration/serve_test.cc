@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "base/listen_address.h"
 #include "cli/health_check.h"
@@ -28,8 +29,17 @@ pid_t ChildNamed(pid_t parent, const std::string& name) {
   return 0;
 }
 
+// Ended, if perhaps not yet waited for by the process that has taken it over.
 bool Gone(pid_t pid) {
-  return WaitUntil([pid] { return kill(pid, 0) != 0; }, kDaemonLimit);
+  const std::string stat = "/proc/" + std::to_string(pid) + "/stat";
+  return WaitUntil(
+      [&] {
+        if (kill(pid, 0) != 0) return true;
+        std::ifstream file(stat);
+        std::string line;
+        return std::getline(file, line) && line.find(") Z ") != std::string::npos;
+      },
+      kDaemonLimit);
 }
 
 // A serve command on the demo model with a cache that all tests share, on a free port.

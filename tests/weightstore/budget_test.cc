@@ -224,9 +224,9 @@ TEST_F(BudgetTest, MoreThanEnoughHoldsTheWholeModelAndNoMore) {
   EXPECT_EQ(SlotBytes(*plan), geometry().blocks_bytes());
 }
 
-TEST_F(BudgetTest, TheWholeBudgetHoldsEverythingAndMoreHelpsNothing) {
-  for (const bool cache : {true, false}) {
-    BudgetRequest request = {.engine_reserve_bytes = 3 * kMiB, .cache = cache};
+TEST_F(BudgetTest, TheWholeBudgetHoldsEverythingAndMuchLessDoesNot) {
+  for (const uint64_t staging : {0 * kKiB, 64 * kKiB}) {
+    BudgetRequest request = {.engine_reserve_bytes = 64 * kKiB, .staging_bytes = staging};
     const auto whole = WholeBudget(index(), request);
     ASSERT_TRUE(whole.ok()) << whole.status();
     request.memory_budget_bytes = *whole;
@@ -234,12 +234,14 @@ TEST_F(BudgetTest, TheWholeBudgetHoldsEverythingAndMoreHelpsNothing) {
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_LE(BudgetBytes(index(), *plan), *whole);
     EXPECT_EQ(plan->static_bytes, index().header.static_bytes);
-    for (uint32_t k = 0; k < kUnitKinds; ++k) {
-      EXPECT_EQ(plan->slots_per_layer[k], cache ? geometry().kinds[k].block_count : 0u);
-    }
-    request.memory_budget_bytes = 1000 * *whole;
-    EXPECT_LE(BudgetBytes(index(), *PlanRegion(index(), request)), *whole);
+    EXPECT_EQ(plan->slots_per_layer[0], 64u);
+    EXPECT_EQ(plan->slots_per_layer[1], 64u);
+    request.memory_budget_bytes = *whole * 7 / 8;
+    EXPECT_LT(PlanRegion(index(), request)->slots_per_layer[0], 64u);
+    request.cache = false;
+    EXPECT_LT(*WholeBudget(index(), request), *whole - geometry().blocks_bytes());
   }
+  EXPECT_FALSE(WholeBudget(index(), {.staging_bytes = 1}).ok());
 }
 
 TEST_F(BudgetTest, CacheFractionIsExactWhateverTheBudget) {
