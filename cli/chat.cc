@@ -30,6 +30,7 @@ void AddChatCommand(CLI::App& app, CommandRun& run) {
   AddSamplingFlags(*command, options->request);
   AddPruningFlags(*command, options->request);
   AddMaxDurationFlag(*command, options->request);
+  AddAdmissionFlags(*command, options->request);
   command->add_flag("--accounts", options->accounts,
                     "Tokens, times and flash reads of every answer, on standard error");
   command->callback([options, &run] {

@@ -106,6 +106,7 @@ void AddGenerateCommand(CLI::App& app, CommandRun& run) {
   AddSamplingFlags(*command, options->request);
   AddPruningFlags(*command, options->request);
   AddMaxDurationFlag(*command, options->request);
+  AddAdmissionFlags(*command, options->request);
   AddTimeFlag(*command, "--deadline", "Give up after this time",
               [options](std::chrono::nanoseconds d) { options->deadline = d; });
   command->add_flag("--json", options->json, "One JSON object at the end instead of text");

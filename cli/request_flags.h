@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
+#include "base/numbers.h"
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -72,8 +74,41 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
         stop.mutable_strings()->Assign(v.begin(), v.end());
       },
       "Stop at this text; may be repeated");
+  AddIntegerFlag(
+      command, "--min-tokens",
+      [&stop](uint64_t v) { stop.set_min_tokens(static_cast<uint32_t>(v)); }, {0, kMaxUint32},
+      "Nothing but --max-tokens, the context or time ends the text before so many tokens")
+      ->default_str(absl::StrCat(usual.stop.min_tokens));
   command.add_flag_callback(
       "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
+}
+
+// Whose turn it is, and what it is called.
+template <typename Request>
+void AddAdmissionFlags(CLI::App& command, Request& request) {
+  AddTextFlag(
+      command, "--priority",
+      [&request](const std::string& text) {
+        ASSIGN_OR_RETURN(const double value, ParseReal(text, {-kMaxPriority, kMaxPriority}));
+        if (value != std::trunc(value)) {
+          return absl::InvalidArgumentError(absl::StrCat(Quoted(text), " is not a whole number"));
+        }
+        request.set_priority(static_cast<int32_t>(value));
+        return absl::OkStatus();
+      },
+      absl::StrCat("Larger goes first, from ", -kMaxPriority, " to the server's --max-priority"))
+      ->type_name("N")
+      ->default_str(absl::StrCat(GenerationRequest().priority));
+  command
+      .add_option_function<std::string>(
+          "--cache-salt", [&request](const std::string& v) { request.set_cache_salt(v); },
+          "Share the server's cache of prompts only with requests of the same salt")
+      ->type_name("TEXT");
+  command
+      .add_option_function<std::string>(
+          "--request-id", [&request](const std::string& v) { request.set_request_id(v); },
+          "Name of the request, for the Cancel call; default: the server makes one")
+      ->type_name("ID");
 }
 
 template <typename Request>

@@ -50,6 +50,9 @@ struct StopParams {
   std::vector<TokenId> token_ids;    // at most 64
   bool ignore_eos = false;
   bool include_stop_string = false;  // keep the matched string in the text
+  // Before so many tokens are generated nothing above ends the stream: ids that would are not
+  // drawn.
+  uint32_t min_tokens = 0;  // at most max_tokens
 };
 
 struct GenerationRequest {
@@ -61,8 +64,8 @@ struct GenerationRequest {
   // Whose it is; places are shared fairly between clients. In a server, the address of the peer
   // (LiveListener::Accepted); "": all requests without one are one client's.
   std::string client;
-  int32_t priority = 0;    // larger goes first
-  std::string cache_salt;  // prompts are cached for requests with the same salt
+  int32_t priority = 0;    // larger goes first; within kMaxPriority of 0
+  std::string cache_salt;  // prompts are cached for requests with the same salt; kMaxCacheSaltBytes
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };

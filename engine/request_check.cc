@@ -26,7 +26,11 @@ absl::Status CheckPruning(const PruningParams& p, const PruningBounds& bounds) {
   return absl::OkStatus();
 }
 
-absl::Status CheckStops(const StopParams& stop, const Tokenizer& tokenizer) {
+absl::Status CheckStops(const StopParams& stop, uint32_t max_tokens, const Tokenizer& tokenizer) {
+  if (stop.min_tokens > max_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("min_tokens ", stop.min_tokens, " is more than max_tokens, ", max_tokens));
+  }
   if (stop.strings.size() > kMaxStopStrings) {
     return absl::InvalidArgumentError(
         absl::StrCat(stop.strings.size(), " stop strings, at most ", kMaxStopStrings));
@@ -50,6 +54,18 @@ absl::Status CheckStops(const StopParams& stop, const Tokenizer& tokenizer) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAdmission(int32_t priority, size_t salt_bytes) {
+  if (priority < -kMaxPriority || priority > kMaxPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority ", priority, " is outside [",
+                                                   -kMaxPriority, ", ", kMaxPriority, "]"));
+  }
+  if (salt_bytes > kMaxCacheSaltBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cache_salt has ", salt_bytes, " bytes, at most ", kMaxCacheSaltBytes));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds& bounds,
@@ -69,7 +85,8 @@ absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds&
                                               context_tokens, "; shorten it"));
   }
   RETURN_IF_ERROR(CheckPruning(request.pruning, bounds));
-  RETURN_IF_ERROR(CheckStops(request.stop, tokenizer));
+  RETURN_IF_ERROR(CheckStops(request.stop, request.max_tokens, tokenizer));
+  RETURN_IF_ERROR(CheckAdmission(request.priority, request.cache_salt.size()));
   return ValidateSamplingParams(request.sampling, tokenizer.vocab_size());
 }
 

@@ -26,6 +26,9 @@ inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;  // of each; at least 1
 inline constexpr size_t kMaxStopTokens = 64;
 
+inline constexpr int32_t kMaxPriority = 1000;  // and -1000 at least
+inline constexpr size_t kMaxCacheSaltBytes = 128;
+
 // False for what is not a number.
 constexpr bool IsIn(RealRange range, double value) {
   return (range.above_low ? value > range.low : value >= range.low) && value <= range.high;

@@ -77,7 +77,21 @@ BatchSequence Sequence::Wants(uint32_t rows_max) {
           .logit_rows = done + rows_ == ids_.size() ? 1u : 0u};
 }
 
-void Sequence::TakeLogits(std::span<float> logits) { sampled_ = sampler_.Sample(Drawable(logits)); }
+void Sequence::TakeLogits(std::span<float> logits) {
+  const std::span<float> drawable = Drawable(logits);
+  if (accounts_.generated_tokens < request_.stop.min_tokens) BanStops(drawable);
+  sampled_ = sampler_.Sample(drawable);
+}
+
+// What would end the stream too early.
+void Sequence::BanStops(std::span<float> logits) const {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (const TokenId id : request_.stop.token_ids) logits[static_cast<size_t>(id)] = kNever;
+  if (request_.stop.ignore_eos) return;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (options_.tokenizer->IsEndOfGeneration(static_cast<TokenId>(id))) logits[id] = kNever;
+  }
+}
 
 bool Sequence::Advance(const PassAccounts& cost, double stall_seconds) {
   // Rows of tokens that had been computed before are a part of the prompt's price.
@@ -171,6 +185,17 @@ std::span<float> Sequence::Drawable(std::span<float> logits) const {
   return logits.first(options_.tokenizer->vocab_size());
 }
 
+std::optional<FinishReason> Sequence::StopOf(TokenId token) const {
+  // Where every token is banned, one is drawn all the same.
+  if (!MayStop()) return std::nullopt;
+  const std::vector<TokenId>& ids = request_.stop.token_ids;
+  if (std::find(ids.begin(), ids.end(), token) != ids.end()) return FinishReason::kStopToken;
+  if (request_.stop.ignore_eos || !options_.tokenizer->IsEndOfGeneration(token)) {
+    return std::nullopt;
+  }
+  return FinishReason::kEndOfText;
+}
+
 bool Sequence::EmitToken() {
   const TokenId token = ids_.back();
   const Clock::time_point now = Clock::now();
@@ -187,13 +212,8 @@ bool Sequence::EmitToken() {
   ++accounts_.generated_tokens;
   accounts_.decode_seconds = Seconds(now - first_token_);
 
-  const std::vector<TokenId>& stop_ids = request_.stop.token_ids;
-  if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) {
-    Finish(FinishReason::kStopToken, absl::OkStatus());
-    return false;
-  }
-  if (!request_.stop.ignore_eos && options_.tokenizer->IsEndOfGeneration(token)) {
-    Finish(FinishReason::kEndOfText, absl::OkStatus());
+  if (const auto stop = StopOf(token); stop.has_value()) {
+    Finish(*stop, absl::OkStatus());
     return false;
   }
   Emit(token);
@@ -214,7 +234,8 @@ void Sequence::Fail(const absl::Status& status) { Finish(FinishReason::kError, P
 
 void Sequence::Emit(TokenId token) {
   held_ids_.push_back(token);
-  const std::string text = stops_.Add(detokenizer_.Add(token));
+  std::string text = detokenizer_.Add(token);
+  if (MayStop()) text = stops_.Add(text);
   if (text.empty() && stops_.matched().empty()) return;
   sink_->OnTokens(text, held_ids_);
   held_ids_.clear();

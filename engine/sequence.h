@@ -85,6 +85,10 @@ class Sequence {
   std::optional<RowPruning> NextPrune() const;
   std::optional<RowPruning> SteeredPrune() const;
   std::span<float> Drawable(std::span<float> logits) const;
+  void BanStops(std::span<float> logits) const;
+  // Whether the latest token, or a string that begins in its text, may end the stream.
+  bool MayStop() const { return accounts_.generated_tokens > request_.stop.min_tokens; }
+  std::optional<FinishReason> StopOf(TokenId token) const;
   void CountPrompt(const PassAccounts& cost);
   void CountToken(const PassAccounts& cost, double stall_seconds);
   void CountPruning(double density);

@@ -98,6 +98,10 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "Generate and Chat calls that are open, those included that are done and not read; more get "
       "RESOURCE_EXHAUSTED; 0: --max-running (512 if that is 0) + --max-waiting + 512",
       "TIDEGATE_MAX_OPEN_STREAMS");
+  add("--max-priority", config.max_priority, {0, static_cast<uint64_t>(kMaxPriority)},
+      "Largest priority that requests may ask: any client that may ask for more than 0 can go "
+      "before all others",
+      "TIDEGATE_MAX_PRIORITY");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")
       ->envname("TIDEGATE_IDLE_TIMEOUT");

@@ -28,6 +28,7 @@ struct ServerConfig {
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);
   GateLimits connections;
   int max_streams_per_connection = 1024;
+  int max_priority = 0;      // that requests may ask
   int max_open_streams = 0;  // 0: what run and wait at most, and kFinishedStreams
   std::chrono::nanoseconds idle_timeout = std::chrono::minutes(15);
   std::chrono::nanoseconds write_timeout = std::chrono::seconds(60);

@@ -1,5 +1,7 @@
 #include "server/generate_service.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/generate_stream.h"
@@ -51,6 +53,15 @@ absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest
   return CheckAnswerBytes("token_ids", response.ByteSizeLong());
 }
 
+absl::Status CancelStreams(ServingState& state, const v1::CancelRequest& request,
+                           v1::CancelResponse& response) {
+  RETURN_IF_ERROR(CheckCancelRequest(request));
+  const std::vector<uint64_t> ids = state.streams.Cancel(request.request_id());
+  for (const uint64_t id : ids) state.engine.Cancel(id);
+  response.set_found(!ids.empty());
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationServiceImpl::Generate(
@@ -77,6 +88,14 @@ grpc::ServerUnaryReactor* GenerationServiceImpl::Detokenize(grpc::CallbackServer
   return AnswerUnary<v1::DetokenizeRequest, v1::DetokenizeResponse>(
       {context, request, response, RpcMethod::kDetokenize}, state_,
       [this](const auto& in, auto& out) { return DetokenizeIds(state_.model, in, out); });
+}
+
+grpc::ServerUnaryReactor* GenerationServiceImpl::Cancel(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* response) {
+  return AnswerUnary<v1::CancelRequest, v1::CancelResponse>(
+      {context, request, response, RpcMethod::kCancel}, state_,
+      [this](const auto& in, auto& out) { return CancelStreams(state_, in, out); });
 }
 
 }  // namespace tidegate

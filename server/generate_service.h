@@ -1,4 +1,5 @@
-// GenerationService over the callback API: streams, and the two conversions of the tokenizer.
+// GenerationService over the callback API: streams, their end by request id, and the two
+// conversions of the tokenizer.
 //
 // Thread-safe; reactions do not block. Splitting a text and rendering a chat template run on gRPC's
 // thread: sizes and steps are bounded, and the time grows slowly with them (1 MiB takes about as
@@ -16,7 +17,8 @@ using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Genera
     v1::GenerationService::WithRawCallbackMethod_Chat<
         v1::GenerationService::WithRawCallbackMethod_Tokenize<
             v1::GenerationService::WithRawCallbackMethod_Detokenize<
-                v1::GenerationService::Service>>>>;
+                v1::GenerationService::WithRawCallbackMethod_Cancel<
+                    v1::GenerationService::Service>>>>>;
 
 class GenerationServiceImpl final : public RawGenerationService {
  public:
@@ -33,6 +35,9 @@ class GenerationServiceImpl final : public RawGenerationService {
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* request,
                                        grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override;
 
  private:
   ServingState& state_;

@@ -80,7 +80,8 @@ GenerateStream::~GenerateStream() {
 }
 
 RequestBounds GenerateStream::Bounds(const Tokenizer& tokenizer) const {
-  return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens()};
+  return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens(),
+          state_.max_priority};
 }
 
 absl::StatusOr<GenerationRequest> GenerateStream::Parse(
@@ -108,6 +109,7 @@ absl::Status GenerateStream::Submit(const Request& request,
   parsed.client = ClientOfPeer(context_->peer());
   started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
   ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
+  state_.streams.Name(this, request_id_, engine_id_);
   return absl::OkStatus();
 }
 
@@ -143,8 +145,9 @@ void GenerateStream::OnTokens(std::string_view text, std::span<const TokenId> id
 
 void GenerateStream::OnResult(const GenerationResult& result) {
   reason_ = static_cast<uint32_t>(result.reason);
+  Settled();
   if (state_.metrics != nullptr && result.reason == FinishReason::kCancelled &&
-      buffer_.client_gone()) {
+      (buffer_.client_gone() || cancelled())) {
     state_.metrics->OnCancelled(CancelStageOf(result.accounts));
   }
   Perform(buffer_.Result(result));

@@ -52,6 +52,7 @@ ServerOptions OptionsOf(const ServerConfig& config) {
   options.idle_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(config.idle_timeout);
   options.write_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(config.write_timeout);
+  options.max_priority = config.max_priority;
   options.model_aliases = config.model_aliases;
   return options;
 }

@@ -16,10 +16,10 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 6, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
+constexpr size_t kMethods = 7, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
                  kStreamCuts = 2;
-constexpr std::array<const char*, kMethods> kMethodNames = {"Generate",   "Chat",     "Tokenize",
-                                                            "Detokenize", "GetModel", "ListModels"};
+constexpr std::array<const char*, kMethods> kMethodNames = {
+    "Generate", "Chat", "Tokenize", "Detokenize", "Cancel", "GetModel", "ListModels"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
     "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
 constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
@@ -127,10 +127,11 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
   for (size_t i = 0; i < kRejectReasons; ++i) {
     rejected[i] = &rejected_family.Add({{"reason", kRejectNames[i]}});
   }
-  auto& cancelled_family = prometheus::BuildCounter()
-                               .Name("tidegate_cancellations_total")
-                               .Help("Requests whose client left, by how far they had come.")
-                               .Register(registry);
+  auto& cancelled_family =
+      prometheus::BuildCounter()
+          .Name("tidegate_cancellations_total")
+          .Help("Requests whose client left or cancelled them, by how far they had come.")
+          .Register(registry);
   for (size_t i = 0; i < kCancelStages; ++i) {
     cancelled[i] = &cancelled_family.Add({{"stage", kCancelStageNames[i]}});
   }

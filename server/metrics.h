@@ -18,7 +18,7 @@
 
 namespace tidegate {
 
-enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kGetModel, kListModels };
+enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kCancel, kGetModel, kListModels };
 
 // Why the server ended a stream whose client does not read.
 enum class StreamCut { kBacklog, kWriteTimeout };

@@ -34,6 +34,25 @@ void OpenStreams::Remove(Stream* stream) {
   count_ = static_cast<int>(streams_.size());
 }
 
+void OpenStreams::Name(Stream* stream, std::string_view request_id, uint64_t engine_id) {
+  MutexLock lock(mutex_);
+  stream->request_id_ = request_id;
+  stream->engine_id_ = engine_id;
+}
+
+std::vector<uint64_t> OpenStreams::Cancel(std::string_view request_id) {
+  std::vector<uint64_t> ids;
+  MutexLock lock(mutex_);
+  for (Stream* const stream : streams_) {
+    if (stream->settled_ || stream->request_id_.empty() || stream->request_id_ != request_id) {
+      continue;
+    }
+    stream->cancelled_ = true;
+    ids.push_back(stream->engine_id_);
+  }
+  return ids;
+}
+
 void OpenStreams::EndUnread(Clock::time_point now) {
   const Clock::rep limit = (now - write_timeout_).time_since_epoch().count();
   const uint64_t before = ended_;

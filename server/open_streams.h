@@ -8,8 +8,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_set>
+#include <vector>
 
 #include "base/log_burst.h"
 #include "base/mutex.h"
@@ -32,11 +35,20 @@ class OpenStreams {
     void WriteBegun() { write_begun_ = Clock::now().time_since_epoch().count(); }
     void WriteDone() { write_begun_ = kNoWrite; }
 
+    // The same: the engine is done with it, so that Cancel() does not find it any more.
+    void Settled() { settled_ = true; }
+    // Cancel() has found it.
+    bool cancelled() const { return cancelled_; }
+
    private:
     friend class OpenStreams;
     static constexpr Clock::rep kNoWrite = 0;
     std::atomic<Clock::rep> write_begun_ = kNoWrite;
-    bool ended_ = false;  // under the mutex of OpenStreams
+    std::atomic<bool> settled_ = false, cancelled_ = false;
+    // Under the mutex of OpenStreams.
+    bool ended_ = false;
+    std::string request_id_;  // empty until Name()
+    uint64_t engine_id_ = 0;
   };
 
   OpenStreams(int max_streams, std::chrono::milliseconds write_timeout);
@@ -48,6 +60,13 @@ class OpenStreams {
   // Remove(), since gRPC holds it to tell the client.
   bool Add(Stream* stream);
   void Remove(Stream* stream);
+
+  // Between Add() and Remove(): the ids of a stream that the engine has taken, the client's and the
+  // engine's.
+  void Name(Stream* stream, std::string_view request_id, uint64_t engine_id);
+  // What Engine::Cancel() takes of the streams with this request id that are not settled; empty:
+  // there is none. The caller cancels them, which is harmless for those that end meanwhile.
+  std::vector<uint64_t> Cancel(std::string_view request_id);
 
   int count() const { return count_; }
   int max() const { return max_streams_; }

@@ -83,8 +83,42 @@ void TakeSampling(const v1::SamplingParams& proto, const Tokenizer& tokenizer,
   TakeLogitBias(proto, tokenizer, params, violations);
 }
 
-void TakeStop(const v1::StopConditions& proto, const Tokenizer& tokenizer, StopParams& params,
-              Violations& violations) {
+// At most `bytes` printable ASCII characters without spaces.
+bool IsPlainName(std::string_view text, size_t bytes) {
+  return text.size() <= bytes &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
+}
+
+std::string NotAPlainName(size_t bytes) {
+  return absl::StrCat("must be at most ", bytes, " printable ASCII characters without spaces");
+}
+
+// Who goes first, and with whom keys and values are shared.
+template <typename Request>
+void TakeAdmission(const Request& request, int32_t max_priority, GenerationRequest& parsed,
+                   Violations& violations) {
+  if (request.priority() < -kMaxPriority || request.priority() > max_priority) {
+    violations.Add("priority",
+                   absl::StrCat(request.priority(), " is outside [", -kMaxPriority, ", ",
+                                max_priority, "]; the server's --max-priority is the upper bound"));
+  } else {
+    parsed.priority = request.priority();
+  }
+  if (IsPlainName(request.cache_salt(), kMaxCacheSaltBytes)) {
+    parsed.cache_salt = request.cache_salt();
+  } else {
+    violations.Add("cache_salt", NotAPlainName(kMaxCacheSaltBytes));
+  }
+}
+
+void TakeStop(const v1::StopConditions& proto, uint32_t max_tokens, const Tokenizer& tokenizer,
+              StopParams& params, Violations& violations) {
+  if (proto.min_tokens() > max_tokens) {
+    violations.Add("stop.min_tokens", absl::StrCat(proto.min_tokens(), " is outside [0, ",
+                                                   max_tokens, "]; max_tokens is the upper bound"));
+  } else {
+    params.min_tokens = proto.min_tokens();
+  }
   if (static_cast<size_t>(proto.strings_size()) > kMaxStopStrings) {
     violations.Add("stop.strings",
                    absl::StrCat(proto.strings_size(), " strings; at most ", kMaxStopStrings));
@@ -177,15 +211,13 @@ void TakeAll(const Request& request, const RequestBounds& bounds,
              parsed.max_tokens, violations);
   }
   TakeSampling(request.sampling(), bounds.tokenizer, parsed.sampling, violations);
-  TakeStop(request.stop(), bounds.tokenizer, parsed.stop, violations);
+  TakeStop(request.stop(), parsed.max_tokens, bounds.tokenizer, parsed.stop, violations);
   TakePruning(request.pruning(), bounds.pruning, parsed.pruning, violations);
   if (request.has_max_duration()) {
     TakeDuration(request.max_duration(), now, parsed, violations);
   }
-  if (!IsValidRequestId(request.request_id())) {
-    violations.Add("request_id", absl::StrCat("must be at most ", kMaxRequestIdBytes,
-                                              " printable ASCII characters without spaces"));
-  }
+  TakeAdmission(request, bounds.max_priority, parsed, violations);
+  if (!IsValidRequestId(request.request_id())) violations.Add("request_id", NotARequestId());
 }
 
 }  // namespace
@@ -202,10 +234,9 @@ void TakeOptions(const v1::ChatRequest& request, const RequestBounds& bounds,
   TakeAll(request, bounds, now, parsed, violations);
 }
 
-bool IsValidRequestId(std::string_view id) {
-  return id.size() <= kMaxRequestIdBytes &&
-         std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < 0x7f; });
-}
+bool IsValidRequestId(std::string_view id) { return IsPlainName(id, kMaxRequestIdBytes); }
+
+std::string NotARequestId() { return NotAPlainName(kMaxRequestIdBytes); }
 
 bool IsToken(uint32_t id, const Tokenizer& tokenizer) { return id < tokenizer.vocab_size(); }
 

@@ -23,6 +23,7 @@ struct RequestBounds {
   const Tokenizer& tokenizer;
   const PruningBounds& pruning;
   uint32_t context_tokens = 0;
+  int32_t max_priority = 0;  // of what requests may ask, see ServerOptions
 };
 
 // Everything but the prompt. Fields that the request leaves out keep what `parsed` has, pruning the
@@ -36,6 +37,8 @@ void TakeOptions(const v1::ChatRequest& request, const RequestBounds& bounds,
 
 // At most kMaxRequestIdBytes printable ASCII characters without spaces.
 bool IsValidRequestId(std::string_view id);
+// What a violation says if not.
+std::string NotARequestId();
 
 // Whether the tokenizer has this id, and what a violation says if not.
 bool IsToken(uint32_t id, const Tokenizer& tokenizer);

@@ -115,6 +115,16 @@ absl::StatusOr<GenerationRequest> ParseChatRequest(const v1::ChatRequest& reques
   return parsed;
 }
 
+absl::Status CheckCancelRequest(const v1::CancelRequest& request) {
+  Violations violations;
+  if (request.request_id().empty()) {
+    violations.Add("request_id", "is missing; Started names it");
+  } else if (!IsValidRequestId(request.request_id())) {
+    violations.Add("request_id", NotARequestId());
+  }
+  return violations.empty() ? absl::OkStatus() : violations.ToStatus();
+}
+
 absl::Status CheckTokenizeRequest(const v1::TokenizeRequest& request) {
   Violations violations;
   if (request.text().size() > kMaxPromptBytes) {

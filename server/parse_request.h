@@ -35,6 +35,7 @@ absl::StatusOr<GenerationRequest> ParseChatRequest(const v1::ChatRequest& reques
                                                    std::chrono::steady_clock::time_point now,
                                                    MakePrompt make_prompt);
 
+absl::Status CheckCancelRequest(const v1::CancelRequest& request);
 absl::Status CheckTokenizeRequest(const v1::TokenizeRequest& request);
 absl::Status CheckDetokenizeRequest(const v1::DetokenizeRequest& request,
                                     const Tokenizer& tokenizer);

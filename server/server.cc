@@ -58,7 +58,9 @@ Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
     : chat_(std::move(chat)),
       connection_stats_(options.connection_stats),
       streams_(options.max_open_streams, options.write_timeout),
-      state_{engine, ServedModel(engine, options.model_aliases), metrics, chat_, streams_},
+      state_{engine,   ServedModel(engine, options.model_aliases),
+             metrics,  chat_,
+             streams_, options.max_priority},
       generation_(state_),
       model_(state_) {}
 

@@ -17,6 +17,7 @@ struct ServingState {
   EngineMetrics* const metrics;  // may be null; not owned
   ChatPrompts& chat;             // not owned
   OpenStreams& streams;          // not owned
+  const int32_t max_priority = 0;
   std::atomic<bool> draining = false;
 };
 

@@ -129,6 +129,14 @@ TEST_F(GenerateTest, FlagsReachTheEngine) {
                                     "0.5",
                                     "--reproducible",
                                     "--ignore-eos",
+                                    "--min-tokens",
+                                    "4",
+                                    "--priority",
+                                    "-5",
+                                    "--cache-salt",
+                                    "mine",
+                                    "--request-id",
+                                    "story-1",
                                     "--max-duration",
                                     "1500ms",
                                     "--quiet"},
@@ -141,6 +149,9 @@ TEST_F(GenerateTest, FlagsReachTheEngine) {
   EXPECT_EQ(request.sampling.seed, 5u);
   EXPECT_THAT(request.stop.strings, testing::ElementsAre("A", "B"));
   EXPECT_TRUE(request.stop.ignore_eos);
+  EXPECT_EQ(request.stop.min_tokens, 4u);
+  EXPECT_EQ(request.priority, -5);
+  EXPECT_EQ(request.cache_salt, "mine");
   EXPECT_EQ(request.pruning.mode, DecodeMode::kDense);
   EXPECT_EQ(request.pruning.gamma, 0);
   EXPECT_EQ(request.pruning.protected_share, 0.5f);

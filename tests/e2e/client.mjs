@@ -92,6 +92,7 @@ export class Client {
   }
 
   tokenize(request) { return this.#unary(this.generation, 'Tokenize', request); }
+  cancel(request) { return this.#unary(this.generation, 'Cancel', request); }
   detokenize(request) { return this.#unary(this.generation, 'Detokenize', request); }
   getModel(request = {}) { return this.#unary(this.model, 'GetModel', request); }
   listModels() { return this.#unary(this.model, 'ListModels', {}); }

@@ -81,6 +81,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"LongStop", [](R& r) { r.stop.strings = {std::string(257, 'x')}; }, kBad, "257"},
         Case{"ManyStopIds", [](R& r) { r.stop.token_ids.assign(65, 5); }, kBad, "65"},
         Case{"StopId", [](R& r) { r.stop.token_ids = {9999}; }, kBad, "9999"},
+        Case{"MinTokens", [](R& r) { r.stop.min_tokens = 4; }, absl::StatusCode::kOk, ""},
+        Case{"ManyMinTokens", [](R& r) { r.stop.min_tokens = 5; }, kBad,
+             "min_tokens 5 is more than max_tokens, 4"},
+        Case{"Priority", [](R& r) { r.priority = -1001; }, kBad, "-1001 is outside [-1000, 1000]"},
+        Case{"Salt", [](R& r) { r.cache_salt.assign(129, 'x'); }, kBad, "129 bytes"},
         Case{"Sampling", [](R& r) { r.sampling.temperature = -1; }, kBad, "temperature"}),
     [](const auto& row) { return std::string(row.param.name); });
 

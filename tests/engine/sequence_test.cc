@@ -84,13 +84,27 @@ class PaddedHead : public testing::Test {
     return request;
   }
 
-  std::vector<TokenId> Generate(const SamplingParams& sampling) {
+  std::shared_ptr<Sink> Run(GenerationRequest request) {
     const auto sink = std::make_shared<Sink>();
-    const auto id = engine_->Submit(Request(sampling), sink);
+    const auto id = engine_->Submit(std::move(request), sink);
     EXPECT_TRUE(id.ok()) << id.status();
     EXPECT_TRUE(WaitUntil([&] { return sink->result().has_value(); }, std::chrono::seconds(30)));
+    return sink;
+  }
+  std::vector<TokenId> Generate(const SamplingParams& sampling) {
+    const auto sink = Run(Request(sampling));
     EXPECT_EQ(sink->result()->reason, FinishReason::kMaxTokens) << sink->result()->status;
     return sink->ids();
+  }
+
+  // Whose next token is always `favourite`, unless it is banned.
+  static GenerationRequest Favours(TokenId favourite) {
+    SamplingParams sampling;
+    sampling.temperature = 0;
+    sampling.logit_bias = {{favourite, 1e6f}};
+    GenerationRequest request = Request(sampling);
+    request.stop.ignore_eos = false;
+    return request;
   }
 
   LocalStore store_;
@@ -145,6 +159,55 @@ TEST_F(PaddedHead, HasOneVocabularySize) {
   request = Request({});
   request.sampling.logit_bias = {{kTokens, 1.0f}};
   EXPECT_THAT(message(request), HasSubstr("logit_bias has token 300"));
+}
+
+constexpr TokenId kEos = 2, kByteA = 3 + 'a';
+
+TEST_F(PaddedHead, DrawsNoEndTokenBeforeMinTokens) {
+  GenerationRequest request = Favours(kEos);
+  auto sink = Run(request);
+  EXPECT_EQ(sink->result()->reason, FinishReason::kEndOfText);
+  EXPECT_EQ(sink->result()->accounts.generated_tokens, 1u);
+  request.stop.min_tokens = 7;
+  sink = Run(request);
+  EXPECT_EQ(sink->result()->reason, FinishReason::kEndOfText);
+  EXPECT_EQ(sink->result()->accounts.generated_tokens, 8u);
+  EXPECT_EQ(sink->ids().size(), 7u);
+  EXPECT_THAT(sink->ids(), testing::Each(testing::Ne(kEos)));
+  request.stop.min_tokens = request.max_tokens;
+  EXPECT_EQ(Run(request)->result()->reason, FinishReason::kMaxTokens);
+  // Asked to go on after it, the stream may have it at once.
+  request.stop.ignore_eos = true;
+  EXPECT_THAT(Run(request)->ids(), testing::Each(kEos));
+}
+
+TEST_F(PaddedHead, DrawsNoStopTokenBeforeMinTokens) {
+  GenerationRequest request = Favours(270);
+  request.stop.token_ids = {270};
+  request.stop.min_tokens = 3;
+  auto sink = Run(request);
+  EXPECT_EQ(sink->result()->reason, FinishReason::kStopToken);
+  EXPECT_EQ(sink->result()->accounts.generated_tokens, 4u);
+  EXPECT_THAT(sink->ids(), testing::Each(testing::Ne(270)));
+  // With nothing else to draw the stream still goes on to where it may end.
+  for (TokenId id = 0; id < static_cast<TokenId>(kTokens); ++id) {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    if (id != 270) request.sampling.logit_bias.emplace_back(id, kNever);
+  }
+  sink = Run(request);
+  EXPECT_EQ(sink->result()->reason, FinishReason::kStopToken);
+  EXPECT_EQ(sink->result()->accounts.generated_tokens, 4u);
+}
+
+TEST_F(PaddedHead, LooksForStopStringsAfterMinTokens) {
+  GenerationRequest request = Favours(kByteA);
+  request.stop.strings = {"aa"};
+  EXPECT_EQ(Run(request)->result()->accounts.generated_tokens, 2u);
+  request.stop.min_tokens = 5;
+  const auto sink = Run(request);
+  EXPECT_EQ(sink->result()->reason, FinishReason::kStopString);
+  EXPECT_EQ(sink->result()->stop_string, "aa");
+  EXPECT_EQ(sink->result()->accounts.generated_tokens, 7u);
 }
 
 // What `tidegate logits` and `eval` compare with other programs.

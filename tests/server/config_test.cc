@@ -27,6 +27,7 @@ TEST(ServerConfig, DefaultsAreValid) {
   EXPECT_TRUE(config.engine.overlap);
   EXPECT_EQ(config.engine.precision, Precision::kFast);
   EXPECT_EQ(config.engine.kv_type, KvType::kF16);
+  EXPECT_EQ(config.max_priority, 0);
 }
 
 TEST(ServerConfig, TakesFlags) {
@@ -54,7 +55,9 @@ TEST(ServerConfig, TakesFlags) {
                    "--kv",
                    "q8",
                    "--prefill-chunk",
-                   "99"},
+                   "99",
+                   "--max-priority",
+                   "7"},
                   config),
             std::nullopt);
   EXPECT_EQ(config.listen, "127.0.0.1:0");
@@ -70,6 +73,7 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_EQ(config.engine.precision, Precision::kExact);
   EXPECT_EQ(config.engine.kv_type, KvType::kQ8);
   EXPECT_EQ(config.engine.prefill_chunk_tokens, 99u);
+  EXPECT_EQ(config.max_priority, 7);
 }
 
 std::string Help() {

@@ -151,6 +151,38 @@ TEST_F(GenerateStreamTest, CancellingStopsTheEngine) {
       << metrics_server_->Render();
 }
 
+TEST_F(GenerateStreamTest, AnotherCallCancelsByRequestId) {
+  const auto cancel = [this](const std::string& request_id) {
+    grpc::ClientContext context;
+    v1::CancelRequest request;
+    request.set_request_id(request_id);
+    v1::CancelResponse response;
+    const grpc::Status status = generation_->Cancel(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.found();
+  };
+  EXPECT_FALSE(cancel("r-1"));
+  v1::GenerateRequest other_request = Request();
+  other_request.set_request_id("r-2");
+  grpc::ClientContext contexts[3];
+  const auto first = Begin(contexts[0], Request());
+  const auto same = Begin(contexts[1], Request());
+  const auto other = Begin(contexts[2], other_request);
+  EXPECT_TRUE(cancel("r-1"));
+  v1::GenerateResponse response;
+  for (const auto& reader : {first.get(), same.get()}) {
+    EXPECT_FALSE(reader->Read(&response));
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  EXPECT_EQ(engine_->Running(), std::vector<uint64_t>{id_});
+  EXPECT_FALSE(cancel("r-1")) << "they have ended";
+  engine_->End(id_, FinishReason::kMaxTokens);
+  EXPECT_TRUE(other->Read(&response));
+  EXPECT_TRUE(response.has_finished());
+  EXPECT_TRUE(MetricAppears(R"(tidegate_cancellations_total{model="tiny",stage="queued"} 2)"))
+      << metrics_server_->Render();
+}
+
 TEST_F(GenerateStreamTest, TheDeadlineStopsTheEngine) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));

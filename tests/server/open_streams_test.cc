@@ -1,5 +1,6 @@
 #include "server/open_streams.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/test_support.h"
@@ -42,6 +43,25 @@ TEST(OpenStreams, AWriteThatIsOutForTooLongEndsItsStreamOnce) {
   EXPECT_EQ(reading.ended, 0);
   EXPECT_EQ(quiet.ended, 0);
   for (CountingStream* stream : {&stuck, &reading, &quiet, &later}) streams.Remove(stream);
+}
+
+TEST(OpenStreams, FindsTheStreamsOfARequestId) {
+  OpenStreams streams(10, std::chrono::minutes(1));
+  CountingStream first, same, other, nameless;
+  for (CountingStream* stream : {&first, &same, &other, &nameless}) streams.Add(stream);
+  streams.Name(&first, "r", 1);
+  streams.Name(&same, "r", 2);
+  streams.Name(&other, "r2", 3);
+  EXPECT_THAT(streams.Cancel("r"), testing::UnorderedElementsAre(1, 2));
+  EXPECT_TRUE(first.cancelled());
+  EXPECT_TRUE(same.cancelled());
+  EXPECT_FALSE(other.cancelled());
+  EXPECT_THAT(streams.Cancel(""), testing::IsEmpty()) << "no name is no id";
+  first.Settled();
+  EXPECT_THAT(streams.Cancel("r"), testing::ElementsAre(2));
+  streams.Remove(&same);
+  EXPECT_THAT(streams.Cancel("r"), testing::IsEmpty());
+  for (CountingStream* stream : {&first, &other, &nameless}) streams.Remove(stream);
 }
 
 }  // namespace

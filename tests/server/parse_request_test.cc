@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "engine/request_limits.h"
 #include "server/status_mapping.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/error_details.h"
@@ -21,12 +22,13 @@ using testing::UnorderedElementsAre;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr uint32_t kContext = 32;
+constexpr int32_t kMaxPriorityHere = 10;
 const auto kNow = std::chrono::steady_clock::time_point(std::chrono::seconds(1000));
 
 class ParseRequestTest : public testing::Test {
  protected:
   absl::StatusOr<GenerationRequest> Parse(const v1::GenerateRequest& request) {
-    return ParseGenerateRequest(request, {*tokenizer_, bounds_, kContext}, kNow);
+    return ParseGenerateRequest(request, {*tokenizer_, bounds_, kContext, kMaxPriorityHere}, kNow);
   }
   // Field -> description.
   std::vector<std::pair<std::string, std::string>> ViolationsOf(const absl::Status& status) {
@@ -61,6 +63,20 @@ TEST_F(ParseRequestTest, DefaultsAreTheEnginesAndTheServers) {
   EXPECT_EQ(parsed->pruning.density, bounds_.defaults.density);
   EXPECT_EQ(parsed->pruning.mode, DecodeMode::kDipCa);
   EXPECT_FALSE(parsed->time_limit.has_value());
+  EXPECT_EQ(parsed->priority, 0);
+  EXPECT_EQ(parsed->cache_salt, "");
+  EXPECT_EQ(parsed->stop.min_tokens, 0u);
+}
+
+TEST_F(ParseRequestTest, PrioritiesAreWithinTheServersBound) {
+  for (const int32_t priority : {-kMaxPriority, -1, 0, kMaxPriorityHere}) {
+    v1::GenerateRequest request;
+    request.set_text("a");
+    request.set_priority(priority);
+    const auto parsed = Parse(request);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->priority, priority);
+  }
 }
 
 TEST_F(ParseRequestTest, TakesEveryField) {
@@ -85,6 +101,9 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   request.mutable_stop()->add_token_ids(4);
   request.mutable_stop()->set_ignore_eos(true);
   request.mutable_stop()->set_include_stop_string(true);
+  request.mutable_stop()->set_min_tokens(9);
+  request.set_priority(-3);
+  request.set_cache_salt("of/one:tenant");
   v1::Pruning& pruning = *request.mutable_pruning();
   pruning.set_mode(v1::DECODE_MODE_DIP);
   pruning.set_density(0.5f);
@@ -113,6 +132,9 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   EXPECT_THAT(parsed->stop.token_ids, ElementsAre(4));
   EXPECT_TRUE(parsed->stop.ignore_eos);
   EXPECT_TRUE(parsed->stop.include_stop_string);
+  EXPECT_EQ(parsed->stop.min_tokens, 9u);
+  EXPECT_EQ(parsed->priority, -3);
+  EXPECT_EQ(parsed->cache_salt, "of/one:tenant");
   EXPECT_EQ(parsed->pruning.mode, DecodeMode::kDip);
   EXPECT_EQ(parsed->pruning.density, 0.5f);
   EXPECT_EQ(parsed->pruning.gamma, 0.1f);
@@ -254,6 +276,19 @@ INSTANTIATE_TEST_SUITE_P(
                 "max_duration", "outside"},
         BadCase{"LongId", [](Request& r) { r.set_request_id(std::string(129, 'x')); }, "request_id",
                 "at most 128"},
+        BadCase{"LowPriority", [](Request& r) { r.set_priority(-1001); }, "priority",
+                "-1001 is outside [-1000, 10]"},
+        BadCase{"HighPriority", [](Request& r) { r.set_priority(11); }, "priority",
+                "11 is outside [-1000, 10]; the server's --max-priority"},
+        BadCase{"LongSalt", [](Request& r) { r.set_cache_salt(std::string(129, 'x')); },
+                "cache_salt", "at most 128"},
+        BadCase{"OddSalt", [](Request& r) { r.set_cache_salt("a b"); }, "cache_salt", "printable"},
+        BadCase{"MinTokens",
+                [](Request& r) {
+                  r.set_max_tokens(5);
+                  r.mutable_stop()->set_min_tokens(6);
+                },
+                "stop.min_tokens", "6 is outside [0, 5]; max_tokens"},
         BadCase{"OddId", [](Request& r) { r.set_request_id("a\nb"); }, "request_id", "printable"}),
     [](const auto& param) { return param.param.name; });
 
@@ -361,6 +396,15 @@ TEST_F(ParseRequestTest, ChatRefusesWrongMessages) {
   EXPECT_THAT(violations(role),
               UnorderedElementsAre(Pair("messages[1].role", HasSubstr("none of system")),
                                    Pair("max_tokens", HasSubstr("outside"))));
+}
+
+TEST_F(ParseRequestTest, CancelNamesARequest) {
+  v1::CancelRequest request;
+  EXPECT_EQ(ViolationsOf(CheckCancelRequest(request)).at(0).first, "request_id");
+  request.set_request_id(std::string(129, 'x'));
+  EXPECT_EQ(ViolationsOf(CheckCancelRequest(request)).at(0).first, "request_id");
+  request.set_request_id(std::string(128, 'x'));
+  EXPECT_TRUE(CheckCancelRequest(request).ok());
 }
 
 }  // namespace

@@ -74,6 +74,9 @@ TEST_F(WireMessagesTest, TextThatIsNoUtf8IsNamedInEveryMethod) {
             "messages[1].content");
   EXPECT_EQ(BlamedField(generation + "Tokenize", WireField(1, cut)), "text");
   EXPECT_EQ(BlamedField(generation + "Detokenize", WireField(2, cut)), "model");
+  EXPECT_EQ(BlamedField(generation + "Generate", WireField(1, "a") + WireField(11, cut)),
+            "cache_salt");
+  EXPECT_EQ(BlamedField(generation + "Cancel", WireField(1, cut)), "request_id");
   EXPECT_EQ(BlamedField("/tidegate.v1.ModelService/GetModel", WireField(1, cut)), "model");
 }
 
@@ -81,6 +84,7 @@ TEST_F(WireMessagesTest, AnEmptyMessageIsAMessage) {
   EXPECT_TRUE(RawCall(channel_, "/tidegate.v1.ModelService/ListModels", {""}).status.ok());
   EXPECT_TRUE(RawCall(channel_, "/tidegate.v1.GenerationService/Tokenize", {""}).status.ok());
   EXPECT_EQ(BlamedField("/tidegate.v1.GenerationService/Generate", ""), "prompt");
+  EXPECT_EQ(BlamedField("/tidegate.v1.GenerationService/Cancel", ""), "request_id");
 }
 
 TEST_F(WireMessagesTest, UnknownFieldsAndValuesAreAsInProtobuf) {
