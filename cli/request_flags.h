@@ -109,6 +109,9 @@ void AddAdmissionFlags(CLI::App& command, Request& request) {
           "--request-id", [&request](const std::string& v) { request.set_request_id(v); },
           "Name of the request, for the Cancel call; default: the server makes one")
       ->type_name("ID");
+  command.add_flag_callback(
+      "--progress", [&request] { request.set_progress(true); },
+      "Say on standard error how far the prompt is read");
 }
 
 template <typename Request>

@@ -39,10 +39,22 @@ bool StreamPrinter::Print(const v1::GenerateResponse& response) {
     case v1::GenerateResponse::kFinished:
       finished_ = response.finished();
       break;
+    case v1::GenerateResponse::kProgress:
+      PrintProgress(response.progress());
+      break;
     case v1::GenerateResponse::EVENT_NOT_SET:  // of a later version
       break;
   }
   return out_.good();
+}
+
+void StreamPrinter::PrintProgress(const v1::PromptProgress& progress) {
+  err_ << absl::StreamFormat("prompt: %d of %d tokens", progress.processed_tokens(),
+                             progress.total_tokens());
+  if (progress.cached_tokens() > 0) {
+    err_ << absl::StreamFormat(", %d from the cache", progress.cached_tokens());
+  }
+  err_ << std::endl;
 }
 
 void StreamPrinter::PrintDelta(const v1::Delta& delta) {

@@ -33,6 +33,7 @@ class StreamPrinter {
   void Finish();
 
  private:
+  void PrintProgress(const v1::PromptProgress& progress);  // to `err`, in every form
   void PrintDelta(const v1::Delta& delta);
   void PrintAccounts(const v1::Finished& finished);
   void PrintPartialAccounts();

@@ -24,6 +24,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kIdleCheck{50};  // of the store, by an idle engine
 
+// Between reports of how far prompts are, apart from those that their parts bring.
+constexpr std::chrono::milliseconds kProgressInterval{500};
+
 // For clients: why it is away is for the log alone.
 absl::Status NoStore() {
   return absl::UnavailableError("the weight store is not attached; retry shortly");
@@ -66,6 +69,7 @@ class EngineImpl final : public Engine {
   void EndAll(FinishReason reason, const absl::Status& status);
   void EndIf(FinishReason reason, const absl::Status& status,
              const std::function<bool(uint64_t, const Sequence&)>& ends);
+  void ReportProgress();
   void Admit();
   void Step();
   void UpdateGauges();
@@ -75,6 +79,7 @@ class EngineImpl final : public Engine {
   EngineObserver* const observer_;
   ThreadPool pool_;
   StoreLink link_;
+  Clock::time_point next_progress_;   // of the decode thread
   uint64_t preemptions_before_ = 0;   // the present attach; of the decode thread
   std::optional<StepRunner> runner_;  // while attached; after link_: it uses its model
   std::vector<SequenceNeed> queued_;  // what waiting_ had when the step was planned
@@ -287,7 +292,27 @@ void EngineImpl::EndExpired() {
   if (!waiting.empty()) UpdateGauges();
 }
 
-// Whatever ends requests from outside. Returns true when the engine is to stop.
+// To those who asked for it, also while they wait.
+void EngineImpl::ReportProgress() {
+  const Clock::time_point now = Clock::now();
+  if (now < next_progress_) return;
+  next_progress_ = now + kProgressInterval;
+  std::vector<std::pair<std::shared_ptr<GenerationSink>, PromptProgress>> waiting;
+  {
+    MutexLock lock(mutex_);
+    waiting_.ForEach([&waiting](const WaitingRequest& w) {
+      if (!w.request.progress) return;
+      const auto total = static_cast<uint32_t>(w.request.prompt.size());
+      waiting.push_back({w.sink, {.total = total}});
+    });
+  }
+  // Only this thread takes requests out and ends them.
+  for (const auto& [sink, progress] : waiting) sink->OnPromptProgress(progress);
+  if (runner_) runner_->ReportProgress();
+}
+
+// Whatever ends requests from outside, and what they are told meanwhile. Returns true when the
+// engine is to stop.
 bool EngineImpl::EndWhatMust() {
   bool stop = false, expired = false;
   {
@@ -302,6 +327,7 @@ bool EngineImpl::EndWhatMust() {
   }
   EndCancelled();
   EndExpired();
+  ReportProgress();
   return stop;
 }
 

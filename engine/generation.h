@@ -66,6 +66,7 @@ struct GenerationRequest {
   std::string client;
   int32_t priority = 0;    // larger goes first; within kMaxPriority of 0
   std::string cache_salt;  // prompts are cached for requests with the same salt; kMaxCacheSaltBytes
+  bool progress = false;   // GenerationSink::OnPromptProgress() is wanted
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };
@@ -121,6 +122,13 @@ struct GenerationResult {
   GenerationAccounts accounts;
 };
 
+// How far the prompt of a stream is, in tokens.
+struct PromptProgress {
+  uint32_t processed = 0;  // 0 while it waits
+  uint32_t total = 0;
+  uint32_t cached = 0;  // of processed, found in the prefix cache
+};
+
 // Receives one stream. Called from the decode thread, one call at a time, never after OnDone. Must
 // not block: hand the data on.
 class GenerationSink {
@@ -129,6 +137,9 @@ class GenerationSink {
   // Text that became complete and the ids behind it; either may be empty. Text is valid UTF-8.
   virtual void OnTokens(std::string_view text, std::span<const TokenId> ids) = 0;
   virtual void OnDone(const GenerationResult& result) = 0;
+  // Before the first tokens, of requests that want it: when it is admitted, after parts of the
+  // prompt, and about twice a second.
+  virtual void OnPromptProgress(const PromptProgress&) {}
 };
 
 }  // namespace tidegate

@@ -55,6 +55,12 @@ class RequestQueue {
   // What the scheduler has to know of each, in order of arrival. Valid until the queue changes.
   std::span<const SequenceNeed> needs() const { return needs_; }
 
+  // In order of arrival.
+  template <typename Visit>
+  void ForEach(const Visit& visit) const {
+    for (const WaitingRequest& request : requests_) visit(request);
+  }
+
   void Push(WaitingRequest request);
   // Takes out the one with this id. REQUIRES: it is in here.
   WaitingRequest Take(uint64_t id);

@@ -102,9 +102,19 @@ bool Sequence::Advance(const PassAccounts& cost, double stall_seconds) {
   } else {
     CountPrompt(cost);
   }
-  if (!sampled_) return true;
+  if (!sampled_) {
+    ReportProgress();
+    return true;
+  }
   ids_.push_back(*sampled_);
   return EmitToken();
+}
+
+void Sequence::ReportProgress() const {
+  if (!request_.progress || generated() > 0) return;
+  sink_->OnPromptProgress({.processed = kv_.size(),
+                           .total = accounts_.prompt_tokens,
+                           .cached = std::min(accounts_.cached_prompt_tokens, kv_.size())});
 }
 
 void Sequence::CountPrompt(const PassAccounts& cost) {

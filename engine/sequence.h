@@ -61,6 +61,9 @@ class Sequence {
   // Emits the token that was sampled, if any. False: the stream has ended.
   bool Advance(const PassAccounts& cost, double stall_seconds);
 
+  // Tells the sink how far the prompt is, if it is to know and no token has come yet.
+  void ReportProgress() const;
+
   // Its pages are gone: what was computed has to be computed again.
   void Preempt() { kv_.Truncate(0); }
 

@@ -111,6 +111,13 @@ void StepRunner::Admit(WaitingRequest request) {
                           std::move(request.request), std::move(request.sink), options,
                           &model_.model->config, model_.kv_pool.get())});
   AdoptPrefix(*running_.back().sequence);
+  running_.back().sequence->ReportProgress();
+}
+
+void StepRunner::ReportProgress() const {
+  for (const Running& running : running_) {
+    if (!running.ended) running.sequence->ReportProgress();
+  }
 }
 
 PrefixKey StepRunner::KeyOf(const Sequence& sequence) const {

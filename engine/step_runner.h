@@ -55,6 +55,9 @@ class StepRunner {
   bool EndIf(FinishReason reason, const absl::Status& status,
              const std::function<bool(uint64_t id, const Sequence& sequence)>& ends);
 
+  // Tells the sinks of prompts that are not through how far they are.
+  void ReportProgress() const;
+
   // A step is under way, and all of its sequences have ended meanwhile.
   bool StepIsMoot() const;
 

@@ -111,6 +111,14 @@ v1::Finished ToProto(const GenerationResult& result) {
   return finished;
 }
 
+v1::PromptProgress ToProto(const PromptProgress& progress) {
+  v1::PromptProgress proto;
+  proto.set_processed_tokens(progress.processed);
+  proto.set_total_tokens(progress.total);
+  proto.set_cached_tokens(progress.cached);
+  return proto;
+}
+
 v1::PruningBounds ToProto(const PruningBounds& bounds) {
   v1::PruningBounds proto;
   v1::Pruning& defaults = *proto.mutable_defaults();

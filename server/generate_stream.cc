@@ -55,6 +55,9 @@ class GenerateStream::Sink final : public GenerationSink {
     stream_->OnTokens(text, ids);
   }
   void OnDone(const GenerationResult& result) override { stream_->OnResult(result); }
+  void OnPromptProgress(const PromptProgress& progress) override {
+    stream_->Perform(stream_->buffer_.Progress(progress));
+  }
 
  private:
   const std::shared_ptr<GenerateStream> stream_;
@@ -189,6 +192,9 @@ void GenerateStream::Perform(TokenBuffer::Move move) {
       return Write(response);
     case TokenBuffer::Action::kWriteTokens:
       FillDelta(std::move(move), *response.mutable_delta());
+      return Write(response);
+    case TokenBuffer::Action::kWriteProgress:
+      *response.mutable_progress() = ToProto(move.progress);
       return Write(response);
     case TokenBuffer::Action::kFinishWithResult:
       *response.mutable_finished() = ToProto(move.result);

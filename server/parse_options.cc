@@ -217,6 +217,7 @@ void TakeAll(const Request& request, const RequestBounds& bounds,
     TakeDuration(request.max_duration(), now, parsed, violations);
   }
   TakeAdmission(request, bounds.max_priority, parsed, violations);
+  parsed.progress = request.progress();
   if (!IsValidRequestId(request.request_id())) violations.Add("request_id", NotARequestId());
 }
 

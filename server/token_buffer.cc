@@ -39,11 +39,16 @@ TokenBuffer::Move TokenBuffer::Next() {
     move.action = Action::kWriteTokens;
     move.text = std::exchange(text_, {});
     move.ids = std::exchange(ids_, {});
+    progress_.reset();
   } else if (result_.has_value()) {
     finished_ = true;
     move.status = EndStatus(*result_);
     move.action = move.status.ok() ? Action::kFinishWithResult : Action::kFinish;
     move.result = *result_;
+  } else if (progress_.has_value()) {
+    ++outstanding_;
+    move.action = Action::kWriteProgress;
+    move.progress = *std::exchange(progress_, std::nullopt);
   }
   return move;
 }
@@ -79,6 +84,13 @@ TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const Tok
   Move move;
   move.action = Action::kAbort;
   return move;
+}
+
+TokenBuffer::Move TokenBuffer::Progress(const PromptProgress& progress) {
+  MutexLock lock(mutex_);
+  if (client_gone_ || overflow_ || finished_ || result_.has_value()) return {};
+  progress_ = progress;
+  return Next();
 }
 
 TokenBuffer::Move TokenBuffer::Result(const GenerationResult& result) {

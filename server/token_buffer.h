@@ -27,6 +27,7 @@ class TokenBuffer {
     kNone,
     kWriteStarted,      // write the first event, then WriteDone()
     kWriteTokens,       // write `text` and `ids`, then WriteDone()
+    kWriteProgress,     // write `progress`, then WriteDone()
     kFinishWithResult,  // write `result` as the last event and end the stream well
     kFinish,            // end the stream with `status`
     kAbort,             // the client does not read: cancel its call, then AbortDone()
@@ -35,6 +36,7 @@ class TokenBuffer {
     Action action = Action::kNone;
     std::string text;
     std::vector<TokenId> ids;
+    PromptProgress progress;
     GenerationResult result;
     absl::Status status;
   };
@@ -49,6 +51,8 @@ class TokenBuffer {
   // From the producer, in order. Result() is the last; what comes after it or after the client left
   // is dropped.
   Move Tokens(std::string_view text, std::span<const TokenId> ids);
+  // Replaces one that has not been written; left out when tokens come before it could be.
+  Move Progress(const PromptProgress& progress);
   Move Result(const GenerationResult& result);
 
   // From the stream.
@@ -73,6 +77,7 @@ class TokenBuffer {
       0;  // steps handed out and not done: one write, one abort
   std::string text_ ABSL_GUARDED_BY(mutex_);
   std::vector<TokenId> ids_ ABSL_GUARDED_BY(mutex_);
+  std::optional<PromptProgress> progress_ ABSL_GUARDED_BY(mutex_);
   std::optional<GenerationResult> result_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -36,5 +36,18 @@ TEST(StreamPrinter, PipesAndFilesGetTheTextItself) {
   EXPECT_EQ(Printed(StreamPrinter::Form::kQuiet, false), std::string(kText) + "\n");
 }
 
+TEST(StreamPrinter, ProgressIsForStandardError) {
+  std::ostringstream out, err;
+  StreamPrinter printer(StreamPrinter::Form::kQuiet, false, out, err);
+  v1::GenerateResponse response;
+  response.mutable_progress()->set_total_tokens(90);
+  EXPECT_TRUE(printer.Print(response));
+  response.mutable_progress()->set_processed_tokens(64);
+  response.mutable_progress()->set_cached_tokens(32);
+  EXPECT_TRUE(printer.Print(response));
+  EXPECT_EQ(out.str(), "");
+  EXPECT_EQ(err.str(), "prompt: 0 of 90 tokens\nprompt: 64 of 90 tokens, 32 from the cache\n");
+}
+
 }  // namespace
 }  // namespace tidegate

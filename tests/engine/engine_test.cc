@@ -55,6 +55,62 @@ TEST(EngineTest, StreamsTokensAndEndsWithAccounts) {
   EXPECT_EQ(stats.prompt_tokens, 6u);
 }
 
+TEST(EngineTest, SaysHowFarThePromptIsToThoseWhoAsk) {
+  LocalStore store;
+  auto engine = Make(Options(store));  // parts of 4 tokens
+  GenerationRequest request = Request();
+  request.prompt.resize(40, 5);
+  Stream silent = Submit(*engine, request);
+  silent.sink->Wait();
+  EXPECT_TRUE(silent.sink->progress().empty());
+  request.progress = true;
+  request.cache_salt = "its own";
+  for (const uint32_t cached : {0u, 32u}) {
+    Stream stream = Submit(*engine, request);
+    stream.sink->Wait();
+    std::vector<uint32_t> parts;
+    for (const PromptProgress& progress : stream.sink->progress()) {
+      if (progress.processed < cached) continue;  // it waited when the clock asked
+      EXPECT_EQ(progress.total, 40u);
+      EXPECT_EQ(progress.cached, cached);
+      // What the clock brings besides says nothing new.
+      if (parts.empty() || parts.back() != progress.processed) parts.push_back(progress.processed);
+    }
+    std::vector<uint32_t> expected;
+    for (uint32_t processed = cached; processed < 40; processed += 4) expected.push_back(processed);
+    EXPECT_EQ(parts, expected);
+  }
+}
+
+// A stream of a large model, as far as time goes.
+class SlowSink : public Sink {
+ public:
+  void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    Sink::OnTokens(text, ids);
+  }
+};
+
+TEST(EngineTest, TellsThoseWhoWaitThatTheyDo) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.max_running = 1;
+  auto engine = Make(options);
+  const auto running = std::make_shared<SlowSink>();
+  const auto id = engine->Submit(Request(100000), running);
+  ASSERT_TRUE(id.ok()) << id.status();
+  GenerationRequest request = Request();
+  request.progress = true;
+  Stream waiting = Submit(*engine, request);
+  EXPECT_TRUE(WaitUntil([&] { return !waiting.sink->progress().empty(); }, kLong));
+  EXPECT_FALSE(running->done());
+  EXPECT_EQ(waiting.sink->progress().front().processed, 0u);
+  EXPECT_EQ(waiting.sink->progress().front().total, 6u);
+  engine->Cancel(*id);
+  EXPECT_EQ(waiting.sink->Wait().reason, FinishReason::kMaxTokens);
+  EXPECT_EQ(running->Wait().reason, FinishReason::kCancelled);
+}
+
 TEST(EngineTest, KeysAndValuesOfEightBitsTakeLessOfTheReserve) {
   LocalStore store({.model = {.heads = 2, .kv_heads = 1}, .store = {}});
   uint64_t capacity[2];

@@ -28,6 +28,16 @@ class StreamSink : public GenerationSink {
     result_ = result;
     done_ = true;
   }
+  void OnPromptProgress(const PromptProgress& progress) override {
+    MutexLock lock(mutex_);
+    EXPECT_FALSE(done_);
+    EXPECT_TRUE(ids_.empty());
+    progress_.push_back(progress);
+  }
+  std::vector<PromptProgress> progress() {
+    MutexLock lock(mutex_);
+    return progress_;
+  }
   bool done() {
     MutexLock lock(mutex_);
     return done_;
@@ -54,6 +64,7 @@ class StreamSink : public GenerationSink {
   Mutex mutex_;
   std::string text_;
   std::vector<TokenId> ids_;
+  std::vector<PromptProgress> progress_;
   GenerationResult result_;
   bool done_ = false;
 };

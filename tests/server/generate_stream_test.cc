@@ -78,6 +78,23 @@ TEST_F(GenerateStreamTest, StreamsStartedDeltasAndFinished) {
   EXPECT_TRUE(reader->Finish().ok());
 }
 
+TEST_F(GenerateStreamTest, SaysHowFarThePromptIs) {
+  v1::GenerateRequest request = Request();
+  request.set_progress(true);
+  grpc::ClientContext context;
+  const auto reader = Begin(context, request);
+  EXPECT_TRUE(engine_->last_request().progress);
+  engine_->EmitProgress(id_, {.processed = 64, .total = 100, .cached = 32});
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.progress().processed_tokens(), 64u);
+  EXPECT_EQ(response.progress().total_tokens(), 100u);
+  EXPECT_EQ(response.progress().cached_tokens(), 32u);
+  engine_->End(id_, FinishReason::kMaxTokens);
+  EXPECT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.has_finished());
+}
+
 TEST_F(GenerateStreamTest, MakesARequestIdWhereNoneIsGiven) {
   v1::GenerateRequest request = Request();
   request.clear_request_id();

@@ -104,6 +104,7 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   request.mutable_stop()->set_min_tokens(9);
   request.set_priority(-3);
   request.set_cache_salt("of/one:tenant");
+  request.set_progress(true);
   v1::Pruning& pruning = *request.mutable_pruning();
   pruning.set_mode(v1::DECODE_MODE_DIP);
   pruning.set_density(0.5f);
@@ -134,6 +135,7 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   EXPECT_TRUE(parsed->stop.include_stop_string);
   EXPECT_EQ(parsed->stop.min_tokens, 9u);
   EXPECT_EQ(parsed->priority, -3);
+  EXPECT_TRUE(parsed->progress);
   EXPECT_EQ(parsed->cache_salt, "of/one:tenant");
   EXPECT_EQ(parsed->pruning.mode, DecodeMode::kDip);
   EXPECT_EQ(parsed->pruning.density, 0.5f);

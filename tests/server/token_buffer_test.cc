@@ -96,6 +96,35 @@ TEST(TokenBuffer, OnlyTheFirstResultCounts) {
   EXPECT_EQ(buffer.WriteDone(true).result.reason, FinishReason::kMaxTokens);
 }
 
+TEST(TokenBuffer, OnlyTheLatestProgressIsWritten) {
+  TokenBuffer buffer(kRoomy);
+  EXPECT_EQ(buffer.Progress({.total = 9}).action, Action::kNone);
+  EXPECT_EQ(buffer.Start().action, Action::kWriteStarted);
+  EXPECT_EQ(buffer.Progress({.processed = 4, .total = 9}).action, Action::kNone);
+  TokenBuffer::Move move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteProgress);
+  EXPECT_EQ(move.progress.processed, 4u);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
+  move = buffer.Progress({.processed = 8, .total = 9, .cached = 2});
+  EXPECT_EQ(move.action, Action::kWriteProgress);
+  EXPECT_EQ(move.progress.cached, 2u);
+}
+
+TEST(TokenBuffer, TokensAndTheResultReplaceProgress) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Start();
+  buffer.Progress({.processed = 4, .total = 9});
+  Push(buffer, "a", {1});
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kWriteTokens);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
+  TokenBuffer ended(kRoomy);
+  ended.Start();
+  ended.Progress({.processed = 4, .total = 9});
+  ended.Result(Result(FinishReason::kTimeLimit));
+  EXPECT_EQ(ended.WriteDone(true).action, Action::kFinishWithResult);
+  EXPECT_EQ(ended.Progress({.processed = 5, .total = 9}).action, Action::kNone);
+}
+
 TEST(TokenBuffer, AnErrorEndsWithItsStatusAfterTheText) {
   TokenBuffer buffer(kRoomy);
   buffer.Start();

@@ -38,6 +38,9 @@ class FakeEngine final : public Engine {
   void Emit(uint64_t id, std::string_view text, std::vector<TokenId> ids) {
     if (const auto sink = Find(id)) sink->OnTokens(text, ids);
   }
+  void EmitProgress(uint64_t id, const PromptProgress& progress) {
+    if (const auto sink = Find(id)) sink->OnPromptProgress(progress);
+  }
   void End(uint64_t id, GenerationResult result) {
     std::shared_ptr<GenerationSink> sink = Find(id);
     {
