@@ -83,7 +83,7 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
       "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
 }
 
-// Whose turn it is, and what it is called.
+// Whose turn it is, what it is called, and what else is said of it.
 template <typename Request>
 void AddAdmissionFlags(CLI::App& command, Request& request) {
   AddTextFlag(
@@ -109,6 +109,11 @@ void AddAdmissionFlags(CLI::App& command, Request& request) {
           "--request-id", [&request](const std::string& v) { request.set_request_id(v); },
           "Name of the request, for the Cancel call; default: the server makes one")
       ->type_name("ID");
+  AddIntegerFlag(
+      command, "--logprobs",
+      [&request](uint64_t v) { request.set_top_logprobs(static_cast<uint32_t>(v)); },
+      {0, kMaxTopLogprobs},
+      "Also print the log-probability of each token and of so many of the most likely ones");
   command.add_flag_callback(
       "--progress", [&request] { request.set_progress(true); },
       "Say on standard error how far the prompt is read");

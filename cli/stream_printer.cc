@@ -62,9 +62,12 @@ void StreamPrinter::PrintDelta(const v1::Delta& delta) {
     first_token_ = std::chrono::steady_clock::now();
   }
   token_count_ += delta.token_ids_size();
+  logprobs_.insert(logprobs_.end(), delta.logprobs().begin(), delta.logprobs().end());
+  if (form_ == Form::kJson || delta.logprobs_size() > 0) {
+    token_ids_.insert(token_ids_.end(), delta.token_ids().begin(), delta.token_ids().end());
+  }
   if (form_ == Form::kJson) {
     text_ += delta.text();
-    token_ids_.insert(token_ids_.end(), delta.token_ids().begin(), delta.token_ids().end());
     return;
   }
   if (delta.text().empty()) return;
@@ -76,11 +79,25 @@ void StreamPrinter::Finish() {
   if (form_ == Form::kJson) return PrintJson();
   if (line_open_) out_ << '\n' << std::flush;
   line_open_ = false;
+  PrintLogprobs();
   if (form_ == Form::kQuiet) return;
   if (finished_.has_value()) {
     PrintAccounts(*finished_);
   } else {
     PrintPartialAccounts();
+  }
+}
+
+// Ids and not text: a token need not be whole characters.
+void StreamPrinter::PrintLogprobs() {
+  if (logprobs_.empty()) return;
+  err_ << "\n   token   logprob  most likely\n";
+  for (size_t i = 0; i < logprobs_.size() && i < token_ids_.size(); ++i) {
+    err_ << absl::StreamFormat("%8d %9.4f ", token_ids_[i], logprobs_[i].logprob());
+    for (const v1::TopLogprob& top : logprobs_[i].top()) {
+      err_ << absl::StreamFormat(" %d:%.4f", top.token_id(), top.logprob());
+    }
+    err_ << '\n';
   }
 }
 
@@ -118,6 +135,9 @@ void StreamPrinter::PrintJson() {
   json["started"] = ProtoToJson(started_);
   json["text"] = text_;
   json["token_ids"] = token_ids_;
+  for (const v1::TokenLogprobs& logprobs : logprobs_) {
+    json["logprobs"].push_back(ProtoToJson(logprobs));
+  }
   if (finished_.has_value()) {
     json["finished"] = ProtoToJson(*finished_);
   } else {

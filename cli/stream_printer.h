@@ -35,6 +35,7 @@ class StreamPrinter {
  private:
   void PrintProgress(const v1::PromptProgress& progress);  // to `err`, in every form
   void PrintDelta(const v1::Delta& delta);
+  void PrintLogprobs();  // to `err`
   void PrintAccounts(const v1::Finished& finished);
   void PrintPartialAccounts();
   void PrintJson();
@@ -48,7 +49,8 @@ class StreamPrinter {
   v1::Started started_;
   std::optional<v1::Finished> finished_;
   std::string text_;                 // for kJson
-  std::vector<uint32_t> token_ids_;  // for kJson
+  std::vector<uint32_t> token_ids_;  // for kJson, and beside logprobs_
+  std::vector<v1::TokenLogprobs> logprobs_;
   uint64_t token_count_ = 0;
   bool line_open_ = false;  // the last character was no newline
 };

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/logprobs.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -66,7 +67,10 @@ struct GenerationRequest {
   std::string client;
   int32_t priority = 0;    // larger goes first; within kMaxPriority of 0
   std::string cache_salt;  // prompts are cached for requests with the same salt; kMaxCacheSaltBytes
-  bool progress = false;   // GenerationSink::OnPromptProgress() is wanted
+  // Log-probabilities of its tokens, and of so many of the most likely ones at each place, are
+  // wanted; at most kMaxTopLogprobs.
+  std::optional<uint32_t> top_logprobs;
+  bool progress = false;  // GenerationSink::OnPromptProgress() is wanted
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };
@@ -136,6 +140,11 @@ class GenerationSink {
   virtual ~GenerationSink() = default;
   // Text that became complete and the ids behind it; either may be empty. Text is valid UTF-8.
   virtual void OnTokens(std::string_view text, std::span<const TokenId> ids) = 0;
+  // Instead of OnTokens() where the request has top_logprobs: one for each id.
+  virtual void OnTokensWithLogprobs(std::string_view text, std::span<const TokenId> ids,
+                                    std::span<const TokenLogprobs> /*logprobs*/) {
+    OnTokens(text, ids);
+  }
   virtual void OnDone(const GenerationResult& result) = 0;
   // Before the first tokens, of requests that want it: when it is admitted, after parts of the
   // prompt, and about twice a second.

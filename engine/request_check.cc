@@ -85,6 +85,10 @@ absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds&
                                               context_tokens, "; shorten it"));
   }
   RETURN_IF_ERROR(CheckPruning(request.pruning, bounds));
+  if (request.top_logprobs.value_or(0) > kMaxTopLogprobs) {
+    return absl::InvalidArgumentError(absl::StrCat("top_logprobs ", *request.top_logprobs,
+                                                   " is outside [0, ", kMaxTopLogprobs, "]"));
+  }
   RETURN_IF_ERROR(CheckStops(request.stop, request.max_tokens, tokenizer));
   RETURN_IF_ERROR(CheckAdmission(request.priority, request.cache_salt.size()));
   return ValidateSamplingParams(request.sampling, tokenizer.vocab_size());

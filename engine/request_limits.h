@@ -26,6 +26,7 @@ inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;  // of each; at least 1
 inline constexpr size_t kMaxStopTokens = 64;
 
+inline constexpr uint32_t kMaxTopLogprobs = 20;
 inline constexpr int32_t kMaxPriority = 1000;  // and -1000 at least
 inline constexpr size_t kMaxCacheSaltBytes = 128;
 

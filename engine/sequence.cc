@@ -79,8 +79,13 @@ BatchSequence Sequence::Wants(uint32_t rows_max) {
 
 void Sequence::TakeLogits(std::span<float> logits) {
   const std::span<float> drawable = Drawable(logits);
+  std::vector<float> raw;
+  if (request_.top_logprobs) raw.assign(drawable.begin(), drawable.end());
   if (accounts_.generated_tokens < request_.stop.min_tokens) BanStops(drawable);
   sampled_ = sampler_.Sample(drawable);
+  if (request_.top_logprobs) {
+    sampled_logprobs_ = LogprobsOf(raw, *sampled_, *request_.top_logprobs);
+  }
 }
 
 // What would end the stream too early.
@@ -244,17 +249,26 @@ void Sequence::Fail(const absl::Status& status) { Finish(FinishReason::kError, P
 
 void Sequence::Emit(TokenId token) {
   held_ids_.push_back(token);
+  if (request_.top_logprobs) held_logprobs_.push_back(std::move(sampled_logprobs_));
   std::string text = detokenizer_.Add(token);
   if (MayStop()) text = stops_.Add(text);
   if (text.empty() && stops_.matched().empty()) return;
-  sink_->OnTokens(text, held_ids_);
+  Send(text);
+}
+
+void Sequence::Send(std::string_view text) {
+  if (request_.top_logprobs) {
+    sink_->OnTokensWithLogprobs(text, held_ids_, held_logprobs_);
+  } else {
+    sink_->OnTokens(text, held_ids_);
+  }
   held_ids_.clear();
+  held_logprobs_.clear();
 }
 
 void Sequence::Finish(FinishReason reason, const absl::Status& status) {
   const std::string rest = stops_.Add(detokenizer_.Finish()) + stops_.Finish();
-  if (!rest.empty() || !held_ids_.empty()) sink_->OnTokens(rest, held_ids_);
-  held_ids_.clear();
+  if (!rest.empty() || !held_ids_.empty()) Send(rest);
   GenerationResult result;
   result.reason = reason;
   result.status = status;

@@ -97,6 +97,7 @@ class Sequence {
   void CountPruning(double density);
   bool EmitToken();  // and checks every stop; false at the end
   void Emit(TokenId token);
+  void Send(std::string_view text);  // with what is held
   void Finish(FinishReason reason, const absl::Status& status);
 
   GenerationRequest request_;
@@ -115,12 +116,14 @@ class Sequence {
   uint32_t rows_ = 0;
   std::optional<RowPruning> prune_;
   std::optional<TokenId> sampled_;
-  uint32_t tokens_counted_ = 0;  // generated tokens whose rows have been computed
+  TokenLogprobs sampled_logprobs_;  // if the request wants them
+  uint32_t tokens_counted_ = 0;     // generated tokens whose rows have been computed
   Clock::time_point first_token_, last_token_time_;
   double density_sum_ = 0, gamma_sum_ = 0;
   double log_increase_sum_ = 0;  // of steered tokens, log(1 + predicted increase)
   GenerationAccounts accounts_;
-  std::vector<TokenId> held_ids_;  // ids whose text is still held back
+  std::vector<TokenId> held_ids_;             // ids whose text is still held back
+  std::vector<TokenLogprobs> held_logprobs_;  // of held_ids_, if the request wants them
 };
 
 }  // namespace tidegate

@@ -111,6 +111,17 @@ v1::Finished ToProto(const GenerationResult& result) {
   return finished;
 }
 
+v1::TokenLogprobs ToProto(const TokenLogprobs& logprobs) {
+  v1::TokenLogprobs proto;
+  proto.set_logprob(logprobs.logprob);
+  for (const TopLogprob& one : logprobs.top) {
+    v1::TopLogprob& top = *proto.add_top();
+    top.set_token_id(static_cast<uint32_t>(one.id));
+    top.set_logprob(one.logprob);
+  }
+  return proto;
+}
+
 v1::PromptProgress ToProto(const PromptProgress& progress) {
   v1::PromptProgress proto;
   proto.set_processed_tokens(progress.processed);

@@ -20,6 +20,7 @@ std::optional<DecodeMode> FromProto(v1::DecodeMode mode);
 v1::DecodeMode ToProto(DecodeMode mode);
 v1::FinishReason ToProto(FinishReason reason);
 v1::Finished ToProto(const GenerationResult& result);
+v1::TokenLogprobs ToProto(const TokenLogprobs& logprobs);
 v1::PromptProgress ToProto(const PromptProgress& progress);
 v1::PruningBounds ToProto(const PruningBounds& bounds);
 v1::Model ToProto(const ModelInfo& info, const std::vector<std::string>& aliases,

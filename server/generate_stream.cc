@@ -15,7 +15,8 @@
 namespace tidegate {
 namespace {
 
-// Text and ids that may wait for a client that does not read. A whole context of 64 Ki tokens fits.
+// Text, ids and log-probabilities that may wait for a client that does not read. Without the latter
+// a whole context of 64 Ki tokens fits.
 constexpr size_t kPendingBytesMax = 1 << 20;
 
 // The server's deadline timer and the client's cancellation race when a deadline passes: a call
@@ -43,6 +44,7 @@ bool PastDeadline(const grpc::CallbackServerContext& context) {
 void FillDelta(TokenBuffer::Move move, v1::Delta& delta) {
   delta.set_text(std::move(move.text));
   delta.mutable_token_ids()->Assign(move.ids.begin(), move.ids.end());
+  for (const TokenLogprobs& one : move.logprobs) *delta.add_logprobs() = ToProto(one);
 }
 
 }  // namespace
@@ -52,7 +54,11 @@ class GenerateStream::Sink final : public GenerationSink {
  public:
   explicit Sink(std::shared_ptr<GenerateStream> stream) : stream_(std::move(stream)) {}
   void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
-    stream_->OnTokens(text, ids);
+    stream_->Perform(stream_->buffer_.Tokens(text, ids));
+  }
+  void OnTokensWithLogprobs(std::string_view text, std::span<const TokenId> ids,
+                            std::span<const TokenLogprobs> logprobs) override {
+    stream_->Perform(stream_->buffer_.Tokens(text, ids, logprobs));
   }
   void OnDone(const GenerationResult& result) override { stream_->OnResult(result); }
   void OnPromptProgress(const PromptProgress& progress) override {
@@ -141,10 +147,6 @@ template GenerateStream* GenerateStream::Begin<v1::GenerateRequest>(ServingState
 template GenerateStream* GenerateStream::Begin<v1::ChatRequest>(ServingState&,
                                                                 grpc::CallbackServerContext*,
                                                                 const grpc::ByteBuffer&);
-
-void GenerateStream::OnTokens(std::string_view text, std::span<const TokenId> ids) {
-  Perform(buffer_.Tokens(text, ids));
-}
 
 void GenerateStream::OnResult(const GenerationResult& result) {
   reason_ = static_cast<uint32_t>(result.reason);

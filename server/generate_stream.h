@@ -45,7 +45,6 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void EndUnread() override;
 
   // From the engine.
-  void OnTokens(std::string_view text, std::span<const TokenId> ids);
   void OnResult(const GenerationResult& result);
 
   template <typename Request>

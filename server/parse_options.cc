@@ -218,6 +218,10 @@ void TakeAll(const Request& request, const RequestBounds& bounds,
   }
   TakeAdmission(request, bounds.max_priority, parsed, violations);
   parsed.progress = request.progress();
+  if (request.has_top_logprobs()) {
+    TakeUint("top_logprobs", request.top_logprobs(), 0, kMaxTopLogprobs,
+             parsed.top_logprobs.emplace(), violations);
+  }
   if (!IsValidRequestId(request.request_id())) violations.Add("request_id", NotARequestId());
 }
 

@@ -20,7 +20,9 @@ absl::Status EndStatus(const GenerationResult& result) {
 
 }  // namespace
 
-size_t TokenBuffer::PendingBytes() const { return text_.size() + ids_.size() * sizeof(TokenId); }
+size_t TokenBuffer::PendingBytes() const {
+  return text_.size() + ids_.size() * sizeof(TokenId) + logprob_bytes_;
+}
 
 TokenBuffer::Move TokenBuffer::Next() {
   Move move;
@@ -39,6 +41,8 @@ TokenBuffer::Move TokenBuffer::Next() {
     move.action = Action::kWriteTokens;
     move.text = std::exchange(text_, {});
     move.ids = std::exchange(ids_, {});
+    move.logprobs = std::exchange(logprobs_, {});
+    logprob_bytes_ = 0;
     progress_.reset();
   } else if (result_.has_value()) {
     finished_ = true;
@@ -71,15 +75,22 @@ TokenBuffer::Move TokenBuffer::Reject(absl::Status status) {
   return move;
 }
 
-TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const TokenId> ids) {
+TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const TokenId> ids,
+                                      std::span<const TokenLogprobs> logprobs) {
   MutexLock lock(mutex_);
   if (client_gone_ || overflow_ || finished_ || result_.has_value()) return {};
   text_.append(text);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
+  for (const TokenLogprobs& one : logprobs) {
+    logprobs_.push_back(one);
+    logprob_bytes_ += sizeof(one) + one.top.size() * sizeof(TopLogprob);
+  }
   if (PendingBytes() <= limit_bytes_) return Next();
   overflow_ = true;
   text_ = {};
   ids_ = {};
+  logprobs_ = {};
+  logprob_bytes_ = 0;
   ++outstanding_;
   Move move;
   move.action = Action::kAbort;

@@ -26,7 +26,7 @@ class TokenBuffer {
   enum class Action {
     kNone,
     kWriteStarted,      // write the first event, then WriteDone()
-    kWriteTokens,       // write `text` and `ids`, then WriteDone()
+    kWriteTokens,       // write `text`, `ids` and `logprobs`, then WriteDone()
     kWriteProgress,     // write `progress`, then WriteDone()
     kFinishWithResult,  // write `result` as the last event and end the stream well
     kFinish,            // end the stream with `status`
@@ -36,6 +36,7 @@ class TokenBuffer {
     Action action = Action::kNone;
     std::string text;
     std::vector<TokenId> ids;
+    std::vector<TokenLogprobs> logprobs;  // of each of `ids`, or none
     PromptProgress progress;
     GenerationResult result;
     absl::Status status;
@@ -50,7 +51,8 @@ class TokenBuffer {
 
   // From the producer, in order. Result() is the last; what comes after it or after the client left
   // is dropped.
-  Move Tokens(std::string_view text, std::span<const TokenId> ids);
+  Move Tokens(std::string_view text, std::span<const TokenId> ids,
+              std::span<const TokenLogprobs> logprobs = {});
   // Replaces one that has not been written; left out when tokens come before it could be.
   Move Progress(const PromptProgress& progress);
   Move Result(const GenerationResult& result);
@@ -77,6 +79,8 @@ class TokenBuffer {
       0;  // steps handed out and not done: one write, one abort
   std::string text_ ABSL_GUARDED_BY(mutex_);
   std::vector<TokenId> ids_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TokenLogprobs> logprobs_ ABSL_GUARDED_BY(mutex_);
+  size_t logprob_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of logprobs_
   std::optional<PromptProgress> progress_ ABSL_GUARDED_BY(mutex_);
   std::optional<GenerationResult> result_ ABSL_GUARDED_BY(mutex_);
 };

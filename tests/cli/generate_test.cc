@@ -105,6 +105,24 @@ TEST_F(GenerateTest, JsonIsOneDocument) {
   EXPECT_EQ(json["finished"]["flash"]["hit_rate"], 0.75);
 }
 
+TEST_F(GenerateTest, LogprobsAreATableOrAPartOfTheDocument) {
+  const auto play = [this](uint64_t id) {
+    engine_->EmitLogprobs(id, " upon", {10, 11},
+                          {{.logprob = -0.25, .top = {{10, -0.25}}}, {.logprob = -3}});
+    engine_->End(id, FinishReason::kMaxTokens);
+  };
+  const Outcome table = Generate({"a", "--logprobs", "1", "-q"}, play);
+  EXPECT_EQ(table.out, " upon\n");
+  EXPECT_EQ(table.err,
+            "\n   token   logprob  most likely\n"
+            "      10   -0.2500  10:-0.2500\n"
+            "      11   -3.0000 \n");
+  EXPECT_EQ(engine_->last_request().top_logprobs, 1u);
+  const auto json = nlohmann::json::parse(Generate({"a", "--logprobs", "1", "--json"}, play).out);
+  EXPECT_EQ(json["logprobs"][0]["top"][0]["token_id"], 10);
+  EXPECT_EQ(json["logprobs"][1]["logprob"], -3.0);
+}
+
 TEST_F(GenerateTest, FlagsReachTheEngine) {
   const Outcome outcome = Generate({"a",
                                     "-n",

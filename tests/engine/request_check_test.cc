@@ -85,6 +85,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"ManyMinTokens", [](R& r) { r.stop.min_tokens = 5; }, kBad,
              "min_tokens 5 is more than max_tokens, 4"},
         Case{"Priority", [](R& r) { r.priority = -1001; }, kBad, "-1001 is outside [-1000, 1000]"},
+        Case{"Logprobs", [](R& r) { r.top_logprobs = 20; }, absl::StatusCode::kOk, ""},
+        Case{"ManyLogprobs", [](R& r) { r.top_logprobs = 21; }, kBad, "21 is outside [0, 20]"},
         Case{"Salt", [](R& r) { r.cache_salt.assign(129, 'x'); }, kBad, "129 bytes"},
         Case{"Sampling", [](R& r) { r.sampling.temperature = -1; }, kBad, "temperature"}),
     [](const auto& row) { return std::string(row.param.name); });

@@ -39,9 +39,22 @@ class Sink : public GenerationSink {
     MutexLock lock(mutex_);
     ids_.insert(ids_.end(), ids.begin(), ids.end());
   }
+  void OnTokensWithLogprobs(std::string_view text, std::span<const TokenId> ids,
+                            std::span<const TokenLogprobs> logprobs) override {
+    EXPECT_EQ(ids.size(), logprobs.size());
+    {
+      MutexLock lock(mutex_);
+      logprobs_.insert(logprobs_.end(), logprobs.begin(), logprobs.end());
+    }
+    OnTokens(text, ids);
+  }
   void OnDone(const GenerationResult& result) override {
     MutexLock lock(mutex_);
     result_ = result;
+  }
+  std::vector<TokenLogprobs> logprobs() {
+    MutexLock lock(mutex_);
+    return logprobs_;
   }
   std::optional<GenerationResult> result() {
     MutexLock lock(mutex_);
@@ -55,6 +68,7 @@ class Sink : public GenerationSink {
  private:
   Mutex mutex_;
   std::vector<TokenId> ids_;
+  std::vector<TokenLogprobs> logprobs_;
   std::optional<GenerationResult> result_;
 };
 
@@ -208,6 +222,36 @@ TEST_F(PaddedHead, LooksForStopStringsAfterMinTokens) {
   EXPECT_EQ(sink->result()->reason, FinishReason::kStopString);
   EXPECT_EQ(sink->result()->stop_string, "aa");
   EXPECT_EQ(sink->result()->accounts.generated_tokens, 7u);
+}
+
+// They are the model's own: neither what the sampler does nor that they are asked for matters.
+TEST_F(PaddedHead, LogprobsAreOfTheRawLogits) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  GenerationRequest request = Request(greedy);
+  request.pruning.reproducible = true;
+  const auto plain = Run(request);
+  EXPECT_TRUE(plain->logprobs().empty());
+  request.top_logprobs = 3;
+  const auto sink = Run(request);
+  EXPECT_EQ(sink->ids(), plain->ids());
+  const std::vector<TokenLogprobs> logprobs = sink->logprobs();
+  ASSERT_EQ(logprobs.size(), 40u);
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    ASSERT_EQ(logprobs[i].top.size(), 3u);
+    EXPECT_EQ(logprobs[i].top[0].id, sink->ids()[i]);
+    EXPECT_EQ(logprobs[i].top[0].logprob, logprobs[i].logprob);
+    EXPECT_LT(logprobs[i].logprob, 0);
+    EXPECT_NE(logprobs[i].top[1].id, kUnused);
+  }
+  request = Favours(logprobs[0].top[2].id);  // whose bias is not counted
+  request.pruning.reproducible = true;
+  request.max_tokens = 1;
+  request.top_logprobs = 1;
+  const auto biased = Run(request);
+  ASSERT_EQ(biased->logprobs().size(), 1u);
+  EXPECT_EQ(biased->logprobs()[0].logprob, logprobs[0].top[2].logprob);
+  EXPECT_EQ(biased->logprobs()[0].top[0].id, logprobs[0].top[0].id);
 }
 
 // What `tidegate logits` and `eval` compare with other programs.

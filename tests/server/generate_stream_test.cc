@@ -78,6 +78,27 @@ TEST_F(GenerateStreamTest, StreamsStartedDeltasAndFinished) {
   EXPECT_TRUE(reader->Finish().ok());
 }
 
+TEST_F(GenerateStreamTest, DeltasCarryLogprobsForThoseWhoAsk) {
+  v1::GenerateRequest request = Request();
+  request.set_top_logprobs(2);
+  grpc::ClientContext context;
+  const auto reader = Begin(context, request);
+  EXPECT_EQ(engine_->last_request().top_logprobs, 2u);
+  engine_->EmitLogprobs(id_, " upon", {41, 42},
+                        {{.logprob = -0.25, .top = {{41, -0.25}, {9, -2}}}, {.logprob = -3}});
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  ASSERT_EQ(response.delta().logprobs_size(), 2);
+  EXPECT_EQ(response.delta().logprobs(0).logprob(), -0.25);
+  ASSERT_EQ(response.delta().logprobs(0).top_size(), 2);
+  EXPECT_EQ(response.delta().logprobs(0).top(1).token_id(), 9u);
+  EXPECT_EQ(response.delta().logprobs(0).top(1).logprob(), -2);
+  EXPECT_EQ(response.delta().logprobs(1).top_size(), 0);
+  engine_->End(id_, FinishReason::kMaxTokens);
+  EXPECT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.has_finished());
+}
+
 TEST_F(GenerateStreamTest, SaysHowFarThePromptIs) {
   v1::GenerateRequest request = Request();
   request.set_progress(true);

@@ -66,6 +66,7 @@ TEST_F(ParseRequestTest, DefaultsAreTheEnginesAndTheServers) {
   EXPECT_EQ(parsed->priority, 0);
   EXPECT_EQ(parsed->cache_salt, "");
   EXPECT_EQ(parsed->stop.min_tokens, 0u);
+  EXPECT_FALSE(parsed->top_logprobs.has_value());
 }
 
 TEST_F(ParseRequestTest, PrioritiesAreWithinTheServersBound) {
@@ -105,6 +106,7 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   request.set_priority(-3);
   request.set_cache_salt("of/one:tenant");
   request.set_progress(true);
+  request.set_top_logprobs(0);
   v1::Pruning& pruning = *request.mutable_pruning();
   pruning.set_mode(v1::DECODE_MODE_DIP);
   pruning.set_density(0.5f);
@@ -136,6 +138,7 @@ TEST_F(ParseRequestTest, TakesEveryField) {
   EXPECT_EQ(parsed->stop.min_tokens, 9u);
   EXPECT_EQ(parsed->priority, -3);
   EXPECT_TRUE(parsed->progress);
+  EXPECT_EQ(parsed->top_logprobs, 0u);
   EXPECT_EQ(parsed->cache_salt, "of/one:tenant");
   EXPECT_EQ(parsed->pruning.mode, DecodeMode::kDip);
   EXPECT_EQ(parsed->pruning.density, 0.5f);
@@ -278,6 +281,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "max_duration", "outside"},
         BadCase{"LongId", [](Request& r) { r.set_request_id(std::string(129, 'x')); }, "request_id",
                 "at most 128"},
+        BadCase{"Logprobs", [](Request& r) { r.set_top_logprobs(21); }, "top_logprobs",
+                "21 is outside [0, 20]"},
         BadCase{"LowPriority", [](Request& r) { r.set_priority(-1001); }, "priority",
                 "-1001 is outside [-1000, 10]"},
         BadCase{"HighPriority", [](Request& r) { r.set_priority(11); }, "priority",

@@ -110,6 +110,26 @@ TEST(TokenBuffer, OnlyTheLatestProgressIsWritten) {
   EXPECT_EQ(move.progress.cached, 2u);
 }
 
+TEST(TokenBuffer, LogprobsGoWithTheirIdsAndCount) {
+  const TokenLogprobs one = {.logprob = -1, .top = {{.id = 4, .logprob = -0.5}}};
+  const TokenId id = 7;
+  const size_t bytes = 1 + sizeof(TokenId) + sizeof(TokenLogprobs) + sizeof(TopLogprob);
+  TokenBuffer buffer(2 * bytes);
+  buffer.Start();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(buffer.Tokens("a", {&id, 1}, {&one, 1}).action, Action::kNone);
+  }
+  const TokenBuffer::Move move = buffer.WriteDone(true);
+  ASSERT_EQ(move.logprobs.size(), 2u);
+  EXPECT_EQ(move.logprobs[1].logprob, -1);
+  EXPECT_EQ(move.logprobs[1].top.at(0).id, 4);
+  // While that is out, there is room for the same again and for no more.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(buffer.Tokens("a", {&id, 1}, {&one, 1}).action, Action::kNone);
+  }
+  EXPECT_EQ(buffer.Tokens("a", {}).action, Action::kAbort);
+}
+
 TEST(TokenBuffer, TokensAndTheResultReplaceProgress) {
   TokenBuffer buffer(kRoomy);
   buffer.Start();

@@ -38,6 +38,10 @@ class FakeEngine final : public Engine {
   void Emit(uint64_t id, std::string_view text, std::vector<TokenId> ids) {
     if (const auto sink = Find(id)) sink->OnTokens(text, ids);
   }
+  void EmitLogprobs(uint64_t id, std::string_view text, std::vector<TokenId> ids,
+                    std::vector<TokenLogprobs> logprobs) {
+    if (const auto sink = Find(id)) sink->OnTokensWithLogprobs(text, ids, logprobs);
+  }
   void EmitProgress(uint64_t id, const PromptProgress& progress) {
     if (const auto sink = Find(id)) sink->OnPromptProgress(progress);
   }
