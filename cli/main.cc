@@ -46,6 +46,7 @@ int Run(int argc, char** argv) {
   tidegate::AddLoadCommand(app, run);
   tidegate::AddHealthCommand(app, run);
   tidegate::AddStatsCommand(app, run);
+  tidegate::AddPlanCommand(app, run);
   tidegate::AddDoctorCommand(app, run);
   const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {

@@ -109,7 +109,7 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
         AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand,
-        AddServeCommand, AddRunCommand}) {
+        AddServeCommand, AddRunCommand, AddPlanCommand}) {
     CLI::App app;
     CommandRun run;
     add(app, run);

@@ -18,7 +18,7 @@ const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
     AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
     AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
     AddHealthCommand,   AddStatsCommand,   AddDoctorCommand,   AddServeCommand,
-    AddRunCommand};
+    AddRunCommand,      AddPlanCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;
