@@ -40,17 +40,38 @@ ModelInfo InfoFrom(const WeightClient& client, const Model& model, const Tokeniz
           .adapter_bytes = model.lora.bytes()};
 }
 
-// Context per request and KV capacity over all, within what the flags and the budget give.
-absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
+// Tokens that a request's context is to have.
+uint32_t ContextWanted(const EngineOptions& options, uint32_t trained_tokens) {
+  return options.context_tokens != 0 ? options.context_tokens
+                                     : std::min(trained_tokens, kDefaultContextTokens);
+}
+
+absl::StatusOr<MemoryPlan> DivideReserve(const EngineOptions& options, uint32_t threads,
+                                         uint64_t page_bytes, const AttachedModel& attached) {
+  const WeightClient& client = *attached.client;
+  const uint32_t trained = attached.model->config.trained_context_tokens;
+  return PlanMemory(client.manifest(), client.geometry(),
+                    {.reserve_bytes = client.region().engine_reserve_bytes,
+                     .adapter_bytes = attached.info.adapter_bytes,
+                     .adapter_rank = attached.model->lora.largest_rank(),
+                     .page_bytes = page_bytes,
+                     .threads = threads,
+                     .context_tokens = ContextWanted(options, trained),
+                     .max_running = options.max_running,
+                     .prompt_rows = options.prefill_chunk_tokens,
+                     .kv_tokens = options.kv_tokens});
+}
+
+// What the reserve is divided into, and the context per request, within what the flags and the
+// budget give.
+absl::Status SizeMemory(const EngineOptions& options, uint32_t threads, AttachedModel& attached) {
   const ModelConfig& c = attached.model->config;
   const KvType type = options.kv_type;
   const uint64_t token_bytes = KvPool::BytesPerToken(c, type);
   const uint64_t page_bytes = KvPool::PageBytes(c, type);
-  // Adapters are part of what the store's budget reserves for this process.
-  const uint64_t reserved = attached.client->region().engine_reserve_bytes;
-  const uint64_t reserve_bytes = reserved - std::min(reserved, attached.info.adapter_bytes);
-  const uint64_t capacity =
-      options.kv_tokens != 0 ? options.kv_tokens : reserve_bytes / page_bytes * kKvPageTokens;
+  ASSIGN_OR_RETURN(attached.memory, DivideReserve(options, threads, page_bytes, attached));
+  const uint64_t capacity = attached.memory.kv_tokens;
+  const uint64_t from_reserve = WorkspaceFromReserve(attached.memory.workspace.bytes());
   const MemoryLimit memory = ReadMemoryLimit();
   if (capacity > memory.bytes / token_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -58,9 +79,7 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
         memory.by_cgroup ? "the control group's limit of memory" : "this machine's memory",
         "; lower --kv-tokens"));
   }
-  const uint32_t context = options.context_tokens != 0
-                               ? options.context_tokens
-                               : std::min(c.trained_context_tokens, kDefaultContextTokens);
+  const uint32_t context = ContextWanted(options, c.trained_context_tokens);
   if (capacity < 2 || (options.context_tokens != 0 && context > capacity)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "a context of ", context, " tokens needs ", context * token_bytes,
@@ -68,11 +87,30 @@ absl::Status SizeKv(const EngineOptions& options, AttachedModel& attached) {
         attached.info.adapter_bytes > 0
             ? absl::StrCat(" beside adapters of ", attached.info.adapter_bytes, " bytes")
             : "",
+        from_reserve > 0
+            ? absl::StrCat(" beside ", FormatBytes(from_reserve), " of the steps' workspace")
+            : "",
         "; start the store with a larger --engine-reserve or the engine with --kv-tokens"));
   }
   attached.context_tokens = static_cast<uint32_t>(std::min<uint64_t>(context, capacity));
   attached.kv_pool = std::make_unique<KvPool>(c, type, KvPool::PagesFor(capacity) * page_bytes);
   return absl::OkStatus();
+}
+
+// Says how the reserve is divided.
+void LogMemory(const AttachedModel& attached) {
+  const MemoryPlan& memory = attached.memory;
+  const uint64_t workspace = memory.workspace.bytes();
+  LogInfo("memory: workspace ", FormatBytes(workspace), " (",
+          FormatBytes(WorkspaceFromReserve(workspace)), " of the reserve) for steps of ",
+          memory.sequences_max, " streams and ", memory.prompt_rows_max,
+          " prompt tokens, adapters ", FormatBytes(attached.info.adapter_bytes), ", KV pages ",
+          FormatBytes(attached.kv_pool->capacity() * attached.kv_pool->page_bytes()),
+          ", of a reserve of ", FormatBytes(attached.client->region().engine_reserve_bytes));
+  if (memory.beyond_bytes > 0) {
+    LogWarning("the engine may take ", FormatBytes(memory.beyond_bytes),
+               " more than the store's --engine-reserve: its KV cache is as --kv-tokens says");
+  }
 }
 
 // The file of a LoraName().
@@ -98,19 +136,16 @@ absl::StatusOr<std::unique_ptr<AttachedModel>> AttachModel(const EngineOptions& 
   attached->client->ForgetTokenizer();
   attached->decoder = std::make_unique<Decoder>(attached->model.get(), attached->client.get(), pool,
                                                 options.overlap);
-  attached->threads = pool->thread_count();
   attached->info =
       InfoFrom(*attached->client, *attached->model, *attached->tokenizer, options.kv_type);
-  RETURN_IF_ERROR(SizeKv(options, *attached));
+  RETURN_IF_ERROR(SizeMemory(options, pool->thread_count(), *attached));
   ::malloc_trim(0);  // what reading the manifest took
   return attached;
 }
 
 void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
   const ModelInfo& info = attached.info;
-  const uint32_t wanted = options.context_tokens != 0
-                              ? options.context_tokens
-                              : std::min(info.trained_context_tokens, kDefaultContextTokens);
+  const uint32_t wanted = ContextWanted(options, info.trained_context_tokens);
   if (attached.context_tokens < wanted) {
     LogWarning("a context is ", attached.context_tokens, " tokens and not ", wanted,
                ": the KV cache has room for no more; start the store with a larger "
@@ -125,6 +160,7 @@ void LogAttached(const AttachedModel& attached, const EngineOptions& options) {
           info.adapters.empty() ? ""
                                 : absl::StrCat(", adapters ", absl::StrJoin(info.adapters, ", "),
                                                " (", FormatBytes(info.adapter_bytes), ")"));
+  LogMemory(attached);
   for (const LoraSource& given : options.adapters) {
     for (const std::string& merged : attached.client->manifest().source().adapters()) {
       if (FileOf(LoraName(given)) != FileOf(merged)) continue;

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "engine/decoder.h"
 #include "engine/engine_options.h"
+#include "engine/memory_plan.h"
 #include "engine/model.h"
 #include "engine/model_info.h"
 #include "weightstore/client/weight_client.h"
@@ -20,8 +21,8 @@ struct AttachedModel {
   std::unique_ptr<Decoder> decoder;
   std::unique_ptr<KvPool> kv_pool;
   ModelInfo info;
+  MemoryPlan memory;
   uint32_t context_tokens = 0;  // per request
-  uint32_t threads = 1;         // that compute
 
   // Over all requests, in whole pages; at least context_tokens.
   uint64_t kv_capacity_tokens() const { return uint64_t{kv_pool->capacity()} * kKvPageTokens; }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/grow.h"
+
 namespace tidegate {
 
 DecodeAttention::DecodeAttention(const ModelConfig* config, const Kernels* kernels,
@@ -40,7 +42,7 @@ void DecodeAttention::Run(uint32_t layer, std::span<const AttentionRow> rows) {
     for (size_t share = begin; share < end; ++share) {
       const uint64_t first = total * share / shares;
       const uint64_t last = total * (share + 1) / shares;
-      scores_[share].resize(std::max<size_t>(scores_[share].size(), longest));
+      GrowAnew(longest, scores_[share]);
       size_t r = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), first) -
                                      starts_.begin()) -
                  1;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/error_reason.h"
 #include "base/status_macros.h"
+#include "engine/grow.h"
 #include "proto/gguf/finite.h"
 #include "proto/store/v1/static_rows.h"
 
@@ -62,7 +63,7 @@ Decoder::Decoder(const Model* model, WeightClient* client, ThreadPool* pool, boo
 void Decoder::Reserve(size_t rows) {
   const ModelConfig& c = model_->config;
   const auto grow = [&](std::vector<float>& activations, size_t size) {
-    if (activations.size() < rows * size) activations = std::vector<float>(rows * size);
+    GrowAnew(rows * size, activations);
   };
   grow(x_, c.hidden_size);
   grow(normed_, c.hidden_size);
@@ -390,7 +391,7 @@ void Decoder::Logits(std::span<const BatchSequence> batch, const OnLogits& on_lo
   const StageTimer timer(cost.step.times, Stage::kHead);
   const size_t h = model_->config.hidden_size, width = model_->config.embedding_rows;
   Norm(model_->final_norm, x_.data(), normed_.data());
-  logits_.resize(std::max(logits_.size(), std::min(rows_.size(), kLogitLanes) * width));
+  GrowAnew(std::min(rows_.size(), kLogitLanes) * width, logits_);
   for (const Group& group : groups_) {
     for (uint32_t at = 0; at < group.count; at += kLogitLanes) {
       const uint32_t first = group.first + at;

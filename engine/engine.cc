@@ -431,9 +431,6 @@ void EngineImpl::Loop() {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
                                                        EngineObserver* observer) {
-  if (options.prefill_chunk_tokens == 0) {
-    return absl::InvalidArgumentError("prefill_chunk_tokens must be at least 1");
-  }
   std::optional<store::v1::Profile> profile;
   if (!options.steering.profile.empty()) {
     ASSIGN_OR_RETURN(profile, ReadProfile(options.steering.profile));

@@ -47,8 +47,9 @@ struct EngineOptions {
   // Masks of cache-aware rows count as resident what rows before them in the step want: fewer
   // reads, other masks (docs/evaluation.md).
   bool share_reads = false;
-  // Prompt tokens of a step at most: weights are streamed and decoded once per chunk.
-  uint32_t prefill_chunk_tokens = 256;
+  // Prompt tokens of a step at most: weights are streamed and decoded once per chunk. 0: 256, or
+  // what the store's budget reserves memory for (memory_plan.h).
+  uint32_t prefill_chunk_tokens = 0;
   // What a step with prompts should take while others decode; 0: as long as it takes.
   std::chrono::nanoseconds step_time = std::chrono::milliseconds(500);
   Precision precision = Precision::kFast;

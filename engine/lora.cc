@@ -1,5 +1,6 @@
 #include "engine/lora.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -106,17 +107,29 @@ absl::Status AddAdapter(const LoraSource& source, const std::string& architectur
 
 uint64_t BytesOf(const LoraFactors& f) { return (f.a.size() + f.b.size()) * sizeof(float); }
 
+template <typename Do>
+void ForEachFactors(const Lora& lora, const Do& action) {
+  action(lora.head);
+  for (const LayerLora& layer : lora.layers) {
+    for (const LoraFactors* factors : {&layer.query, &layer.key, &layer.value, &layer.output,
+                                       &layer.gate, &layer.up, &layer.down}) {
+      action(*factors);
+    }
+  }
+}
+
 }  // namespace
 
 uint64_t Lora::bytes() const {
-  uint64_t bytes = BytesOf(head);
-  for (const LayerLora& layer : layers) {
-    for (const LoraFactors* factors : {&layer.query, &layer.key, &layer.value, &layer.output,
-                                       &layer.gate, &layer.up, &layer.down}) {
-      bytes += BytesOf(*factors);
-    }
-  }
+  uint64_t bytes = 0;
+  ForEachFactors(*this, [&](const LoraFactors& factors) { bytes += BytesOf(factors); });
   return bytes;
+}
+
+size_t Lora::largest_rank() const {
+  size_t rank = 0;
+  ForEachFactors(*this, [&](const LoraFactors& f) { rank = std::max(rank, f.rank); });
+  return rank;
 }
 
 absl::StatusOr<Lora> LoadLora(std::span<const LoraSource> sources, const std::string& architecture,

@@ -45,7 +45,8 @@ struct Lora {
   LoraFactors head;
   std::vector<std::string> descriptions;  // "adapter.gguf x 0.5"
 
-  uint64_t bytes() const;  // of all factors
+  uint64_t bytes() const;       // of all factors
+  size_t largest_rank() const;  // of one matrix's factors
 };
 
 // Empty factors for every layer if there are no sources. `own_head`: the head is not the embedding.

@@ -21,6 +21,7 @@ void Matmul::Pack(Precision precision, const TokensView& x) {
   const size_t bytes = kernels_->packed_bytes(x.tokens, x.depth);
   if (bytes > capacity_bytes_) {
     capacity_bytes_ = (bytes + kPackAlign - 1) / kPackAlign * kPackAlign;
+    packed_.reset();
     packed_.reset(std::aligned_alloc(kPackAlign, capacity_bytes_));
     CHECK(packed_ != nullptr);
   }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "engine/grow.h"
 
 namespace tidegate {
 namespace {
@@ -309,7 +310,7 @@ absl::Status Mlp::Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& c
 void Mlp::ClearGate(size_t rows) {
   const size_t n = rows * model_.config.intermediate_size;
   for (std::vector<float>* outputs : {&gate_, &up_}) {
-    if (outputs->size() < n) *outputs = std::vector<float>(n);
+    GrowAnew(n, *outputs);
     pool_->For(n, kOutputGranule, n * sizeof(float), [&](size_t begin, size_t end) {
       std::fill(outputs->data() + begin, outputs->data() + end, 0.0f);
     });

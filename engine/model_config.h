@@ -2,6 +2,7 @@
 // readable by any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -38,6 +39,15 @@ struct ModelConfig {
 
   uint32_t query_size() const { return query_heads * head_size; }
   uint32_t kv_size() const { return kv_heads * head_size; }
+  // Positions that a token sees at most, in any layer; 0: some layer sees all.
+  uint32_t largest_window() const {
+    uint32_t largest = 0;
+    for (const uint32_t window : windows) {
+      if (window == 0) return 0;
+      largest = std::max(largest, window);
+    }
+    return largest;
+  }
   uint32_t expert_slots() const { return expert_count == 0 ? 1 : expert_count + shared_experts; }
 };
 

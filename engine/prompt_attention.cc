@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/grow.h"
 #include "proto/store/v1/static_rows.h"
 
 namespace tidegate {
@@ -53,7 +54,7 @@ void PromptAttention::Run(const KvCache& kv, uint32_t layer, uint32_t first_posi
   const uint32_t block = std::max(1u, kQueries / group_);
   const uint32_t blocks = (tokens + block - 1) / block;
   const size_t items = size_t{blocks} * config_.kv_heads;
-  const size_t parts = scratch_.size();
+  const size_t parts = std::min(scratch_.size(), items);
   const size_t touched = size_t{first_position + tokens} * tokens * config_.query_size();
   pool_->For(parts, 1, touched, [&](size_t begin, size_t end) {
     for (size_t part = begin; part < end; ++part) {
@@ -73,7 +74,7 @@ void PromptAttention::Run(const KvCache& kv, uint32_t layer, uint32_t first_posi
 }
 
 const void* PromptAttention::Pack(const TokensView& x, Scratch& scratch) const {
-  scratch.packed.resize(matmul_.packed_bytes(x.tokens, x.depth) + kPackAlign);
+  GrowAnew(matmul_.packed_bytes(x.tokens, x.depth) + kPackAlign, scratch.packed);
   void* packed = scratch.packed.data();
   size_t space = scratch.packed.size();
   packed = std::align(kPackAlign, scratch.packed.size() - kPackAlign, packed, space);
@@ -115,7 +116,7 @@ void PromptAttention::Multiply(const KvView& kv, Span span, size_t queries,
   MatrixView keys = {.type = KvRowType(kv.type),
                      .columns = size,
                      .row_bytes = StaticRowBytes(KvRowType(kv.type), size)};
-  scratch.scores.resize(std::max(scratch.scores.size(), queries * positions));
+  GrowAnew(queries * positions, scratch.scores);
   scratch.rows.resize(std::max(scratch.rows.size(), kGatheredKeys * keys.row_bytes));
   keys.data = scratch.rows.data();
   const void* packed = Pack(

@@ -155,20 +155,20 @@ void Sampler::ApplyPenalties(std::span<float> logits) const {
 }
 
 bool Sampler::CollectCandidates(std::span<const float> logits) {
-  candidates_.clear();
+  candidates_->clear();
   sorted_ = 0;
   maximum_ = -kInfinity;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (!(logits[i] > -kInfinity)) continue;  // NaN too
-    candidates_.emplace_back(logits[i], static_cast<TokenId>(i));
+    candidates_->emplace_back(logits[i], static_cast<TokenId>(i));
     maximum_ = std::max(maximum_, logits[i]);
   }
-  if (params_.top_k > 0 && params_.top_k < candidates_.size()) {
+  if (params_.top_k > 0 && params_.top_k < candidates_->size()) {
     SortPrefix(params_.top_k);
-    candidates_.resize(params_.top_k);
-    sorted_ = candidates_.size();
+    candidates_->resize(params_.top_k);
+    sorted_ = candidates_->size();
   }
-  return !candidates_.empty();
+  return !candidates_->empty();
 }
 
 void Sampler::SortPrefix(size_t count) {
@@ -177,9 +177,11 @@ void Sampler::SortPrefix(size_t count) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   };
   // In growing steps: mostly a few of many thousands are ever looked at.
-  const size_t end = std::min(candidates_.size(), std::max({count, 2 * sorted_, size_t{64}}));
-  const auto at = [this](size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
-  std::nth_element(at(sorted_), at(end - 1), candidates_.end(), before);
+  const size_t end = std::min(candidates_->size(), std::max({count, 2 * sorted_, size_t{64}}));
+  const auto at = [this](size_t i) {
+    return candidates_->begin() + static_cast<std::ptrdiff_t>(i);
+  };
+  std::nth_element(at(sorted_), at(end - 1), candidates_->end(), before);
   std::sort(at(sorted_), at(end), before);
   sorted_ = end;
 }
@@ -191,16 +193,19 @@ double Sampler::Weight(float logit) const {
 }
 
 TokenId Sampler::Draw(std::span<const float> logits) {
+  thread_local std::vector<std::pair<float, TokenId>> candidates;  // 8 bytes a token of the model
+  candidates.reserve(logits.size());
+  candidates_ = &candidates;
   if (!CollectCandidates(logits)) return Greedy(logits);
-  size_t kept = candidates_.size();
+  size_t kept = candidates_->size();
   double mass = 0;  // Sum over all; in the order of ids, or sorted after top-k: never in no order.
-  for (const auto& [logit, id] : candidates_) mass += Weight(logit);
+  for (const auto& [logit, id] : *candidates_) mass += Weight(logit);
   if (params_.top_p < 1 || params_.min_p > 0) {
     const double enough = params_.top_p < 1 ? params_.top_p * mass : kInfinity;
     mass = 0;
-    for (kept = 0; kept < candidates_.size() && mass < enough; ++kept) {
+    for (kept = 0; kept < candidates_->size() && mass < enough; ++kept) {
       SortPrefix(kept + 1);
-      const double weight = Weight(candidates_[kept].first);
+      const double weight = Weight((*candidates_)[kept].first);
       if (weight < params_.min_p) break;
       mass += weight;
     }
@@ -210,9 +215,9 @@ TokenId Sampler::Draw(std::span<const float> logits) {
   TokenId token = 0;
   for (size_t i = 0; i < kept; ++i) {
     SortPrefix(i + 1);
-    const double weight = Weight(candidates_[i].first);
+    const double weight = Weight((*candidates_)[i].first);
     if (weight == 0) break;  // Rounding left `passed` just below `target`.
-    token = candidates_[i].second;
+    token = (*candidates_)[i].second;
     passed += weight;
     if (passed > target) break;
   }

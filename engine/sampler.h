@@ -73,10 +73,11 @@ class Sampler {
   std::mt19937_64 rng_;
   std::vector<TokenId> window_;  // the last penalty_window tokens; a ring once it is full
   size_t window_next_ = 0;       // the oldest token of a full ring
-  absl::flat_hash_map<TokenId, uint32_t> counts_;      // of tokens in window_
-  std::vector<std::pair<float, TokenId>> candidates_;  // scratch
-  size_t sorted_ = 0;                                  // candidates_ in order
-  float maximum_ = 0;                                  // largest logit among candidates_
+  absl::flat_hash_map<TokenId, uint32_t> counts_;  // of tokens in window_
+  // Of the draw under way, which one sampler of a thread has at a time: they share its memory.
+  std::vector<std::pair<float, TokenId>>* candidates_ = nullptr;
+  size_t sorted_ = 0;  // candidates in order
+  float maximum_ = 0;  // largest logit among candidates
 };
 
 }  // namespace tidegate

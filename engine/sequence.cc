@@ -65,16 +65,20 @@ uint32_t Sequence::RowsNext(uint32_t rows_max) const {
 
 BatchSequence Sequence::Wants(uint32_t rows_max) {
   const uint32_t done = kv_.size();
-  const bool reads = done < request_.prompt.size();
   rows_ = RowsNext(rows_max);
-  prune_ = reads ? std::nullopt : NextPrune();
+  prune_ = reads() ? std::nullopt : NextPrune();
   sampled_.reset();
   return {.kv = &kv_,
           .tokens = std::span(ids_).subspan(done, rows_),
-          .form = reads ? RowForm::kPrompt : RowForm::kDecode,
+          .form = reads() ? RowForm::kPrompt : RowForm::kDecode,
           .prune = prune_ ? &*prune_ : nullptr,
           .precision = precision_,
           .logit_rows = done + rows_ == ids_.size() ? 1u : 0u};
+}
+
+void Sequence::ReleaseUnseen() {
+  const uint32_t window = config_.largest_window(), next = kv_.size() + 1;  // ends what it sees
+  if (window != 0 && next > window && !reads()) kv_.Release(next - window);
 }
 
 void Sequence::TakeLogits(std::span<float> logits) {

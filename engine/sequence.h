@@ -48,6 +48,9 @@ class Sequence {
   uint32_t prompt_rows() const { return uncomputed() > 1 || generated() == 0 ? uncomputed() : 0; }
   bool prefilling() const { return prompt_rows() > 0; }
 
+  // Whether the next rows are of prompt form.
+  bool reads() const { return kv_.size() < request_.prompt.size(); }
+
   // How many rows Wants() would give: a step has those of one form.
   uint32_t RowsNext(uint32_t rows_max) const;
 
@@ -63,6 +66,10 @@ class Sequence {
 
   // Tells the sink how far the prompt is, if it is to know and no token has come yet.
   void ReportProgress() const;
+
+  // Lets go of pages that no later token sees. Those of a prompt stay until it is complete: the
+  // prefix cache may keep them.
+  void ReleaseUnseen();
 
   // Its pages are gone: what was computed has to be computed again.
   void Preempt() { kv_.Truncate(0); }

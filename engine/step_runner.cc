@@ -14,16 +14,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Sequences at a time, for each thread that computes: what --max-running is unless it is given.
-constexpr uint32_t kSequencesPerThread = 32;
-// How many pages a sequence has on average, at least.
-constexpr uint32_t kPagesPerSequence = 2;
-
 SchedulerLimits LimitsOf(const EngineOptions& options, const AttachedModel& model) {
-  const uint32_t carried = std::clamp(model.kv_pool->capacity() / kPagesPerSequence, 1u,
-                                      kSequencesPerThread * model.threads);
-  return {.sequences_max = options.max_running != 0 ? options.max_running : carried,
-          .prompt_rows_max = options.prefill_chunk_tokens,
+  return {.sequences_max = model.memory.sequences_max,
+          .prompt_rows_max = model.memory.prompt_rows_max,
           .page_tokens = kKvPageTokens,
           .step_seconds_target = std::chrono::duration<double>(options.step_time).count()};
 }
@@ -54,7 +47,9 @@ SequenceNeed StepRunner::NeedOf(const Running& running) const {
                        .prompt_rows = sequence.prompt_rows(),
                        .positions = sequence.kv().size(),
                        .pages = static_cast<uint32_t>(sequence.kv().pages().size())};
-  for (const PageId page : sequence.kv().pages()) {
+  const uint32_t released = sequence.kv().released();  // Nobody gets them by a preemption.
+  need.pages_shared = released;
+  for (const PageId page : sequence.kv().pages().subspan(released)) {
     need.pages_shared += model_.kv_pool->holders(page) > 1;
   }
   return need;
@@ -144,12 +139,19 @@ void StepRunner::KeepPrefix(const Sequence& sequence) {
 void StepRunner::GatherStep() {
   stepping_.clear();
   Running* refused = nullptr;
+  // Of decode form, beside one for each sequence: memory is counted for no more of them.
+  const uint32_t decode_max = model_.memory.decode_rows_max;
+  uint32_t spare = decode_max - std::min<uint32_t>(decode_max, running());
   absl::Status why;
   for (const RowShare& share : plan_.rows) {
     Running* running = Find(share.id);
     if (running == nullptr || running->ended || running->preempted) continue;
     Sequence& sequence = *running->sequence;
-    const uint32_t rows = sequence.RowsNext(share.rows);
+    uint32_t rows = sequence.RowsNext(share.rows);
+    if (!sequence.reads()) {
+      rows = std::min(rows, 1 + spare);
+      spare -= rows - 1;
+    }
     if (const absl::Status room = sequence.kv().Grow(rows); !room.ok()) {
       refused = running;
       why = room;
@@ -226,6 +228,7 @@ void StepRunner::Advance(std::span<const size_t> which, StepResult& result) {
     const bool reads = batch_[n].form == RowForm::kPrompt;
     if (reads && sequence.kv().size() == sequence.prompt().size()) KeepPrefix(sequence);
     const uint32_t before = sequence.accounts().generated_tokens;
+    sequence.ReleaseUnseen();
     running.ended = !sequence.Advance(cost_.sequences[n], stall);
     const uint32_t after = sequence.accounts().generated_tokens;
     result.generated_tokens += after - before;

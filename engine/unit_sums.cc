@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "engine/grow.h"
 
 namespace tidegate {
 namespace {
@@ -75,7 +76,7 @@ void UnitSums::Add(const UnitColumns& shared) {
 void UnitSums::AddInput(Group& group, const UnitColumns& batch) {
   const size_t count = batch.units.size();
   for (SumLane* lane : group.lanes) {
-    lane->coefficients.resize(count);
+    GrowAnew(count, lane->coefficients);
     const float* const x = lane->factors();
     for (size_t k = 0; k < count; ++k) lane->coefficients[k] = x[batch.units[k]];
   }
@@ -98,8 +99,8 @@ void UnitSums::AddHidden(Group& group, const UnitColumns& batch) {
   for (size_t c = 0; c < kChains; ++c) begin[c + 1] += begin[c];
   size_t next[kChains];
   std::copy_n(begin, kChains, next);
-  group.order.resize(count);
-  group.by_chain.resize(count);
+  GrowAnew(count, group.order);
+  GrowAnew(count, group.by_chain);
   for (size_t k = 0; k < count; ++k) {
     const size_t at = next[chain_of(k)]++;
     group.order[at] = static_cast<uint32_t>(k);
@@ -107,7 +108,7 @@ void UnitSums::AddHidden(Group& group, const UnitColumns& batch) {
   }
   group.dealt += count;
   for (SumLane* lane : group.lanes) {
-    lane->coefficients.resize(count);
+    GrowAnew(count, lane->coefficients);
     const float* const x = lane->factors();
     for (size_t at = 0; at < count; ++at) {
       lane->coefficients[at] = x[batch.units[group.order[at]]];

@@ -142,8 +142,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       "factors take 4 bytes a number of the store's --engine-reserve")
       ->type_name("FILE[=SCALE]")
       ->envname("TIDEGATE_LORA");
-  AddIntegerFlag(app, "--max-running", engine.max_running, {0, 1024},
-                 "Streams decoded at once; 0: what the KV cache and the cores carry")
+  AddIntegerFlag(
+      app, "--max-running", engine.max_running, {0, 1024},
+      "Streams decoded at once; 0: what the KV cache, the cores and the engine's reserve "
+      "of memory carry")
       ->envname("TIDEGATE_MAX_RUNNING");
   AddIntegerFlag(app, "--max-waiting", engine.max_waiting, {0, 65536},
                  "Requests that wait for a place; more get RESOURCE_EXHAUSTED")
@@ -157,8 +159,10 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
                               kDefaultContextTokens))
       ->envname("TIDEGATE_CONTEXT");
   AddKvFlags(app, engine);
-  AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {1, 65536},
-                 "Prompt tokens of a step at most; more are faster, other streams wait longer")
+  AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {0, 65536},
+                 absl::StrCat("Prompt tokens of a step at most; more are faster, other streams "
+                              "wait longer; 0: ",
+                              kDefaultPromptRows, ", or as many as --engine-reserve has room for"))
       ->envname("TIDEGATE_PREFILL_CHUNK");
   AddDurationFlag(app, "--step-time", engine.step_time,
                   "What a step with prompts should take while other streams decode: prompts get "

@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "proto/store/v1/defaults.h"
+#include "proto/store/v1/step_workspace.h"
 
 namespace tidegate {
 namespace {
@@ -125,9 +126,7 @@ uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan) {
 }
 
 uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request) {
-  const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
-  return request.engine_reserve_bytes.value_or(
-      KvCacheBytes(hp, std::min(hp.context_length(), kDefaultContextTokens)));
+  return request.engine_reserve_bytes.value_or(DefaultEngineReserve(pack, request.engine_threads));
 }
 
 absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, const BudgetRequest& request) {
@@ -151,6 +150,19 @@ uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens) {
   constexpr uint64_t kKeysAndValues = 2, kHalfBytes = 2;
   return RoundUp(tokens, kKvPageTokens) * hp.layer_count() * kKeysAndValues * hp.kv_heads() *
          hp.head_size() * kHalfBytes;
+}
+
+uint64_t DefaultEngineReserve(const PackIndex& pack, uint32_t threads) {
+  const store::v1::HyperParameters& hp = pack.manifest.hyper_parameters();
+  const uint32_t context = std::min(hp.context_length(), kDefaultContextTokens);
+  const uint32_t sequences =
+      SequencesCarried(RoundUp(context, kKvPageTokens) / kKvPageTokens, threads);
+  const StepWorkspace workspace = WorkspaceOf(pack.manifest, pack.geometry,
+                                              {.prompt_rows = kDefaultPromptRows,
+                                               .decode_rows = DecodeRowsMax(sequences),
+                                               .threads = threads,
+                                               .context_tokens = context});
+  return KvCacheBytes(hp, context) + WorkspaceFromReserve(workspace.bytes());
 }
 
 absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest& request) {

@@ -12,7 +12,9 @@ namespace tidegate {
 
 struct BudgetRequest {
   uint64_t memory_budget_bytes = 0;
+  // Unset: DefaultEngineReserve() for an engine of so many threads.
   std::optional<uint64_t> engine_reserve_bytes = {};
+  uint32_t engine_threads = 1;
   uint64_t staging_bytes = 0;  // per lease; 0: chosen
   bool cache = true;           // false: policy "none", no slots
   // Slots per (layer, kind) = floor(f * blocks), whatever the budget.
@@ -33,7 +35,7 @@ absl::StatusOr<RegionPlan> PlanRegion(const PackIndex& pack, const BudgetRequest
 // Bytes of a budget that `plan` takes.
 uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan);
 
-// Bytes of the budget that are the engine's: as asked for, else the KV cache of one context.
+// Bytes of the budget that are the engine's: as asked for, else DefaultEngineReserve().
 uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request);
 
 // A budget that holds the whole model, with staging as it is usual for so much; what `request` says
@@ -46,5 +48,9 @@ uint64_t LeastStaticBytes(const PackIndex& pack);
 
 // Bytes of a half-precision KV cache for `tokens` positions.
 uint64_t KvCacheBytes(const store::v1::HyperParameters& hp, uint64_t tokens);
+
+// What an engine needs whose flags say nothing else: the KV cache of one context, the model's own
+// but at most kDefaultContextTokens, and its steps' workspace beyond kWorkspaceBesideReserve.
+uint64_t DefaultEngineReserve(const PackIndex& pack, uint32_t threads);
 
 }  // namespace tidegate

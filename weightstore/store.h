@@ -23,7 +23,7 @@ struct StoreOptions {
   std::string socket_path;           // attach socket; its folder must exist
   std::string region_path;           // a file on tmpfs; created with mode 0600
   uint64_t memory_budget_bytes = 0;  // static weights, slots, staging, tables, engine reserve
-  std::optional<uint64_t> engine_reserve_bytes;  // unset: KV cache of one trained context (<= 4096)
+  std::optional<uint64_t> engine_reserve_bytes;  // unset: DefaultEngineReserve()
   uint64_t staging_bytes = 0;                    // per lease; 0: chosen from the budget
   std::string policy = "value";                  // value, lfu, lru, none
   std::optional<double> cache_fraction;  // tests and eval: slots per (layer, kind) = floor(f *

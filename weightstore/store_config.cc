@@ -18,8 +18,9 @@ namespace tidegate {
 namespace {
 
 constexpr char kFooter[] = R"(
-The budget covers static weights, cache slots, staging, tables and the KV cache and LoRA adapters
-of one engine (--engine-reserve); not the programs' own code and heap, nor the engine's activations.
+The budget covers static weights, cache slots, staging, tables and the KV cache, LoRA adapters and
+activations of one engine (--engine-reserve); not the programs' own code and heap, and of
+activations not the first 24 MiB.
 Every flag may also be set by the environment variable shown, or in the --config file; the
 command line wins, then the environment, then the file.
 
@@ -48,9 +49,10 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
         return absl::OkStatus();
       },
       absl::StrCat(
-          "Part of the budget left to the engine, for its KV cache and the adapters of its "
-          "--lora; default: the KV cache of one context, the model's own but at most ",
-          kDefaultContextTokens, " tokens"))
+          "Part of the budget left to the engine, for its KV cache, the adapters of its --lora and "
+          "its activations beyond 24 MiB; default: the KV cache of one context, the model's own "
+          "but at most ",
+          kDefaultContextTokens, " tokens, and the activations that it goes with"))
       ->type_name("BYTES")
       ->envname("TIDEGATE_ENGINE_RESERVE");
   AddBytesFlag(app, "--staging", store.staging_bytes,

@@ -43,7 +43,7 @@ KvCache::KvCache(KvPool* pool, uint32_t context_tokens)
       context_tokens_(context_tokens) {}
 
 KvCache::~KvCache() {
-  for (const PageId page : pages_) pool_->Drop(page);
+  for (const PageId page : pages().subspan(released_)) pool_->Drop(page);
 }
 
 void KvCache::Adopt(std::span<const PageId> pages) {
@@ -81,12 +81,21 @@ void KvCache::set_size(uint32_t size) {
 }
 
 void KvCache::Truncate(uint32_t size) {
-  CHECK(size <= size_);
+  CHECK(size <= size_ && (size == 0 || released_ == 0));
   size_ = size;
   while (pages_.size() > KvPool::PagesFor(size)) {
-    pool_->Drop(pages_.back());
+    if (pages_.size() > released_) pool_->Drop(pages_.back());
     pages_.pop_back();
     data_.pop_back();
+  }
+  if (size == 0) released_ = 0;
+}
+
+void KvCache::Release(uint32_t position) {
+  CHECK(position <= size_);
+  for (; released_ < position / kKvPageTokens; ++released_) {
+    pool_->Drop(pages_[released_]);
+    data_[released_] = nullptr;
   }
 }
 

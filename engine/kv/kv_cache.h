@@ -45,11 +45,17 @@ class KvCache {
   void set_size(uint32_t size);
 
   // Forgets what lies behind the first `size` positions and lets go of pages without any.
-  // REQUIRES: size <= size().
+  // REQUIRES: size <= size(); 0 once pages were released.
   void Truncate(uint32_t size);
 
-  // Page i holds positions from i * kKvPageTokens on; the last ones may be room only.
+  // Lets go of the pages that hold only positions below `position`: no layer looks at them again.
+  // REQUIRES: position <= size().
+  void Release(uint32_t position);
+
+  // Page i holds positions from i * kKvPageTokens on; the last ones may be room only. The first
+  // released() are gone: what stands for them means nothing.
   std::span<const PageId> pages() const { return pages_; }
+  uint32_t released() const { return released_; }
 
   // Where attention finds the keys and values of one head; until the next change of pages.
   KvView View(uint32_t layer, uint32_t head) const;
@@ -58,6 +64,7 @@ class KvCache {
   KvPool* const pool_;
   const uint32_t kv_heads_, head_size_, context_tokens_;
   uint32_t size_ = 0;
+  uint32_t released_ = 0;  // of pages_, from the front
   std::vector<PageId> pages_;
   std::vector<std::byte*> data_;  // of pages_
 };

@@ -43,6 +43,26 @@ GenerationRequest Request(uint32_t tokens, uint32_t max_tokens, uint32_t seed) {
   return request;
 }
 
+// What follows a prompt greedily, dense and exact, without an engine.
+std::vector<TokenId> DecodeAlone(const LocalStore& store, const std::vector<TokenId>& prompt,
+                                 uint32_t tokens) {
+  LocalDecoder local(store);
+  const ModelConfig& config = local.model->config;
+  KvPool pool = KvPool::ForTokens(config, KvType::kF16, prompt.size() + tokens);
+  KvCache kv(&pool, 256);
+  std::vector<float> logits(config.embedding_rows);
+  PassAccounts accounts;
+  EXPECT_TRUE(AppendPrompt(*local.decoder, kv, prompt, Precision::kExact, logits, accounts).ok());
+  std::vector<TokenId> ids;
+  while (true) {
+    ids.push_back(static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+    if (ids.size() == tokens) return ids;
+    EXPECT_TRUE(
+        AppendToken(*local.decoder, kv, ids.back(), nullptr, Precision::kExact, logits, accounts)
+            .ok());
+  }
+}
+
 TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
   LocalStore store;
   std::vector<std::vector<TokenId>> alone;
@@ -73,6 +93,30 @@ TEST(StepRunnerTest, APreemptedStreamGoesOnWithTheSameTokens) {
     EXPECT_GT(stats.preemptions, 0u);
     EXPECT_EQ(stats.kv_tokens_used, 0u);
   }
+}
+
+// Where every layer has a window, a stream holds the pages that it sees, however long it grows.
+TEST(StepRunnerTest, PagesBehindTheWindowOfAllLayersComeFree) {
+  constexpr uint32_t kPrompt = 40, kTokens = 200;
+  LocalStore store({.model = {.context = 256, .window = 48}});
+  std::vector<GenerationRequest> requests;
+  std::vector<std::vector<TokenId>> whole;  // of a cache that keeps all pages
+  for (uint32_t i = 0; i < 3; ++i) {
+    requests.push_back(Request(kPrompt, kTokens, i));
+    requests.back().pruning.mode = DecodeMode::kDense;
+    whole.push_back(DecodeAlone(store, requests.back().prompt, kTokens));
+  }
+  EngineOptions options = Options(store);
+  options.kv_tokens = 320;  // ten pages; each stream grows to eight
+  options.context_tokens = 256;
+  auto engine = Make(options);
+  std::vector<Stream> streams;
+  for (const GenerationRequest& request : requests) streams.push_back(Submit(*engine, request));
+  for (size_t i = 0; i < streams.size(); ++i) {
+    EXPECT_EQ(streams[i].sink->Wait().reason, FinishReason::kMaxTokens);
+    EXPECT_EQ(streams[i].sink->ids(), whole[i]) << i;
+  }
+  EXPECT_EQ(SettledStats(*engine).preemptions, 0u);
 }
 
 TEST(StepRunnerTest, PromptsThatBeginAlikeAreComputedOnce) {

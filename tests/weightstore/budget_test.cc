@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/units.h"
+#include "proto/store/v1/step_workspace.h"
 #include "tests/support/tiny_pack.h"
 
 namespace tidegate {
@@ -291,6 +292,19 @@ TEST_F(BudgetTest, StagingAskedForIsRoundedToPagesAndHoldsABlock) {
   const auto plan = PlanRegion(index(), request);
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("give at least 8192 bytes"));
+}
+
+// Beside what a model as small as this takes (24 MiB), an engine's workspace is in its reserve.
+TEST_F(BudgetTest, TheDefaultReserveHoldsTheWorkspaceOfALargeModel) {
+  PackIndex large = index();
+  large.manifest.mutable_hyper_parameters()->set_embedding_rows(2'000'000);
+  const uint64_t reserve = DefaultEngineReserve(large, 2);
+  const uint64_t logits = 2'000'000 * uint64_t{16 * 4 + 8};  // of 16 rows, and one to draw from
+  EXPECT_GE(reserve, logits - kWorkspaceBesideReserve);
+  EXPECT_LE(reserve, logits - kWorkspaceBesideReserve + 4 * kMiB);
+  EXPECT_EQ(PlanRegion(large, {.memory_budget_bytes = 8 * kGiB, .engine_threads = 2})
+                ->engine_reserve_bytes,
+            reserve);
 }
 
 TEST_F(BudgetTest, TheDefaultReserveHoldsOneTrainedContext) {

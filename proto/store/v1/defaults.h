@@ -10,6 +10,9 @@ namespace tidegate {
 // use.
 inline constexpr uint32_t kDefaultContextTokens = 4096;
 
+// Prompt tokens of a step at most: weights are streamed and decoded once per chunk.
+inline constexpr uint32_t kDefaultPromptRows = 256;
+
 // The engine keeps keys and values in pages of so many positions; what the store reserves for them
 // is whole pages.
 inline constexpr uint32_t kKvPageTokens = 32;

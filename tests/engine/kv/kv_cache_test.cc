@@ -125,6 +125,34 @@ TEST(KvCacheTest, TruncationKeepsWhatLiesBeforeIt) {
   EXPECT_TRUE(kv.pages().empty());
 }
 
+TEST(KvCacheTest, ReleasedPagesMakeRoomAndTheOthersStay) {
+  KvPool pool = PoolOf(3);
+  {
+    KvCache kv(&pool, 160);
+    Append(kv, 0, 96);
+    kv.Release(31);
+    EXPECT_EQ(kv.released(), 0u) << "the page has a position that is still looked at";
+    kv.Release(64);
+    EXPECT_EQ(kv.released(), 2u);
+    EXPECT_EQ(pool.used(), 1u);
+    ExpectRows(kv, 0, 64, 96);
+    Append(kv, 1, 64);
+    EXPECT_EQ(pool.used(), 3u);
+    ExpectRows(kv, 0, 64, 96);
+    ExpectRows(kv, 1, 96, 160);
+    kv.Release(40);  // Less than before: nothing happens.
+    EXPECT_EQ(kv.released(), 2u);
+    kv.Truncate(0);
+    EXPECT_EQ(pool.used(), 0u);
+    EXPECT_EQ(kv.released(), 0u);
+    Append(kv, 2, 96);
+    ExpectRows(kv, 2, 0, 96);
+    kv.Release(96);
+    EXPECT_EQ(pool.used(), 0u);
+  }
+  EXPECT_EQ(pool.used(), 0u);
+}
+
 // Shares the pages of one sequence with a new one.
 void Share(KvPool& pool, const KvCache& from, KvCache& to) {
   for (const PageId page : from.pages()) pool.Share(page);
