@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -204,6 +205,45 @@ std::string RangeName(RealRange range) {
 
 }  // namespace
 
+Flag Flag::Type(const std::string& name) const {
+  option_->type_name(name);
+  return *this;
+}
+
+Flag Flag::Default(const std::string& text) const {
+  option_->default_str(text);
+  return *this;
+}
+
+Flag Flag::Variable(const std::string& name) const {
+  option_->envname(name);
+  return *this;
+}
+
+Flag Flag::Required() const {
+  option_->required();
+  return *this;
+}
+
+Flag Flag::Excludes(const Flag& other) const {
+  option_->excludes(other.option_);
+  return *this;
+}
+
+std::shared_ptr<CLI::App> MakeProgram(const std::string& about, const std::string& footer) {
+  auto app = std::make_shared<CLI::App>(about);
+  app->footer(footer);
+  return app;
+}
+
+CLI::App& AddSubcommand(CLI::App& app, const std::string& name, const std::string& about,
+                        const std::string& footer, std::function<void(const CLI::App&)> chosen) {
+  CLI::App& command = *app.add_subcommand(name, about);
+  command.footer(footer);
+  command.callback([&command, chosen = std::move(chosen)] { chosen(command); });
+  return command;
+}
+
 void AddCommonFlags(CLI::App& app, const std::string& program) {
   app.name(program);
   app.set_version_flag("--version",
@@ -239,36 +279,73 @@ int ExplainParseError(const CLI::App& app, const CLI::ParseError& error) {
   return error.get_exit_code();
 }
 
-CLI::Option* AddTextFlag(CLI::App& app, const std::string& names, TakeText take,
-                         const std::string& help) {
-  return app.add_option_function<std::string>(
+Flag AddSwitch(CLI::App& app, const std::string& names, bool& value, const std::string& help) {
+  return Flag(*app.add_flag(names, value, help));
+}
+
+Flag AddSwitch(CLI::App& app, const std::string& names, std::function<void()> set,
+               const std::string& help) {
+  return Flag(*app.add_flag_callback(names, std::move(set), help));
+}
+
+Flag AddTextFlag(CLI::App& app, const std::string& names, std::string& value,
+                 const std::string& help) {
+  return Flag(*app.add_option(names, value, help)->capture_default_str());
+}
+
+Flag AddFileFlag(CLI::App& app, const std::string& names, std::string& value,
+                 const std::string& help) {
+  const auto complaint = [](const std::string& name) {
+    return std::string(name.empty() ? "name a file" : "");
+  };
+  return Flag(*app.add_option(names, value, help)->check(CLI::Validator(complaint, "FILE")));
+}
+
+Flag AddChoiceFlag(CLI::App& app, const std::string& names, std::string& value,
+                   const std::vector<std::string>& words, const std::string& help) {
+  return Flag(
+      *app.add_option(names, value, help)->check(CLI::IsMember(words))->capture_default_str());
+}
+
+Flag AddChoiceListFlag(CLI::App& app, const std::string& names, std::vector<std::string>& values,
+                       const std::vector<std::string>& words, const std::string& help) {
+  CLI::Option* option = app.add_option(names, values, help);
+  return Flag(*option->delimiter(',')->check(CLI::IsMember(words))->capture_default_str());
+}
+
+Flag AddRepeatedFlag(CLI::App& app, const std::string& names,
+                     std::function<void(const std::vector<std::string>&)> set,
+                     const std::string& help) {
+  return Flag(*app.add_option_function<std::vector<std::string>>(names, std::move(set), help));
+}
+
+Flag AddTextFlag(CLI::App& app, const std::string& names, TakeText take, const std::string& help) {
+  return Flag(*app.add_option_function<std::string>(
       names,
       [name = LongName(names), take = std::move(take)](const std::string& text) {
         ThrowUnlessOk(name, take(text));
       },
+      help));
+}
+
+Flag AddTextListFlag(CLI::App& app, const std::string& names, std::function<void()> clear,
+                     TakeText take, const std::string& help) {
+  CLI::Option* option = app.add_option_function<std::vector<std::string>>(
+      names,
+      [name = LongName(names), clear = std::move(clear),
+       take = std::move(take)](const std::vector<std::string>& texts) {
+        if (texts.empty()) {
+          ThrowUnlessOk(name, absl::InvalidArgumentError("the list is empty"));
+        }
+        clear();
+        for (const std::string& text : texts) ThrowUnlessOk(name, take(text));
+      },
       help);
+  return Flag(*option->delimiter(','));
 }
 
-CLI::Option* AddTextListFlag(CLI::App& app, const std::string& names, std::function<void()> clear,
-                             TakeText take, const std::string& help) {
-  return app
-      .add_option_function<std::vector<std::string>>(
-          names,
-          [name = LongName(names), clear = std::move(clear),
-           take = std::move(take)](const std::vector<std::string>& texts) {
-            if (texts.empty()) {
-              ThrowUnlessOk(name, absl::InvalidArgumentError("the list is empty"));
-            }
-            clear();
-            for (const std::string& text : texts) ThrowUnlessOk(name, take(text));
-          },
-          help)
-      ->delimiter(',');
-}
-
-CLI::Option* AddIntegerFlag(CLI::App& app, const std::string& names,
-                            std::function<void(uint64_t)> set, IntegerRange range,
-                            const std::string& help) {
+Flag AddIntegerFlag(CLI::App& app, const std::string& names, std::function<void(uint64_t)> set,
+                    IntegerRange range, const std::string& help) {
   return AddTextFlag(
              app, names,
              [set = std::move(set), range](const std::string& text) {
@@ -277,11 +354,11 @@ CLI::Option* AddIntegerFlag(CLI::App& app, const std::string& names,
                return value.status();
              },
              help)
-      ->type_name(RangeName(range));
+      .Type(RangeName(range));
 }
 
-CLI::Option* AddRealFlag(CLI::App& app, const std::string& names, std::function<void(double)> set,
-                         RealRange range, const std::string& help) {
+Flag AddRealFlag(CLI::App& app, const std::string& names, std::function<void(double)> set,
+                 RealRange range, const std::string& help) {
   return AddTextFlag(
              app, names,
              [set = std::move(set), range](const std::string& text) {
@@ -290,17 +367,17 @@ CLI::Option* AddRealFlag(CLI::App& app, const std::string& names, std::function<
                return value.status();
              },
              help)
-      ->type_name(RangeName(range));
+      .Type(RangeName(range));
 }
 
-CLI::Option* AddRealFlag(CLI::App& app, const std::string& names, std::optional<double>& value,
-                         RealRange range, const std::string& help) {
+Flag AddRealFlag(CLI::App& app, const std::string& names, std::optional<double>& value,
+                 RealRange range, const std::string& help) {
   return AddRealFlag(
       app, names, [&value](double v) { value = v; }, range, help);
 }
 
-CLI::Option* AddRealListFlag(CLI::App& app, const std::string& names, std::vector<double>& values,
-                             RealRange range, const std::string& help) {
+Flag AddRealListFlag(CLI::App& app, const std::string& names, std::vector<double>& values,
+                     RealRange range, const std::string& help) {
   return AddTextListFlag(
              app, names, [&values] { values.clear(); },
              [&values, range](const std::string& text) {
@@ -309,12 +386,12 @@ CLI::Option* AddRealListFlag(CLI::App& app, const std::string& names, std::vecto
                return value.status();
              },
              help)
-      ->type_name(absl::StrCat(RangeName(range), ",..."))
-      ->default_str(absl::StrJoin(values, ","));
+      .Type(absl::StrCat(RangeName(range), ",..."))
+      .Default(absl::StrJoin(values, ","));
 }
 
-CLI::Option* AddBytesFlag(CLI::App& app, const std::string& names, uint64_t& value,
-                          const std::string& help) {
+Flag AddBytesFlag(CLI::App& app, const std::string& names, uint64_t& value,
+                  const std::string& help) {
   return AddTextFlag(
              app, names,
              [&value](const std::string& text) {
@@ -323,11 +400,11 @@ CLI::Option* AddBytesFlag(CLI::App& app, const std::string& names, uint64_t& val
                return bytes.status();
              },
              help)
-      ->type_name("BYTES");
+      .Type("BYTES");
 }
 
-CLI::Option* AddDurationFlag(CLI::App& app, const std::string& names,
-                             std::chrono::nanoseconds& value, const std::string& help) {
+Flag AddDurationFlag(CLI::App& app, const std::string& names, std::chrono::nanoseconds& value,
+                     const std::string& help) {
   return AddTextFlag(
              app, names,
              [&value](const std::string& text) {
@@ -336,12 +413,12 @@ CLI::Option* AddDurationFlag(CLI::App& app, const std::string& names,
                return duration.status();
              },
              help)
-      ->type_name("TIME")
-      ->default_str(DurationText(value));
+      .Type("TIME")
+      .Default(DurationText(value));
 }
 
-CLI::Option* AddAddressFlag(CLI::App& app, const std::string& names, std::string& value,
-                            const std::string& help, bool off) {
+Flag AddAddressFlag(CLI::App& app, const std::string& names, std::string& value,
+                    const std::string& help, bool off) {
   return AddTextFlag(
              app, names,
              [&value, off](const std::string& text) {
@@ -352,12 +429,12 @@ CLI::Option* AddAddressFlag(CLI::App& app, const std::string& names, std::string
                return status;
              },
              help)
-      ->type_name("ADDRESS")
-      ->default_str(value);
+      .Type("ADDRESS")
+      .Default(value);
 }
 
-CLI::Option* AddSocketFlag(CLI::App& app, const std::string& names, std::string& value,
-                           size_t max_bytes, const std::string& help) {
+Flag AddSocketFlag(CLI::App& app, const std::string& names, std::string& value, size_t max_bytes,
+                   const std::string& help) {
   return AddTextFlag(
              app, names,
              [&value, max_bytes](const std::string& text) {
@@ -370,11 +447,11 @@ CLI::Option* AddSocketFlag(CLI::App& app, const std::string& names, std::string&
                return absl::OkStatus();
              },
              help)
-      ->type_name("PATH")
-      ->default_str(value);
+      .Type("PATH")
+      .Default(value);
 }
 
-CLI::Option* AddLogLevelFlag(CLI::App& app, LogLevel& value) {
+Flag AddLogLevelFlag(CLI::App& app, LogLevel& value) {
   static const std::vector<std::pair<std::string, LogLevel>> kLevels = {
       {"debug", LogLevel::kDebug},
       {"info", LogLevel::kInfo},
@@ -392,11 +469,11 @@ CLI::Option* AddLogLevelFlag(CLI::App& app, LogLevel& value) {
                    absl::StrCat(Quoted(text), ": use debug, info, warning or error"));
              },
              "Lowest level logged: debug, info, warning, error")
-      ->type_name("LEVEL")
-      ->default_str(std::find_if(kLevels.begin(), kLevels.end(),
-                                 [&value](const auto& level) { return level.second == value; })
-                        ->first)
-      ->envname("TIDEGATE_LOG_LEVEL");
+      .Type("LEVEL")
+      .Default(std::find_if(kLevels.begin(), kLevels.end(),
+                            [&value](const auto& level) { return level.second == value; })
+                   ->first)
+      .Variable("TIDEGATE_LOG_LEVEL");
 }
 
 }  // namespace tidegate

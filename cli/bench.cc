@@ -362,25 +362,24 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
   flags->model.density = 0.75;
   flags->model.gamma = 0.2;
   flags->model.kv = "f16";
-  CLI::App* command = app.add_subcommand("bench", "Speed and flash traffic over memory budgets");
-  flags->model.Register(*command);
-  command->remove_option(command->get_option("--mode"));
-  command->remove_option(command->get_option("--cache-fraction"));
-  command->add_option("--budgets", flags->budgets, "memory budgets, comma-separated")
-      ->capture_default_str();
-  command->add_option("--modes", flags->modes, "modes, comma-separated")->capture_default_str();
-  AddIntegerFlag(*command, "--prompt-tokens", flags->prompt_tokens, {1, kMaxTokens},
+  CLI::App& command =
+      AddSubcommand(app, "bench", "Speed and flash traffic over memory budgets", kExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return Run(*flags); }; });
+  flags->model.RegisterWithoutPoint(command);
+  flags->model.RegisterDensityAndGamma(command);
+  AddTextFlag(command, "--budgets", flags->budgets, "memory budgets, comma-separated");
+  AddTextFlag(command, "--modes", flags->modes, "modes, comma-separated");
+  AddIntegerFlag(command, "--prompt-tokens", flags->prompt_tokens, {1, kMaxTokens},
                  "length of the prompt");
-  AddIntegerFlag(*command, "--warm-up", flags->warm_up, {0, kMaxTokens},
+  AddIntegerFlag(command, "--warm-up", flags->warm_up, {0, kMaxTokens},
                  "generated tokens before measuring");
-  AddIntegerFlag(*command, "--tokens", flags->tokens, {1, kMaxTokens}, "measured tokens per run");
-  AddIntegerFlag(*command, "--repeat", flags->repeat, {1, 1000}, "runs; medians are printed");
-  command->add_option("--ids", flags->ids_path, "file of token ids: the prompt, then what follows");
-  command->add_flag("--profile", flags->profile,
-                    "also print where a token's time goes: attention, masks, leases, stalls, ...");
-  command->add_option("--json", flags->json_path, "also write the rows to this file");
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
+  AddIntegerFlag(command, "--tokens", flags->tokens, {1, kMaxTokens}, "measured tokens per run");
+  AddIntegerFlag(command, "--repeat", flags->repeat, {1, 1000}, "runs; medians are printed");
+  AddTextFlag(command, "--ids", flags->ids_path,
+              "file of token ids: the prompt, then what follows");
+  AddSwitch(command, "--profile", flags->profile,
+            "also print where a token's time goes: attention, masks, leases, stalls, ...");
+  AddTextFlag(command, "--json", flags->json_path, "also write the rows to this file");
 }
 
 }  // namespace tidegate

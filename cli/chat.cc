@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "cli/chat_session.h"
 #include "cli/client_options.h"
 #include "cli/commands.h"
@@ -14,31 +15,29 @@ namespace tidegate {
 
 void AddChatCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<ChatOptions>();
-  CLI::App* command = app.add_subcommand("chat", "Talk with the model, one line a turn");
-  command->footer(
+  CLI::App& command = AddSubcommand(
+      app, "chat", "Talk with the model, one line a turn",
       absl::StrCat("\n", kChatHelp,
                    "The answers go to standard output; questions may come through a pipe.\n"
                    "Examples:\n"
                    "  tidegate chat --system 'You are brief.'\n"
-                   "  printf 'Hello\\nAnd in French?\\n' | tidegate chat --temperature 0\n"));
-  AddServerFlag(*command, options->server);
-  command->add_option("--system", options->system, "What the model is told before the first turn");
-  command->add_option_function<std::string>(
-      "--model", [options](const std::string& v) { options->request.set_model(v); },
-      "Name of the model; default: the served one");
-  AddMaxTokensFlag(*command, options->request);
-  AddSamplingFlags(*command, options->request);
-  AddPruningFlags(*command, options->request);
-  AddMaxDurationFlag(*command, options->request);
-  AddAdmissionFlags(*command, options->request);
-  command->add_flag("--accounts", options->accounts,
-                    "Tokens, times and flash reads of every answer, on standard error");
-  command->callback([options, &run] {
-    run = [options] {
-      signal(SIGPIPE, SIG_IGN);  // `| head` ends us through std::cout
-      return RunChat(*options);
-    };
-  });
+                   "  printf 'Hello\\nAnd in French?\\n' | tidegate chat --temperature 0\n"),
+      [options, &run](const CLI::App&) {
+        run = [options] {
+          signal(SIGPIPE, SIG_IGN);  // `| head` ends us through std::cout
+          return RunChat(*options);
+        };
+      });
+  AddServerFlag(command, options->server);
+  AddTextFlag(command, "--system", options->system, "What the model is told before the first turn");
+  AddModelFlag(command, options->request);
+  AddMaxTokensFlag(command, options->request);
+  AddSamplingFlags(command, options->request);
+  AddPruningFlags(command, options->request);
+  AddMaxDurationFlag(command, options->request);
+  AddAdmissionFlags(command, options->request);
+  AddSwitch(command, "--accounts", options->accounts,
+            "Tokens, times and flash reads of every answer, on standard error");
 }
 
 }  // namespace tidegate

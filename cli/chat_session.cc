@@ -15,6 +15,7 @@
 #include "cli/line_reader.h"
 #include "cli/stream_printer.h"
 #include "cli/terminal_text.h"
+#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {

@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
 
 namespace tidegate {
 namespace {
@@ -136,9 +137,9 @@ void AddServerFlag(CLI::App& command, std::string& server) {
         return status;
       },
       "Address of tidegate-engine: HOST:PORT or unix:PATH")
-      ->type_name("ADDRESS")
-      ->default_str(server)
-      ->envname("TIDEGATE_SERVER");
+      .Type("ADDRESS")
+      .Default(server)
+      .Variable("TIDEGATE_SERVER");
 }
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& target, bool own_connection) {

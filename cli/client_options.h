@@ -6,9 +6,15 @@
 #include <optional>
 #include <string>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
-#include "grpcpp/grpcpp.h"
+
+namespace CLI {
+class App;
+}
+namespace grpc {
+class Channel;
+class Status;
+}  // namespace grpc
 
 namespace tidegate {
 

@@ -1,5 +1,6 @@
 #include "cli/command_text.h"
 
+#include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 

@@ -5,17 +5,15 @@
 #include <functional>
 #include <string>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tidegate {
 
 using CommandRun = std::function<absl::Status()>;
-
-// Refuses an empty file name, which would otherwise mean that the flag was not given.
-inline CLI::Validator NotEmpty() {
-  return {[](std::string& name) { return std::string(name.empty() ? "name a file" : ""); }, "FILE"};
-}
 
 void AddServeCommand(CLI::App& app, CommandRun& run);     // cli/serve.cc
 void AddRunCommand(CLI::App& app, CommandRun& run);       // cli/run.cc

@@ -3,6 +3,7 @@
 #include <optional>
 #include <set>
 
+#include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 

@@ -6,10 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "server/config.h"
 #include "weightstore/store_config.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tidegate {
 

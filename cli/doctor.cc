@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
@@ -50,21 +51,17 @@ absl::Status RunDoctor(const Flags& flags) {
 void AddDoctorCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
   HostQuestion& question = flags->question;
-  CLI::App* command = app.add_subcommand("doctor", "Check this host and drive, with remedies");
-  CLI::Option* pack =
-      command
-          ->add_option("--pack", question.pack, "A pack: its drive, and whether it can be served")
-          ->check(NotEmpty());
-  command->add_option("--drive", question.drive, "A folder, or a file, on the drive to look at")
-      ->check(NotEmpty())
-      ->excludes(pack);
-  AddBytesFlag(*command, "--memory-budget", question.budget_bytes,
+  CLI::App& command = AddSubcommand(
+      app, "doctor", "Check this host and drive, with remedies", kExamples,
+      [flags, &run](const CLI::App&) { run = [flags] { return RunDoctor(*flags); }; });
+  const Flag pack = AddFileFlag(command, "--pack", question.pack,
+                                "A pack: its drive, and whether it can be served");
+  AddFileFlag(command, "--drive", question.drive, "A folder, or a file, on the drive to look at")
+      .Excludes(pack);
+  AddBytesFlag(command, "--memory-budget", question.budget_bytes,
                "What the store would be given, for example 8GiB");
-  command->add_option("--region-dir", question.region_dir, "Folder of the store's shared region")
-      ->capture_default_str();
-  command->add_flag("--json", flags->json, "JSON on standard output");
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return RunDoctor(*flags); }; });
+  AddTextFlag(command, "--region-dir", question.region_dir, "Folder of the store's shared region");
+  AddSwitch(command, "--json", flags->json, "JSON on standard output");
 }
 
 }  // namespace tidegate

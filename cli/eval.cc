@@ -338,49 +338,41 @@ absl::Status RunEval(const Flags& flags, const std::string& command) {
 
 void AddEvalCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand(
-      "eval", "Accuracy, hit rate and flash traffic of ways to prune, on a text");
+  CLI::App& command =
+      AddSubcommand(app, "eval", "Accuracy, hit rate and flash traffic of ways to prune, on a text",
+                    kExamples, [flags, &run](const CLI::App& named) {
+                      run = [flags, text = CommandText(named)] { return RunEval(*flags, text); };
+                    });
   flags->model.precision = PrecisionName(Precision::kExact);
-  flags->model.RegisterWithoutPoint(*command);
-  command->add_option("--mode", flags->modes, "list of dense, dip, dip_ca, glu, gate, up, cats")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"dense", "dip", "dip_ca", "glu", "gate", "up", "cats"}))
-      ->capture_default_str();
-  AddRealListFlag(*command, "--density", flags->densities, {0, 1, true},
+  flags->model.RegisterWithoutPoint(command);
+  AddChoiceListFlag(command, "--mode", flags->modes,
+                    {"dense", "dip", "dip_ca", "glu", "gate", "up", "cats"},
+                    "list of dense, dip, dip_ca, glu, gate, up, cats");
+  AddRealListFlag(command, "--density", flags->densities, {0, 1, true},
                   "list of shares of MLP weights used, (0, 1]");
-  AddRealListFlag(*command, "--gamma", flags->gammas, {0, 1},
+  AddRealListFlag(command, "--gamma", flags->gammas, {0, 1},
                   "list of score factors of units that are not resident, [0, 1]; 1 ignores the "
                   "cache; dip_ca");
-  AddRealListFlag(*command, "--cache-fraction", flags->cache_fractions, {0, 1},
+  AddRealListFlag(command, "--cache-fraction", flags->cache_fractions, {0, 1},
                   "list of shares of each layer's units of each kind that the cache holds, [0, 1]");
-  command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>");
-  command->add_option("--ids", flags->ids, "file of token ids instead of a text");
-  command->add_option("--choices", flags->choices, "file of multiple-choice questions, see below");
-  AddIntegerFlag(*command, "--chunk", flags->chunk, {1, kMaxChunkTokens}, "tokens per chunk");
-  AddIntegerFlag(*command, "--streams", flags->streams, {1, 1024},
+  AddTextFlag(command, "--text", flags->text, "text file; documents separated by <|endoftext|>");
+  AddTextFlag(command, "--ids", flags->ids, "file of token ids instead of a text");
+  AddTextFlag(command, "--choices", flags->choices, "file of multiple-choice questions, see below");
+  AddIntegerFlag(command, "--chunk", flags->chunk, {1, kMaxChunkTokens}, "tokens per chunk");
+  AddIntegerFlag(command, "--streams", flags->streams, {1, 1024},
                  "chunks that advance together, as streams of an engine do; of pruned modes");
-  command->add_flag("--share-reads", flags->share_reads,
-                    "masks prefer what others of these streams read anyway; dip_ca");
-  AddIntegerFlag(*command, "--max-tokens", flags->max_tokens, {0, kMaxTextTokens},
+  AddSwitch(command, "--share-reads", flags->share_reads,
+            "masks prefer what others of these streams read anyway; dip_ca");
+  AddIntegerFlag(command, "--max-tokens", flags->max_tokens, {0, kMaxTextTokens},
                  "score whole chunks up to this many, at least one; 0: all");
-  command->add_option("--dram-speed", flags->dram_speed, "of the modelled device")
-      ->capture_default_str();
-  command->add_option("--flash-speed", flags->flash_speed, "of the modelled device")
-      ->capture_default_str();
-  command
-      ->add_option("--record", flags->record,
-                   "write the masks to this file, for `tidegate pack --trace`; --mode dip shows "
-                   "what the model uses, dip_ca what its cache made of it")
-      ->check(NotEmpty());
-  command
-      ->add_option("--report", flags->report,
-                   "write index.html, results.csv and plots into this folder")
-      ->check(NotEmpty());
-  command->add_flag("--json", flags->json, "one JSON object per line on standard output");
-  command->footer(kExamples);
-  command->callback([flags, command, &run] {
-    run = [flags, text = CommandText(*command)] { return RunEval(*flags, text); };
-  });
+  AddTextFlag(command, "--dram-speed", flags->dram_speed, "of the modelled device");
+  AddTextFlag(command, "--flash-speed", flags->flash_speed, "of the modelled device");
+  AddFileFlag(command, "--record", flags->record,
+              "write the masks to this file, for `tidegate pack --trace`; --mode dip shows "
+              "what the model uses, dip_ca what its cache made of it");
+  AddFileFlag(command, "--report", flags->report,
+              "write index.html, results.csv and plots into this folder");
+  AddSwitch(command, "--json", flags->json, "one JSON object per line on standard output");
 }
 
 }  // namespace tidegate

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/units.h"
@@ -17,6 +18,7 @@
 #include "cli/request_flags.h"
 #include "cli/stream_printer.h"
 #include "cli/terminal_text.h"
+#include "grpcpp/grpcpp.h"
 #include "server/parse_request.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
@@ -89,29 +91,27 @@ absl::Status Generate(GenerateOptions& options) {
 
 void AddGenerateCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Stream a continuation of a prompt");
-  command->footer(
+  CLI::App& command = AddSubcommand(
+      app, "generate", "Stream a continuation of a prompt",
       "\nThe text goes to standard output, its accounts to standard error. Ctrl-C ends the "
       "stream.\n"
       "Examples:\n"
       "  tidegate generate 'Once upon a time' --max-tokens 200\n"
-      "  tidegate generate --prompt-file story.txt --density 0.5 --seed 7 --json\n");
-  command->add_option("PROMPT", options->prompt, "Text to continue");
-  command->add_option("--prompt-file", options->prompt_file, "File with the prompt; - is stdin");
-  AddServerFlag(*command, options->server);
-  command->add_option_function<std::string>(
-      "--model", [options](const std::string& v) { options->request.set_model(v); },
-      "Name of the model; default: the served one");
-  AddMaxTokensFlag(*command, options->request);
-  AddSamplingFlags(*command, options->request);
-  AddPruningFlags(*command, options->request);
-  AddMaxDurationFlag(*command, options->request);
-  AddAdmissionFlags(*command, options->request);
-  AddTimeFlag(*command, "--deadline", "Give up after this time",
+      "  tidegate generate --prompt-file story.txt --density 0.5 --seed 7 --json\n",
+      [options, &run](const CLI::App&) { run = [options] { return Generate(*options); }; });
+  AddTextFlag(command, "PROMPT", options->prompt, "Text to continue");
+  AddTextFlag(command, "--prompt-file", options->prompt_file, "File with the prompt; - is stdin");
+  AddServerFlag(command, options->server);
+  AddModelFlag(command, options->request);
+  AddMaxTokensFlag(command, options->request);
+  AddSamplingFlags(command, options->request);
+  AddPruningFlags(command, options->request);
+  AddMaxDurationFlag(command, options->request);
+  AddAdmissionFlags(command, options->request);
+  AddTimeFlag(command, "--deadline", "Give up after this time",
               [options](std::chrono::nanoseconds d) { options->deadline = d; });
-  command->add_flag("--json", options->json, "One JSON object at the end instead of text");
-  command->add_flag("--quiet,-q", options->quiet, "No accounts");
-  command->callback([options, &run] { run = [options] { return Generate(*options); }; });
+  AddSwitch(command, "--json", options->json, "One JSON object at the end instead of text");
+  AddSwitch(command, "--quiet,-q", options->quiet, "No accounts");
 }
 
 }  // namespace tidegate

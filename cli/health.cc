@@ -38,22 +38,19 @@ absl::Status WaitForHealth(const HealthOptions& options) {
 
 void AddHealthCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<HealthOptions>();
-  CLI::App* command = app.add_subcommand(
-      "health", "Exit with 0 if a server is healthy, else with 1 (for container probes)");
-  command->footer(
+  CLI::App& command = AddSubcommand(
+      app, "health", "Exit with 0 if a server is healthy, else with 1 (for container probes)",
       "\nExamples:\n"
       "  tidegate health\n"
       "  tidegate health --wait 30                                     # after starting it\n"
       "  tidegate health --service liveness\n"
-      "  tidegate health --server unix:/run/tidegate/store.sock.grpc   # the store\n");
-  AddServerFlag(*command, options->server);
-  command
-      ->add_option("--service", options->service,
-                   "readiness, liveness, a service such as tidegate.v1.GenerationService, or ''")
-      ->capture_default_str();
-  AddRealFlag(*command, "--wait", options->wait_seconds, {0, 3600},
+      "  tidegate health --server unix:/run/tidegate/store.sock.grpc   # the store\n",
+      [options, &run](const CLI::App&) { run = [options] { return WaitForHealth(*options); }; });
+  AddServerFlag(command, options->server);
+  AddTextFlag(command, "--service", options->service,
+              "readiness, liveness, a service such as tidegate.v1.GenerationService, or ''");
+  AddRealFlag(command, "--wait", options->wait_seconds, {0, 3600},
               "ask again for up to this many seconds");
-  command->callback([options, &run] { run = [options] { return WaitForHealth(*options); }; });
 }
 
 }  // namespace tidegate

@@ -4,6 +4,7 @@
 #include "base/status_macros.h"
 #include "cli/client_options.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/grpcpp.h"
 
 namespace tidegate {
 

@@ -2,7 +2,7 @@
 // as it should be, why that matters and what to do. Pure.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -2,8 +2,10 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/progress.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
@@ -93,19 +95,19 @@ absl::Status RunInspect(const Flags& flags) {
 
 void AddInspectCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("inspect", "Explain a model or a pack");
-  command->add_option("FILE", flags->file, "A GGUF file, a Hugging Face folder or a pack")
-      ->required();
-  command->add_flag("--json", flags->json, "JSON on standard output");
-  command->add_flag("--verify", flags->verify,
-                    "Of a pack: read every block and static tensor and compare checksums");
-  command->add_flag("--weights", flags->weights,
-                    absl::StrCat("Of a model: look through all weights for numbers that are not "
-                                 "finite, however many; up to ",
-                                 FormatBytes(kSmallBytes),
-                                 " are always looked through, of more the norms and biases"));
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return RunInspect(*flags); }; });
+  CLI::App& command = AddSubcommand(
+      app, "inspect", "Explain a model or a pack", kExamples,
+      [flags, &run](const CLI::App&) { run = [flags] { return RunInspect(*flags); }; });
+  AddTextFlag(command, "FILE", flags->file, "A GGUF file, a Hugging Face folder or a pack")
+      .Required();
+  AddSwitch(command, "--json", flags->json, "JSON on standard output");
+  AddSwitch(command, "--verify", flags->verify,
+            "Of a pack: read every block and static tensor and compare checksums");
+  AddSwitch(command, "--weights", flags->weights,
+            absl::StrCat("Of a model: look through all weights for numbers that are not "
+                         "finite, however many; up to ",
+                         FormatBytes(kSmallBytes),
+                         " are always looked through, of more the norms and biases"));
 }
 
 }  // namespace tidegate

@@ -2,7 +2,7 @@
 // same object, so that the two cannot disagree. Thread-compatible.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "packer/pack_verify.h"

@@ -298,8 +298,7 @@ absl::Status TakeGoal(const std::string& text, LatencyGoals& goals) {
   return absl::OkStatus();
 }
 
-CLI::Option* AddLengthFlag(CLI::App& command, const char* name, LengthRange& range,
-                           const char* help) {
+Flag AddLengthFlag(CLI::App& command, const char* name, LengthRange& range, const char* help) {
   return AddTextFlag(
              command, name,
              [&range](const std::string& text) {
@@ -307,8 +306,8 @@ CLI::Option* AddLengthFlag(CLI::App& command, const char* name, LengthRange& ran
                return absl::OkStatus();
              },
              help)
-      ->type_name("N or A-B")
-      ->default_str(range.ToString());
+      .Type("N or A-B")
+      .Default(range.ToString());
 }
 
 // How much load, and for how long.
@@ -323,11 +322,11 @@ void AddLoadFlags(CLI::App& command, LoadOptions& options) {
       absl::StrCat("Streams open at once; a list makes a run of each. With --rate: at most; "
                    "default there ",
                    kMaxStreams))
-      ->type_name("LIST")
-      ->default_str(absl::StrCat(kDefaultStreams));
+      .Type("LIST")
+      .Default(absl::StrCat(kDefaultStreams));
   AddRealListFlag(command, "--rate", options.rates, {0, 1e6, true},
                   "Requests begun per second, whatever the server does; a list makes a run of each")
-      ->type_name("LIST");
+      .Type("LIST");
   AddTextFlag(
       command, "--arrivals",
       [&](const std::string& text) {
@@ -339,7 +338,7 @@ void AddLoadFlags(CLI::App& command, LoadOptions& options) {
         return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ": use poisson or constant"));
       },
       "With --rate: poisson (independent users) or constant (equal gaps)")
-      ->default_str(ArrivalProcessName(options.arrivals));
+      .Default(ArrivalProcessName(options.arrivals));
   AddIntegerFlag(
       command, "--requests", [&](uint64_t v) { options.requests = v; }, {1, kMaxUint32},
       "End a run after this many requests");
@@ -364,42 +363,35 @@ void AddWorkloadFlags(CLI::App& command, LoadOptions& options) {
                 "Tokens to generate at most; --ignore-eos makes it exactly so many");
   AddIntegerFlag(command, "--shared-prefix", options.shared_prefix, {0, kMaxUint32},
                  "So many first tokens are the same in all prompts");
-  command
-      .add_option("--prompt-file", options.prompt_file,
-                  "Prompts are pieces of this text, from places drawn by --seed")
-      ->check(NotEmpty());
+  AddFileFlag(command, "--prompt-file", options.prompt_file,
+              "Prompts are pieces of this text, from places drawn by --seed");
   AddTextListFlag(
       command, "--goodput", [&] { options.goals = {}; },
       [&](const std::string& text) { return TakeGoal(text, options.goals); },
       "Also count the requests within these latencies: ttft:TIME,tpot:TIME,e2el:TIME")
-      ->type_name("LIST");
+      .Type("LIST");
   AddTimeFlag(command, "--deadline", "Give a request up after this time",
               [&options](std::chrono::nanoseconds d) { options.deadline = d; });
-  command.add_option_function<std::string>(
-      "--model", [&options](const std::string& v) { options.request.set_model(v); },
-      "Name of the model; default: the served one");
+  AddModelFlag(command, options.request);
 }
 
 }  // namespace
 
 void AddLoadCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<LoadOptions>();
-  CLI::App* command =
-      app.add_subcommand("load", "Load a server with streams and measure their latencies");
-  command->footer(kExamples);
-  AddServerFlag(*command, options->server);
-  AddLoadFlags(*command, *options);
-  AddWorkloadFlags(*command, *options);
-  AddSamplingFlags(*command, options->request);
-  AddPruningFlags(*command, options->request);
-  command
-      ->add_option("--report", options->report,
-                   "Write index.html, results.csv and plots into this folder")
-      ->check(NotEmpty());
-  command->add_flag("--json", options->json, "One JSON object per run on standard output");
-  command->callback([options, command, &run] {
-    run = [options, text = CommandText(*command)] { return RunLoad(*options, text); };
-  });
+  CLI::App& command = AddSubcommand(
+      app, "load", "Load a server with streams and measure their latencies", kExamples,
+      [options, &run](const CLI::App& named) {
+        run = [options, text = CommandText(named)] { return RunLoad(*options, text); };
+      });
+  AddServerFlag(command, options->server);
+  AddLoadFlags(command, *options);
+  AddWorkloadFlags(command, *options);
+  AddSamplingFlags(command, options->request);
+  AddPruningFlags(command, options->request);
+  AddFileFlag(command, "--report", options->report,
+              "Write index.html, results.csv and plots into this folder");
+  AddSwitch(command, "--json", options->json, "One JSON object per run on standard output");
 }
 
 }  // namespace tidegate

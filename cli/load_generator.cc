@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cli/client_options.h"
+#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 
 namespace tidegate {

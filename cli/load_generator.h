@@ -12,8 +12,11 @@
 
 #include "cli/load_meter.h"
 #include "cli/load_schedule.h"
-#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/generation.pb.h"
+
+namespace grpc {
+class Channel;
+}
 
 namespace tidegate {
 

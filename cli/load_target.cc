@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cli/client_options.h"
+#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/generation.grpc.pb.h"
 #include "tidegate/v1/model.grpc.pb.h"
 

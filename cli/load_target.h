@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/model.pb.h"
+
+namespace grpc {
+class Channel;
+}
 
 namespace tidegate {
 

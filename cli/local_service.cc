@@ -44,10 +44,9 @@ BudgetRequest RequestOf(const StoreOptions& store) {
 }  // namespace
 
 void ServiceOptions::Register(CLI::App& command) {
-  command
-      .add_option("MODEL", pack.model,
-                  "A GGUF file (of a split model: any one), a Hugging Face folder, or a pack")
-      ->required();
+  AddTextFlag(command, "MODEL", pack.model,
+              "A GGUF file (of a split model: any one), a Hugging Face folder, or a pack")
+      .Required();
   AddTextFlag(
       command, "--memory,--memory-budget",
       [this](const std::string& text) {
@@ -56,21 +55,17 @@ void ServiceOptions::Register(CLI::App& command) {
       },
       "Memory for weights and KV cache, for example 8GiB [what the model needs, or most of what "
       "is free on the machine or in the control group]")
-      ->type_name("BYTES")
-      ->envname("TIDEGATE_MEMORY_BUDGET");
-  command.add_option("--units", pack.units,
-                     "How MLP weights are packed: q8, q4, f16 or f32; q4 takes half of the room "
-                     "and of the reads of q8, and loses more [q8]");
-  command
-      .add_option("--cache-dir", pack.cache_dir,
-                  "Folder for packs made here [tidegate in $XDG_CACHE_HOME or ~/.cache]")
-      ->envname("TIDEGATE_CACHE_DIR");
-  command
-      .add_option("--log-level", log_level,
-                  "Lowest level that store and engine log: debug, info, warning, error")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
-      ->envname("TIDEGATE_LOG_LEVEL");
+      .Type("BYTES")
+      .Variable("TIDEGATE_MEMORY_BUDGET");
+  AddTextFlag(command, "--units", pack.units,
+              "How MLP weights are packed: q8, q4, f16 or f32; q4 takes half of the room "
+              "and of the reads of q8, and loses more [q8]");
+  AddTextFlag(command, "--cache-dir", pack.cache_dir,
+              "Folder for packs made here [tidegate in $XDG_CACHE_HOME or ~/.cache]")
+      .Variable("TIDEGATE_CACHE_DIR");
+  AddChoiceFlag(command, "--log-level", log_level, {"debug", "info", "warning", "error"},
+                "Lowest level that store and engine log: debug, info, warning, error")
+      .Variable("TIDEGATE_LOG_LEVEL");
   AddDaemonFlags(command, flags);
 }
 

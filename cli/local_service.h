@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/temporary_folder.h"
@@ -21,6 +20,10 @@
 #include "cli/memory_choice.h"
 #include "cli/pack_cache.h"
 #include "cli/supervisor.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tidegate {
 

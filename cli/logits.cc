@@ -137,19 +137,19 @@ absl::Status Run(const Flags& flags) {
 
 void AddLogitsCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("logits", "Logits and greedy tokens of a prompt, as JSON");
+  CLI::App& command =
+      AddSubcommand(app, "logits", "Logits and greedy tokens of a prompt, as JSON", kExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return Run(*flags); }; });
   flags->model.precision = PrecisionName(Precision::kExact);
-  flags->model.Register(*command);
-  command->add_option("--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")
-      ->required();
-  command->add_option("--positions", flags->positions,
-                      "further positions to print, comma-separated");
-  AddIntegerFlag(*command, "--greedy", flags->greedy, {0, kMaxPosition},
+  flags->model.Register(command);
+  AddTextFlag(command, "--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")
+      .Required();
+  AddTextFlag(command, "--positions", flags->positions,
+              "further positions to print, comma-separated");
+  AddIntegerFlag(command, "--greedy", flags->greedy, {0, kMaxPosition},
                  "tokens to generate by largest logit");
-  AddIntegerFlag(*command, "--context", flags->context, {0, kMaxPosition},
+  AddIntegerFlag(command, "--context", flags->context, {0, kMaxPosition},
                  "context size in tokens; 0: the model's own");
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return Run(*flags); }; });
 }
 
 }  // namespace tidegate

@@ -1,6 +1,7 @@
 // The `tidegate` command.
 #include <cstdio>
 
+#include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "base/build_info_values.h"
 #include "base/flags.h"

@@ -31,13 +31,17 @@ absl::Status CheckUnitsOfPack(const std::string& path, UnitEncoding wanted) {
 
 void ModelFlags::Register(CLI::App& command) {
   RegisterWithoutPoint(command);
-  command.add_option("--mode", mode, "dense, dip or dip_ca")->capture_default_str();
-  AddRealFlag(command, "--density", density, {0, 1, true}, "share of MLP weights used, (0, 1]");
-  AddRealFlag(command, "--gamma", gamma, {0, 1},
-              "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca");
+  AddTextFlag(command, "--mode", mode, "dense, dip or dip_ca");
+  RegisterDensityAndGamma(command);
   AddRealFlag(command, "--cache-fraction", cache_fraction, {0, 1},
               "share of each layer's units that the cache holds, of each kind unless "
               "--input-share says otherwise, [0, 1]");
+}
+
+void ModelFlags::RegisterDensityAndGamma(CLI::App& command) {
+  AddRealFlag(command, "--density", density, {0, 1, true}, "share of MLP weights used, (0, 1]");
+  AddRealFlag(command, "--gamma", gamma, {0, 1},
+              "score factor of units that are not resident, [0, 1]; 1 ignores the cache; dip_ca");
 }
 
 void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
@@ -50,35 +54,28 @@ void ModelFlags::RegisterWithoutPoint(CLI::App& command) {
 }
 
 void ModelFlags::RegisterWithoutPruning(CLI::App& command) {
-  command
-      .add_option("MODEL", model,
-                  "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
-      ->required();
-  command
-      .add_option("--units", units,
-                  "unit encoding for what is packed here: f32, f16, q8, q4; a pack has its own")
-      ->default_str(kUnits);
-  command.add_option("--policy", policy, "cache policy: value, lfu, lru, none")
-      ->capture_default_str();
+  AddTextFlag(command, "MODEL", model,
+              "a pack, or a GGUF file or Hugging Face folder, which is packed on the fly")
+      .Required();
+  AddTextFlag(command, "--units", units,
+              "unit encoding for what is packed here: f32, f16, q8, q4; a pack has its own")
+      .Default(kUnits);
+  AddTextFlag(command, "--policy", policy, "cache policy: value, lfu, lru, none");
   AddRealFlag(command, "--input-share", input_share, {0, 1},
               "part of the cache's bytes for input units, [0, 1]; default: every kind has "
               "the same part of its units cached, in bench as the pack's profile says");
-  command.add_option("--flash-backend", flash_backend, "auto, io_uring or pread")
-      ->capture_default_str();
-  command.add_option("--flash-model", flash_model,
-                     "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
-  command.add_option("--kv", kv, "key/value cache: f32, f16 or q8")->capture_default_str();
-  command
-      .add_option(
-          "--precision", precision,
-          "fast (bfloat16 where the CPU multiplies it faster: in prompts, and against 4-bit "
-          "weights) or exact (float)")
-      ->capture_default_str();
+  AddTextFlag(command, "--flash-backend", flash_backend, "auto, io_uring or pread");
+  AddTextFlag(command, "--flash-model", flash_model,
+              "modelled device, e.g. bandwidth=1GB/s,latency=80us,iops=200k");
+  AddTextFlag(command, "--kv", kv, "key/value cache: f32, f16 or q8");
+  AddTextFlag(command, "--precision", precision,
+              "fast (bfloat16 where the CPU multiplies it faster: in prompts, and against 4-bit "
+              "weights) or exact (float)");
   AddIntegerFlag(command, "--prefill-chunk", prefill_chunk, {1, 65536},
                  "prompt tokens computed at once");
   AddIntegerFlag(command, "--threads", threads, {0, 1024}, "compute threads; 0: one per core");
-  command.add_option(
-      "--lora", lora,
+  AddRepeatedFlag(
+      command, "--lora", [this](const std::vector<std::string>& adapters) { lora = adapters; },
       "LoRA adapter, FILE or FILE=SCALE; may be repeated; merged into what is packed here, "
       "used beside the weights of a pack");
 }

@@ -7,12 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "engine/generation.h"
 #include "engine/kernels/kv_type.h"
 #include "engine/kernels/precision.h"
 #include "measure/local_model.h"
+
+namespace CLI {
+class App;
+}
 
 namespace tidegate {
 
@@ -39,6 +42,7 @@ struct ModelFlags {
   // gamma and cache fraction, for a command that takes lists of them.
   void Register(CLI::App& command);
   void RegisterWithoutPoint(CLI::App& command);
+  void RegisterDensityAndGamma(CLI::App& command);
   // Leaves out everything about masks too.
   void RegisterWithoutPruning(CLI::App& command);
 

@@ -257,46 +257,38 @@ absl::Status RunPack(const Flags& flags) {
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command =
-      app.add_subcommand("pack", "Make a pack from a GGUF file or a Hugging Face folder");
-  command
-      ->add_option("MODEL", flags->in,
-                   "A GGUF file (of a split model: any one), or a folder with config.json and "
-                   "safetensors; `tidegate inspect` says whether it can be packed")
-      ->required();
-  command->add_option("-o,--out", flags->out,
-                      "The pack to write; an older one is replaced [MODEL with .tgpack]");
-  command
-      ->add_option("--units", flags->units,
-                   "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)")
-      ->capture_default_str();
-  command->add_option("--block-bytes", flags->block_bytes,
-                      "Bytes that one read fetches, a multiple of 512, e.g. 16KiB "
-                      "[one unit; as many as 8 of ffn_down where they are small]");
-  command->add_option("--hidden-block-bytes", flags->hidden_block_bytes,
-                      "The same for the columns of ffn_down alone [as --block-bytes]");
-  command
-      ->add_option("--trace", flags->trace,
-                   "Masks recorded by `tidegate eval --record`: units are placed by how often "
-                   "they are used")
-      ->check(NotEmpty());
-  command
-      ->add_option("--calibrate", flags->calibrate,
-                   "For --units q4: a text that the model reads first, so that rounding changes "
-                   "least what its weights are used for")
-      ->check(NotEmpty());
-  AddIntegerFlag(*command, "--calibrate-tokens", flags->calibrate_tokens, {0, kMaxTextTokens},
+  CLI::App& command =
+      AddSubcommand(app, "pack", "Make a pack from a GGUF file or a Hugging Face folder", kExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return RunPack(*flags); }; });
+  AddTextFlag(command, "MODEL", flags->in,
+              "A GGUF file (of a split model: any one), or a folder with config.json and "
+              "safetensors; `tidegate inspect` says whether it can be packed")
+      .Required();
+  AddTextFlag(command, "-o,--out", flags->out,
+              "The pack to write; an older one is replaced [MODEL with .tgpack]");
+  AddTextFlag(command, "--units", flags->units,
+              "How MLP weights are stored: q8, q4, f16 or f32 (8 and 4 bits in groups of 32)");
+  AddTextFlag(command, "--block-bytes", flags->block_bytes,
+              "Bytes that one read fetches, a multiple of 512, e.g. 16KiB "
+              "[one unit; as many as 8 of ffn_down where they are small]");
+  AddTextFlag(command, "--hidden-block-bytes", flags->hidden_block_bytes,
+              "The same for the columns of ffn_down alone [as --block-bytes]");
+  AddFileFlag(command, "--trace", flags->trace,
+              "Masks recorded by `tidegate eval --record`: units are placed by how often "
+              "they are used");
+  AddFileFlag(command, "--calibrate", flags->calibrate,
+              "For --units q4: a text that the model reads first, so that rounding changes "
+              "least what its weights are used for");
+  AddIntegerFlag(command, "--calibrate-tokens", flags->calibrate_tokens, {0, kMaxTextTokens},
                  "Tokens to take from the start of that text; 0: all");
-  command->add_option("--lora", flags->lora,
-                      "LoRA adapter (GGUF) to merge, FILE or FILE=SCALE; may be repeated; matrices "
-                      "that it changes and that stay in memory become F32");
-  command
-      ->add_option("--profile", flags->profile,
-                   "Profile of `tidegate profile`: goes into the pack, for tidegate-engine "
-                   "--max-perplexity-increase and --target-tokens-per-second")
-      ->check(NotEmpty());
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return RunPack(*flags); }; });
+  AddRepeatedFlag(
+      command, "--lora",
+      [flags](const std::vector<std::string>& adapters) { flags->lora = adapters; },
+      "LoRA adapter (GGUF) to merge, FILE or FILE=SCALE; may be repeated; matrices "
+      "that it changes and that stay in memory become F32");
+  AddFileFlag(command, "--profile", flags->profile,
+              "Profile of `tidegate profile`: goes into the pack, for tidegate-engine "
+              "--max-perplexity-increase and --target-tokens-per-second");
 }
 
 }  // namespace tidegate

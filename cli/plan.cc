@@ -278,40 +278,35 @@ absl::Status RunPlan(const Flags& flags) {
 
 void AddPlanCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("plan", "What fits into memory, and how fast it will be");
-  command->add_option("MODEL", flags->model, "A pack, a GGUF file or a Hugging Face folder")
-      ->required()
-      ->check(NotEmpty());
-  command
-      ->add_option("--memory", flags->memory,
-                   "Memory budgets of the store, comma-separated: bytes, or percent of the whole")
-      ->capture_default_str();
-  command
-      ->add_option("--drive", flags->drive,
-                   "A folder on the drive to measure (a file of 256 MiB is made and removed), or "
-                   "a file; default: MODEL")
-      ->check(NotEmpty());
-  AddRealListFlag(*command, "--densities", flags->densities,
+  CLI::App& command =
+      AddSubcommand(app, "plan", "What fits into memory, and how fast it will be", kExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return RunPlan(*flags); }; });
+  AddFileFlag(command, "MODEL", flags->model, "A pack, a GGUF file or a Hugging Face folder")
+      .Required();
+  AddTextFlag(command, "--memory", flags->memory,
+              "Memory budgets of the store, comma-separated: bytes, or percent of the whole");
+  AddFileFlag(command, "--drive", flags->drive,
+              "A folder on the drive to measure (a file of 256 MiB is made and removed), or "
+              "a file; default: MODEL");
+  AddRealListFlag(command, "--densities", flags->densities,
                   {.low = 0, .high = 1, .above_low = true}, "Densities of dip_ca, comma-separated");
-  command->add_option("--units", flags->units,
-                      "Units of the pack to be made: f16, q8, q4; default q8");
+  AddTextFlag(command, "--units", flags->units,
+              "Units of the pack to be made: f16, q8, q4; default q8");
   AddTextFlag(
-      *command, "--engine-reserve",
+      command, "--engine-reserve",
       [flags](const std::string& text) {
         ASSIGN_OR_RETURN(flags->engine_reserve, ParseBytes(text));
         return absl::OkStatus();
       },
       "Part of the budget for the engine's KV cache; default: as the store")
-      ->type_name("BYTES");
-  AddIntegerFlag(*command, "--queue-depth", flags->speed.queue_depth, {1, 4096},
+      .Type("BYTES");
+  AddIntegerFlag(command, "--queue-depth", flags->speed.queue_depth, {1, 4096},
                  "Reads in flight at most");
-  AddIntegerFlag(*command, "--threads", flags->speed.threads, {0, 1024},
+  AddIntegerFlag(command, "--threads", flags->speed.threads, {0, 1024},
                  "Compute threads; 0: one per core");
-  AddRealFlag(*command, "--seconds", flags->speed.seconds, {.low = 0.001, .high = 60},
+  AddRealFlag(command, "--seconds", flags->speed.seconds, {.low = 0.001, .high = 60},
               "For each of the nine rates that are measured");
-  command->add_flag("--json", flags->json, "JSON on standard output");
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return RunPlan(*flags); }; });
+  AddSwitch(command, "--json", flags->json, "JSON on standard output");
 }
 
 }  // namespace tidegate

@@ -323,37 +323,33 @@ void AddListFlags(CLI::App& command, Flags& flags) {
                   "at equal loss goes into the profile. Not with --input-share");
   AddIntegerFlag(command, "--points", flags.points, {2, kMaxLadderPoints - 1},
                  "points in the profile at most, besides no pruning");
-  command.add_flag("--uniform", flags.no_layers, "the same density in every layer; saves time");
+  AddSwitch(command, "--uniform", flags.no_layers, "the same density in every layer; saves time");
 }
 
 }  // namespace
 
 void AddProfileCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand(
-      "profile", "Measure how far a model may be pruned, for tidegate-engine to choose from");
-  flags->model.RegisterWithoutPruning(*command);
-  command->add_option("--text", flags->text, "text file; documents separated by <|endoftext|>")
-      ->required()
-      ->check(NotEmpty());
-  command->add_option("-o,--out", flags->out, "the profile to write (JSON)")
-      ->required()
-      ->check(NotEmpty());
-  command->add_option("--memory-budget", flags->memory_budget,
-                      "memory of the store, as its own flag, e.g. 4GiB");
-  AddRealFlag(*command, "--cache-fraction", flags->cache_fraction, {0, 1},
+  CLI::App& command = AddSubcommand(
+      app, "profile", "Measure how far a model may be pruned, for tidegate-engine to choose from",
+      kExamples, [flags, &run](const CLI::App&) { run = [flags] { return RunProfile(*flags); }; });
+  flags->model.RegisterWithoutPruning(command);
+  AddFileFlag(command, "--text", flags->text, "text file; documents separated by <|endoftext|>")
+      .Required();
+  AddFileFlag(command, "-o,--out", flags->out, "the profile to write (JSON)").Required();
+  AddTextFlag(command, "--memory-budget", flags->memory_budget,
+              "memory of the store, as its own flag, e.g. 4GiB");
+  AddRealFlag(command, "--cache-fraction", flags->cache_fraction, {0, 1},
               "instead: share of the streamed weights that the cache holds, [0, 1]");
-  AddRealFlag(*command, "--max-perplexity-increase", flags->max_increase, {0, 1e6, true},
+  AddRealFlag(command, "--max-perplexity-increase", flags->max_increase, {0, 1e6, true},
               "loss of the fastest point at most, a share: 0.05 is 5 %");
-  AddListFlags(*command, *flags);
-  AddIntegerFlag(*command, "--search-tokens", flags->search_tokens, {0, kMaxTextTokens},
+  AddListFlags(command, *flags);
+  AddIntegerFlag(command, "--search-tokens", flags->search_tokens, {0, kMaxTextTokens},
                  "tokens to compare candidates on, whole chunks of at most half of the text");
-  AddIntegerFlag(*command, "--final-tokens", flags->final_tokens, {0, kMaxTextTokens},
+  AddIntegerFlag(command, "--final-tokens", flags->final_tokens, {0, kMaxTextTokens},
                  "tokens behind these, whole chunks, for the numbers of the profile");
-  AddIntegerFlag(*command, "--chunk", flags->chunk, {16, kMaxChunkTokens},
+  AddIntegerFlag(command, "--chunk", flags->chunk, {16, kMaxChunkTokens},
                  "tokens per chunk, each with an empty KV cache");
-  command->footer(kExamples);
-  command->callback([flags, &run] { run = [flags] { return RunProfile(*flags); }; });
 }
 
 }  // namespace tidegate

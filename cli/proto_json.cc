@@ -2,6 +2,9 @@
 
 #include <charconv>
 #include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "cli/terminal_text.h"
 
 namespace tidegate {
 namespace {
@@ -102,6 +105,10 @@ nlohmann::ordered_json ProtoToJson(const Message& message) {
     }
   }
   return json;
+}
+
+std::string ProtoJsonForOutput(const Message& message) {
+  return JsonForOutput(ProtoToJson(message));
 }
 
 }  // namespace tidegate

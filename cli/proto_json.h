@@ -3,11 +3,16 @@
 // infinities as null. Pure.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
 #include "google/protobuf/message.h"
-#include "nlohmann/json.hpp"
 
 namespace tidegate {
 
 nlohmann::ordered_json ProtoToJson(const google::protobuf::Message& message);
+
+// The same as text for standard output, see JsonForOutput().
+std::string ProtoJsonForOutput(const google::protobuf::Message& message);
 
 }  // namespace tidegate

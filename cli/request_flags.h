@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/flags.h"
@@ -17,7 +16,7 @@
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
-#include "engine/engine.h"
+#include "engine/generation.h"
 #include "engine/request_limits.h"
 #include "tidegate/v1/generation.pb.h"
 
@@ -25,13 +24,31 @@ namespace tidegate {
 
 inline constexpr uint64_t kMaxUint32 = std::numeric_limits<uint32_t>::max();
 
+// A flag that takes any text.
+template <typename Set>
+Flag AddAnyTextFlag(CLI::App& command, const char* name, const char* help, Set set) {
+  return AddTextFlag(
+      command, name,
+      [set](const std::string& text) {
+        set(text);
+        return absl::OkStatus();
+      },
+      help);
+}
+
 template <typename Request>
-void AddMaxTokensFlag(CLI::App& command, Request& request) {
-  AddIntegerFlag(
-      command, "--max-tokens,-n",
-      [&request](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); }, {1, kMaxUint32},
-      "Tokens to generate at most")
-      ->default_str(absl::StrCat(GenerationRequest().max_tokens));
+void AddModelFlag(CLI::App& command, Request& request) {
+  AddAnyTextFlag(command, "--model", "Name of the model; default: the served one",
+                 [&request](const std::string& name) { request.set_model(name); });
+}
+
+template <typename Request>
+Flag AddMaxTokensFlag(CLI::App& command, Request& request) {
+  return AddIntegerFlag(
+             command, "--max-tokens,-n",
+             [&request](uint64_t v) { request.set_max_tokens(static_cast<uint32_t>(v)); },
+             {1, kMaxUint32}, "Tokens to generate at most")
+      .Default(absl::StrCat(GenerationRequest().max_tokens));
 }
 
 template <typename Request>
@@ -43,11 +60,11 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
   const SamplingParams& usually = usual.sampling;
   const auto integer = [&](const char* names, IntegerRange range, uint32_t by_default,
                            const char* help, auto set) {
-    AddIntegerFlag(command, names, set, range, help)->default_str(absl::StrCat(by_default));
+    AddIntegerFlag(command, names, set, range, help).Default(absl::StrCat(by_default));
   };
   const auto real = [&](const char* names, RealRange range, float by_default, const char* help,
                         auto set) {
-    AddRealFlag(command, names, set, range, help)->default_str(absl::StrCat(by_default));
+    AddRealFlag(command, names, set, range, help).Default(absl::StrCat(by_default));
   };
   real("--temperature", kTemperatureRange, usually.temperature, "0 is greedy",
        [&](double v) { sampling.set_temperature(static_cast<float>(v)); });
@@ -68,8 +85,8 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
   AddIntegerFlag(
       command, "--seed", [&](uint64_t v) { sampling.set_seed(v); }, IntegerRange(),
       "Default: a random one");
-  command.add_option_function<std::vector<std::string>>(
-      "--stop",
+  AddRepeatedFlag(
+      command, "--stop",
       [&](const std::vector<std::string>& v) {
         stop.mutable_strings()->Assign(v.begin(), v.end());
       },
@@ -78,9 +95,10 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
       command, "--min-tokens",
       [&stop](uint64_t v) { stop.set_min_tokens(static_cast<uint32_t>(v)); }, {0, kMaxUint32},
       "Nothing but --max-tokens, the context or time ends the text before so many tokens")
-      ->default_str(absl::StrCat(usual.stop.min_tokens));
-  command.add_flag_callback(
-      "--ignore-eos", [&] { stop.set_ignore_eos(true); }, "Go on after the model's end token");
+      .Default(absl::StrCat(usual.stop.min_tokens));
+  AddSwitch(
+      command, "--ignore-eos", [&] { stop.set_ignore_eos(true); },
+      "Go on after the model's end token");
 }
 
 // Whose turn it is, what it is called, and what else is said of it.
@@ -97,25 +115,22 @@ void AddAdmissionFlags(CLI::App& command, Request& request) {
         return absl::OkStatus();
       },
       absl::StrCat("Larger goes first, from ", -kMaxPriority, " to the server's --max-priority"))
-      ->type_name("N")
-      ->default_str(absl::StrCat(GenerationRequest().priority));
-  command
-      .add_option_function<std::string>(
-          "--cache-salt", [&request](const std::string& v) { request.set_cache_salt(v); },
-          "Share the server's cache of prompts only with requests of the same salt")
-      ->type_name("TEXT");
-  command
-      .add_option_function<std::string>(
-          "--request-id", [&request](const std::string& v) { request.set_request_id(v); },
-          "Name of the request, for the Cancel call; default: the server makes one")
-      ->type_name("ID");
+      .Type("N")
+      .Default(absl::StrCat(GenerationRequest().priority));
+  AddAnyTextFlag(command, "--cache-salt",
+                 "Share the server's cache of prompts only with requests of the same salt",
+                 [&request](const std::string& salt) { request.set_cache_salt(salt); });
+  AddAnyTextFlag(command, "--request-id",
+                 "Name of the request, for the Cancel call; default: the server makes one",
+                 [&request](const std::string& id) { request.set_request_id(id); })
+      .Type("ID");
   AddIntegerFlag(
       command, "--logprobs",
       [&request](uint64_t v) { request.set_top_logprobs(static_cast<uint32_t>(v)); },
       {0, kMaxTopLogprobs},
       "Also print the log-probability of each token and of so many of the most likely ones");
-  command.add_flag_callback(
-      "--progress", [&request] { request.set_progress(true); },
+  AddSwitch(
+      command, "--progress", [&request] { request.set_progress(true); },
       "Say on standard error how far the prompt is read");
 }
 
@@ -149,8 +164,8 @@ void AddPruningFlags(CLI::App& command, Request& request) {
   share("--protected-share", kProtectedShareRange,
         "Part of a mask, its largest scores, that gamma leaves alone",
         [&](double v) { pruning.set_protected_share(static_cast<float>(v)); });
-  command.add_flag_callback(
-      "--reproducible", [&] { pruning.set_reproducible(true); },
+  AddSwitch(
+      command, "--reproducible", [&] { pruning.set_reproducible(true); },
       "Ignore the cache, so that a seed always gives the same text");
 }
 
@@ -165,7 +180,7 @@ void AddTimeFlag(CLI::App& command, const char* name, const char* help, Set set)
         return absl::OkStatus();
       },
       help)
-      ->type_name("TIME");
+      .Type("TIME");
 }
 
 template <typename Request>

@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/flags.h"
 #include "base/mutex.h"
 #include "base/read_file.h"
 #include "base/shutdown.h"
@@ -195,21 +196,19 @@ void AddRunCommand(CLI::App& app, CommandRun& run) {
   const auto options = std::make_shared<RunOptions>();
   ChatOptions& chat = options->chat;
   options->service.log_level = "info";  // into a file that is seldom seen
-  CLI::App* command = app.add_subcommand(
-      "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once");
-  command->add_option("--system", chat.system, "What the model is told before the first turn");
+  CLI::App& command = AddSubcommand(
+      app, "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once", kFooter,
+      [options, &run](const CLI::App&) { run = [options] { return RunModel(*options); }; });
+  AddTextFlag(command, "--system", chat.system, "What the model is told before the first turn");
   chat.request.set_max_tokens(kMaxTokens);
-  AddMaxTokensFlag(*command, chat.request);
-  command->get_option("--max-tokens")->default_str(absl::StrCat(kMaxTokens));
-  AddSamplingFlags(*command, chat.request);
-  AddPruningFlags(*command, chat.request);
-  AddMaxDurationFlag(*command, chat.request);
-  command->add_flag("--accounts", chat.accounts,
-                    "Tokens, times and flash reads of every answer, on standard error");
-  options->service.Register(*command);
-  command->add_option("PROMPT", options->prompt, "What to answer or continue");
-  command->footer(kFooter);
-  command->callback([options, &run] { run = [options] { return RunModel(*options); }; });
+  AddMaxTokensFlag(command, chat.request).Default(absl::StrCat(kMaxTokens));
+  AddSamplingFlags(command, chat.request);
+  AddPruningFlags(command, chat.request);
+  AddMaxDurationFlag(command, chat.request);
+  AddSwitch(command, "--accounts", chat.accounts,
+            "Tokens, times and flash reads of every answer, on standard error");
+  options->service.Register(command);
+  AddTextFlag(command, "PROMPT", options->prompt, "What to answer or continue");
 }
 
 }  // namespace tidegate

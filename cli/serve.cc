@@ -115,23 +115,22 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
   service.listen = ServerConfig().listen;
   service.metrics_listen = ServerConfig().metrics_listen;
   service.store_metrics_listen = StoreConfig().metrics_listen;
-  CLI::App* command = app.add_subcommand(
-      "serve", "Serve a GGUF file, a Hugging Face folder or a pack over gRPC, until Ctrl-C");
-  AddAddressFlag(*command, "--listen", service.listen,
+  CLI::App& command = AddSubcommand(
+      app, "serve", "Serve a GGUF file, a Hugging Face folder or a pack over gRPC, until Ctrl-C",
+      kFooter, [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
+  AddAddressFlag(command, "--listen", service.listen,
                  "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
                  "TLS and no authentication")
-      ->envname("TIDEGATE_LISTEN");
-  AddAddressFlag(*command, "--metrics-listen", service.metrics_listen,
+      .Variable("TIDEGATE_LISTEN");
+  AddAddressFlag(command, "--metrics-listen", service.metrics_listen,
                  "Address of the engine's Prometheus metrics; off: none", /*off=*/true)
-      ->envname("TIDEGATE_METRICS_LISTEN");
-  AddAddressFlag(*command, "--store-metrics-listen", service.store_metrics_listen,
+      .Variable("TIDEGATE_METRICS_LISTEN");
+  AddAddressFlag(command, "--store-metrics-listen", service.store_metrics_listen,
                  "Address of the store's Prometheus metrics; off: none", /*off=*/true)
-      ->envname("TIDEGATE_STORE_METRICS_LISTEN");
-  command->add_option("--port-file", options->port_file,
-                      "File to write the port of --listen into when the service is ready");
-  service.Register(*command);
-  command->footer(kFooter);
-  command->callback([options, &run] { run = [options] { return Serve(*options); }; });
+      .Variable("TIDEGATE_STORE_METRICS_LISTEN");
+  AddTextFlag(command, "--port-file", options->port_file,
+              "File to write the port of --listen into when the service is ready");
+  service.Register(command);
 }
 
 }  // namespace tidegate

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -242,37 +243,32 @@ absl::Status Run(const Flags& flags, const std::string& command) {
 
 void AddSimulateCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command =
-      app.add_subcommand("simulate", "Tokens per second of recorded masks on modelled machines");
-  command->add_option("--shape", flags->shape,
-                      "a published model: phi-3-medium, phi-3-mini, llama-3-8b, mistral-7b");
-  command->add_option("--pack", flags->pack, "sizes from this pack instead");
-  command->add_option("--trace", flags->trace,
-                      "masks recorded by `tidegate eval --record`; without: dense only");
-  AddRealFlag(*command, "--bits", flags->bits, {0, 64, true}, "of every weight of a --shape");
-  AddIntegerFlag(*command, "--kv-tokens", flags->kv_tokens, {0, kMaxKvTokens},
+  CLI::App& command =
+      AddSubcommand(app, "simulate", "Tokens per second of recorded masks on modelled machines",
+                    kExamples, [flags, &run](const CLI::App& named) {
+                      run = [flags, text = CommandText(named)] { return Run(*flags, text); };
+                    });
+  AddTextFlag(command, "--shape", flags->shape,
+              "a published model: phi-3-medium, phi-3-mini, llama-3-8b, mistral-7b");
+  AddTextFlag(command, "--pack", flags->pack, "sizes from this pack instead");
+  AddTextFlag(command, "--trace", flags->trace,
+              "masks recorded by `tidegate eval --record`; without: dense only");
+  AddRealFlag(command, "--bits", flags->bits, {0, 64, true}, "of every weight of a --shape");
+  AddIntegerFlag(command, "--kv-tokens", flags->kv_tokens, {0, kMaxKvTokens},
                  "length of the key/value cache (f16)");
-  command->add_option("--dram", flags->dram, "amounts of DRAM: bytes, or percent of everything")
-      ->capture_default_str();
-  command->add_option("--flash", flags->flash, "speeds of flash")->capture_default_str();
-  command->add_option("--policies", flags->policies, "value, lfu, lru, none, belady")
-      ->capture_default_str();
-  command->add_option("--dram-speed", flags->dram_speed, "speed of DRAM")->capture_default_str();
-  command->add_option("--latency", flags->latency, "of flash, once per layer and kind that misses")
-      ->capture_default_str();
-  command->add_option("--iops", flags->reads_per_second, "reads per second of flash; 0: unlimited")
-      ->capture_default_str();
-  command->add_flag("--overlap", flags->overlap, "flash is read while DRAM is");
-  command->add_flag("--json", flags->json, "JSON on standard output");
-  command->add_option("--csv", flags->csv, "also write the rows to this file");
-  command
-      ->add_option("--report", flags->report,
-                   "write index.html, results.csv and plots into this folder")
-      ->check(NotEmpty());
-  command->footer(kExamples);
-  command->callback([flags, command, &run] {
-    run = [flags, text = CommandText(*command)] { return Run(*flags, text); };
-  });
+  AddTextFlag(command, "--dram", flags->dram, "amounts of DRAM: bytes, or percent of everything");
+  AddTextFlag(command, "--flash", flags->flash, "speeds of flash");
+  AddTextFlag(command, "--policies", flags->policies, "value, lfu, lru, none, belady");
+  AddTextFlag(command, "--dram-speed", flags->dram_speed, "speed of DRAM");
+  AddTextFlag(command, "--latency", flags->latency,
+              "of flash, once per layer and kind that misses");
+  AddTextFlag(command, "--iops", flags->reads_per_second,
+              "reads per second of flash; 0: unlimited");
+  AddSwitch(command, "--overlap", flags->overlap, "flash is read while DRAM is");
+  AddSwitch(command, "--json", flags->json, "JSON on standard output");
+  AddTextFlag(command, "--csv", flags->csv, "also write the rows to this file");
+  AddFileFlag(command, "--report", flags->report,
+              "write index.html, results.csv and plots into this folder");
 }
 
 }  // namespace tidegate

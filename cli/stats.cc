@@ -10,7 +10,7 @@
 #include "cli/commands.h"
 #include "cli/proto_json.h"
 #include "cli/stats_table.h"
-#include "cli/terminal_text.h"
+#include "grpcpp/grpcpp.h"
 #include "tidegate/v1/weight_store.grpc.pb.h"
 #include "weightstore/admin_service.h"
 
@@ -33,7 +33,7 @@ absl::Status PrintStats(const StatsOptions& options) {
   const grpc::Status status = stub->GetStats(&context, v1::GetStatsRequest(), &response);
   RETURN_IF_ERROR(ExplainError(status, target, "tidegate-store"));
   const std::string text =
-      options.json ? JsonForOutput(ProtoToJson(response)) + "\n" : StatsTable(response);
+      options.json ? ProtoJsonForOutput(response) + "\n" : StatsTable(response);
   std::fputs(text.c_str(), stdout);
   return absl::OkStatus();
 }
@@ -42,12 +42,13 @@ absl::Status PrintStats(const StatsOptions& options) {
 
 void AddStatsCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<StatsOptions>();
-  CLI::App* command = app.add_subcommand("stats", "Show what a weight store has done and holds");
-  AddSocketFlag(*command, "--socket", options->socket, AdminServer::kMaxAttachSocketBytes,
+  CLI::App& command = AddSubcommand(
+      app, "stats", "Show what a weight store has done and holds", "",
+      [options, &run](const CLI::App&) { run = [options] { return PrintStats(*options); }; });
+  AddSocketFlag(command, "--socket", options->socket, AdminServer::kMaxAttachSocketBytes,
                 "Attach socket of tidegate-store")
-      ->envname("TIDEGATE_STORE_SOCKET");
-  command->add_flag("--json", options->json, "JSON instead of a table");
-  command->callback([options, &run] { run = [options] { return PrintStats(*options); }; });
+      .Variable("TIDEGATE_STORE_SOCKET");
+  AddSwitch(command, "--json", options->json, "JSON instead of a table");
 }
 
 }  // namespace tidegate

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/flags.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
@@ -60,9 +61,8 @@ absl::Status RunTemplate(const TemplateOptions& options) {
 
 void AddTemplateCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<TemplateOptions>();
-  CLI::App* command =
-      app.add_subcommand("template", "Print a conversation as a chat template has it");
-  command->footer(
+  CLI::App& command = AddSubcommand(
+      app, "template", "Print a conversation as a chat template has it",
       "\nThe conversation is a JSON object; every member is a variable of the template:\n"
       "  {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": "
       "true,\n"
@@ -72,16 +72,12 @@ void AddTemplateCommand(CLI::App& app, CommandRun& run) {
       "Examples:\n"
       "  tidegate template --template model.jinja --conversation hello.json\n"
       "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}' |\n"
-      "    tidegate template --template model.jinja --conversation -\n");
-  command->add_option("--template", options->template_file, "File with the template")
-      ->check(NotEmpty())
-      ->required();
-  command
-      ->add_option("--conversation", options->conversation_file,
-                   "File with the conversation; - is standard input")
-      ->check(NotEmpty())
-      ->required();
-  command->callback([options, &run] { run = [options] { return RunTemplate(*options); }; });
+      "    tidegate template --template model.jinja --conversation -\n",
+      [options, &run](const CLI::App&) { run = [options] { return RunTemplate(*options); }; });
+  AddFileFlag(command, "--template", options->template_file, "File with the template").Required();
+  AddFileFlag(command, "--conversation", options->conversation_file,
+              "File with the conversation; - is standard input")
+      .Required();
 }
 
 }  // namespace tidegate

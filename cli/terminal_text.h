@@ -2,7 +2,7 @@
 // a pipe or a file gets it as it is. Thread-safe: free functions.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 

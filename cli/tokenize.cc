@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/flags.h"
 #include "base/numbers.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
@@ -62,8 +63,8 @@ absl::Status RunTokenize(const TokenizeOptions& options) {
 
 void AddTokenizeCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<TokenizeOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "Print the token ids of a text");
-  command->footer(
+  CLI::App& command = AddSubcommand(
+      app, "tokenize", "Print the token ids of a text",
       "The text is taken as it is, a line break at its end included. The ids are a JSON array.\n"
       "Names of control tokens in the text, such as </s>, are text unless --parse-special is "
       "given.\n"
@@ -71,17 +72,16 @@ void AddTokenizeCommand(CLI::App& app, CommandRun& run) {
       "Examples:\n"
       "  printf 'Once upon a time' | tidegate tokenize model.gguf\n"
       "  tidegate tokenize model.tgpack --file story.txt --no-special\n"
-      "  echo '[1, 429, 337]' | tidegate tokenize model.gguf --decode");
-  command->add_option("MODEL", options->model, "GGUF file, pack or Hugging Face folder")
-      ->required();
-  command->add_option("--file", options->file, "Read this file, not standard input")
-      ->check(NotEmpty());
-  command->add_flag("--no-special", options->no_special,
-                    "Ids: add no BOS and no EOS. Text (--decode): leave special tokens out");
-  command->add_flag("--parse-special", options->parse_special,
-                    "Names of control tokens in the text are these tokens, as in a chat template");
-  command->add_flag("--decode", options->decode, "The other way: read ids, print their text");
-  command->callback([options, &run] { run = [options] { return RunTokenize(*options); }; });
+      "  echo '[1, 429, 337]' | tidegate tokenize model.gguf --decode",
+      [options, &run](const CLI::App&) { run = [options] { return RunTokenize(*options); }; });
+  AddTextFlag(command, "MODEL", options->model, "GGUF file, pack or Hugging Face folder")
+      .Required();
+  AddFileFlag(command, "--file", options->file, "Read this file, not standard input");
+  AddSwitch(command, "--no-special", options->no_special,
+            "Ids: add no BOS and no EOS. Text (--decode): leave special tokens out");
+  AddSwitch(command, "--parse-special", options->parse_special,
+            "Names of control tokens in the text are these tokens, as in a chat template");
+  AddSwitch(command, "--decode", options->decode, "The other way: read ids, print their text");
 }
 
 }  // namespace tidegate

@@ -1,5 +1,7 @@
 #include "packer/json_object.h"
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/str_cat.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
@@ -30,18 +32,16 @@ absl::StatusOr<JsonObject> JsonObject::ReadFile(const std::string& path) {
 }
 
 absl::StatusOr<JsonObject> JsonObject::Parse(std::string_view text, const std::string& where) {
-  JsonObject object;
-  object.where_ = where;
-  object.value_ = ParseUntrustedJson(text);
-  if (object.value_.is_object()) return object;
+  auto value = std::make_shared<const nlohmann::json>(ParseUntrustedJson(text));
+  if (value->is_object()) return JsonObject(std::move(value), where);
   return absl::DataLossError(absl::StrCat(
-      where, " is ", object.value_.is_discarded() ? "not JSON, or nested too deeply" : "no object",
+      where, " is ", value->is_discarded() ? "not JSON, or nested too deeply" : "no object",
       "; copy or download it again"));
 }
 
 const nlohmann::json* JsonObject::Find(const char* key) const {
-  const auto found = value_.find(key);
-  return found == value_.end() || found->is_null() ? nullptr : &*found;
+  const auto found = value_->find(key);
+  return found == value_->end() || found->is_null() ? nullptr : &*found;
 }
 
 absl::Status JsonObject::Wrong(const char* key, const char* wanted) const {
@@ -76,10 +76,7 @@ absl::StatusOr<std::string> JsonObject::String(const char* key) const {
 absl::StatusOr<JsonObject> JsonObject::Object(const char* key) const {
   const nlohmann::json* found = Find(key);
   if (found == nullptr || !found->is_object()) return Wrong(key, "an object");
-  JsonObject object;
-  object.value_ = *found;
-  object.where_ = absl::StrCat(where_, ": ", key);
-  return object;
+  return JsonObject({value_, found}, absl::StrCat(where_, ": ", key));
 }
 
 }  // namespace tidegate

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,6 +22,7 @@ inline constexpr uint64_t kMaxJsonBytes = 32ull << 20;
 inline constexpr int kMaxJsonDepth = 64;
 nlohmann::json ParseUntrustedJson(std::string_view text);
 
+// Copies share what was read.
 class JsonObject {
  public:
   // NOT_FOUND, or DATA_LOSS: larger than kMaxJsonBytes, not JSON, not an object.
@@ -27,7 +30,7 @@ class JsonObject {
   static absl::StatusOr<JsonObject> Parse(std::string_view text, const std::string& where);
 
   const std::string& where() const { return where_; }
-  const nlohmann::json& value() const { return value_; }
+  const nlohmann::json& value() const { return *value_; }
 
   bool Has(const char* key) const { return Find(key) != nullptr; }  // and not null
   const nlohmann::json* Find(const char* key) const;
@@ -40,9 +43,11 @@ class JsonObject {
   absl::StatusOr<JsonObject> Object(const char* key) const;
 
  private:
+  JsonObject(std::shared_ptr<const nlohmann::json> value, std::string where)
+      : value_(std::move(value)), where_(std::move(where)) {}
   absl::Status Wrong(const char* key, const char* wanted) const;
 
-  nlohmann::json value_;
+  std::shared_ptr<const nlohmann::json> value_;  // an object
   std::string where_;
 };
 

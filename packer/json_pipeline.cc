@@ -1,6 +1,7 @@
 #include "packer/json_pipeline.h"
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/ascii.h"

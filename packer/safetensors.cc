@@ -1,6 +1,7 @@
 #include "packer/safetensors.h"
 
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/escaping.h"

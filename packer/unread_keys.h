@@ -4,7 +4,7 @@
 // nothing passes; the rest passes too, and is listed for the operator. Stateless; any thread.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>

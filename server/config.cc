@@ -41,17 +41,17 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
       app, "--listen", config.listen,
       "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no TLS "
       "and no authentication: use 127.0.0.1:PORT where strangers reach the machine")
-      ->envname("TIDEGATE_LISTEN");
-  app.add_option("--port-file", config.port_file, "File to write the port of --listen into")
-      ->envname("TIDEGATE_PORT_FILE");
+      .Variable("TIDEGATE_LISTEN");
+  AddTextFlag(app, "--port-file", config.port_file, "File to write the port of --listen into")
+      .Variable("TIDEGATE_PORT_FILE");
   AddAddressFlag(app, "--metrics-listen", config.metrics_listen,
                  "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
                  "unix:PATH; off: none",
                  /*off=*/true)
-      ->envname("TIDEGATE_METRICS_LISTEN");
-  app.add_option("--metrics-port-file", config.metrics_port_file,
-                 "File to write the port of --metrics-listen into")
-      ->envname("TIDEGATE_METRICS_PORT_FILE");
+      .Variable("TIDEGATE_METRICS_LISTEN");
+  AddTextFlag(app, "--metrics-port-file", config.metrics_port_file,
+              "File to write the port of --metrics-listen into")
+      .Variable("TIDEGATE_METRICS_PORT_FILE");
   AddTextListFlag(
       app, "--model-alias", [&config] { config.model_aliases.clear(); },
       [&config](const std::string& alias) {
@@ -60,15 +60,15 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
         return absl::OkStatus();
       },
       "Further name of the model in requests; may be repeated")
-      ->type_name("NAME")
-      ->envname("TIDEGATE_MODEL_ALIAS");
-  app.add_option("--chat-template", config.chat_template_file,
-                 "File with a chat template (Jinja) to use for Chat instead of the model's own")
-      ->type_name("FILE")
-      ->envname("TIDEGATE_CHAT_TEMPLATE");
+      .Type("NAME")
+      .Variable("TIDEGATE_MODEL_ALIAS");
+  AddTextFlag(app, "--chat-template", config.chat_template_file,
+              "File with a chat template (Jinja) to use for Chat instead of the model's own")
+      .Type("FILE")
+      .Variable("TIDEGATE_CHAT_TEMPLATE");
   AddDurationFlag(app, "--drain-timeout", config.drain_timeout,
                   "After SIGTERM, time for running streams to end by themselves")
-      ->envname("TIDEGATE_DRAIN_TIMEOUT");
+      .Variable("TIDEGATE_DRAIN_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
 }
 
@@ -78,8 +78,8 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
                           const char* env) {
     AddIntegerFlag(
         app, name, [&value](uint64_t v) { value = static_cast<int>(v); }, range, help)
-        ->default_str(absl::StrCat(value))
-        ->envname(env);
+        .Default(absl::StrCat(value))
+        .Variable(env);
   };
   add("--max-connections", config.connections.max_connections, {1, 1 << 20},
       "Connections of clients; each takes 3 descriptors. A newcomer takes the place of one that "
@@ -104,16 +104,16 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "TIDEGATE_MAX_PRIORITY");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")
-      ->envname("TIDEGATE_IDLE_TIMEOUT");
+      .Variable("TIDEGATE_IDLE_TIMEOUT");
   AddDurationFlag(app, "--write-timeout", config.write_timeout,
                   "A stream whose client takes nothing of what was written for so long is ended")
-      ->envname("TIDEGATE_WRITE_TIMEOUT");
+      .Variable("TIDEGATE_WRITE_TIMEOUT");
 }
 
 void AddKvFlags(CLI::App& app, EngineOptions& engine) {
   AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
-      ->envname("TIDEGATE_KV_TOKENS");
+      .Variable("TIDEGATE_KV_TOKENS");
   AddTextFlag(
       app, "--kv",
       [&engine](const std::string& text) {
@@ -122,15 +122,15 @@ void AddKvFlags(CLI::App& app, EngineOptions& engine) {
       },
       "How keys and values are kept: f16; q8 takes 17 bytes where f16 takes 32, for heads of a "
       "multiple of 32; f32")
-      ->type_name("TYPE")
-      ->default_str(std::string(KvTypeName(engine.kv_type)))
-      ->envname("TIDEGATE_KV");
+      .Type("TYPE")
+      .Default(std::string(KvTypeName(engine.kv_type)))
+      .Variable("TIDEGATE_KV");
 }
 
 void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
   AddSocketFlag(app, "--store-socket", engine.store_socket, kMaxSocketPathBytes,
                 "Attach socket of tidegate-store")
-      ->envname("TIDEGATE_STORE_SOCKET");
+      .Variable("TIDEGATE_STORE_SOCKET");
   AddTextListFlag(
       app, "--lora", [&engine] { engine.adapters.clear(); },
       [&engine](const std::string& text) {
@@ -140,43 +140,43 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       },
       "LoRA adapter (GGUF) to use beside the weights: FILE or FILE=SCALE; may be repeated. Its "
       "factors take 4 bytes a number of the store's --engine-reserve")
-      ->type_name("FILE[=SCALE]")
-      ->envname("TIDEGATE_LORA");
+      .Type("FILE[=SCALE]")
+      .Variable("TIDEGATE_LORA");
   AddIntegerFlag(
       app, "--max-running", engine.max_running, {0, 1024},
       "Streams decoded at once; 0: what the KV cache, the cores and the engine's reserve "
       "of memory carry")
-      ->envname("TIDEGATE_MAX_RUNNING");
+      .Variable("TIDEGATE_MAX_RUNNING");
   AddIntegerFlag(app, "--max-waiting", engine.max_waiting, {0, 65536},
                  "Requests that wait for a place; more get RESOURCE_EXHAUSTED")
-      ->envname("TIDEGATE_MAX_WAITING");
+      .Variable("TIDEGATE_MAX_WAITING");
   AddIntegerFlag(app, "--max-waiting-tokens", engine.max_waiting_tokens, {0, kMaxKvTokens},
                  "Prompt tokens of requests that wait; more get RESOURCE_EXHAUSTED; 0: any number")
-      ->envname("TIDEGATE_MAX_WAITING_TOKENS");
+      .Variable("TIDEGATE_MAX_WAITING_TOKENS");
   AddIntegerFlag(app, "--context", engine.context_tokens, {0, kMaxContextTokens},
                  absl::StrCat("Tokens of one request, prompt and answer together; 0: the model's, "
                               "at most ",
                               kDefaultContextTokens))
-      ->envname("TIDEGATE_CONTEXT");
+      .Variable("TIDEGATE_CONTEXT");
   AddKvFlags(app, engine);
   AddIntegerFlag(app, "--prefill-chunk", engine.prefill_chunk_tokens, {0, 65536},
                  absl::StrCat("Prompt tokens of a step at most; more are faster, other streams "
                               "wait longer; 0: ",
                               kDefaultPromptRows, ", or as many as --engine-reserve has room for"))
-      ->envname("TIDEGATE_PREFILL_CHUNK");
+      .Variable("TIDEGATE_PREFILL_CHUNK");
   AddDurationFlag(app, "--step-time", engine.step_time,
                   "What a step with prompts should take while other streams decode: prompts get "
                   "fewer rows then; 0s: as long as a whole --prefill-chunk takes")
-      ->envname("TIDEGATE_STEP_TIME");
-  app.add_flag_callback(
-         "--no-prefix-cache", [&engine] { engine.prefix_cache = false; },
-         "Computes prompts anew that begin like earlier ones, instead of taking their pages")
-      ->envname("TIDEGATE_NO_PREFIX_CACHE");
-  app.add_flag_callback(
-         "--share-reads", [&engine] { engine.share_reads = true; },
-         "Masks of dip_ca prefer what other streams of a step read anyway: fewer reads with many "
-         "streams; each stream's masks then depend on the others more")
-      ->envname("TIDEGATE_SHARE_READS");
+      .Variable("TIDEGATE_STEP_TIME");
+  AddSwitch(
+      app, "--no-prefix-cache", [&engine] { engine.prefix_cache = false; },
+      "Computes prompts anew that begin like earlier ones, instead of taking their pages")
+      .Variable("TIDEGATE_NO_PREFIX_CACHE");
+  AddSwitch(
+      app, "--share-reads", [&engine] { engine.share_reads = true; },
+      "Masks of dip_ca prefer what other streams of a step read anyway: fewer reads with many "
+      "streams; each stream's masks then depend on the others more")
+      .Variable("TIDEGATE_SHARE_READS");
   AddTextFlag(
       app, "--precision",
       [&engine](const std::string& text) {
@@ -185,25 +185,25 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       },
       "Arithmetic: fast (bfloat16 where the CPU multiplies it faster: in prompts, and against "
       "4-bit weights) or exact (float); reproducible requests are exact")
-      ->type_name("PRECISION")
-      ->default_str(std::string(PrecisionName(engine.precision)))
-      ->envname("TIDEGATE_PRECISION");
+      .Type("PRECISION")
+      .Default(std::string(PrecisionName(engine.precision)))
+      .Variable("TIDEGATE_PRECISION");
   AddIntegerFlag(app, "--threads", engine.threads, {0, 1024},
                  "Threads that compute; 0: one per core")
-      ->envname("TIDEGATE_THREADS");
-  app.add_flag_callback(
-         "--no-overlap", [&engine] { engine.overlap = false; },
-         "Wait for all columns before adding any (for experiments)")
-      ->envname("TIDEGATE_NO_OVERLAP");
+      .Variable("TIDEGATE_THREADS");
+  AddSwitch(
+      app, "--no-overlap", [&engine] { engine.overlap = false; },
+      "Wait for all columns before adding any (for experiments)")
+      .Variable("TIDEGATE_NO_OVERLAP");
 }
 
 void AddStallFlags(CLI::App& app, EngineOptions& engine) {
   AddDurationFlag(app, "--stall-time", engine.stall_time,
                   "Without progress of the store or its drive for this long, readiness goes off")
-      ->envname("TIDEGATE_STALL_TIME");
+      .Variable("TIDEGATE_STALL_TIME");
   AddDurationFlag(app, "--stall-limit", engine.stall_limit,
                   "Without progress for this long, streams end with UNAVAILABLE")
-      ->envname("TIDEGATE_STALL_LIMIT");
+      .Variable("TIDEGATE_STALL_LIMIT");
 }
 
 void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
@@ -214,11 +214,11 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
         return absl::OkStatus();
       },
       "Pruning unless a request says otherwise: dense, dip, dip_ca")
-      ->type_name("MODE")
-      ->default_str(std::string(DecodeModeName(bounds.defaults.mode)))
-      ->envname("TIDEGATE_MODE");
+      .Type("MODE")
+      .Default(std::string(DecodeModeName(bounds.defaults.mode)))
+      .Variable("TIDEGATE_MODE");
   const auto add = [&app](const char* name, float& value, const char* help, const char* env) {
-    AddRealFlag(app, name, value, {0, 1}, help)->envname(env);
+    AddRealFlag(app, name, value, {0, 1}, help).Variable(env);
   };
   add("--density", bounds.defaults.density, "Default share of the MLP used", "TIDEGATE_DENSITY");
   add("--density-min", bounds.density_min,
@@ -235,22 +235,22 @@ void AddPruningFlags(CLI::App& app, PruningBounds& bounds) {
       "TIDEGATE_PROTECTED_SHARE");
   AddIntegerFlag(app, "--fixed-top-n", bounds.defaults.fixed_top_n, {0, kMaxFixedTopN},
                  "Default count of largest scores that gamma leaves alone")
-      ->envname("TIDEGATE_FIXED_TOP_N");
+      .Variable("TIDEGATE_FIXED_TOP_N");
 }
 
 void AddSteeringFlags(CLI::App& app, SteeringOptions& steering) {
   AddRealFlag(app, "--target-tokens-per-second", steering.target_tokens_per_second, {0, 1e6},
               "Moves requests that set neither density nor gamma along the profile's points, "
               "so that each stream is about this fast; 0: does not")
-      ->envname("TIDEGATE_TARGET_TOKENS_PER_SECOND");
+      .Variable("TIDEGATE_TARGET_TOKENS_PER_SECOND");
   AddRealFlag(app, "--max-perplexity-increase", steering.max_perplexity_increase, {0, 1e6},
               "Perplexity that these requests may lose by the profile, a share (0.05 is 5 %): "
               "alone it chooses the fastest point within it, with a target it is the limit")
-      ->envname("TIDEGATE_MAX_PERPLEXITY_INCREASE");
-  app.add_option("--profile", steering.profile,
-                 "Profile of `tidegate profile` to choose from instead of the pack's own")
-      ->type_name("FILE")
-      ->envname("TIDEGATE_PROFILE");
+      .Variable("TIDEGATE_MAX_PERPLEXITY_INCREASE");
+  AddTextFlag(app, "--profile", steering.profile,
+              "Profile of `tidegate profile` to choose from instead of the pack's own")
+      .Type("FILE")
+      .Variable("TIDEGATE_PROFILE");
 }
 
 absl::Status CheckSteering(const EngineOptions& engine) {
@@ -292,10 +292,10 @@ void AddServerFlags(CLI::App& app, ServerConfig& config) {
 
 std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
   if (config.engine.store_socket.empty()) config.engine.store_socket = "/run/tidegate/store.sock";
-  CLI::App app{"Serves one model over gRPC, with weights from tidegate-store."};
-  app.footer(kFooter);
-  AddServerFlags(app, config);
-  const std::optional<int> exit_code = ParseFlags(app, argc, argv);
+  const std::shared_ptr<CLI::App> app =
+      MakeProgram("Serves one model over gRPC, with weights from tidegate-store.", kFooter);
+  AddServerFlags(*app, config);
+  const std::optional<int> exit_code = ParseFlags(*app, argc, argv);
   if (config.max_open_streams == 0) {
     const uint32_t running =
         config.engine.max_running != 0 ? config.engine.max_running : kRunningStreams;

@@ -35,13 +35,13 @@ constexpr size_t kMaxRegionNameBytes = 160;
 
 void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
   StoreOptions& store = config.store;
-  app.add_option("--pack", store.pack_path, "Pack to serve, made by 'tidegate pack'")
-      ->required()
-      ->envname("TIDEGATE_PACK");
+  AddTextFlag(app, "--pack", store.pack_path, "Pack to serve, made by 'tidegate pack'")
+      .Required()
+      .Variable("TIDEGATE_PACK");
   AddBytesFlag(app, "--memory-budget", store.memory_budget_bytes,
                "Memory for weights and KV cache, for example 8GiB")
-      ->required()
-      ->envname("TIDEGATE_MEMORY_BUDGET");
+      .Required()
+      .Variable("TIDEGATE_MEMORY_BUDGET");
   AddTextFlag(
       app, "--engine-reserve",
       [&store](const std::string& text) {
@@ -53,38 +53,34 @@ void AddMemoryFlags(CLI::App& app, StoreConfig& config) {
           "its activations beyond 24 MiB; default: the KV cache of one context, the model's own "
           "but at most ",
           kDefaultContextTokens, " tokens, and the activations that it goes with"))
-      ->type_name("BYTES")
-      ->envname("TIDEGATE_ENGINE_RESERVE");
+      .Type("BYTES")
+      .Variable("TIDEGATE_ENGINE_RESERVE");
   AddBytesFlag(app, "--staging", store.staging_bytes,
                "Buffer of one lease for layers in passing; default: chosen from the budget")
-      ->envname("TIDEGATE_STAGING");
-  app.add_option("--policy", store.policy, "What the cache keeps: value, lfu, lru, none")
-      ->check(CLI::IsMember({"value", "lfu", "lru", "none"}))
-      ->capture_default_str()
-      ->envname("TIDEGATE_POLICY");
+      .Variable("TIDEGATE_STAGING");
+  AddChoiceFlag(app, "--policy", store.policy, {"value", "lfu", "lru", "none"},
+                "What the cache keeps: value, lfu, lru, none")
+      .Variable("TIDEGATE_POLICY");
   AddRealFlag(app, "--input-share", store.input_share, {0, 1},
               "Part of the cache's bytes for input units, [0, 1]; default: what the pack's "
               "profile says, else every kind has the same part of its units cached")
-      ->envname("TIDEGATE_INPUT_SHARE");
-  app.add_option("--region-dir", config.region_dir,
-                 "Folder on tmpfs for the shared region; only this process opens it")
-      ->capture_default_str()
-      ->envname("TIDEGATE_REGION_DIR");
-  app.add_flag("--keep-region", store.keep_region,
-               "Leave the region when stopping, so that the next start is warm")
-      ->envname("TIDEGATE_KEEP_REGION");
+      .Variable("TIDEGATE_INPUT_SHARE");
+  AddTextFlag(app, "--region-dir", config.region_dir,
+              "Folder on tmpfs for the shared region; only this process opens it")
+      .Variable("TIDEGATE_REGION_DIR");
+  AddSwitch(app, "--keep-region", store.keep_region,
+            "Leave the region when stopping, so that the next start is warm")
+      .Variable("TIDEGATE_KEEP_REGION");
 }
 
 void AddFlashFlags(CLI::App& app, StoreOptions& store) {
-  app.add_option("--flash-backend", store.flash_backend,
-                 "How the pack is read: auto (io_uring, else pread), io_uring, pread")
-      ->check(CLI::IsMember({"auto", "io_uring", "pread"}))
-      ->capture_default_str()
-      ->envname("TIDEGATE_FLASH_BACKEND");
-  app.add_flag_callback(
-         "--require-io-uring", [&store] { store.flash_backend = "io_uring"; },
-         "Fail at start instead of falling back to pread; same as --flash-backend io_uring")
-      ->envname("TIDEGATE_REQUIRE_IO_URING");
+  AddChoiceFlag(app, "--flash-backend", store.flash_backend, {"auto", "io_uring", "pread"},
+                "How the pack is read: auto (io_uring, else pread), io_uring, pread")
+      .Variable("TIDEGATE_FLASH_BACKEND");
+  AddSwitch(
+      app, "--require-io-uring", [&store] { store.flash_backend = "io_uring"; },
+      "Fail at start instead of falling back to pread; same as --flash-backend io_uring")
+      .Variable("TIDEGATE_REQUIRE_IO_URING");
   AddTextFlag(
       app, "--flash-model",
       [&store](const std::string& text) {
@@ -93,21 +89,21 @@ void AddFlashFlags(CLI::App& app, StoreOptions& store) {
       },
       "Behave like a given device, for repeatable experiments: "
       "bandwidth=1GB/s,latency=80us,iops=200k; stall-after=5k,stall=3s for one that hangs")
-      ->type_name("MODEL")
-      ->envname("TIDEGATE_FLASH_MODEL");
+      .Type("MODEL")
+      .Variable("TIDEGATE_FLASH_MODEL");
   AddIntegerFlag(app, "--queue-depth", store.queue_depth, {1, 4096}, "Reads in flight at most")
-      ->envname("TIDEGATE_QUEUE_DEPTH");
-  app.add_flag_callback(
-         "--no-verify", [&store] { store.verify_checksums = false; },
-         "Do not check blocks against their checksums: damaged weights go unnoticed")
-      ->envname("TIDEGATE_NO_VERIFY");
+      .Variable("TIDEGATE_QUEUE_DEPTH");
+  AddSwitch(
+      app, "--no-verify", [&store] { store.verify_checksums = false; },
+      "Do not check blocks against their checksums: damaged weights go unnoticed")
+      .Variable("TIDEGATE_NO_VERIFY");
 }
 
 void AddServiceFlags(CLI::App& app, StoreConfig& config) {
   StoreOptions& store = config.store;
   AddSocketFlag(app, "--socket", config.store.socket_path, AdminServer::kMaxAttachSocketBytes,
                 "Unix socket where engines attach; WeightStoreService listens on <socket>.grpc")
-      ->envname("TIDEGATE_STORE_SOCKET");
+      .Variable("TIDEGATE_STORE_SOCKET");
   AddTextListFlag(
       app, "--allow-uid", [&store] { store.allowed_uids.clear(); },
       [&store](const std::string& text) {
@@ -117,20 +113,20 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
         return absl::OkStatus();
       },
       "User id that may attach besides root and this process's; may be repeated")
-      ->type_name("UID")
-      ->envname("TIDEGATE_ALLOW_UID");
+      .Type("UID")
+      .Variable("TIDEGATE_ALLOW_UID");
   AddAddressFlag(app, "--metrics-listen", config.metrics_listen,
                  "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
                  "unix:PATH; off: none",
                  /*off=*/true)
-      ->envname("TIDEGATE_STORE_METRICS_LISTEN");
-  app.add_option("--metrics-port-file", config.metrics_port_file,
-                 "File to write the port of --metrics-listen into")
-      ->envname("TIDEGATE_STORE_METRICS_PORT_FILE");
+      .Variable("TIDEGATE_STORE_METRICS_LISTEN");
+  AddTextFlag(app, "--metrics-port-file", config.metrics_port_file,
+              "File to write the port of --metrics-listen into")
+      .Variable("TIDEGATE_STORE_METRICS_PORT_FILE");
   AddDurationFlag(app, "--stop-timeout", config.stop_timeout,
                   "After SIGTERM, time for reads that are out to come back; then the process ends "
                   "without them, with exit code 3")
-      ->envname("TIDEGATE_STOP_TIMEOUT");
+      .Variable("TIDEGATE_STOP_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
 }
 
@@ -145,10 +141,10 @@ void AddStoreFlags(CLI::App& app, StoreConfig& config) {
 
 std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config) {
   if (config.store.socket_path.empty()) config.store.socket_path = "/run/tidegate/store.sock";
-  CLI::App app{"Keeps a model's weights on flash, and those in use in memory that engines share."};
-  app.footer(kFooter);
-  AddStoreFlags(app, config);
-  const std::optional<int> exit_code = ParseFlags(app, argc, argv);
+  const std::shared_ptr<CLI::App> app = MakeProgram(
+      "Keeps a model's weights on flash, and those in use in memory that engines share.", kFooter);
+  AddStoreFlags(*app, config);
+  const std::optional<int> exit_code = ParseFlags(*app, argc, argv);
   config.store.region_path = RegionPath(config.region_dir, config.store.socket_path);
   return exit_code;
 }

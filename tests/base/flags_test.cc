@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "CLI/CLI.hpp"
 #include "tests/support/test_support.h"
 
 namespace tidegate {
@@ -16,8 +17,8 @@ class SettingsTest : public testing::Test {
  protected:
   SettingsTest() {
     AddCommonFlags(app_, "prog");
-    app_.add_option("--listen", listen_)->envname("TIDEGATE_TEST_LISTEN");
-    AddIntegerFlag(app_, "--max-running", running_, {1, 10}, "")->envname("TIDEGATE_TEST_RUNNING");
+    AddTextFlag(app_, "--listen", listen_, "").Variable("TIDEGATE_TEST_LISTEN");
+    AddIntegerFlag(app_, "--max-running", running_, {1, 10}, "").Variable("TIDEGATE_TEST_RUNNING");
     AddTextListFlag(
         app_, "--names", [this] { names_.clear(); },
         [this](const std::string& name) {
@@ -25,8 +26,8 @@ class SettingsTest : public testing::Test {
           return absl::OkStatus();
         },
         "")
-        ->envname("TIDEGATE_TEST_NAMES");
-    app_.add_flag("--keep", keep_)->envname("TIDEGATE_TEST_KEEP");
+        .Variable("TIDEGATE_TEST_NAMES");
+    AddSwitch(app_, "--keep", keep_, "").Variable("TIDEGATE_TEST_KEEP");
   }
   ~SettingsTest() override {
     for (const std::string& name : set_) unsetenv(name.c_str());
@@ -162,11 +163,13 @@ TEST(Flags, NumbersAreCheckedAndRangesNamed) {
   double share = 0.5;
   std::optional<double> unset;
   std::vector<double> list = {1, 0.5};
-  EXPECT_EQ(AddIntegerFlag(app, "--small,-s", small, {1, 100}, "")->get_default_str(), "3");
+  AddIntegerFlag(app, "--small,-s", small, {1, 100}, "");
+  EXPECT_EQ(app.get_option("--small")->get_default_str(), "3");
   AddIntegerFlag(app, "--large", large, {}, "");
   AddRealFlag(app, "--share", share, {0, 1, true}, "");
   AddRealFlag(app, "--unset", unset, {0, 1}, "");
-  EXPECT_EQ(AddRealListFlag(app, "--list", list, {0, 1}, "")->get_default_str(), "1,0.5");
+  AddRealListFlag(app, "--list", list, {0, 1}, "");
+  EXPECT_EQ(app.get_option("--list")->get_default_str(), "1,0.5");
   for (const char* bad : {"-1", "0", "101", "99999999999999999999999", "4294967297", "", "5x",
                           "0x10", "+5", "1e1", " 5"}) {
     EXPECT_THAT(Complaint(app, "--small", bad),
@@ -187,6 +190,58 @@ TEST(Flags, NumbersAreCheckedAndRangesNamed) {
   EXPECT_EQ(unset, 0.25);
   EXPECT_EQ(Complaint(app, "--list", "0.75,0"), "");
   EXPECT_THAT(list, ElementsAre(0.75, 0));
+}
+
+TEST(Flags, TextsFilesAndWords) {
+  CLI::App app;
+  std::string text = "usual", file, word = "a";
+  std::vector<std::string> words = {"b"}, repeated;
+  bool on = false, off = true;
+  AddTextFlag(app, "--text", text, "");
+  AddFileFlag(app, "--file", file, "");
+  AddChoiceFlag(app, "--word", word, {"a", "b"}, "");
+  AddChoiceListFlag(app, "--words", words, {"a", "b"}, "");
+  AddRepeatedFlag(
+      app, "--each", [&](const std::vector<std::string>& all) { repeated = all; }, "");
+  AddSwitch(app, "--on", on, "");
+  AddSwitch(
+      app, "--no-off", [&] { off = false; }, "");
+  EXPECT_THAT(app.help(), testing::HasSubstr("--text TEXT=usual"));
+  EXPECT_THAT(app.help(), testing::HasSubstr("--word TEXT:{a,b}=a"));
+  EXPECT_THAT(app.help(), testing::HasSubstr("--file TEXT:FILE"));
+  EXPECT_THAT(Complaint(app, "--file", ""), testing::StartsWith("--file: name a file"));
+  EXPECT_THAT(Complaint(app, "--word", "c"), testing::HasSubstr("c not in {a,b}"));
+  EXPECT_THAT(Complaint(app, "--words", "a,c"), testing::HasSubstr("c not in {a,b}"));
+  const char* const good[] = {"x",   "--text", "t",   "--file", "f", "--word", "b",       "--words",
+                              "a,b", "--each", "1,2", "--each", "3", "--on",   "--no-off"};
+  EXPECT_EQ(ParseFlags(app, 15, good), std::nullopt);
+  EXPECT_EQ(text + file + word, "tfb");
+  EXPECT_THAT(words, ElementsAre("a", "b"));
+  EXPECT_THAT(repeated, ElementsAre("1,2", "3"));
+  EXPECT_TRUE(on);
+  EXPECT_FALSE(off);
+}
+
+TEST(Flags, SubcommandsSayThatTheyWereChosen) {
+  const std::shared_ptr<CLI::App> app = MakeProgram("About.", "The end.");
+  std::string needed;
+  size_t chosen = 0;
+  AddTextFlag(AddSubcommand(*app, "go", "Goes.", "Like this.", [&](const CLI::App&) { ++chosen; }),
+              "--needed", needed, "")
+      .Type("THING")
+      .Required();
+  EXPECT_THAT(app->help(), testing::AllOf(testing::HasSubstr("About."), testing::HasSubstr("Goes."),
+                                          testing::HasSubstr("The end.")));
+  EXPECT_THAT(
+      app->get_subcommand("go")->help(),
+      testing::AllOf(testing::HasSubstr("--needed THING"), testing::HasSubstr("Like this.")));
+  const char* const arguments[] = {"x", "go", "--needed=1"};
+  testing::internal::CaptureStderr();
+  EXPECT_NE(ParseFlags(*app, 2, arguments).value_or(0), 0);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("--needed is required"));
+  EXPECT_EQ(chosen, 0u);
+  EXPECT_EQ(ParseFlags(*app, 3, arguments), std::nullopt);
+  EXPECT_EQ(chosen, 1u);
 }
 
 TEST(Flags, AddressesAndSocketsAreCheckedAtOnce) {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "CLI/CLI.hpp"
+
 namespace tidegate {
 namespace {
 

@@ -7,15 +7,16 @@
 #include <regex>
 
 #include "absl/strings/str_cat.h"
-#include "cli/commands.h"
 #include "proto/store/v1/defaults.h"
 #include "server/config.h"
+#include "tests/cli/command_line.h"
 #include "weightstore/store_config.h"
 
 namespace tidegate {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 struct Engine {
   using Config = ServerConfig;
@@ -110,23 +111,7 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
         AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand,
         AddServeCommand, AddRunCommand, AddPlanCommand}) {
-    CLI::App app;
-    CommandRun run;
-    add(app, run);
-    CLI::App* command = app.get_subcommands({}).front();
-    for (CLI::Option* option : command->get_options()) option->required(false);
-    for (CLI::Option* option : command->get_options()) {
-      const std::string value = option->get_default_str();
-      if (value.empty() || option->get_lnames().empty()) continue;
-      const std::string flag = absl::StrCat("--", option->get_lnames().front());
-      std::string text = value;
-      if (text.front() == '[') text = text.substr(1, text.size() - 2);  // a list
-      std::vector<std::string> reversed = {absl::StrCat(flag, "=", text), command->get_name()};
-      EXPECT_NO_THROW(app.parse(reversed)) << command->get_name() << " " << flag << " " << text;
-      option->capture_default_str();
-      EXPECT_EQ(option->get_default_str(), value) << command->get_name() << " " << flag;
-      ++seen;
-    }
+    EXPECT_THAT(DefaultsNotTaken(add, seen), IsEmpty()) << FactsOf(add).name;
   }
   EXPECT_GT(seen, 40u);
 }

@@ -13,26 +13,23 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-const std::function<void(CLI::App&, CommandRun&)> kCommands[] = {
-    AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
-    AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
-    AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
-    AddHealthCommand,   AddStatsCommand,   AddDoctorCommand,   AddServeCommand,
-    AddRunCommand,      AddPlanCommand};
+const AddCommand kCommands[] = {AddPackCommand,   AddInspectCommand,  AddGenerateCommand,
+                                AddChatCommand,   AddTokenizeCommand, AddLogitsCommand,
+                                AddEvalCommand,   AddProfileCommand,  AddSimulateCommand,
+                                AddBenchCommand,  AddTemplateCommand, AddLoadCommand,
+                                AddHealthCommand, AddStatsCommand,    AddDoctorCommand,
+                                AddServeCommand,  AddRunCommand,      AddPlanCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;
   for (const auto& add : kCommands) {
-    CLI::App app;
-    CommandRun run;
-    add(app, run);
-    CLI::App* command = app.get_subcommands([](CLI::App*) { return true; }).at(0);
-    for (const NumberFlag& flag : NumberFlags(command->help())) {
-      EXPECT_TRUE(flag.ours) << command->get_name() << " " << flag.name;
+    const CommandFacts command = FactsOf(add);
+    for (const NumberFlag& flag : NumberFlags(command.help)) {
+      EXPECT_TRUE(flag.ours) << command.name << " " << flag.name;
       ++count;
       for (const std::string& text : NoNumbers()) {
         const absl::Status status =
-            RunCommand(add, {command->get_name(), flag.name + "=" + text}, /*out=*/nullptr);
+            RunCommand(add, {command.name, flag.name + "=" + text}, /*out=*/nullptr);
         EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag.name << " " << text;
         EXPECT_THAT(std::string(status.message()), StartsWith(flag.name + ": ")) << text;
       }

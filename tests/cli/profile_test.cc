@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+
 #include "absl/strings/str_cat.h"
 #include "tests/cli/command_line.h"
 #include "tests/support/gguf_builder.h"

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "base/unique_fd.h"
 #include "cli/inspect_report.h"

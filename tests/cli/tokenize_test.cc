@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
-#include "cli/commands.h"
 #include "measure/load_tokenizer.h"
 #include "packer/pack_writer.h"
 #include "packer/source_model.h"
+#include "tests/cli/command_line.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
@@ -89,16 +89,11 @@ class TokenizeCommand : public testing::Test {
   TokenizeCommand() { WriteFileOrDie(model_, VocabularyFile("llama").content()); }
 
   // What the command prints; a failure sets status_.
-  std::string Run(const std::vector<std::string>& arguments) {
-    CLI::App app{"tidegate"};
-    CommandRun run;
-    AddTokenizeCommand(app, run);
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-    reversed.push_back("tokenize");
-    app.parse(reversed);
-    testing::internal::CaptureStdout();
-    status_ = run();
-    return testing::internal::GetCapturedStdout();
+  std::string Run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "tokenize");
+    std::string out;
+    status_ = RunCommand(AddTokenizeCommand, std::move(arguments), &out);
+    return out;
   }
 
   std::string RunOn(const std::string& input, std::vector<std::string> arguments = {}) {
@@ -153,20 +148,15 @@ TEST_F(TokenizeCommand, NamesTheFileThatIsMissing) {
 }
 
 TEST_F(TokenizeCommand, HelpHasExamples) {
-  CLI::App app{"tidegate"};
-  CommandRun run;
-  AddTokenizeCommand(app, run);
-  const std::string help = app.get_subcommand("tokenize")->help();
+  const std::string help = FactsOf(AddTokenizeCommand).help;
   EXPECT_THAT(help, HasSubstr("tidegate tokenize model.gguf"));
   EXPECT_THAT(help, HasSubstr("--no-special"));
   EXPECT_THAT(help, HasSubstr("--decode"));
 }
 
 TEST_F(TokenizeCommand, NeedsAModel) {
-  CLI::App app{"tidegate"};
-  CommandRun run;
-  AddTokenizeCommand(app, run);
-  EXPECT_THROW(app.parse(std::vector<std::string>{"tokenize"}), CLI::RequiredError);
+  Run({});
+  EXPECT_EQ(status_.message(), "MODEL is required");
 }
 
 TEST_F(TokenizeCommand, ReadsAPackAsWellAsItsSource) {
@@ -224,7 +214,8 @@ TEST_F(TokenizeCommand, SaysWhatIsEmpty) {
   EXPECT_EQ(Run({dir_.path(), "--file", dir_.File("text")}), "");
   EXPECT_THAT(std::string(status_.message()),
               HasSubstr("tokenizer.json: the file is empty, where a tokenizer is expected"));
-  EXPECT_THROW(Run({model_, "--file", ""}), CLI::ValidationError) << "not standard input";
+  Run({model_, "--file", ""});
+  EXPECT_EQ(status_.message(), "--file: name a file") << "not standard input";
 }
 
 TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {

@@ -1,6 +1,7 @@
 // config.json of a Hugging Face folder.
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "packer/hf_config.h"

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "packer/hf_tokenizer.h"
 #include "packer/source_model.h"
 #include "tests/support/test_support.h"
