@@ -24,10 +24,10 @@ double Rate(double seconds, const std::function<uint64_t()>& step) {
   uint64_t bytes = 0;
   const Clock::time_point start = Clock::now();
   std::chrono::duration<double> took{0};
-  while (took.count() < seconds) {
+  do {
     bytes += step();
     took = Clock::now() - start;
-  }
+  } while (took.count() < seconds);
   return static_cast<double>(bytes) / took.count();
 }
 

@@ -50,7 +50,7 @@ HostFacts GoodFacts() {
 
 TEST(DiagnoseTest, NothingToSayAboutAGoodHost) {
   const std::vector<Finding> findings = Diagnose(GoodFacts());
-  EXPECT_EQ(findings.size(), 10u);
+  EXPECT_EQ(findings.size(), 11u);
   for (const Finding& finding : findings) {
     EXPECT_EQ(finding.level, FindingLevel::kOk) << finding.check << ": " << finding.found;
   }
