@@ -2,9 +2,7 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -35,7 +33,6 @@ void Append(std::vector<std::string>& to, const std::vector<std::string>& more) 
 
 BudgetRequest RequestOf(const StoreOptions& store) {
   return {.engine_reserve_bytes = store.engine_reserve_bytes,
-          .engine_threads = std::max(1u, std::thread::hardware_concurrency()),
           .staging_bytes = store.staging_bytes,
           .cache = store.policy != "none",
           .input_share = store.input_share};

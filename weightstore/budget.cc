@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -126,7 +127,9 @@ uint64_t BudgetBytes(const PackIndex& pack, const RegionPlan& plan) {
 }
 
 uint64_t EngineReserve(const PackIndex& pack, const BudgetRequest& request) {
-  return request.engine_reserve_bytes.value_or(DefaultEngineReserve(pack, request.engine_threads));
+  if (request.engine_reserve_bytes) return *request.engine_reserve_bytes;
+  const uint32_t cores = std::max(1u, std::thread::hardware_concurrency());
+  return DefaultEngineReserve(pack, request.engine_threads != 0 ? request.engine_threads : cores);
 }
 
 absl::StatusOr<uint64_t> WholeBudget(const PackIndex& pack, const BudgetRequest& request) {

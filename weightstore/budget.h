@@ -1,4 +1,5 @@
-// Splits --memory-budget into what must be in memory and what is left for slots. Pure.
+// Splits --memory-budget into what must be in memory and what is left for slots. Pure, but for the
+// number of cores where a request leaves it open.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,10 @@ namespace tidegate {
 
 struct BudgetRequest {
   uint64_t memory_budget_bytes = 0;
-  // Unset: DefaultEngineReserve() for an engine of so many threads.
+  // Unset: DefaultEngineReserve() for an engine of so many threads, 0: one for each core here, as
+  // engines have it.
   std::optional<uint64_t> engine_reserve_bytes = {};
-  uint32_t engine_threads = 1;
+  uint32_t engine_threads = 0;
   uint64_t staging_bytes = 0;  // per lease; 0: chosen
   bool cache = true;           // false: policy "none", no slots
   // Slots per (layer, kind) = floor(f * blocks), whatever the budget.

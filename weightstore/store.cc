@@ -98,15 +98,13 @@ absl::StatusOr<std::unique_ptr<Store::Impl>> Store::Impl::Create(const StoreOpti
             " of the slots' bytes, is not followed: ",
             options.input_share ? "--input-share is given" : "this command measures without it");
   }
-  ASSIGN_OR_RETURN(
-      const RegionPlan plan,
-      PlanRegion(impl->pack_, {.memory_budget_bytes = options.memory_budget_bytes,
-                               .engine_reserve_bytes = options.engine_reserve_bytes,
-                               .engine_threads = std::max(1u, std::thread::hardware_concurrency()),
-                               .staging_bytes = options.staging_bytes,
-                               .cache = options.policy != "none",
-                               .cache_fraction = options.cache_fraction,
-                               .input_share = input_share}));
+  ASSIGN_OR_RETURN(const RegionPlan plan,
+                   PlanRegion(impl->pack_, {.memory_budget_bytes = options.memory_budget_bytes,
+                                            .engine_reserve_bytes = options.engine_reserve_bytes,
+                                            .staging_bytes = options.staging_bytes,
+                                            .cache = options.policy != "none",
+                                            .cache_fraction = options.cache_fraction,
+                                            .input_share = input_share}));
   // The socket before the region: "another store listens here" is the clearer message.
   ASSIGN_OR_RETURN(impl->attach_server_,
                    AttachServer::Create(options.socket_path, options.allowed_uids, impl.get()));
