@@ -29,9 +29,9 @@ constexpr size_t kShownPathBytes = 4096;
 constexpr const char* kExamples =
     R"(Measures this machine and the drive for some seconds, then computes; loads no model. MODEL is
 a pack, or a GGUF file or Hugging Face folder, for which a pack with --units is planned. The
-speeds are those of one stream with a short context in a warm store, within a quarter or so of
-what `tidegate bench` then measures; docs/plan.md has the formulas. dip_ca is with the default
-gamma and protected share; its hit rates are of models that were measured, yours differ.
+speeds are those of one stream with a short context in a warm store; run it while nothing else
+runs. docs/plan.md has the formulas, and how near they come. dip_ca is with the default gamma
+and protected share; its hit rates are of models that were measured, yours differ.
 
 Examples:
   tidegate plan model.tgpack                            budgets of 40, 55, 70 and 100 %

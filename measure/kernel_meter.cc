@@ -14,21 +14,28 @@ namespace tidegate {
 namespace {
 
 constexpr uint64_t kMostBytes = 256 * kMiB, kLeastBytes = 16 * kMiB;
+constexpr size_t kLeastSteps = 5;
 constexpr int kFill = 0x15;  // small, ordinary numbers in every type
 constexpr size_t kRowGranule = 16, kColumnGranule = 64, kHiddenChains = 8;
 
-// Bytes per second of `step`, which says how many it did, after one call that is not counted.
+// Bytes per second of `step`, which says how many it did, after one call that is not counted. The
+// median: a thread that loses its core once must not decide.
 double Rate(double seconds, const std::function<uint64_t()>& step) {
   using Clock = std::chrono::steady_clock;
   step();
-  uint64_t bytes = 0;
+  std::vector<double> rates;
   const Clock::time_point start = Clock::now();
-  std::chrono::duration<double> took{0};
-  do {
-    bytes += step();
-    took = Clock::now() - start;
-  } while (took.count() < seconds);
-  return static_cast<double>(bytes) / took.count();
+  Clock::time_point now = start;
+  while (rates.size() < kLeastSteps || now - start < std::chrono::duration<double>(seconds)) {
+    const uint64_t bytes = step();
+    const Clock::time_point end = Clock::now();
+    const std::chrono::duration<double> took = end - now;
+    rates.push_back(static_cast<double>(bytes) / std::max(1e-9, took.count()));
+    now = end;
+  }
+  const auto middle = rates.begin() + static_cast<ptrdiff_t>(rates.size() / 2);
+  std::nth_element(rates.begin(), middle, rates.end());
+  return *middle;
 }
 
 }  // namespace
