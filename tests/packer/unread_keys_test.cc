@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "packer/hyper_parameters.h"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
