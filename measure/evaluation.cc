@@ -127,8 +127,8 @@ void SumShares(const LocalModel& local, EvalResult& result) {
 }
 
 // Of masks: what the store counted.
-void CountUnits(const LocalModel& local, const PassAccounts& accounts, const RowPruning& step,
-                EvalResult& result) {
+void CountUnits(const LocalModel& local, const EvalTask& task, const PassAccounts& accounts,
+                const RowPruning& step, EvalResult& result) {
   const auto tokens = static_cast<double>(result.tokens);
   const auto kept = step.MeanKept();
   std::copy(kept.begin(), kept.end(), result.kept_units);
@@ -137,10 +137,11 @@ void CountUnits(const LocalModel& local, const PassAccounts& accounts, const Row
     result.missed_units[kind] = static_cast<double>(accounts.miss_units[kind]) / tokens;
   }
   SumShares(local, result);
-  // Whole blocks are read. Blocks of one unit are eval's own way to pack: padded to pages, which
-  // says nothing of a model's own pack.
+  // Whole blocks are read, once for all streams that want them. Blocks of one unit are eval's own
+  // way to pack: padded to sectors, which says nothing of a model's own pack.
   const PackGeometry& geometry = local.client().geometry();
-  if (geometry.kinds[0].units_per_block == 1 && geometry.kinds[1].units_per_block == 1) {
+  if (task.streams == 1 && geometry.kinds[0].units_per_block == 1 &&
+      geometry.kinds[1].units_per_block == 1) {
     result.flash_bytes = result.missed_units[0] * geometry.kinds[0].unit_bytes +
                          result.missed_units[1] * geometry.kinds[1].unit_bytes;
     return;
@@ -221,7 +222,7 @@ absl::StatusOr<EvalResult> Evaluate(LocalModel& local, const EvalTask& task, con
   RETURN_IF_ERROR(scorer.ScoreText(on_tokens));
   result.nll = scorer.text().nll / static_cast<double>(result.tokens);
   if (step != nullptr) {
-    CountUnits(local, scorer.text().accounts, *step, result);
+    CountUnits(local, task, scorer.text().accounts, *step, result);
   } else {
     CountFixed(local, mask ? &*mask : nullptr, result);
   }
