@@ -174,8 +174,8 @@ void AddEngineFlags(CLI::App& app, EngineOptions& engine) {
       .Variable("TIDEGATE_NO_PREFIX_CACHE");
   AddSwitch(
       app, "--share-reads", [&engine] { engine.share_reads = true; },
-      "Masks of dip_ca prefer what other streams of a step read anyway: fewer reads with many "
-      "streams; each stream's masks then depend on the others more")
+      "Masks of dip_ca treat what other streams of a step read anyway as if it were in memory: "
+      "better answers for the same reads")
       .Variable("TIDEGATE_SHARE_READS");
   AddTextFlag(
       app, "--precision",

@@ -192,5 +192,38 @@ TEST(UnitSweepTest, RowsThatShareUnitsKeepTheirMasks) {
   }
 }
 
+// Where nothing is resident, a mask that follows company prefers what the row before it wants.
+TEST(UnitSweepTest, MasksThatFollowCompanyReadLess) {
+  const auto bytes_read = [](bool follows) {
+    StoreOptions half;
+    half.cache_fraction = 0.5;
+    LocalStore store({.model = {},
+                      .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
+                      .store = half});
+    LocalDecoder local(store);
+    Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
+    const std::vector<float> x = RandomInput(3 * 64, 11);
+    const RowPruning prune = {.kept_input = 30,
+                              .kept_hidden = 40,
+                              .gamma = 0.2,
+                              .protected_share = 0.25,
+                              .follows_company = follows};
+    const std::vector<const RowPruning*> prunes(3, &prune);
+    const std::vector<uint32_t> sequences = {0, 1, 2};
+    std::vector<float> y(3 * 64, 0.0f);
+    const MlpRows rows = {
+        .count = 3, .x = x.data(), .y = y.data(), .sequences = sequences, .prune = prunes};
+    StepCost cost;
+    cost.sequences.resize(3);
+    EXPECT_TRUE(mlp.Run(0, {&rows, 1}, cost).ok());
+    for (const PassAccounts& accounts : cost.sequences) {
+      EXPECT_EQ(accounts.hit_units[0] + accounts.miss_units[0], 30u);
+      EXPECT_EQ(accounts.hit_units[1] + accounts.miss_units[1], 40u);
+    }
+    return cost.step.flash_bytes;
+  };
+  EXPECT_LT(bytes_read(true), bytes_read(false));
+}
+
 }  // namespace
 }  // namespace tidegate
