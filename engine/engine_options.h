@@ -44,8 +44,8 @@ struct EngineOptions {
   KvType kv_type = KvType::kF16;    // how keys and values are kept
   uint64_t max_waiting_tokens = 0;  // of prompts that wait; 0: any number
   bool prefix_cache = true;         // prompts that begin alike are computed once
-  // Masks of cache-aware rows count as resident what rows before them in the step want: fewer
-  // reads, other masks (docs/evaluation.md).
+  // Masks of cache-aware rows count as resident what rows before them in the step want: it is
+  // read anyway (docs/evaluation.md).
   bool share_reads = false;
   // Prompt tokens of a step at most: weights are streamed and decoded once per chunk. 0: 256, or
   // what the store's budget reserves memory for (memory_plan.h).

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "packer/hf_tokenizer.h"
 #include "packer/hyper_parameters.h"
