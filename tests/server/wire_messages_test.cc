@@ -51,7 +51,7 @@ class WireMessagesTest : public ServerFixture {
 };
 
 TEST_F(WireMessagesTest, EveryMethodRefusesWhatIsNoMessageAndCountsIt) {
-  ASSERT_EQ(Methods().size(), 6u);
+  ASSERT_EQ(Methods().size(), 7u);
   for (const std::string& method : Methods()) {
     EXPECT_THAT(BlamedField(method, std::string(1, '\0')), HasSubstr("Request")) << method;
     EXPECT_EQ(BlamedField(method, WireKey(99, 2) + "\x05"), "(field 99)") << method;
