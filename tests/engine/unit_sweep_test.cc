@@ -159,10 +159,20 @@ TEST(UnitSweepTest, EveryRowPaysItsPart) {
 // accounts are those of its own mask.
 TEST(UnitSweepTest, RowsThatShareUnitsKeepTheirMasks) {
   for (const bool resident : {false, true}) {
-    Scripted scripted([](uint32_t, UnitKind, size_t) { return LandingScript{}; });
-    Mlp leased(scripted.local.model.get(), scripted.local.units.get(), &scripted.local.pool, true);
-    Mlp& mlp = resident ? leased : scripted.mlp;
-    const PlainMlp plain = LoadPlain(scripted.store.pack_path(), 0);
+    StoreOptions options;
+    options.cache_fraction = resident ? 1 : 0.5;
+    LocalStore store({.model = {},
+                      .pack = {.units = UnitEncoding::kF32, .one_unit_per_block = true},
+                      .store = options});
+    LocalDecoder local(store);
+    Mlp mlp(local.model.get(), local.units.get(), &local.pool, true);
+    if (resident) {
+      const std::vector<float> warm = RandomInput(64, 1);
+      std::vector<float> unused(64);
+      PassAccounts accounts;
+      ASSERT_TRUE(Dense(mlp, 0, warm.data(), Precision::kExact, unused.data(), accounts).ok());
+    }
+    const PlainMlp plain = LoadPlain(store.pack_path(), 0);
     constexpr uint32_t kRows = 4;
     const std::vector<float> first = RandomInput(64, 8), other = RandomInput(64, 9);
     std::vector<float> x;

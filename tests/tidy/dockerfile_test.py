@@ -87,7 +87,7 @@ class ShapeTest(unittest.TestCase):
         names = re.findall(r"(\w+)=", " ".join(arguments_of("ENV")))
         self.assertTrue(names)
         for name in names:
-            self.assertIn(f'envname("{name}")', sources)
+            self.assertIn(f'Variable("{name}")', sources)
 
     def test_copied_files_exist_and_reach_the_builder(self):
         for stage in ("builder", "runtime"):
