@@ -29,7 +29,7 @@ def sources_of(folders):
 
 
 def variables_of(text):
-    return set(re.findall(r'envname\("(\w+)"\)|"(TIDEGATE_\w+)"', text))
+    return set(re.findall(r'Variable\("(\w+)"\)|"(TIDEGATE_\w+)"', text))
 
 
 @unittest.skipIf(yaml is None, "python3-yaml is not installed")

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCES = [*sorted((ROOT / "cli").glob("*.cc")), *sorted((ROOT / "cli").glob("*.h")), ROOT / "base/flags.cc",
            ROOT / "base/flags.h", ROOT / "server/config.cc", ROOT / "weightstore/store_config.cc"]
 LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"')
-TYPED_VALUE = re.compile(r'default_str\(\s*"')
+TYPED_VALUE = re.compile(r'\.Default\(\s*"')
 TYPED_TEXT = re.compile(r"[Dd]efault(s to|:| is)? -?[0-9]|at most [0-9]{2,}")
 
 
@@ -30,10 +30,10 @@ class HelpTest(unittest.TestCase):
         self.assertEqual([], found, "render these defaults from the variable or constant that holds them")
 
     def test_the_test_can_fail(self):
-        self.assertEqual([1], typed_defaults('->default_str("120s")'))
+        self.assertEqual([1], typed_defaults('.Default("120s")'))
         self.assertEqual([2], typed_defaults('add(\n"0 is off; default 40")'))
         self.assertEqual([1], typed_defaults('"the model\'s, at most 4096"'))
-        self.assertEqual([], typed_defaults('->default_str(absl::StrCat(value)); "default: the server\'s"'))
+        self.assertEqual([], typed_defaults('.Default(absl::StrCat(value)); "default: the server\'s"'))
 
 
 if __name__ == "__main__":
