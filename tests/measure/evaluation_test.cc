@@ -118,11 +118,15 @@ TEST_F(EvaluateTest, LeavingUnitsOutCostsAndSaves) {
 TEST_F(EvaluateTest, StreamsAbreastScoreTheSame) {
   const EvalPoint point = {.method = "dip", .density = 0.5, .cache_fraction = 0.5};
   const EvalResult alone = Run(point);
-  task_.streams = 3;  // a group of three and a rest of one
-  const EvalResult together = Run(point);
-  EXPECT_NEAR(together.nll, alone.nll, 1e-12);
-  EXPECT_EQ(together.density, alone.density);
-  EXPECT_LT(together.flash_bytes, alone.flash_bytes) << "what several want is read once";
+  std::vector<double> bytes_read;
+  for (const uint32_t streams : {2u, 3u, 4u}) {  // three: a group of them and a rest of one
+    task_.streams = streams;
+    const EvalResult together = Run(point);
+    EXPECT_NEAR(together.nll, alone.nll, 1e-12);
+    EXPECT_EQ(together.density, alone.density);
+    bytes_read.push_back(together.flash_bytes);
+  }
+  EXPECT_LT(bytes_read[2], bytes_read[0]) << "what several want is read once";
 }
 
 TEST_F(EvaluateTest, MasksMayFollowCompany) {
