@@ -50,7 +50,8 @@ TEST(OracleFlagsTest, KeysAndValuesOfEightBitsNeedHeadsOfWholeBlocks) {
                    {"bench", "--budgets", "100%", "--modes", "dense", "--repeat", "1",
                     "--prompt-tokens", "4", "--warm-up", "1", "--tokens", "1"}}};
   for (const auto& [add, arguments] : commands) {
-    const auto run = [&, add = add](const std::string& model, const char* kv) {
+    const auto run = [&, add = add, arguments = arguments](const std::string& model,
+                                                           const char* kv) {
       std::vector<std::string> all = arguments;
       all.insert(all.begin() + 1, {model, "--kv", kv});
       std::string out;
