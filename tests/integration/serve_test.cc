@@ -57,6 +57,12 @@ class Serving {
     process_.emplace(command, dir_.File("out"));
   }
 
+  // A killed one would leave its folder behind.
+  ~Serving() {
+    process_->Signal(SIGTERM);
+    process_->Wait(kDaemonLimit);
+  }
+
   // Waits until it serves.
   void WaitReady() {
     const bool up = WaitUntil(
