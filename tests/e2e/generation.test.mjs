@@ -187,11 +187,12 @@ describe('a running service', () => {
     const messages = ['Hi', 'Ho', cut].map((content) => ({ role: 'user', content }));
     assert.deepEqual(blamed((await client.chat({ messages }).done).error), ['messages[2].content']);
     assert.equal(await service.metric('tidegate_requests_rejected_total'), rejected + 3);
-    const unary = [[client.tokenize({ text: cut }), 'text'],
-      [client.detokenize({ token_ids: [1], model: cut }), 'model'],
-      [client.getModel({ model: cut }), 'model']];
+    // Each is begun when it is awaited: a rejection that nobody waits for yet fails the test.
+    const unary = [[() => client.tokenize({ text: cut }), 'text'],
+      [() => client.detokenize({ token_ids: [1], model: cut }), 'model'],
+      [() => client.getModel({ model: cut }), 'model']];
     for (const [call, field] of unary) {
-      assert.deepEqual(blamed(await call.then(() => null, (error) => error)), [field]);
+      assert.deepEqual(blamed(await call().then(() => null, (error) => error)), [field]);
     }
   });
 
