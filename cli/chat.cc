@@ -30,12 +30,7 @@ void AddChatCommand(CLI::App& app, CommandRun& run) {
       });
   AddServerFlag(command, options->server);
   AddTextFlag(command, "--system", options->system, "What the model is told before the first turn");
-  AddModelFlag(command, options->request);
-  AddMaxTokensFlag(command, options->request);
-  AddSamplingFlags(command, options->request);
-  AddPruningFlags(command, options->request);
-  AddMaxDurationFlag(command, options->request);
-  AddAdmissionFlags(command, options->request);
+  AddRequestFlags(command, options->request);
   AddSwitch(command, "--accounts", options->accounts,
             "Tokens, times and flash reads of every answer, on standard error");
 }

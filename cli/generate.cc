@@ -102,12 +102,7 @@ void AddGenerateCommand(CLI::App& app, CommandRun& run) {
   AddTextFlag(command, "PROMPT", options->prompt, "Text to continue");
   AddTextFlag(command, "--prompt-file", options->prompt_file, "File with the prompt; - is stdin");
   AddServerFlag(command, options->server);
-  AddModelFlag(command, options->request);
-  AddMaxTokensFlag(command, options->request);
-  AddSamplingFlags(command, options->request);
-  AddPruningFlags(command, options->request);
-  AddMaxDurationFlag(command, options->request);
-  AddAdmissionFlags(command, options->request);
+  AddRequestFlags(command, options->request);
   AddTimeFlag(command, "--deadline", "Give up after this time",
               [options](std::chrono::nanoseconds d) { options->deadline = d; });
   AddSwitch(command, "--json", options->json, "One JSON object at the end instead of text");

@@ -194,4 +194,15 @@ void AddMaxDurationFlag(CLI::App& command, Request& request) {
       });
 }
 
+// All of them that a request for one stream may have.
+template <typename Request>
+void AddRequestFlags(CLI::App& command, Request& request) {
+  AddModelFlag(command, request);
+  AddMaxTokensFlag(command, request);
+  AddSamplingFlags(command, request);
+  AddPruningFlags(command, request);
+  AddMaxDurationFlag(command, request);
+  AddAdmissionFlags(command, request);
+}
+
 }  // namespace tidegate
