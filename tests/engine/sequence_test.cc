@@ -254,6 +254,36 @@ TEST_F(PaddedHead, LogprobsAreOfTheRawLogits) {
   EXPECT_EQ(biased->logprobs()[0].top[0].id, logprobs[0].top[0].id);
 }
 
+// Masks that look at the cache follow company if the server says so (--share-reads); no others do.
+TEST_F(PaddedHead, FollowsCompanyWhereTheServerSaysSo) {
+  LocalDecoder local(store_);
+  KvPool pool = KvPool::ForTokens(local.model->config, KvType::kF32, 32);
+  const auto tokenizer = engine_->tokenizer();
+  ASSERT_TRUE(tokenizer.ok());
+  for (const bool share_reads : {false, true}) {
+    for (const double gamma : {0.2, 1.0}) {
+      GenerationRequest request = Request({});
+      request.pruning.mode = DecodeMode::kDipCa;
+      request.pruning.density = 0.5;
+      request.pruning.gamma = gamma;
+      SequenceOptions options;
+      options.tokenizer = *tokenizer;
+      options.context_tokens = 32;
+      options.share_reads = share_reads;
+      Sequence sequence(request, std::make_shared<Sink>(), options, &local.model->config, &pool);
+      ASSERT_TRUE(sequence.kv().Grow(5).ok());
+      EXPECT_EQ(sequence.Wants(4).prune, nullptr);
+      std::vector<float> logits(kRows, 0.0f);
+      sequence.kv().set_size(4);
+      sequence.TakeLogits(logits);
+      ASSERT_TRUE(sequence.Advance({}, 0));
+      const BatchSequence next = sequence.Wants(1);
+      ASSERT_NE(next.prune, nullptr);
+      EXPECT_EQ(next.prune->follows_company, share_reads && gamma < 1);
+    }
+  }
+}
+
 // What `tidegate logits` and `eval` compare with other programs.
 TEST_F(PaddedHead, KeepsItsRowsInLogits) {
   LocalDecoder local(store_);
