@@ -1,0 +1,172 @@
+#include "server/generation_call.h"
+
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "server/conversions.h"
+#include "server/status_mapping.h"
+
+namespace tidegate {
+namespace {
+
+// Text, ids and log-probabilities that may wait for a client that does not read. Without the latter
+// a whole context of 64 Ki tokens fits.
+constexpr size_t kPendingBytesMax = 1 << 20;
+
+std::string MakeRequestId() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad16));
+}
+
+absl::Status TooManyStreams(const OpenStreams& streams) {
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the server has ", streams.max(),
+          " open streams, as many as it takes (--max-open-streams): read finished streams to their "
+          "end, or come again")),
+      "TOO_MANY_STREAMS");
+}
+
+}  // namespace
+
+// Hands the engine's events on and keeps the call alive as long as the engine holds it.
+class GenerationCall::Sink final : public GenerationSink {
+ public:
+  explicit Sink(std::shared_ptr<GenerationCall> call) : call_(std::move(call)) {}
+  void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
+    call_->Perform(call_->buffer_.Tokens(text, ids));
+  }
+  void OnTokensWithLogprobs(std::string_view text, std::span<const TokenId> ids,
+                            std::span<const TokenLogprobs> logprobs) override {
+    call_->Perform(call_->buffer_.Tokens(text, ids, logprobs));
+  }
+  void OnDone(const GenerationResult& result) override { call_->OnResult(result); }
+  void OnPromptProgress(const PromptProgress& progress) override {
+    call_->Perform(call_->buffer_.Progress(progress));
+  }
+
+ private:
+  const std::shared_ptr<GenerationCall> call_;
+};
+
+GenerationCall::GenerationCall(ServingState& state, RpcMethod method, const std::string& request_id)
+    : state_(state),
+      method_(method),
+      within_limit_(state.streams.Add(this)),
+      buffer_(kPendingBytesMax) {
+  if (IsValidRequestId(request_id)) request_id_ = request_id;
+  if (request_id_.empty()) request_id_ = MakeRequestId();
+  if (state_.metrics != nullptr) state_.metrics->OnStreamOpened();
+}
+
+GenerationCall::~GenerationCall() {
+  if (state_.metrics == nullptr) return;
+  std::optional<FinishReason> reason;
+  if (const uint32_t value = reason_.load(); value != 0) reason = static_cast<FinishReason>(value);
+  state_.metrics->OnRequestDone(method_, code_.load(), reason);
+}
+
+RequestBounds GenerationCall::Bounds(const Tokenizer& tokenizer) const {
+  return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens(),
+          state_.max_priority};
+}
+
+absl::StatusOr<GenerationRequest> GenerationCall::Parse(
+    const v1::GenerateRequest& request, const ModelInfo&,
+    const std::shared_ptr<const Tokenizer>& tokenizer) {
+  return ParseGenerateRequest(request, Bounds(*tokenizer), std::chrono::steady_clock::now());
+}
+
+absl::StatusOr<GenerationRequest> GenerationCall::Parse(
+    const v1::ChatRequest& request, const ModelInfo& model,
+    const std::shared_ptr<const Tokenizer>& tokenizer) {
+  return ParseChatRequest(
+      request, Bounds(*tokenizer), std::chrono::steady_clock::now(),
+      [&](const v1::ChatRequest& chat) { return state_.chat.Make(chat, model, *tokenizer); });
+}
+
+template <typename Request>
+absl::Status GenerationCall::Submit(const Request& request, const std::string& client,
+                                    const std::shared_ptr<GenerationCall>& self) {
+  Engine& engine = state_.engine;
+  if (!within_limit_) return TooManyStreams(state_.streams);
+  ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
+  ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
+  parsed.client = client;
+  started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
+  ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
+  state_.streams.Name(this, request_id_, engine_id_);
+  return absl::OkStatus();
+}
+
+template <typename Request>
+void GenerationCall::Start(const Request& request, absl::Status status, const std::string& client,
+                           const std::shared_ptr<GenerationCall>& self) {
+  if (status.ok()) status = Submit(request, client, self);
+  if (!status.ok() && state_.metrics != nullptr) {
+    state_.metrics->OnRejected(within_limit_ ? RejectReasonOf(status.code(), state_.draining)
+                                             : RejectReason::kTooManyStreams);
+  }
+  Perform(status.ok() ? buffer_.Start() : buffer_.Reject(status));
+}
+
+template void GenerationCall::Start<v1::GenerateRequest>(const v1::GenerateRequest&, absl::Status,
+                                                         const std::string&,
+                                                         const std::shared_ptr<GenerationCall>&);
+template void GenerationCall::Start<v1::ChatRequest>(const v1::ChatRequest&, absl::Status,
+                                                     const std::string&,
+                                                     const std::shared_ptr<GenerationCall>&);
+
+void GenerationCall::OnResult(const GenerationResult& result) {
+  reason_ = static_cast<uint32_t>(result.reason);
+  Settled();
+  if (state_.metrics != nullptr && result.reason == FinishReason::kCancelled &&
+      (buffer_.client_gone() || cancelled())) {
+    state_.metrics->OnCancelled(CancelStageOf(result.accounts));
+  }
+  Perform(buffer_.Result(result));
+}
+
+void GenerationCall::WriteDone(bool ok) {
+  OpenStreams::Stream::WriteDone();
+  Perform(buffer_.WriteDone(ok));
+}
+
+void GenerationCall::EndUnread() {
+  if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kWriteTimeout);
+  Cut();
+}
+
+void GenerationCall::ClientLeft(absl::StatusCode code) {
+  code_ = code;
+  TokenBuffer::Move move = buffer_.ClientGone();
+  if (engine_id_ != 0) state_.engine.Cancel(engine_id_);
+  Perform(std::move(move));
+}
+
+void GenerationCall::Closed() {
+  state_.streams.Remove(this);
+  if (state_.metrics != nullptr) state_.metrics->OnStreamClosed();
+}
+
+void GenerationCall::Perform(TokenBuffer::Move move) {
+  if (move.action == TokenBuffer::Action::kNone) return;
+  WriteBegun();  // or the end of the stream, which may wait for the client as well
+  if (move.action == TokenBuffer::Action::kAbort) {
+    if (state_.metrics != nullptr) state_.metrics->OnStreamCut(StreamCut::kBacklog);
+    Cut();
+    return Perform(buffer_.AbortDone());
+  }
+  if (move.action == TokenBuffer::Action::kFinish) {
+    // ClientLeft() knows better than the buffer why a client has left.
+    absl::StatusCode ok = absl::StatusCode::kOk;
+    code_.compare_exchange_strong(ok, move.status.code());
+  }
+  Write(std::move(move));
+}
+
+}  // namespace tidegate
