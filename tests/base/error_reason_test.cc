@@ -15,5 +15,15 @@ TEST(ErrorReasonTest, TravelsBesideTheMessage) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
 }
 
+TEST(ErrorReasonTest, SaysWhenToTryAgain) {
+  const absl::Status plain = absl::ResourceExhaustedError("why");
+  EXPECT_FALSE(RetryAfter(plain).has_value());
+  EXPECT_FALSE(RetryAfter(absl::OkStatus()).has_value());
+  const absl::Status status =
+      WithRetryAfter(WithErrorReason(plain, "A"), std::chrono::milliseconds(1500));
+  EXPECT_EQ(RetryAfter(status), std::chrono::milliseconds(1500));
+  EXPECT_EQ(ErrorReason(status), "A");
+}
+
 }  // namespace
 }  // namespace tidegate

@@ -24,11 +24,12 @@ LAYERS = {
     "weightstore": ("base", "proto", "weightstore/client"),
     "weightstore/client": ("base", "proto"),
     "engine": ("base", "proto", "weightstore/client"),
-    "server": ("base", "proto", "weightstore/client", "engine", "template"),
+    "server": ("base", "proto", "weightstore/client", "engine", "template", "server/access"),
+    "server/access": ("base",),
     "simulator": ("base", "proto", "weightstore"),
     "measure": ("base", "proto", "packer", "weightstore", "weightstore/client", "engine", "simulator"),
-    "cli": ("base", "proto", "packer", "weightstore", "weightstore/client", "engine", "server", "simulator",
-            "measure", "template"),
+    "cli": ("base", "proto", "packer", "weightstore", "weightstore/client", "engine", "server", "server/access",
+            "simulator", "measure", "template"),
 }
 FREE = ("tests", "bench")  # may include anything, may not be included by a layer
 
@@ -39,11 +40,12 @@ GENERATED = {"store/": "proto", "tidegate/": "proto", "google/rpc/": "proto"}
 LIBRARIES = {
     "liburing": (r"liburing", r"weightstore/io/"),
     "gRPC": (r"grpc(pp|\+\+)?/|.*\.grpc\.pb\.h",
-             r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
+             r"server/(?!access/)|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc)/.*\.pb\.h",
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "Highway": (r"hwy/", r"engine/kernels/|packer/kernels/"),
     "PCRE2": (r"pcre2", r"engine/tokenizer/pre_tokenizer\.cc"),
+    "OpenSSL": (r"openssl/", r"server/access/api_key\.cc"),
     "Boost": (r"boost/", r"base/http_server\.cc"),
     "prometheus-cpp": (r"prometheus/",
                        r"base/(metrics_\w+|process_metrics)|server/(metrics|engine_collector)"
