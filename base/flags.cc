@@ -1,23 +1,17 @@
 #include "base/flags.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
+#include <cstdio>
 #include <iostream>
-#include <map>
-#include <set>
 
 #include "CLI/CLI.hpp"
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/build_info_values.h"
-#include "base/config_file.h"
+#include "base/flag_sources.h"
+#include "base/flag_values.h"
 #include "base/listen_address.h"
-#include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -25,12 +19,10 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kMaxConfigBytes = 1 << 20;
-
 // "--out" of "-o,--out": how messages name a flag.
 std::string LongName(const std::string& names) {
   for (const absl::string_view name : absl::StrSplit(names, ',')) {
-    if (absl::StartsWith(name, "--")) return std::string(name);
+    if (name.substr(0, 2) == "--") return std::string(name);
   }
   return names;
 }
@@ -39,146 +31,6 @@ std::string LongName(const std::string& names) {
 void ThrowUnlessOk(const std::string& name, const absl::Status& status) {
   if (!status.ok()) throw CLI::ValidationError(name, std::string(status.message()));
 }
-
-bool TakesValue(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
-
-bool IsTruth(const std::string& text) {
-  static const std::set<std::string>& words =
-      *new std::set<std::string>{"true", "false", "yes", "no", "on", "off", "1", "0"};
-  return words.contains(absl::AsciiStrToLower(text));
-}
-
-// Arguments of the command line, and behind them what environment and file add: what one source
-// gives, the weaker ones do not.
-class Settings {
- public:
-  Settings(const CLI::App& app, std::vector<std::string> arguments)
-      : app_(app), arguments_(std::move(arguments)) {
-    for (const CLI::Option* option : app.get_options()) {
-      const std::vector<std::string>& names = option->get_lnames();
-      if (!names.empty()) options_[names.front()] = option;
-    }
-  }
-
-  absl::Status TakeEnvironment() {
-    RETURN_IF_ERROR(RefuseMisspelledVariables());
-    const std::vector<std::string> given = arguments_;
-    for (const auto& [name, option] : options_) {
-      const std::string& variable = option->get_envname();
-      const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());
-      if (value == nullptr || *value == '\0' || IsGiven(given, *option)) continue;
-      RETURN_IF_ERROR(Add(name, {value}, absl::StrCat("from ", variable)));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status TakeFile() {
-    const std::string path = ConfigPath();
-    if (path.empty()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-    const absl::StatusOr<std::vector<ConfigEntry>> entries = ParseConfig(text);
-    if (!entries.ok()) return Annotate(entries.status(), Printable(path));
-    const std::vector<std::string> given = arguments_;
-    for (const ConfigEntry& entry : *entries) {
-      const std::string where = absl::StrCat(Printable(path), ", line ", entry.line);
-      ASSIGN_OR_RETURN(const CLI::Option* option, KnownOption(entry.name, where));
-      if (IsGiven(given, *option)) continue;
-      RETURN_IF_ERROR(Add(entry.name, entry.values, where));
-    }
-    return absl::OkStatus();
-  }
-
-  const std::vector<std::string>& arguments() const { return arguments_; }
-
-  // Where the flag came from that a message begins with; "" for the command line.
-  std::string OriginOf(const std::string& message) const {
-    const size_t end = message.find_first_of(": ");
-    const auto found = origins_.find(message.substr(0, end));
-    return found == origins_.end() ? "" : found->second;
-  }
-
- private:
-  static bool IsGiven(const std::vector<std::string>& arguments, const CLI::Option& option) {
-    return std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
-      const auto names = [&](const std::string& name, const char* dashes) {
-        const std::string flag = dashes + name;
-        return argument == flag || argument.rfind(flag + "=", 0) == 0;
-      };
-      const auto& lnames = option.get_lnames();
-      const auto& snames = option.get_snames();
-      return std::any_of(lnames.begin(), lnames.end(),
-                         [&](const std::string& name) { return names(name, "--"); }) ||
-             std::any_of(snames.begin(), snames.end(),
-                         [&](const std::string& name) { return names(name, "-"); });
-    });
-  }
-
-  absl::Status Add(const std::string& name, const std::vector<std::string>& values,
-                   const std::string& origin) {
-    const std::string flag = absl::StrCat("--", name);
-    if (!TakesValue(*options_.at(name)) && (values.size() != 1 || !IsTruth(values[0]))) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          origin, ": ", flag, " is ", Quoted(absl::StrJoin(values, ",")), ": use true or false"));
-    }
-    origins_[flag] = origin;
-    for (const std::string& value : values) arguments_.push_back(absl::StrCat(flag, "=", value));
-    return absl::OkStatus();
-  }
-
-  // A variable that is nearly one of ours was meant to be it. Others may belong to anybody:
-  // Kubernetes makes TIDEGATE_PORT and more of the names of services.
-  absl::Status RefuseMisspelledVariables() const {
-    constexpr size_t kShortName = 18;  // with its prefix; short names are easily near one another
-    for (char** entry = environ; *entry != nullptr; ++entry) {
-      const std::string_view text = *entry;
-      const std::string name(text.substr(0, text.find('=')));
-      if (!absl::StartsWith(name, "TIDEGATE_")) continue;
-      const size_t most = name.size() < kShortName ? 1 : 2;
-      std::string nearest;
-      bool known = false;
-      for (const auto& [unused, option] : options_) {
-        const std::string& variable = option->get_envname();
-        known = known || variable == name;
-        if (!variable.empty() && EditDistance(name, variable) <= most) nearest = variable;
-      }
-      if (known || nearest.empty()) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat(Quoted(name), " is not known; did you mean ", nearest, "?"));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<const CLI::Option*> KnownOption(const std::string& name,
-                                                 const std::string& where) const {
-    const auto found = options_.find(name);
-    const bool settable =
-        found != options_.end() && name != "config" && name != "help" && name != "version";
-    if (settable) return found->second;
-    std::vector<std::string> known;
-    for (const auto& [other, unused] : options_) {
-      if (other != "config" && other != "help" && other != "version") known.push_back(other);
-    }
-    const std::string nearest = NearestName(name, known);
-    return absl::InvalidArgumentError(
-        absl::StrCat(where, ": ", Quoted(name), " is not known",
-                     nearest.empty() ? absl::StrCat("; ", app_.get_name(), " --help lists what is")
-                                     : absl::StrCat("; did you mean ", nearest, "?")));
-  }
-
-  // What --config names, for which the environment has had its say.
-  std::string ConfigPath() const {
-    for (size_t i = 0; i < arguments_.size(); ++i) {
-      if (arguments_[i] == "--config" && i + 1 < arguments_.size()) return arguments_[i + 1];
-      if (absl::StartsWith(arguments_[i], "--config=")) return arguments_[i].substr(9);
-    }
-    return "";
-  }
-
-  const CLI::App& app_;
-  std::map<std::string, const CLI::Option*> options_;  // by their first long names
-  std::map<std::string, std::string> origins_;         // by "--name"
-  std::vector<std::string> arguments_;
-};
 
 // The duration as ParseDuration() takes it back: "120s".
 std::string DurationText(std::chrono::nanoseconds duration) {
@@ -252,23 +104,67 @@ void AddCommonFlags(CLI::App& app, const std::string& program) {
   app.add_option("--config", "File of \"name = value\" lines, names as the flags'")
       ->type_name("FILE")
       ->envname("TIDEGATE_CONFIG");
+  app.add_option(kPrintConfigFlag,
+                 "Print every setting and where it comes from, and exit: text, a file for "
+                 "--config; json, with types, variables and help")
+      ->type_name("FORM")
+      ->expected(0, 1)
+      ->default_str("text")
+      ->check(CLI::IsMember({"text", "json"}));
 }
 
-std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv) {
-  Settings settings(app, std::vector<std::string>(argv + 1, argv + argc));
+namespace {
+
+// Parses, or throws what CLI11 throws; the message says where a wrong value came from.
+void ParseOrThrow(CLI::App& app, int argc, const char* const* argv,
+                  std::vector<FlagValue>& values) {
+  FlagSources sources(app, std::vector<std::string>(argv + 1, argv + argc));
   try {
-    ThrowUnlessOk("the environment", settings.TakeEnvironment());
-    ThrowUnlessOk("--config", settings.TakeFile());
-    std::vector<std::string> arguments = settings.arguments();
+    ThrowUnlessOk("the environment", sources.TakeEnvironment());
+    ThrowUnlessOk("--config", sources.TakeFile());
+    std::vector<std::string> arguments = sources.arguments();
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes them in
     app.parse(arguments);
+  } catch (const CLI::RequiredError&) {
+    // Settings can be looked at before all are there.
+    if (app.get_option_no_throw(kPrintConfigFlag) == nullptr || app.count(kPrintConfigFlag) == 0) {
+      throw;
+    }
   } catch (const CLI::ParseError& error) {
-    const std::string origin = settings.OriginOf(error.what());
-    if (origin.empty()) return ExplainParseError(app, error);
-    return ExplainParseError(app,
-                             CLI::ValidationError(absl::StrCat(error.what(), " (", origin, ")")));
+    const std::string origin = sources.OriginOf(error.what());
+    if (error.get_exit_code() == 0 || origin.empty()) throw;
+    throw CLI::ValidationError(absl::StrCat(error.what(), " (", origin, ")"));
   }
-  return std::nullopt;
+  values = FlagValues(app, sources.origins());
+}
+
+}  // namespace
+
+std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv) {
+  std::vector<FlagValue> values;
+  try {
+    ParseOrThrow(app, argc, argv, values);
+  } catch (const CLI::ParseError& error) {
+    return ExplainParseError(app, error);
+  }
+  const CLI::Option* print = app.get_option_no_throw(kPrintConfigFlag);
+  if (print == nullptr || print->count() == 0) return std::nullopt;
+  const std::string form = print->as<std::string>();
+  std::fputs(
+      (form == "json" ? ConfigJson(app.get_name(), values) : ConfigText(app.get_name(), values))
+          .c_str(),
+      stdout);
+  return 0;
+}
+
+absl::StatusOr<std::vector<FlagValue>> ReadFlags(CLI::App& app, int argc, const char* const* argv) {
+  std::vector<FlagValue> values;
+  try {
+    ParseOrThrow(app, argc, argv, values);
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  return values;
 }
 
 int ExplainParseError(const CLI::App& app, const CLI::ParseError& error) {
@@ -474,6 +370,24 @@ Flag AddLogLevelFlag(CLI::App& app, LogLevel& value) {
                             [&value](const auto& level) { return level.second == value; })
                    ->first)
       .Variable("TIDEGATE_LOG_LEVEL");
+}
+
+Flag AddLogFormatFlag(CLI::App& app, LogFormat& value) {
+  return AddTextFlag(
+             app, "--log-format",
+             [&value](const std::string& text) {
+               if (text != "text" && text != "json") {
+                 return absl::InvalidArgumentError(
+                     absl::StrCat(Quoted(text), ": use text or json"));
+               }
+               value = text == "json" ? LogFormat::kJson : LogFormat::kText;
+               return absl::OkStatus();
+             },
+             "Log lines as text, or each as a JSON object with ts, severity, program and message: "
+             "text, json")
+      .Type("FORMAT")
+      .Default(value == LogFormat::kJson ? "json" : "text")
+      .Variable("TIDEGATE_LOG_FORMAT");
 }
 
 }  // namespace tidegate

@@ -21,7 +21,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "base/flag_values.h"
 #include "base/log.h"
 #include "base/numbers.h"
 
@@ -58,12 +60,16 @@ std::shared_ptr<CLI::App> MakeProgram(const std::string& about, const std::strin
 CLI::App& AddSubcommand(CLI::App& app, const std::string& name, const std::string& about,
                         const std::string& footer, std::function<void(const CLI::App&)> chosen);
 
-// Adds --config and --version to a daemon's flags.
+// Adds --config, --print-config and --version to a daemon's flags.
 void AddCommonFlags(CLI::App& app, const std::string& program);
 
-// Parses. A value means that the program is to exit with it: 0 after --help or --version, else the
-// mistake has been explained on standard error.
+// Parses. A value means that the program is to exit with it: 0 after --help, --version or
+// --print-config, else the mistake has been explained on standard error.
 std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv);
+
+// The same without a word, for a program that runs and reads its settings again. INVALID_ARGUMENT
+// says what ParseFlags() would explain.
+absl::StatusOr<std::vector<FlagValue>> ReadFlags(CLI::App& app, int argc, const char* const* argv);
 
 // Ends an unsuccessful parse as CLI11's exit() does, but prints what the command line holds as text
 // that no terminal acts upon. Gives the exit code.
@@ -136,6 +142,7 @@ Flag AddBytesFlag(CLI::App& app, const std::string& names, uint64_t& value,
 Flag AddDurationFlag(CLI::App& app, const std::string& names, std::chrono::nanoseconds& value,
                      const std::string& help);
 Flag AddLogLevelFlag(CLI::App& app, LogLevel& value);
+Flag AddLogFormatFlag(CLI::App& app, LogFormat& value);
 
 // Addresses as base/listen_address.h reads them, checked at once; the text stays as it is. With
 // `off` the word "off" is taken too and leaves `value` empty.

@@ -1,5 +1,6 @@
 #include "base/shutdown.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -31,6 +32,11 @@ Slot g_slots[kSlots];
 std::atomic<bool> g_orderly = false;  // the next signal goes to Wait()
 std::atomic<int> g_number = 0;        // of the signal that has gone there
 std::atomic<int> g_event = -1;        // eventfd that wakes Wait(); stays open
+// The same of HangUpSignal.
+std::atomic<bool> g_hangup_waited = false;
+std::atomic<int> g_hangup_event = -1;
+std::atomic<bool> g_had_terminal = false;
+bool g_hangup_ignored = false;  // by the caller of the program; main thread
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 // Files first, so that their folders are empty.
@@ -44,12 +50,27 @@ void RemoveRegistered() {
   }
 }
 
+void Wake(int event) {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(event, &one, sizeof(one));
+}
+
+bool HasTerminal() {
+  const int fd = ::open("/dev/tty", O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  if (fd >= 0) ::close(fd);
+  return fd >= 0 || (errno != ENXIO && errno != EIO && errno != ENOENT);
+}
+
 void OnSignal(int number) {
   const int saved_errno = errno;
-  if (number == SIGHUP || !g_orderly.exchange(false)) EndBySignal(number);
-  g_number = number;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(g_event, &one, sizeof(one));
+  if (number == SIGHUP) {
+    if (!g_hangup_waited || (g_had_terminal && !HasTerminal())) EndBySignal(number);
+    Wake(g_hangup_event);
+  } else {
+    if (!g_orderly.exchange(false)) EndBySignal(number);
+    g_number = number;
+    Wake(g_event);
+  }
   errno = saved_errno;
 }
 
@@ -81,7 +102,8 @@ void HandleShutdownSignals() {
   Handle(SIGTERM);
   Handle(SIGINT);
   struct sigaction hangup;
-  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) Handle(SIGHUP);
+  g_hangup_ignored = sigaction(SIGHUP, nullptr, &hangup) != 0 || hangup.sa_handler == SIG_IGN;
+  if (!g_hangup_ignored) Handle(SIGHUP);
 }
 
 ShutdownSignal::ShutdownSignal() {
@@ -96,6 +118,35 @@ int ShutdownSignal::Wait() {
   pollfd readable = {g_event, POLLIN, 0};
   while (g_number == 0) ::poll(&readable, 1, -1);
   return g_number;
+}
+
+HangUpSignal::HangUpSignal() {
+  if (g_hangup_event < 0) g_hangup_event = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  CHECK(g_hangup_event >= 0);
+  // Who ignored it (nohup) wants the process to outlive its terminal.
+  g_had_terminal = !g_hangup_ignored && HasTerminal();
+  CHECK(!g_hangup_waited.exchange(true));
+  Handle(SIGHUP);
+}
+
+HangUpSignal::~HangUpSignal() {
+  if (g_hangup_ignored) signal(SIGHUP, SIG_IGN);
+  g_hangup_waited = false;
+}
+
+bool HangUpSignal::Wait() {
+  pollfd readable = {g_hangup_event, POLLIN, 0};
+  uint64_t count = 0;
+  while (!stopped_) {
+    if (::read(g_hangup_event, &count, sizeof(count)) == sizeof(count)) return !stopped_;
+    ::poll(&readable, 1, -1);
+  }
+  return false;
+}
+
+void HangUpSignal::StopWaiting() {
+  stopped_ = true;
+  Wake(g_hangup_event);
 }
 
 RemovedAtEnd::RemovedAtEnd(std::string_view path) {

@@ -1,11 +1,12 @@
 // How a program ends when SIGTERM, SIGINT or SIGHUP comes: at once, or, where it has announced that
 // it can, in order after the first signal and at once after the second one. Ending at once leaves
-// none of the files behind that were registered for it.
+// none of the files behind that were registered for it. SIGHUP may also ask for new settings.
 //
 // A handler of our own does all this, because the kernel does not end process 1 (in a container)
 // by the default action. It runs on any thread and interrupts system calls there.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <string_view>
@@ -27,6 +28,26 @@ class ShutdownSignal {
 
   // The signal's number; waits until it has come.
   int Wait();
+};
+
+// While one lives, SIGHUP is waited for: what may change while the process runs is read again
+// (base/reloader.h). One that comes because the process's terminal has gone still ends it at once.
+// At most one at a time.
+class HangUpSignal {
+ public:
+  HangUpSignal();
+  ~HangUpSignal();
+  HangUpSignal(const HangUpSignal&) = delete;
+  HangUpSignal& operator=(const HangUpSignal&) = delete;
+
+  // True: a SIGHUP has come since the last call, or comes while this waits; several count as one.
+  // False: after StopWaiting(). By one thread.
+  bool Wait();
+  // By anybody; for good.
+  void StopWaiting();
+
+ private:
+  std::atomic<bool> stopped_ = false;
 };
 
 // Ends the process as a signal that is not waited for does.

@@ -12,8 +12,9 @@ namespace {
 
 const std::set<std::string>& Reserved() {
   static const std::set<std::string>& names = *new std::set<std::string>{
-      "help",   "version",      "config",    "pack",           "socket",    "memory-budget",
-      "listen", "store-socket", "port-file", "metrics-listen", "log-level", "metrics-port-file"};
+      "help",       "version",      "config",    "pack",           "socket",    "memory-budget",
+      "listen",     "store-socket", "port-file", "metrics-listen", "log-level", "metrics-port-file",
+      "log-format", "print-config"};
   return names;
 }
 

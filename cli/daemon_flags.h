@@ -22,7 +22,7 @@ struct DaemonFlags {
 };
 
 // Adds to `command` the flags of both daemons but for those that it has already, and those that tie
-// the two together (pack, budget, sockets, addresses, port files, log level) and are the command's
+// the two together (pack, budget, sockets, addresses, port files, logs) and are the command's
 // own business. They are not shown by its help. `flags` must outlive `command`.
 void AddDaemonFlags(CLI::App& command, DaemonFlags& flags);
 

@@ -63,6 +63,9 @@ void ServiceOptions::Register(CLI::App& command) {
   AddChoiceFlag(command, "--log-level", log_level, {"debug", "info", "warning", "error"},
                 "Lowest level that store and engine log: debug, info, warning, error")
       .Variable("TIDEGATE_LOG_LEVEL");
+  AddChoiceFlag(command, "--log-format", log_format, {"text", "json"},
+                "Their log lines as text, or each as a JSON object: text, json")
+      .Variable("TIDEGATE_LOG_FORMAT");
   AddDaemonFlags(command, flags);
 }
 
@@ -149,6 +152,7 @@ absl::Status LocalService::SetUp(const ServiceOptions& options) {
   ASSIGN_OR_RETURN(store_.metrics,
                    MakeEndpoint(options.store_metrics_listen, "store-metrics.port"));
   log_level_ = options.log_level;
+  log_format_ = options.log_format;
   store_.flags = options.flags.store;
   std::erase_if(store_.flags, [](const std::string& flag) {  // It says where the folder lies.
     return absl::StartsWith(flag, "--region-dir=");
@@ -178,7 +182,9 @@ std::vector<std::string> LocalService::StoreCommand() {
                                       "--metrics-port-file",
                                       store_.metrics.port_file,
                                       "--log-level",
-                                      log_level_};
+                                      log_level_,
+                                      "--log-format",
+                                      log_format_};
   Append(command, store_.flags);
   return command;
 }
@@ -198,7 +204,9 @@ std::vector<std::string> LocalService::EngineCommand() {
                                       "--metrics-port-file",
                                       engine_.metrics.port_file,
                                       "--log-level",
-                                      log_level_};
+                                      log_level_,
+                                      "--log-format",
+                                      log_format_};
   Append(command, engine_.flags);
   return command;
 }

@@ -33,10 +33,11 @@ struct ServiceOptions {
   std::string listen;                // of gRPC; "": a Unix socket in the folder of the service
   std::string metrics_listen;        // of the engine; "": off
   std::string store_metrics_listen;  // "": off
-  std::string log_level = "warning";
+  std::string log_level = "warning", log_format = "text";
   DaemonFlags flags;
 
-  // Adds MODEL, --memory, --units, --cache-dir, --log-level and every flag of the daemons that
+  // Adds MODEL, --memory, --units, --cache-dir, --log-level, --log-format and every
+  // flag of the daemons that
   // `command` does not have by then. `*this` must outlive `command`.
   void Register(CLI::App& command);
 };
@@ -54,6 +55,8 @@ class LocalService {
   absl::Status Run(SupervisorOptions options);
   // Also before Run(), which then stops at once.
   void RequestStop() { supervisor_->RequestStop(); }
+  // The processes read certificates, keys and limits again.
+  void RequestReload() { supervisor_->RequestReload(); }
 
   const ReadyPack& pack() const { return pack_; }
   const MemoryChoice& memory() const { return memory_; }
@@ -102,7 +105,7 @@ class LocalService {
   Daemon store_, engine_;
   ReadyPack pack_;
   MemoryChoice memory_;
-  std::string model_name_, log_level_;
+  std::string model_name_, log_level_, log_format_;
   bool has_chat_ = false;
   std::chrono::nanoseconds drain_timeout_{0};
   std::unique_ptr<Supervisor> supervisor_;

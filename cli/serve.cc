@@ -8,6 +8,8 @@
 #include "base/flags.h"
 #include "base/log.h"
 #include "base/port_file.h"
+#include "base/reloader.h"
+#include "base/shutdown.h"
 #include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -25,7 +27,7 @@ after twice the time if it ends again, at most 30 s; a minute of health makes up
 After the 11th end in a row, or if a program ends before it was ever ready, serve ends with exit
 code 1. An engine that comes back finds its cache warm; so does a store that was killed.
 Ctrl-C or SIGTERM lets running streams end by themselves (--drain-timeout), a second one ends all
-at once.
+at once. SIGHUP lets both programs read certificates, keys and limits again.
 
 Every other flag of tidegate-engine and tidegate-store may be given too, and goes to the one that
 knows it: see `tidegate-engine --help` and `tidegate-store --help`. So do their environment
@@ -82,9 +84,11 @@ void PrintAddresses(const LocalService& service) {
 }
 
 absl::Status Serve(const ServeOptions& options) {
+  SetLogFormat(options.service.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalService> service,
                    LocalService::Prepare(options.service, Say));
   PrintPlan(*service);
+  HangUpSignal hang_up;
   // Until here a signal ends the process at once.
   InterruptGuard interrupt([&service] {
     const std::chrono::duration<double> limit = service->drain_timeout();
@@ -92,6 +96,12 @@ absl::Status Serve(const ServeOptions& options) {
                      "; a second signal ends all at once"));
     service->RequestStop();
   });
+  Reloader reloader(hang_up);
+  reloader.Add("store and engine", [&service] {
+    service->RequestReload();
+    return absl::OkStatus();
+  });
+  reloader.Start();
   absl::Status ports;
   SupervisorOptions supervisor;
   supervisor.tell = [](const std::string& line) { LogWarning(line); };

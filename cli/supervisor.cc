@@ -44,10 +44,16 @@ void Supervisor::RequestStop() {
   changed_.NotifyAll();
 }
 
+void Supervisor::RequestReload() {
+  const MutexLock lock(mutex_);
+  reload_ = true;
+  changed_.NotifyAll();
+}
+
 bool Supervisor::Pause(milliseconds time) {
   const MutexLock lock(mutex_);
   const auto end = Clock::now() + time;
-  while (!stop_ && Clock::now() < end) changed_.WaitFor(mutex_, end - Clock::now());
+  while (!stop_ && !reload_ && Clock::now() < end) changed_.WaitFor(mutex_, end - Clock::now());
   return !stop_;
 }
 
@@ -56,7 +62,22 @@ bool Supervisor::AllReady() const {
                      [](const Program& program) { return program.ready_at.has_value(); });
 }
 
+void Supervisor::PassReloadOn() {
+  bool asked = false;
+  {
+    const MutexLock lock(mutex_);
+    std::swap(asked, reload_);
+  }
+  for (Program& program : programs_) {
+    program.reload = program.process && (program.reload || asked);
+    if (!program.reload || !program.ready_at) continue;
+    program.process->Signal(SIGHUP);
+    program.reload = false;
+  }
+}
+
 absl::Status Supervisor::Tick() {
+  PassReloadOn();
   for (size_t i = 0; i < programs_.size(); ++i) {
     Program& program = programs_[i];
     const bool first_of_all = i == 0 || programs_[i - 1].was_ready;

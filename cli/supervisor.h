@@ -5,7 +5,8 @@
 // about its flags, its files or its memory, would be the same the next time. Later ends are
 // RestartRule's. Only ends count: a program that hangs is not noticed here.
 // Run() belongs to one thread, which starts the children and must live as long as they do;
-// RequestStop() may be called by anybody.
+// RequestStop() and RequestReload()
+// may be called by anybody.
 #pragma once
 
 #include <chrono>
@@ -51,6 +52,9 @@ class Supervisor {
   absl::Status Run(const SupervisorOptions& options);
   // Asks the programs to end (SIGTERM), the last one first; each takes the time it needs.
   void RequestStop();
+  // Asks the programs to read again what they can (SIGHUP). One that is not ready was started just
+  // now and is left alone until it is.
+  void RequestReload();
 
  private:
   struct Program {
@@ -62,6 +66,7 @@ class Supervisor {
     std::optional<Clock::time_point> ready_at = {};
     bool was_ready = false;  // ever
     bool noted = false;      // that it takes long
+    bool reload = false;     // is owed a SIGHUP
   };
 
   absl::Status Tick();
@@ -71,6 +76,7 @@ class Supervisor {
   void Ask(Program& program);
   bool AllReady() const;
   void StopAll();
+  void PassReloadOn();
   // False: a stop has been requested.
   bool Pause(std::chrono::milliseconds time);
 
@@ -80,6 +86,7 @@ class Supervisor {
   Mutex mutex_;
   CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reload_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace tidegate

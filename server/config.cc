@@ -70,6 +70,7 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
                   "After SIGTERM, time for running streams to end by themselves")
       .Variable("TIDEGATE_DRAIN_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
+  AddLogFormatFlag(app, config.log_format);
 }
 
 // Against clients that mean harm; no honest one comes near the defaults (docs/security.md).
@@ -290,12 +291,18 @@ void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddSteeringFlags(app, config.engine.steering);
 }
 
-std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
+namespace {
+
+std::shared_ptr<CLI::App> MakeServerProgram(ServerConfig& config) {
   if (config.engine.store_socket.empty()) config.engine.store_socket = "/run/tidegate/store.sock";
   const std::shared_ptr<CLI::App> app =
       MakeProgram("Serves one model over gRPC, with weights from tidegate-store.", kFooter);
   AddServerFlags(*app, config);
-  const std::optional<int> exit_code = ParseFlags(*app, argc, argv);
+  return app;
+}
+
+// What follows from other flags.
+void DeriveServerConfig(ServerConfig& config) {
   if (config.max_open_streams == 0) {
     const uint32_t running =
         config.engine.max_running != 0 ? config.engine.max_running : kRunningStreams;
@@ -303,7 +310,23 @@ std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerCo
         static_cast<int>(running + config.engine.max_waiting) + kFinishedStreams;
   }
   config.connections.max_open_calls = config.max_open_streams + kOtherCalls;
+}
+
+}  // namespace
+
+std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config) {
+  const std::optional<int> exit_code = ParseFlags(*MakeServerProgram(config), argc, argv);
+  DeriveServerConfig(config);
   return exit_code;
+}
+
+absl::StatusOr<std::vector<FlagValue>> ReadServerConfig(int argc, const char* const* argv,
+                                                        ServerConfig& config) {
+  ASSIGN_OR_RETURN(std::vector<FlagValue> values,
+                   ReadFlags(*MakeServerProgram(config), argc, argv));
+  DeriveServerConfig(config);
+  RETURN_IF_ERROR(ValidateServerConfig(config));
+  return values;
 }
 
 absl::Status ValidateServerConfig(const ServerConfig& config) {

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/connection_gate.h"
+#include "base/flag_values.h"
 #include "base/log.h"
 #include "engine/engine_options.h"
 
@@ -33,6 +35,7 @@ struct ServerConfig {
   std::chrono::nanoseconds idle_timeout = std::chrono::minutes(15);
   std::chrono::nanoseconds write_timeout = std::chrono::seconds(60);
   LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kText;
   EngineOptions engine;
 };
 
@@ -49,6 +52,11 @@ void AddServerFlags(CLI::App& app, ServerConfig& config);
 // Fills `config`. A value means that the process is to exit with it (help, version or a mistake,
 // which has been explained on standard error).
 std::optional<int> ParseServerConfig(int argc, const char* const* argv, ServerConfig& config);
+
+// Fills `config` again while the process runs, from the arguments it was started with, the
+// environment and the file as they are now. By anybody. INVALID_ARGUMENT says what is wrong.
+absl::StatusOr<std::vector<FlagValue>> ReadServerConfig(int argc, const char* const* argv,
+                                                        ServerConfig& config);
 
 // What single flags cannot check. INVALID_ARGUMENT names the flags.
 absl::Status ValidateServerConfig(const ServerConfig& config);

@@ -8,10 +8,13 @@
 #include "base/heap.h"
 #include "base/log.h"
 #include "base/metrics_connections.h"
+#include "base/metrics_reload.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/process.h"
 #include "base/read_file.h"
+#include "base/reloader.h"
+#include "base/settings_reload.h"
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/status_macros.h"
@@ -57,8 +60,15 @@ ServerOptions OptionsOf(const ServerConfig& config) {
   return options;
 }
 
+// What the process was started with, to read its settings again.
+struct Arguments {
+  int argc;
+  const char* const* argv;
+};
+
 // Everything the process owns, in construction order; destroyed in reverse.
-absl::Status Run(const ServerConfig& config) {
+absl::Status Run(const ServerConfig& config, Arguments arguments) {
+  HangUpSignal hang_up;
   ServerOptions options = OptionsOf(config);
   if (!config.chat_template_file.empty()) {
     ASSIGN_OR_RETURN(options.chat_template,
@@ -79,9 +89,16 @@ absl::Status Run(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(config.engine, metrics.get()));
   const ScrapedEngine scraped(metrics.get(), engine.get());
-  ShutdownSignal shutdown;  // Until here a signal ends the process at once.
+  ShutdownSignal shutdown;  // Until here SIGTERM and SIGINT end the process at once.
   ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                    Server::Start(options, *engine, metrics.get()));
+  Reloader reloader(hang_up);
+  if (metrics_server != nullptr) {
+    metrics_server->RegisterCollectable(std::make_shared<ReloadMetrics>(reloader.stats()));
+  }
+  reloader.Add("settings",
+               SettingsReload<ServerConfig>(arguments.argc, arguments.argv, ReadServerConfig));
+  reloader.Start();
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   LogInfo("serving: grpc ", server->address(), ", metrics ",
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),
@@ -110,11 +127,11 @@ int main(int argc, char** argv) {
   tidegate::ServerConfig config;
   const std::optional<int> exit_code = tidegate::ParseServerConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-engine", *exit_code);
-  tidegate::InitLog("tidegate-engine", config.log_level);
+  tidegate::InitLog("tidegate-engine", config.log_level, config.log_format);
   tidegate::RaiseDescriptorLimit();
   tidegate::BoundHeapArenas();
   absl::Status status = tidegate::ValidateServerConfig(config);
-  if (status.ok()) status = tidegate::Run(config);
+  if (status.ok()) status = tidegate::Run(config, {argc, argv});
   if (status.ok()) return 0;
   tidegate::LogError(std::string(status.message()));
   return 1;

@@ -61,8 +61,11 @@ bool IsForClients(const absl::Status& status) {
 
 absl::Status Foreseen(const absl::Status& status, const ErrorContext& context) {
   if (IsForClients(status)) return status;
-  LogError("request ", context.request_id, ": ", absl::StatusCodeToString(status.code()), ": ",
-           Printable(std::string(status.message()), kMaxMessageBytes));
+  const LogField fields[] = {{"request_id", context.request_id}};
+  Log(LogLevel::kError,
+      absl::StrCat("a request failed: ", absl::StatusCodeToString(status.code()), ": ",
+                   Printable(std::string(status.message()), kMaxMessageBytes)),
+      fields);
   return absl::InternalError("the server has made an error, which its log describes");
 }
 

@@ -7,9 +7,12 @@
 #include "base/log.h"
 #include "base/memory_limit.h"
 #include "base/metrics_connections.h"
+#include "base/metrics_reload.h"
 #include "base/metrics_server.h"
 #include "base/port_file.h"
 #include "base/process.h"
+#include "base/reloader.h"
+#include "base/settings_reload.h"
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/status_macros.h"
@@ -51,30 +54,42 @@ void WarnOfMemoryLimit(uint64_t budget_bytes) {
              "; lower it, or the kernel may end the store");
 }
 
+// What the process was started with, to read its settings again.
+struct Arguments {
+  int argc;
+  const char* const* argv;
+};
+
 // Everything the process owns, in construction order; destroyed in reverse.
-absl::Status Run(const StoreConfig& config) {
+absl::Status Run(const StoreConfig& config, Arguments arguments) {
+  HangUpSignal hang_up;
   const std::string& socket = config.store.socket_path;
   RETURN_IF_ERROR(PrepareSocketFolder(socket));
   WarnOfMemoryLimit(config.store.memory_budget_bytes);
   ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Create(config.store));
-  // Until here, and that may be minutes, a signal ends the process at once.
+  // Until here, and that may be minutes, SIGTERM and SIGINT end the process at once.
   ShutdownSignal shutdown;
   LogFacts(store->info());
   if (!config.store.verify_checksums) {
     LogWarning("--no-verify: damaged weights will go unnoticed");
   }
   const auto connections = std::make_shared<GateStats>();
+  Reloader reloader(hang_up);
   std::unique_ptr<MetricsServer> metrics;
   if (!config.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(metrics, MetricsServer::Create(config.metrics_listen));
     metrics->RegisterCollectable(std::make_shared<StoreMetrics>(store->info(), store->stats()));
     metrics->RegisterCollectable(std::make_shared<ConnectionMetrics>(connections));
+    metrics->RegisterCollectable(std::make_shared<ReloadMetrics>(reloader.stats()));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics->port()));
   }
   RETURN_IF_ERROR(store->Start());
   ASSIGN_OR_RETURN(std::unique_ptr<AdminServer> admin,
                    AdminServer::Start(AdminServer::SocketPath(socket), store->info(),
                                       store->stats(), connections));
+  reloader.Add("settings",
+               SettingsReload<StoreConfig>(arguments.argc, arguments.argv, ReadStoreConfig));
+  reloader.Start();
   LogInfo("ready: ", store->info().model_name, " on ", socket, ", metrics ",
           metrics == nullptr ? "off" : absl::StrCat(metrics->address(), "/metrics"));
 
@@ -102,10 +117,10 @@ int main(int argc, char** argv) {
   tidegate::StoreConfig config;
   const std::optional<int> exit_code = tidegate::ParseStoreConfig(argc, argv, config);
   if (exit_code.has_value()) return tidegate::FinishStandardOutput("tidegate-store", *exit_code);
-  tidegate::InitLog("tidegate-store", config.log_level);
+  tidegate::InitLog("tidegate-store", config.log_level, config.log_format);
   tidegate::RaiseDescriptorLimit();
   tidegate::BoundHeapArenas();
-  const absl::Status status = tidegate::Run(config);
+  const absl::Status status = tidegate::Run(config, {argc, argv});
   if (status.ok()) return 0;
   tidegate::LogError(std::string(status.message()));
   return 1;

@@ -128,6 +128,7 @@ void AddServiceFlags(CLI::App& app, StoreConfig& config) {
                   "without them, with exit code 3")
       .Variable("TIDEGATE_STOP_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
+  AddLogFormatFlag(app, config.log_format);
 }
 
 }  // namespace
@@ -139,14 +140,29 @@ void AddStoreFlags(CLI::App& app, StoreConfig& config) {
   AddServiceFlags(app, config);
 }
 
-std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config) {
+namespace {
+
+std::shared_ptr<CLI::App> MakeStoreProgram(StoreConfig& config) {
   if (config.store.socket_path.empty()) config.store.socket_path = "/run/tidegate/store.sock";
   const std::shared_ptr<CLI::App> app = MakeProgram(
       "Keeps a model's weights on flash, and those in use in memory that engines share.", kFooter);
   AddStoreFlags(*app, config);
-  const std::optional<int> exit_code = ParseFlags(*app, argc, argv);
+  return app;
+}
+
+}  // namespace
+
+std::optional<int> ParseStoreConfig(int argc, const char* const* argv, StoreConfig& config) {
+  const std::optional<int> exit_code = ParseFlags(*MakeStoreProgram(config), argc, argv);
   config.store.region_path = RegionPath(config.region_dir, config.store.socket_path);
   return exit_code;
+}
+
+absl::StatusOr<std::vector<FlagValue>> ReadStoreConfig(int argc, const char* const* argv,
+                                                       StoreConfig& config) {
+  ASSIGN_OR_RETURN(std::vector<FlagValue> values, ReadFlags(*MakeStoreProgram(config), argc, argv));
+  config.store.region_path = RegionPath(config.region_dir, config.store.socket_path);
+  return values;
 }
 
 std::string RegionPath(const std::string& region_dir, const std::string& socket_path) {

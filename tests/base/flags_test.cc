@@ -3,9 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include "CLI/CLI.hpp"
+#include "base/flag_sources.h"
+#include "base/flag_values.h"
+#include "base/settings_reload.h"
+#include "nlohmann/json.hpp"
 #include "tests/support/test_support.h"
 
 namespace tidegate {
@@ -107,6 +113,77 @@ TEST_F(SettingsTest, MisspelledVariablesAreRefused) {
   Set("TIDEGATE_PORT", "tcp://10.0.0.1:50051");
   Set("TIDEGATE_SERVICE_HOST", "10.0.0.1");
   EXPECT_EQ(Run(""), "");
+}
+
+// What --print-config writes.
+class PrintConfigTest : public SettingsTest {
+ protected:
+  std::string Print(const std::string& config, std::vector<std::string> arguments) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(Run(config, std::move(arguments)), "");
+    std::fflush(stdout);
+    return testing::internal::GetCapturedStdout();
+  }
+};
+
+TEST_F(PrintConfigTest, ShowsValuesAndSourcesAndReadsBack) {
+  Set("TIDEGATE_TEST_NAMES", "a,b");
+  const std::string text =
+      Print("keep = true\n", {"--listen", "with # \"quotes\"", "--print-config"});
+  for (const char* line :
+       {"\nkeep = true +# file: .*c, line 1\n", "\nlisten = 'with # \"quotes\"' +# flag\n",
+        "\nnames = \\[a, b\\] +# environment: TIDEGATE_TEST_NAMES\n",
+        "\n# max-running = 1 +# default\n"}) {
+    EXPECT_THAT(text, testing::ContainsRegex(line));
+  }
+  EXPECT_EQ(text.find("print-config ="), std::string::npos);
+  unsetenv("TIDEGATE_TEST_NAMES");
+  listen_.clear();
+  names_.clear();
+  EXPECT_EQ(Run(text), "");
+  EXPECT_EQ(listen_, "with # \"quotes\"");
+  EXPECT_THAT(names_, ElementsAre("a", "b"));
+  EXPECT_TRUE(keep_);
+}
+
+TEST_F(PrintConfigTest, JsonIsTheSchemaToo) {
+  std::string needed;
+  AddTextFlag(app_, "--needed", needed, "What is \"needed\"").Required();
+  const auto json =
+      nlohmann::json::parse(Print("max-running = 3\nnames = [x]\n", {"--print-config=json"}));
+  EXPECT_EQ(json.at("program"), "prog");
+  std::map<std::string, nlohmann::json> settings;
+  for (const auto& setting : json.at("settings")) settings[setting.at("name")] = setting;
+  EXPECT_EQ(settings.size(), 5u);
+  EXPECT_EQ(settings["max-running"].at("value"), "3");
+  EXPECT_EQ(settings["max-running"].at("default"), "1");
+  EXPECT_EQ(settings["max-running"].at("source"), "file");
+  EXPECT_EQ(settings["max-running"].at("type"), "1..10");
+  EXPECT_EQ(settings["max-running"].at("variable"), "TIDEGATE_TEST_RUNNING");
+  EXPECT_EQ(settings["names"].at("value"), nlohmann::json({"x"}));
+  EXPECT_EQ(settings["keep"].at("value"), "false");
+  EXPECT_EQ(settings["needed"].at("value"), nullptr);
+  EXPECT_EQ(settings["needed"].at("required"), true);
+  EXPECT_EQ(settings["needed"].at("help"), "What is \"needed\"");
+}
+
+TEST_F(SettingsTest, ReadAgainTheyTellWhatChanged) {
+  WriteFileOrDie(path_, "max-running = 2\n");
+  const char* const argv[] = {"prog", "--config", path_.c_str()};
+  const auto before = ReadFlags(app_, 3, argv);
+  ASSERT_TRUE(before.ok());
+  WriteFileOrDie(path_, "max-running = 3\nkeep = true\nlisten = x\n");
+  const auto after = ReadFlags(app_, 3, argv);
+  ASSERT_TRUE(after.ok());
+  EXPECT_THAT(ChangedFlags(*before, *after, {"listen"}), ElementsAre("keep", "max-running"));
+  testing::internal::CaptureStderr();
+  TellOfUntaken(*before, *after);
+  TellOfUntaken(*after, *after);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::EndsWith("only after the next start: keep, listen, max-running\n"));
+  WriteFileOrDie(path_, "max-running = 30\n");
+  const absl::Status wrong = ReadFlags(app_, 3, argv).status();
+  EXPECT_THAT(std::string(wrong.message()), testing::HasSubstr("c, line 1)"));
 }
 
 TEST_F(SettingsTest, FilesThatCannotBeReadAreErrors) {

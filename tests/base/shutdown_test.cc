@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pty.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -78,6 +79,51 @@ TEST(ShutdownTest, AnIgnoredHangUpStaysIgnored) {
   });
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 7);
+}
+
+TEST(ShutdownTest, AHangUpThatIsWaitedForDoesNotEndTheProcess) {
+  const int status = StatusOf([] {
+    HandleShutdownSignals();
+    {
+      HangUpSignal hang_up;
+      raise(SIGHUP);
+      raise(SIGHUP);
+      if (!hang_up.Wait()) _exit(1);
+      std::thread([&] { hang_up.StopWaiting(); }).detach();
+      if (hang_up.Wait()) _exit(2);
+    }
+    raise(SIGHUP);
+  });
+  ASSERT_TRUE(WIFSIGNALED(status)) << status;
+  EXPECT_EQ(WTERMSIG(status), SIGHUP);
+}
+
+// A terminal that is closed ends what runs in it, as ever; `nohup` is for what should go on.
+TEST(ShutdownTest, AHangUpOfTheTerminalEndsTheProcess) {
+  for (const bool ignored : {false, true}) {
+    int terminal = -1;
+    const pid_t pid = forkpty(&terminal, nullptr, nullptr, nullptr);
+    if (pid == 0) {
+      alarm(60);
+      if (ignored) signal(SIGHUP, SIG_IGN);
+      HandleShutdownSignals();
+      HangUpSignal hang_up;
+      raise(SIGHUP);  // while the terminal is there
+      if (!hang_up.Wait() || write(STDOUT_FILENO, "x", 1) != 1) _exit(1);
+      _exit(hang_up.Wait() ? 7 : 2);
+    }
+    ASSERT_GT(pid, 0);
+    char byte = 0;
+    EXPECT_EQ(read(terminal, &byte, 1), 1);
+    close(terminal);
+    int status = 0;
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    if (ignored) {
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+    } else {
+      EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP) << status;
+    }
+  }
 }
 
 TEST(ShutdownTest, MoreFilesThanTheTableHoldsAreNoHarm) {

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "CLI/CLI.hpp"
+#include "base/flag_values.h"
 
 namespace tidegate {
 namespace {
@@ -89,6 +91,27 @@ TEST_F(DaemonFlagsTest, ValuesAreCheckedAsTheDaemonsDo) {
   EXPECT_THAT(
       std::string(ParseArguments({"e", "--density=0.1", "--density-min=0.5"}, both).message()),
       HasSubstr("--density 0.1 is not inside"));
+}
+
+// Every flag of the daemons is a setting that --print-config shows and the environment may give.
+TEST_F(DaemonFlagsTest, AllAreSettingsWithVariables) {
+  StoreConfig store_config;
+  ServerConfig engine_config;
+  CLI::App store, engine;
+  AddStoreFlags(store, store_config);
+  AddServerFlags(engine, engine_config);
+  for (const CLI::App* app : {&store, &engine}) {
+    std::set<std::string> shown;
+    for (const FlagValue& value : FlagValues(*app, {})) {
+      shown.insert(value.name);
+      EXPECT_THAT(value.variable, ::testing::StartsWith("TIDEGATE_")) << value.name;
+    }
+    for (const CLI::Option* option : app->get_options()) {
+      const std::string& name = option->get_lnames().front();
+      EXPECT_EQ(shown.contains(name), IsSetting(name)) << name;
+    }
+    EXPECT_GT(shown.size(), 15u);
+  }
 }
 
 }  // namespace

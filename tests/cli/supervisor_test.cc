@@ -45,6 +45,7 @@ class SupervisorTest : public ::testing::Test {
                                        .on_ready = [this] { Tell("all ready"); }};
     thread_ = std::thread([this, options] { status_ = supervisor_->Run(options); });
   }
+  Supervisor& supervisor() { return *supervisor_; }
   absl::Status Stop() {
     if (supervisor_) supervisor_->RequestStop();
     return Join();
@@ -104,6 +105,21 @@ TEST_F(SupervisorTest, StartsAgainWhatEndsAndNothingElse) {
   ASSERT_TRUE(WaitTold("store" + again));
   EXPECT_TRUE(Stop().ok());
   EXPECT_EQ(Log(), "store up\nengine up\nengine up\nstore up\nengine down\nstore down\n");
+}
+
+TEST_F(SupervisorTest, PassesReloadsOnToProgramsThatAreReady) {
+  SupervisedProgram program = Program("store");
+  const std::string pid = dir_.File("store.pid");
+  program.command = [=, this] {
+    return Shell("trap 'echo reload >>log' HUP; trap 'exit' TERM; echo $$ >" + pid +
+                 "; while :; do sleep 0.02; done");
+  };
+  Start({program});
+  ASSERT_TRUE(WaitTold("all ready"));
+  supervisor().RequestReload();
+  EXPECT_TRUE(WaitUntil([&] { return FileExists(dir_.File("log")); }, kLimit));
+  EXPECT_TRUE(Stop().ok());
+  EXPECT_EQ(Log(), "reload\n");
 }
 
 TEST_F(SupervisorTest, WhatNeverWorkedIsNotTriedAgain) {

@@ -35,9 +35,9 @@ TEST(StatusMapping, WhatWasNotWrittenForClientsIsLoggedAndNotSent) {
     testing::internal::CaptureStderr();
     const grpc::Status status =
         ToGrpcStatus(absl::Status(code, "open /run/x.sock: EPERM"), {"r-1"});
-    EXPECT_THAT(
-        testing::internal::GetCapturedStderr(),
-        HasSubstr("request r-1: " + absl::StatusCodeToString(code) + ": open /run/x.sock: EPERM"));
+    EXPECT_THAT(testing::internal::GetCapturedStderr(),
+                HasSubstr("a request failed: " + absl::StatusCodeToString(code) +
+                          ": open /run/x.sock: EPERM request_id=r-1"));
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
     EXPECT_THAT(status.error_message(), Not(HasSubstr("/run/x.sock")));
     EXPECT_THAT(status.error_details(), Not(HasSubstr("/run/x.sock")));
