@@ -1,6 +1,6 @@
 // The item "settings" of a daemon's Reloader: reads flags, environment and file again, takes what
 // may change while the process runs (the log level), and tells of other changes that they need a
-// new start. Stateful; by the Reloader alone.
+// new start. For the thread of the Reloader.
 #pragma once
 
 #include <functional>
