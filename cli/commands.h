@@ -31,6 +31,7 @@ void AddBenchCommand(CLI::App& app, CommandRun& run);     // cli/bench.cc
 void AddLoadCommand(CLI::App& app, CommandRun& run);      // cli/load.cc
 void AddHealthCommand(CLI::App& app, CommandRun& run);    // cli/health.cc
 void AddStatsCommand(CLI::App& app, CommandRun& run);     // cli/stats.cc
+void AddTopCommand(CLI::App& app, CommandRun& run);       // cli/top.cc
 void AddPlanCommand(CLI::App& app, CommandRun& run);      // cli/plan.cc
 void AddDoctorCommand(CLI::App& app, CommandRun& run);    // cli/doctor.cc
 

@@ -47,6 +47,7 @@ int Run(int argc, char** argv) {
   tidegate::AddLoadCommand(app, run);
   tidegate::AddHealthCommand(app, run);
   tidegate::AddStatsCommand(app, run);
+  tidegate::AddTopCommand(app, run);
   tidegate::AddPlanCommand(app, run);
   tidegate::AddDoctorCommand(app, run);
   const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

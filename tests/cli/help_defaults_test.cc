@@ -110,7 +110,7 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
        {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
         AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
         AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand,
-        AddServeCommand, AddRunCommand, AddPlanCommand}) {
+        AddServeCommand, AddRunCommand, AddPlanCommand, AddTopCommand}) {
     EXPECT_THAT(DefaultsNotTaken(add, seen), IsEmpty()) << FactsOf(add).name;
   }
   EXPECT_GT(seen, 40u);

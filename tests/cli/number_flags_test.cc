@@ -13,12 +13,12 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-const AddCommand kCommands[] = {AddPackCommand,   AddInspectCommand,  AddGenerateCommand,
-                                AddChatCommand,   AddTokenizeCommand, AddLogitsCommand,
-                                AddEvalCommand,   AddProfileCommand,  AddSimulateCommand,
-                                AddBenchCommand,  AddTemplateCommand, AddLoadCommand,
-                                AddHealthCommand, AddStatsCommand,    AddDoctorCommand,
-                                AddServeCommand,  AddRunCommand,      AddPlanCommand};
+const AddCommand kCommands[] = {
+    AddPackCommand,     AddInspectCommand, AddGenerateCommand, AddChatCommand,
+    AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
+    AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
+    AddHealthCommand,   AddStatsCommand,   AddDoctorCommand,   AddServeCommand,
+    AddRunCommand,      AddPlanCommand,    AddTopCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;
