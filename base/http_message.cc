@@ -63,6 +63,10 @@ std::string_view HttpRequest::Header(const std::string& name) const {
   return "";
 }
 
+HttpResponse HttpTextResponse(int code, std::string_view text) {
+  return {code, "text/plain; charset=utf-8", absl::StrCat(std::string(text), "\n")};
+}
+
 absl::StatusOr<HttpTarget> ParseHttpTarget(const std::string& text) {
   std::string_view target = text;
   bool has_host = false;

@@ -19,6 +19,7 @@ struct HttpRequest {
   std::string query;   // behind '?', not decoded
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
+  std::string peer;  // who has sent it: PeerName()
 
   // The first header of that name (case does not matter), or "".
   std::string_view Header(const std::string& name) const;
@@ -31,6 +32,9 @@ struct HttpResponse {
   // Further headers. The server itself adds Date, Connection and the length or framing of the body.
   std::vector<std::pair<std::string, std::string>> headers = {};
 };
+
+// A line of text; a newline is added.
+HttpResponse HttpTextResponse(int code, std::string_view text);
 
 struct HttpTarget {
   std::string path;

@@ -8,14 +8,31 @@ namespace tidegate {
 
 HttpExchange::Output HttpExchange::Take() {
   MutexLock lock(mutex_);
+  taken_ = given_;
   return {begun_, streaming_, std::exchange(head_, {}), std::exchange(bytes_, {}), ended_,
           // A stream whose reader has left has no end that anybody waits for.
           aborted_ || (streaming_ && gone_ && !ended_)};
 }
 
+void HttpExchange::Give() {
+  ++given_;
+  if (wake_) wake_();
+}
+
 void HttpExchange::OnSent(size_t bytes) {
+  std::function<void(bool)> on_sent;
+  {
+    MutexLock lock(mutex_);
+    unsent_bytes_ -= bytes;
+    sent_ = taken_;
+    if (sent_ == given_) on_sent = std::exchange(on_sent_, nullptr);
+  }
+  if (on_sent) on_sent(true);
+}
+
+bool HttpExchange::aborted() {
   MutexLock lock(mutex_);
-  unsent_bytes_ -= bytes;
+  return aborted_;
 }
 
 std::function<void()> HttpExchange::TakeOnGone() {
@@ -35,13 +52,17 @@ void HttpExchange::OnPeerLeft() {
 
 void HttpExchange::Disconnect() {
   std::function<void()> on_gone;
+  std::function<void(bool)> on_sent;
   {
     MutexLock lock(mutex_);
     wake_ = nullptr;
     bytes_.clear();
+    disconnected_ = true;
+    on_sent = std::exchange(on_sent_, nullptr);
     on_gone = TakeOnGone();
   }
   if (on_gone) on_gone();
+  if (on_sent) on_sent(false);
 }
 
 HttpReply& HttpReply::operator=(HttpReply&& other) noexcept {
@@ -57,7 +78,7 @@ void HttpReply::Send(HttpResponse response) {
   CHECK(!exchange_->begun_);
   exchange_->head_ = std::move(response);
   exchange_->begun_ = exchange_->ended_ = true;
-  if (exchange_->wake_) exchange_->wake_();
+  exchange_->Give();
 }
 
 void HttpReply::Begin(HttpResponse head) {
@@ -66,18 +87,19 @@ void HttpReply::Begin(HttpResponse head) {
   exchange_->head_ = std::move(head);
   exchange_->head_.body.clear();
   exchange_->begun_ = exchange_->streaming_ = true;
-  if (exchange_->wake_) exchange_->wake_();
+  exchange_->Give();
 }
 
 HttpReply::WriteResult HttpReply::Write(std::string_view bytes) {
   MutexLock lock(exchange_->mutex_);
   CHECK(exchange_->streaming_ && !exchange_->ended_);
   if (exchange_->gone_) return WriteResult::kGone;
+  if (bytes.empty()) return WriteResult::kTaken;
   if (exchange_->unsent_bytes_ >= exchange_->max_unsent_bytes_) return WriteResult::kFull;
-  const bool wake = exchange_->bytes_.empty();  // else the connection knows already
+  const bool known = !exchange_->bytes_.empty();  // to the connection, which comes for them
   exchange_->bytes_.append(bytes);
   exchange_->unsent_bytes_ += bytes.size();
-  if (wake && exchange_->wake_) exchange_->wake_();
+  known ? static_cast<void>(++exchange_->given_) : exchange_->Give();
   return WriteResult::kTaken;
 }
 
@@ -85,7 +107,27 @@ void HttpReply::End() {
   MutexLock lock(exchange_->mutex_);
   CHECK(exchange_->streaming_ && !exchange_->ended_);
   exchange_->ended_ = true;
-  if (exchange_->wake_) exchange_->wake_();
+  exchange_->Give();
+}
+
+void HttpReply::WhenSent(std::function<void(bool sent)> callback) {
+  bool sent = false;
+  {
+    MutexLock lock(exchange_->mutex_);
+    CHECK(exchange_->on_sent_ == nullptr);
+    sent = exchange_->sent_ == exchange_->given_;
+    if (!sent && !exchange_->disconnected_) {
+      exchange_->on_sent_ = std::move(callback);
+      return;
+    }
+  }
+  callback(sent);
+}
+
+void HttpReply::Abort() {
+  MutexLock lock(exchange_->mutex_);
+  exchange_->aborted_ = true;
+  exchange_->Give();
 }
 
 size_t HttpReply::unsent_bytes() const {
@@ -111,6 +153,7 @@ void HttpReply::GiveUp() {
   {
     MutexLock lock(exchange_->mutex_);
     exchange_->on_gone_ = nullptr;
+    exchange_->on_sent_ = nullptr;
     if (exchange_->ended_) return;
     if (exchange_->begun_) {
       exchange_->aborted_ = true;
@@ -118,7 +161,7 @@ void HttpReply::GiveUp() {
       exchange_->head_ = {500, "text/plain; charset=utf-8", "no answer\n"};
       exchange_->begun_ = exchange_->ended_ = true;
     }
-    if (exchange_->wake_) exchange_->wake_();
+    exchange_->Give();
   }
   exchange_ = nullptr;
 }

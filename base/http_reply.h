@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -33,8 +34,9 @@ class HttpExchange {
     bool aborted = false;    // nothing comes, and the answer is not complete
   };
   Output Take();
-  // Of the bytes that Take() gave, so many are with the kernel.
+  // What Take() gave is with the kernel; `bytes` of it were a stream's.
   void OnSent(size_t bytes);
+  bool aborted();
   // The peer sends nothing any more. A stream is over then; a whole answer may still go out.
   void OnPeerLeft();
   // The connection is gone; later calls of the reply do nothing.
@@ -45,11 +47,19 @@ class HttpExchange {
 
   // Returns what is to be called, outside the lock; empty if the answer is complete.
   std::function<void()> TakeOnGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Something new for Take().
+  void Give() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t max_unsent_bytes_;
   Mutex mutex_;
   std::function<void()> wake_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_gone_ ABSL_GUARDED_BY(mutex_);
+  std::function<void(bool)> on_sent_ ABSL_GUARDED_BY(mutex_);
+  // Counts of what replies gave, what Take() had of it, and what the kernel had.
+  uint64_t given_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t sent_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool disconnected_ ABSL_GUARDED_BY(mutex_) = false;
   HttpResponse head_ ABSL_GUARDED_BY(mutex_);
   std::string bytes_ ABSL_GUARDED_BY(mutex_);
   size_t unsent_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -83,6 +93,13 @@ class HttpReply {
   // Queues `bytes`, which may be of any size, behind what waits already.
   WriteResult Write(std::string_view bytes);
   void End();
+
+  // `callback` runs once, when the kernel has all that was given so far (true), or when it is clear
+  // that it never will (false): on the server's thread, or here if that is so already. It must not
+  // block. One at a time: the next one may be set when this one has been called.
+  void WhenSent(std::function<void(bool sent)> callback);
+  // Closes the connection, whatever of the answer has not been sent; OnGone() follows.
+  void Abort();
 
   // Bytes of the stream that the kernel has not taken yet.
   size_t unsent_bytes() const;

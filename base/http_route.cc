@@ -3,12 +3,21 @@
 #include "absl/strings/str_cat.h"
 
 namespace tidegate {
+namespace {
+
+bool Matches(std::string_view pattern, std::string_view path) {
+  if (!pattern.ends_with("/*")) return pattern == path;
+  pattern.remove_suffix(1);
+  return path.starts_with(pattern) && path != pattern;
+}
+
+}  // namespace
 
 const HttpRoute* FindHttpRoute(const std::vector<HttpRoute>& routes, std::string_view method,
                                std::string_view path, HttpResponse& refusal) {
   std::string allowed;
   for (const HttpRoute& route : routes) {
-    if (route.path != path) continue;
+    if (!Matches(route.path, path)) continue;
     if (route.method == method || (route.method == "GET" && method == "HEAD")) return &route;
     absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method,
                     route.method == "GET" ? ", HEAD" : "");

@@ -1,6 +1,6 @@
-// Which handler answers a request: method and path, matched exactly.
+// Which handler answers a request: by method and path, or by what a path begins with.
 //
-// Not here: patterns in paths, parsing of targets (http_message.h). Stateless.
+// Not here: parsing of targets (http_message.h). Stateless.
 #pragma once
 
 #include <functional>
@@ -13,12 +13,14 @@
 
 namespace tidegate {
 
-// Called on the server's handler thread; must not throw.
+// Called on a thread of the server's for handlers; must not throw.
 using HttpHandler = std::function<void(const HttpRequest&, HttpReply)>;
 
 struct HttpRoute {
   std::string method;  // a "GET" answers HEAD too: the same headers, no body
-  std::string path;    // percent-decoded, as HttpRequest::path
+  // Percent-decoded, as HttpRequest::path. "/a/*" is every path that begins with "/a/" and is
+  // longer.
+  std::string path;
   HttpHandler handler;
 };
 

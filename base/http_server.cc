@@ -18,8 +18,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/http_beast.h"
+#include "base/http_body_share.h"
 #include "base/http_framing.h"
 #include "base/log.h"
+#include "base/peer_name.h"
 #include "base/status_macros.h"
 #include "boost/asio/generic/stream_protocol.hpp"
 #include "boost/asio/io_context.hpp"
@@ -28,8 +31,6 @@
 #include "boost/asio/steady_timer.hpp"
 #include "boost/asio/thread_pool.hpp"
 #include "boost/asio/write.hpp"
-#include "boost/beast/http/parser.hpp"
-#include "boost/beast/http/string_body.hpp"
 
 namespace tidegate {
 namespace {
@@ -37,7 +38,6 @@ namespace {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using ErrorCode = boost::system::error_code;
-using Parser = http::request_parser<http::string_body>;
 using Socket = asio::generic::stream_protocol::socket;
 using Clock = std::chrono::steady_clock;
 
@@ -51,20 +51,6 @@ constexpr std::chrono::minutes kBetweenWarnings{1};
 constexpr char kFull[] =
     "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     "Content-Length: 21\r\n\r\ntoo many connections\n";
-
-std::string StdString(boost::beast::string_view text) { return {text.data(), text.size()}; }
-
-HttpResponse TextResponse(int code, const std::string& text) {
-  return {code, "text/plain; charset=utf-8", absl::StrCat(text, "\n")};
-}
-
-// What to answer to a request that the parser refused.
-HttpResponse RefusalOf(const ErrorCode& error) {
-  if (error == http::error::header_limit) return TextResponse(431, "request head too large");
-  if (error == http::error::body_limit) return TextResponse(413, "request body too large");
-  if (error == http::error::bad_version) return TextResponse(505, "only HTTP/1.0 and HTTP/1.1");
-  return TextResponse(400, absl::StrCat("malformed request: ", error.message()));
-}
 
 class Connection;
 
@@ -86,15 +72,16 @@ struct HttpServer::Impl {
   const HttpServerOptions options;
   const std::vector<HttpRoute> routes;
   const ListenAddress address;
-  std::atomic<size_t> open = 0;    // any thread
-  std::atomic<uint64_t> shed = 0;  // any thread
+  std::atomic<size_t> open = 0;        // any thread
+  std::atomic<uint64_t> shed = 0;      // any thread
+  std::atomic<size_t> body_bytes = 0;  // any thread
   bool stopping = false;
   Clock::time_point last_warning = Clock::now() - kBetweenWarnings;
   asio::io_context io{1};
   asio::posix::stream_descriptor listener{io};
   asio::steady_timer accept_timer{io};
   std::set<std::shared_ptr<Connection>> connections;
-  asio::thread_pool handlers{1};
+  asio::thread_pool handlers;
   std::thread thread;
 };
 
@@ -105,8 +92,8 @@ using Server = HttpServer::Impl;
 // One connection: reads a request, has it answered, reads the next. On the I/O thread alone.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Server& server, Socket socket)
-      : server_(server), socket_(std::move(socket)), timer_(server.io) {}
+  Connection(Server& server, Socket socket, std::string peer)
+      : server_(server), socket_(std::move(socket)), timer_(server.io), peer_(std::move(peer)) {}
 
   void Start() { AwaitRequest(server_.options.head_timeout); }
   // `drop`: what the peer has not taken is lost, instead of left to the kernel.
@@ -139,12 +126,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Server& server_;
   Socket socket_;
   asio::steady_timer timer_;
+  const std::string peer_;
   uint64_t deadline_number_ = 0;  // tells a deadline from those before it
   State state_ = State::kHead;
   Clock::time_point since_;             // when the present state or write began
   std::array<char, kReadBytes> chunk_;  // being read
   std::string buffer_;                  // read and not parsed
-  std::optional<Parser> parser_;
+  std::optional<HttpParser> parser_;
+  HttpBodyShare body_share_;
   const HttpRoute* route_ = nullptr;
   HttpTarget target_;
   std::shared_ptr<HttpExchange> exchange_;
@@ -169,6 +158,7 @@ void Connection::AwaitRequest(std::chrono::milliseconds timeout) {
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(server_.options.max_head_bytes));
   parser_->body_limit(server_.options.max_body_bytes);
+  body_share_ = HttpBodyShare(&server_.body_bytes);
   SetDeadline(timeout);
   buffer_.empty() ? Read() : Parse();
 }
@@ -183,7 +173,7 @@ void Connection::SetDeadline(std::chrono::milliseconds timeout) {
 void Connection::OnDeadline() {
   if (state_ == State::kClosed) return;
   if (state_ == State::kBody || (state_ == State::kHead && head_started_)) {
-    return Refuse(TextResponse(408, "the request took too long"));
+    return Refuse(HttpTextResponse(408, "the request took too long"));
   }
   Close(writing_);
 }
@@ -240,28 +230,19 @@ void Connection::OnHead() {
   const auto& head = parser_->get();
   const bool is_http10 = head.version() < 11;
   framing_ = HttpFraming(is_http10, head.method() == http::verb::head, parser_->keep_alive());
-  if (!is_http10 && head.count(http::field::host) != 1) {
-    return Refuse(TextResponse(400, "one Host header is required"));
-  }
-  if (head.count(http::field::transfer_encoding) != 0 && !parser_->chunked()) {
-    return Refuse(TextResponse(501, "the only transfer encoding is chunked"));
-  }
+  if (auto wrong = RefusalOfHead(*parser_)) return Refuse(*std::move(wrong));
   absl::StatusOr<HttpTarget> target = ParseHttpTarget(StdString(head.target()));
-  if (!target.ok()) return Refuse(TextResponse(400, std::string(target.status().message())));
+  if (!target.ok()) return Refuse(HttpTextResponse(400, std::string(target.status().message())));
   target_ = *std::move(target);
   HttpResponse refusal;
   route_ = FindHttpRoute(server_.routes, StdString(head.method_string()), target_.path, refusal);
   if (route_ == nullptr) return Refuse(std::move(refusal));
-  const std::string expected = StdString(head[http::field::expect]);
-  if (!expected.empty() && !absl::EqualsIgnoreCase(expected, "100-continue")) {
-    return Refuse(TextResponse(417, "the only expectation is 100-continue"));
-  }
   if (parser_->is_done()) return Dispatch();
   state_ = State::kBody;
   since_ = Clock::now();
   SetDeadline(server_.options.body_timeout);
   parser_->eager(true);
-  if (!expected.empty() && !is_http10 && buffer_.empty()) return Continue();
+  if (head.count(http::field::expect) != 0 && !is_http10 && buffer_.empty()) return Continue();
   ParseBody();
 }
 
@@ -281,6 +262,9 @@ void Connection::ParseBody() {
     buffer_.erase(0, parser_->put(asio::buffer(buffer_), error));
     if (error == http::error::need_more) break;
     if (error) return Refuse(RefusalOf(error));
+  }
+  if (body_share_.Grow(parser_->get().body().size()) > server_.options.max_total_body_bytes) {
+    return Refuse(HttpTextResponse(503, "too many large requests at once"));
   }
   if (parser_->is_done()) return Dispatch();
   // Only the frame of a chunk has to be whole before it is taken out of the buffer.
@@ -302,18 +286,15 @@ void Connection::NewExchange() {
 
 void Connection::Dispatch() {
   NewExchange();
-  HttpRequest request;
-  request.method = StdString(parser_->get().method_string());
+  HttpRequest request = TakeRequest(*parser_);
   request.path = std::move(target_.path);
   request.query = std::move(target_.query);
-  for (const auto& field : parser_->get()) {
-    request.headers.emplace_back(StdString(field.name_string()), StdString(field.value()));
-  }
-  request.body = std::move(parser_->get().body());
+  request.peer = peer_;
   parser_.reset();
-  asio::post(server_.handlers,
-             [handler = &route_->handler, request = std::move(request),
-              reply = HttpReply(exchange_)]() mutable { (*handler)(request, std::move(reply)); });
+  asio::post(
+      server_.handlers,
+      [handler = &route_->handler, request = std::move(request), share = std::move(body_share_),
+       reply = HttpReply(exchange_)]() mutable { (*handler)(request, std::move(reply)); });
   Read();
 }
 
@@ -321,13 +302,17 @@ void Connection::Dispatch() {
 void Connection::Refuse(HttpResponse response) {
   const bool in_step = parser_->is_done() && (response.code == 404 || response.code == 405);
   if (!in_step) framing_.Close();
+  if (server_.options.on_refusal) {
+    server_.options.on_refusal(response, StdString(parser_->get()[http::field::origin]));
+  }
   NewExchange();
   HttpReply(exchange_).Send(std::move(response));
 }
 
 // Hands to the kernel what the reply has given since the last time.
 void Connection::Flush() {
-  if (state_ != State::kAnswer || writing_) return;
+  if (state_ != State::kAnswer) return;
+  if (writing_) return exchange_->aborted() ? Close(true) : void();
   HttpExchange::Output output = exchange_->Take();
   if (output.aborted) return Close(true);  // dropping, so that an HTTP/1.0 peer sees it, too
   if (!output.begun) return;
@@ -385,7 +370,10 @@ void Connection::Close(bool drop) {
 }  // namespace
 
 HttpServer::Impl::Impl(HttpServerOptions o, std::vector<HttpRoute> r, ListeningSocket listening)
-    : options(o), routes(std::move(r)), address(std::move(listening.address)) {
+    : options(std::move(o)),
+      routes(std::move(r)),
+      address(std::move(listening.address)),
+      handlers(options.handler_threads) {
   listener.assign(listening.fd.get());
   (void)listening.fd.release();
 }
@@ -417,7 +405,8 @@ void HttpServer::Impl::AcceptOne() {
   socket.assign(asio::generic::stream_protocol(peer.ss_family, 0), fd.get(), error);
   if (!error) {
     (void)fd.release();
-    const auto connection = std::make_shared<Connection>(*this, std::move(socket));
+    const auto connection = std::make_shared<Connection>(*this, std::move(socket),
+                                                         PeerName(socket.native_handle(), peer));
     connections.insert(connection);
     open = connections.size();
     connection->Start();
@@ -470,7 +459,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
                                                               HttpServerOptions options) {
   ASSIGN_OR_RETURN(ListeningSocket socket, Listen(listen, kBacklog));
   try {
-    auto impl = std::make_unique<Impl>(options, std::move(routes), std::move(socket));
+    auto impl = std::make_unique<Impl>(std::move(options), std::move(routes), std::move(socket));
     impl->Accept();
     impl->thread = std::thread([io = &impl->io] { io->run(); });
     return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

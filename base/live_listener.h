@@ -32,10 +32,8 @@ class LiveListener {
   };
   struct Accepted {
     Outcome outcome;
-    UniqueFd fd;  // non-blocking
-    // Who counts as one, without the port: an IPv4 address ("192.0.2.1"), 64 bits of an IPv6
-    // address ("2001:db8::"; "::1" as it is), the user at a Unix socket ("uid:1000").
-    std::string peer;
+    UniqueFd fd;       // non-blocking
+    std::string peer;  // PeerName()
   };
   Accepted Accept();
 

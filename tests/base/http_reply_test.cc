@@ -129,6 +129,39 @@ TEST_F(HttpReplyTest, WritersLearnThatThePeerDoesNotRead) {
   EXPECT_EQ(body.size(), written + piece.size());
 }
 
+TEST_F(HttpReplyTest, WritersLearnWhenWhatTheyGaveIsOut) {
+  StartServer();
+  Asked asked = AskLater();
+  std::atomic<int> sent = 0, lost = 0;
+  const auto count = [&](bool ok) { ++(ok ? sent : lost); };
+  asked.reply.Begin({});
+  asked.reply.WhenSent(count);
+  EXPECT_TRUE(WaitUntil([&] { return sent == 1; }, kPatience));
+  asked.reply.WhenSent(count);  // nothing is owed
+  EXPECT_EQ(sent, 2);
+  asked.reply.Write("x");
+  asked.reply.Write("");
+  asked.reply.WhenSent(count);
+  EXPECT_TRUE(WaitUntil([&] { return sent == 3; }, kPatience));
+  asked.reply.End();
+  asked.reply.WhenSent(count);
+  EXPECT_TRUE(WaitUntil([&] { return sent == 4; }, kPatience));
+  EXPECT_EQ(asked.client.Read()->body, "x");
+  EXPECT_EQ(lost, 0);
+}
+
+TEST_F(HttpReplyTest, AbortEndsAWriteThatThePeerDoesNotTake) {
+  StartServer();
+  Asked asked = AskLater(Get("/later"), 4096);
+  std::atomic<int> lost = 0, gone = 0;
+  asked.reply.OnGone([&] { ++gone; });
+  asked.reply.Begin({});
+  asked.reply.Write(std::string(kBigBytes, 'p'));
+  asked.reply.WhenSent([&](bool ok) { lost += ok ? 0 : 1; });
+  asked.reply.Abort();
+  EXPECT_TRUE(WaitUntil([&] { return lost == 1 && gone == 1; }, kPatience));
+}
+
 TEST_F(HttpReplyTest, WritersLearnThatThePeerHasLeft) {
   StartServer();
   for (const bool politely : {true, false}) {

@@ -89,6 +89,10 @@ class HttpServerTest : public ::testing::Test {
            MutexLock lock(mutex_);
            replies_.push_back(std::move(reply));
          }},
+        {"GET", "/who/*",
+         [](const HttpRequest& request, HttpReply reply) {
+           reply.Send({.body = absl::StrCat(request.path, " ", request.peer)});
+         }},
         {"GET", "/dropped", [](const HttpRequest&, HttpReply) {}},
     };
   }

@@ -189,6 +189,37 @@ TEST_F(HttpServerTest, LargeHeadsAndBodiesAreRefused) {
   EXPECT_EQ(Ask(absl::StrCat(chunked, "1;", std::string(9000, 'x'))).code, 400);
 }
 
+TEST_F(HttpServerTest, BodiesTogetherAreBounded) {
+  HttpServerOptions options;
+  options.max_total_body_bytes = 100'000;
+  StartServer(options);
+  const std::string head = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 80000\r\n\r\n";
+  HttpClient slow = Connect();
+  ASSERT_TRUE(slow.Send(head + std::string(79'999, 's')).ok());
+  // The other one is refused once the first one's bytes have come.
+  const auto refused = [&] { return Ask(head + std::string(80'000, 'f')).code == 503; };
+  EXPECT_TRUE(WaitUntil(refused, kPatience));
+  ASSERT_TRUE(slow.Send("s").ok());
+  EXPECT_EQ(slow.Read()->code, 200);
+  EXPECT_EQ(Ask(head + std::string(80'000, 'f')).code, 200);
+}
+
+TEST_F(HttpServerTest, RefusalsMayHaveAnotherShape) {
+  HttpServerOptions options;
+  options.on_refusal = [](HttpResponse& refusal, std::string_view origin) {
+    refusal.body = absl::StrCat(refusal.code, " for ", std::string(origin));
+  };
+  StartServer(options);
+  EXPECT_EQ(Ask(Get("/none", "Origin: http://o\r\n")).body, "404 for http://o");
+  EXPECT_EQ(Ask("nonsense\r\n\r\n").body, "400 for ");
+}
+
+TEST_F(HttpServerTest, HandlersLearnWhoAsks) {
+  StartServer();
+  EXPECT_EQ(Ask(Get("/who/am/i")).body, "/who/am/i 127.0.0.1");
+  EXPECT_EQ(Ask(Get("/who/")).code, 404);
+}
+
 TEST_F(HttpServerTest, BodiesArriveInPieces) {
   StartServer();
   const std::string request =

@@ -46,7 +46,7 @@ LIBRARIES = {
     "Highway": (r"hwy/", r"engine/kernels/|packer/kernels/"),
     "PCRE2": (r"pcre2", r"engine/tokenizer/pre_tokenizer\.cc"),
     "OpenSSL": (r"openssl/", r"server/access/api_key\.cc"),
-    "Boost": (r"boost/", r"base/http_server\.cc"),
+    "Boost": (r"boost/", r"base/http_(server\.cc|beast\.h)"),
     "prometheus-cpp": (r"prometheus/",
                        r"base/(metrics_\w+|process_metrics)|server/(metrics|engine_collector)"
                        r"|weightstore/store_metrics|(weightstore|server)/main\.cc"),

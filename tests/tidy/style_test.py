@@ -62,6 +62,7 @@ TESTED_ELSEWHERE = {
     "packer/static_writer.cc": "behind pack_writer.h: tests/packer/pack_writer_test.cc",
     "packer/kernels/simd_pack_kernels.cc": "tables behind pack_kernels.h: pack_kernels_test.cc",
     "server/generation_call.cc": "under every stream: tests/server/generate_stream_test.cc",
+    "base/peer_name.cc": "behind live_listener.h: tests/base/live_listener_test.cc",
     "measure/calibration.cc": "tests/cli/pack_test.cc",
     "measure/choice_questions.cc": "tests/cli/eval_test.cc",
     "measure/eval_report.cc": "all forms of it: tests/cli/eval_test.cc",
