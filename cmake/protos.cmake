@@ -35,5 +35,5 @@ tidegate_protos(tg_store_protos FILES store/v1/manifest.proto store/v1/profile.p
 tidegate_protos(tg_rpc_protos FILES google/rpc/status.proto google/rpc/error_details.proto)
 tidegate_protos(tg_grpc_protos GRPC
   FILES tidegate/v1/generation.proto tidegate/v1/model.proto tidegate/v1/weight_store.proto
-        grpc/health/v1/health.proto
+        grpc/health/v1/health.proto inference/grpc_service.proto xds/data/orca/v3/orca_load_report.proto
   LINK tg_rpc_protos)

@@ -3,22 +3,13 @@
 #include <type_traits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/server_pair.h"
 #include "server/conversions.h"
-#include "server/status_mapping.h"
+#include "server/unary_call.h"
 #include "server/wire_messages.h"
 
 namespace tidegate {
 namespace {
-
-// The server's deadline timer and the client's cancellation race when a deadline passes: a call
-// that ends this close to its deadline is counted as late.
-constexpr std::chrono::milliseconds kDeadlineSlack{50};
-
-bool PastDeadline(const grpc::CallbackServerContext& context) {
-  return context.deadline() <= std::chrono::system_clock::now() + kDeadlineSlack;
-}
 
 void FillDelta(TokenBuffer::Move move, v1::Delta& delta) {
   delta.set_text(std::move(move.text));
@@ -49,10 +40,7 @@ template GenerateStream* GenerateStream::Begin<v1::ChatRequest>(ServingState&,
                                                                 grpc::CallbackServerContext*,
                                                                 const grpc::ByteBuffer&);
 
-void GenerateStream::OnCancel() {
-  ClientLeft(PastDeadline(*context_) ? absl::StatusCode::kDeadlineExceeded
-                                     : absl::StatusCode::kCancelled);
-}
+void GenerateStream::OnCancel() { ClientLeft(CodeOfCancelledCall(*context_)); }
 
 void GenerateStream::OnDone() {
   Closed();
@@ -89,10 +77,7 @@ void GenerateStream::Send(const v1::GenerateResponse& response) {
 }
 
 void GenerateStream::FinishWith(const absl::Status& status) {
-  if (const auto delay = RetryDelay(status.code()); delay.has_value()) {
-    context_->AddTrailingMetadata(kRetryPushbackKey, absl::StrCat(delay->count()));
-  }
-  Finish(ToGrpcStatus(status, {request_id(), state().draining}));
+  Finish(ErrorOf(*context_, status, {request_id(), state().draining}));
 }
 
 }  // namespace tidegate

@@ -16,10 +16,13 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 7, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
+constexpr size_t kMethods = 16, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
                  kStreamCuts = 2;
 constexpr std::array<const char*, kMethods> kMethodNames = {
-    "Generate", "Chat", "Tokenize", "Detokenize", "Cancel", "GetModel", "ListModels"};
+    "Generate",         "Chat",          "Tokenize",        "Detokenize",
+    "Cancel",           "GetModel",      "ListModels",      "ModelInfer",
+    "ModelStreamInfer", "ServerLive",    "ServerReady",     "ModelReady",
+    "ServerMetadata",   "ModelMetadata", "ModelStatistics", "RepositoryIndex"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
     "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
 constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
@@ -53,12 +56,17 @@ std::vector<double> BytesPerTokenBounds() {
   return bounds;
 }
 
+// Whose requests are for text.
+bool Generates(RpcMethod method) {
+  return method == RpcMethod::kGenerate || method == RpcMethod::kChat ||
+         method == RpcMethod::kModelInfer || method == RpcMethod::kModelStreamInfer;
+}
+
 // Which cells of (method, code, reason) can happen; the rest get no series.
 bool IsPossible(RpcMethod method, absl::StatusCode code, size_t reason) {
   const bool is_error = reason == static_cast<size_t>(FinishReason::kError) ||
                         reason == static_cast<size_t>(FinishReason::kCancelled);
-  const bool streams = method == RpcMethod::kGenerate || method == RpcMethod::kChat;
-  if (!streams || reason == kNoReason) return reason == kNoReason;
+  if (!Generates(method) || reason == kNoReason) return reason == kNoReason;
   return is_error == (code != absl::StatusCode::kOk);
 }
 
@@ -71,6 +79,11 @@ prometheus::Histogram* AddHistogram(prometheus::Registry& registry, const std::s
                                     const std::string& help, const Labels& labels,
                                     const std::vector<double>& bounds) {
   return &prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, bounds);
+}
+
+RequestTotals::Span SpanOf(const prometheus::Histogram& histogram) {
+  const prometheus::ClientMetric::Histogram all = histogram.Collect().histogram;
+  return {all.sample_count, all.sample_sum};
 }
 
 }  // namespace
@@ -119,11 +132,10 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
       }
     }
   }
-  auto& rejected_family =
-      prometheus::BuildCounter()
-          .Name("tidegate_requests_rejected_total")
-          .Help("Generate and Chat requests turned away before the queue, by reason.")
-          .Register(registry);
+  auto& rejected_family = prometheus::BuildCounter()
+                              .Name("tidegate_requests_rejected_total")
+                              .Help("Requests for text turned away before the queue, by reason.")
+                              .Register(registry);
   for (size_t i = 0; i < kRejectReasons; ++i) {
     rejected[i] = &rejected_family.Add({{"reason", kRejectNames[i]}});
   }
@@ -143,12 +155,11 @@ void EngineMetrics::Impl::AddCounters(prometheus::Registry& registry) {
 }
 
 void EngineMetrics::Impl::AddStreams(prometheus::Registry& registry) {
-  open_streams =
-      &prometheus::BuildGauge()
-           .Name("tidegate_open_streams")
-           .Help("Generate and Chat calls that are not over, finished but unread included.")
-           .Register(registry)
-           .Add({});
+  open_streams = &prometheus::BuildGauge()
+                      .Name("tidegate_open_streams")
+                      .Help("Requests for text that are not over, finished but unread included.")
+                      .Register(registry)
+                      .Add({});
   auto& cut_family = prometheus::BuildCounter()
                          .Name("tidegate_streams_cut_total")
                          .Help("Streams that the server ended because the client does not read.")
@@ -210,6 +221,26 @@ void EngineMetrics::OnRequestDone(RpcMethod method, absl::StatusCode code,
   auto& row = impl_->requests[static_cast<size_t>(method)][code_index];
   prometheus::Counter* counter = reason_index < kReasons ? row[reason_index] : nullptr;
   (counter != nullptr ? counter : row[kNoReason])->Increment();
+}
+
+RequestTotals EngineMetrics::Totals() const {
+  RequestTotals totals;
+  for (size_t method = 0; method < kMethods; ++method) {
+    if (!Generates(static_cast<RpcMethod>(method))) continue;
+    for (size_t code = 0; code < kCodes; ++code) {
+      uint64_t count = 0;
+      for (const prometheus::Counter* counter : impl_->requests[method][code]) {
+        if (counter != nullptr) count += static_cast<uint64_t>(counter->Value());
+      }
+      (code == static_cast<size_t>(absl::StatusCode::kOk) ? totals.succeeded : totals.failed) +=
+          count;
+    }
+  }
+  totals.queue = SpanOf(*impl_->queue_seconds);
+  totals.prefill = SpanOf(*impl_->prefill_seconds);
+  totals.decode = SpanOf(*impl_->decode_seconds);
+  totals.duration = SpanOf(*impl_->duration_seconds);
+  return totals;
 }
 
 void EngineMetrics::OnRejected(RejectReason reason) {

@@ -18,10 +18,39 @@
 
 namespace tidegate {
 
-enum class RpcMethod { kGenerate, kChat, kTokenize, kDetokenize, kCancel, kGetModel, kListModels };
+enum class RpcMethod {
+  // tidegate.v1
+  kGenerate,
+  kChat,
+  kTokenize,
+  kDetokenize,
+  kCancel,
+  kGetModel,
+  kListModels,
+  // inference.GRPCInferenceService
+  kModelInfer,
+  kModelStreamInfer,  // counts its requests
+  kServerLive,
+  kServerReady,
+  kModelReady,
+  kServerMetadata,
+  kModelMetadata,
+  kModelStatistics,
+  kRepositoryIndex,
+};
 
 // Why the server ended a stream whose client does not read.
 enum class StreamCut { kBacklog, kWriteTimeout };
+
+// What requests for text came to, whatever contract they used, since the process began.
+struct RequestTotals {
+  struct Span {
+    uint64_t count = 0;  // requests that had it
+    double seconds = 0;  // of all of them together
+  };
+  uint64_t succeeded = 0, failed = 0;  // by the status of the call
+  Span queue, prefill, decode, duration;
+};
 
 class EngineMetrics : public EngineObserver {
  public:
@@ -45,6 +74,9 @@ class EngineMetrics : public EngineObserver {
   // The client went away or its deadline passed. Once per request and by the caller alone:
   // OnFinished() does not count cancellations.
   void OnCancelled(CancelStage stage);
+
+  // The same counters and histograms that a scrape reads.
+  RequestTotals Totals() const;
 
   // EngineObserver.
   void OnFirstToken(double seconds_since_submit) override;

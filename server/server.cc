@@ -62,7 +62,8 @@ Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
              metrics,  chat_,
              streams_, options.max_priority},
       generation_(state_),
-      model_(state_) {}
+      model_(state_),
+      inference_(state_) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Engine& engine,
                                                       EngineMetrics* metrics) {
@@ -72,7 +73,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   server->health_ = std::make_unique<HealthReporter>(
       *server->grpc_->GetHealthCheckService(), engine,
       std::vector<std::string>{v1::GenerationService::service_full_name(),
-                               v1::ModelService::service_full_name()},
+                               v1::ModelService::service_full_name(),
+                               inference::GRPCInferenceService::service_full_name()},
       options.health_interval);
   return server;
 }
@@ -89,6 +91,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
       grpc::InsecureServerCredentials());
   builder.RegisterService(&generation_);
   builder.RegisterService(&model_);
+  builder.RegisterService(&inference_);
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
   const auto hand_over = [this](int fd) {

@@ -15,6 +15,7 @@
 #include "grpcpp/grpcpp.h"
 #include "server/generate_service.h"
 #include "server/health_reporter.h"
+#include "server/kserve/inference_service.h"
 #include "server/model_service.h"
 #include "server/serving_state.h"
 
@@ -66,6 +67,7 @@ class Server {
   ServingState state_;
   GenerationServiceImpl generation_;
   ModelServiceImpl model_;
+  InferenceServiceImpl inference_;
   int port_ = 0;
   std::string address_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;

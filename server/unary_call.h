@@ -1,14 +1,24 @@
-// A unary call, the same for every method: the request out of its bytes, a handler, the answer or a
-// status with details, pushback metadata, metrics. Any thread of gRPC.
+// What every call of gRPC has in common: how it ends. And a unary call, the same for every method:
+// the request out of its bytes, a handler, the answer or a status with details, pushback metadata,
+// metrics. Any thread of gRPC.
 #pragma once
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "grpcpp/grpcpp.h"
 #include "server/serving_state.h"
+#include "server/status_mapping.h"
 #include "server/wire_messages.h"
 
 namespace tidegate {
+
+// ToGrpcStatus() of an error, with kRetryPushbackKey in the call's metadata where it says when to
+// come again. Before Finish().
+grpc::Status ErrorOf(grpc::CallbackServerContext& context, const absl::Status& status,
+                     const ErrorContext& error);
+
+// In OnCancel(): DEADLINE_EXCEEDED or CANCELLED.
+absl::StatusCode CodeOfCancelledCall(const grpc::CallbackServerContext& context);
 
 // As gRPC gives it to the handlers of one method.
 struct UnaryCall {

@@ -34,14 +34,15 @@ LAYERS = {
 FREE = ("tests", "bench")  # may include anything, may not be included by a layer
 
 # Headers that the build generates, by the folder their include path starts with.
-GENERATED = {"store/": "proto", "tidegate/": "proto", "google/rpc/": "proto"}
+GENERATED = {"store/": "proto", "tidegate/": "proto", "google/rpc/": "proto", "inference/": "proto",
+             "xds/": "proto"}
 
 # Library -> (how its includes look, files that may have them). One library, few places.
 LIBRARIES = {
     "liburing": (r"liburing", r"weightstore/io/"),
     "gRPC": (r"grpc(pp|\+\+)?/|.*\.grpc\.pb\.h",
              r"server/(?!access/)|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
-    "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc)/.*\.pb\.h",
+    "the public API's messages": (r"(proto/)?(tidegate/v1|google/rpc|inference|xds)/.*\.pb\.h",
                                   r"server/|cli/|weightstore/(admin_service\w*\.(h|cc)|main\.cc)"),
     "Highway": (r"hwy/", r"engine/kernels/|packer/kernels/"),
     "PCRE2": (r"pcre2", r"engine/tokenizer/pre_tokenizer\.cc"),
