@@ -107,10 +107,13 @@ void AddCommonFlags(CLI::App& app, const std::string& program) {
   app.add_option(kPrintConfigFlag,
                  "Print every setting and where it comes from, and exit: text, a file for "
                  "--config; json, with types, variables and help")
-      ->type_name("FORM")
       ->expected(0, 1)
-      ->default_str("text")
-      ->check(CLI::IsMember({"text", "json"}));
+      ->check(CLI::Validator(
+          [](const std::string& form) {
+            const bool known = form.empty() || form == "text" || form == "json";
+            return std::string(known ? "" : "use text or json");
+          },
+          "FORM"));
 }
 
 namespace {
@@ -149,10 +152,9 @@ std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv) 
   }
   const CLI::Option* print = app.get_option_no_throw(kPrintConfigFlag);
   if (print == nullptr || print->count() == 0) return std::nullopt;
-  const std::string form = print->as<std::string>();
+  const bool json = print->results() == std::vector<std::string>{"json"};
   std::fputs(
-      (form == "json" ? ConfigJson(app.get_name(), values) : ConfigText(app.get_name(), values))
-          .c_str(),
+      (json ? ConfigJson(app.get_name(), values) : ConfigText(app.get_name(), values)).c_str(),
       stdout);
   return 0;
 }

@@ -37,3 +37,7 @@ tidegate_protos(tg_grpc_protos GRPC
   FILES tidegate/v1/generation.proto tidegate/v1/model.proto tidegate/v1/weight_store.proto
         grpc/health/v1/health.proto inference/grpc_service.proto xds/data/orca/v3/orca_load_report.proto
   LINK tg_rpc_protos)
+tidegate_protos(tg_otlp_protos GRPC
+  FILES opentelemetry/proto/common/v1/common.proto opentelemetry/proto/resource/v1/resource.proto
+        opentelemetry/proto/trace/v1/trace.proto
+        opentelemetry/proto/collector/trace/v1/trace_service.proto)

@@ -111,6 +111,19 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       .Variable("TIDEGATE_WRITE_TIMEOUT");
 }
 
+void AddTracingFlags(CLI::App& app, SpanExporterOptions& tracing) {
+  AddAddressFlag(
+      app, "--otlp-endpoint", tracing.endpoint,
+      "Collector of traces, OTLP over gRPC without TLS: HOST:PORT or unix:PATH; off: none",
+      /*off=*/true)
+      .Variable("TIDEGATE_OTLP_ENDPOINT");
+  AddRealFlag(app, "--otlp-sample-ratio", tracing.sample_ratio, {0, 1},
+              "Share of requests traced whose callers do not say by traceparent")
+      .Variable("TIDEGATE_OTLP_SAMPLE_RATIO");
+  AddTextFlag(app, "--otlp-service-name", tracing.service_name, "service.name of the traces")
+      .Variable("TIDEGATE_OTLP_SERVICE_NAME");
+}
+
 void AddKvFlags(CLI::App& app, EngineOptions& engine) {
   AddIntegerFlag(app, "--kv-tokens", engine.kv_tokens, {0, kMaxKvTokens},
                  "Tokens of all requests in the KV cache; 0: what the store's budget reserves")
@@ -285,6 +298,7 @@ void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddCommonFlags(app, "tidegate-engine");
   AddNetworkFlags(app, config);
   AddLimitFlags(app, config);
+  AddTracingFlags(app, config.tracing);
   AddEngineFlags(app, config.engine);
   AddStallFlags(app, config.engine);
   AddPruningFlags(app, config.engine.pruning);

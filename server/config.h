@@ -13,6 +13,7 @@
 #include "base/flag_values.h"
 #include "base/log.h"
 #include "engine/engine_options.h"
+#include "server/tracing_options.h"
 
 namespace CLI {
 class App;
@@ -36,6 +37,7 @@ struct ServerConfig {
   std::chrono::nanoseconds write_timeout = std::chrono::seconds(60);
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
+  SpanExporterOptions tracing;
   EngineOptions engine;
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/server_pair.h"
 #include "server/conversions.h"
+#include "server/trace_context.h"
 #include "server/unary_call.h"
 #include "server/wire_messages.h"
 
@@ -28,6 +29,7 @@ GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerC
   std::shared_ptr<GenerateStream> stream(new GenerateStream(
       state, context, kIsChat ? RpcMethod::kChat : RpcMethod::kGenerate, request.request_id()));
   stream->self_ = stream;
+  stream->TraceAs(OnlyMetadata(*context, kTraceparentKey), OnlyMetadata(*context, kTracestateKey));
   // From here on gRPC calls back once the caller has returned the reactor to it.
   stream->Start(request, std::move(status), ClientOfPeer(context->peer()), stream);
   return stream.get();

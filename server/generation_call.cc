@@ -62,7 +62,20 @@ GenerationCall::GenerationCall(ServingState& state, RpcMethod method, const std:
   if (state_.metrics != nullptr) state_.metrics->OnStreamOpened();
 }
 
+void GenerationCall::TraceAs(std::string_view traceparent, std::string_view tracestate) {
+  if (state_.tracer == nullptr) return;
+  std::optional<RequestSpan> span = state_.tracer->Begin(traceparent, tracestate);
+  if (!span.has_value()) return;
+  span->chat = method_ == RpcMethod::kChat;
+  span->request_id = request_id_;
+  span_ = std::make_unique<RequestSpan>(*std::move(span));
+}
+
 GenerationCall::~GenerationCall() {
+  if (span_ != nullptr) {
+    span_->code = code_.load();
+    state_.tracer->End(std::move(*span_));
+  }
   if (state_.metrics == nullptr) return;
   std::optional<FinishReason> reason;
   if (const uint32_t value = reason_.load(); value != 0) reason = static_cast<FinishReason>(value);
@@ -98,6 +111,7 @@ absl::Status GenerationCall::Submit(const Request& request, const std::string& c
   ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
   parsed.client = client;
   started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
+  if (span_ != nullptr) span_->model = info.name;
   ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
   state_.streams.Name(this, request_id_, engine_id_);
   return absl::OkStatus();
@@ -123,6 +137,7 @@ template void GenerationCall::Start<v1::ChatRequest>(const v1::ChatRequest&, abs
 
 void GenerationCall::OnResult(const GenerationResult& result) {
   reason_ = static_cast<uint32_t>(result.reason);
+  if (span_ != nullptr) span_->result = result;
   Settled();
   if (state_.metrics != nullptr && result.reason == FinishReason::kCancelled &&
       (buffer_.client_gone() || cancelled())) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "engine/engine.h"
 #include "server/parse_request.h"
@@ -27,6 +28,9 @@ class GenerationCall : public OpenStreams::Stream {
  protected:
   // `state` outlives the engine's interest in the call. A `request_id` that is none is replaced.
   GenerationCall(ServingState& state, RpcMethod method, const std::string& request_id);
+
+  // What the client says of a trace (trace_context.h); "" where it says nothing. Before Start().
+  void TraceAs(std::string_view traceparent, std::string_view tracestate);
 
   // Once: checks and submits a v1::GenerateRequest or v1::ChatRequest, if `status` (what the
   // protocol found wrong) is OK, and performs the first move. `self` is this call; `client`:
@@ -76,6 +80,7 @@ class GenerationCall : public OpenStreams::Stream {
   std::string request_id_;
   v1::Started started_;
   TokenBuffer buffer_;
+  std::unique_ptr<RequestSpan> span_;                           // null: not traced
   uint64_t engine_id_ = 0;                                      // of Submit(); 0: never submitted
   std::atomic<absl::StatusCode> code_ = absl::StatusCode::kOk;  // of the call, for metrics
   std::atomic<uint32_t> reason_ = 0;  // FinishReason; 0: the engine has not ended it

@@ -23,6 +23,7 @@
 #include "engine/kernels/kernels.h"
 #include "server/config.h"
 #include "server/metrics.h"
+#include "server/metrics_tracing.h"
 #include "server/server.h"
 
 namespace tidegate {
@@ -85,6 +86,15 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
     metrics_server->RegisterCollectable(
         std::make_shared<ConnectionMetrics>(options.connection_stats));
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
+  }
+  const auto span_stats = std::make_shared<SpanStats>();
+  if (metrics_server != nullptr) {
+    metrics_server->RegisterCollectable(std::make_shared<TracingMetrics>(span_stats));
+  }
+  std::unique_ptr<SpanExporter> tracer;
+  if (!config.tracing.endpoint.empty()) {
+    ASSIGN_OR_RETURN(tracer, SpanExporter::Start(config.tracing, span_stats));
+    options.tracer = tracer.get();
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::Create(config.engine, metrics.get()));

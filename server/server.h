@@ -33,6 +33,7 @@ struct ServerOptions {
   std::vector<std::string> model_aliases;
   std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};
+  SpanExporter* tracer = nullptr;  // may be null; not owned, outlives the engine
 };
 
 class Server {

@@ -8,6 +8,7 @@
 #include "server/metrics.h"
 #include "server/open_streams.h"
 #include "server/served_model.h"
+#include "server/span_exporter.h"
 
 namespace tidegate {
 
@@ -18,6 +19,7 @@ struct ServingState {
   ChatPrompts& chat;             // not owned
   OpenStreams& streams;          // not owned
   const int32_t max_priority = 0;
+  SpanExporter* const tracer = nullptr;  // may be null; not owned
   std::atomic<bool> draining = false;
 };
 

@@ -1,5 +1,7 @@
 #include "server/unary_call.h"
 
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 
 namespace tidegate {
@@ -23,6 +25,12 @@ absl::StatusCode CodeOfCancelledCall(const grpc::CallbackServerContext& context)
   return context.deadline() <= std::chrono::system_clock::now() + kDeadlineSlack
              ? absl::StatusCode::kDeadlineExceeded
              : absl::StatusCode::kCancelled;
+}
+
+std::string_view OnlyMetadata(const grpc::CallbackServerContext& context, const char* key) {
+  const auto range = context.client_metadata().equal_range(key);
+  if (range.first == range.second || std::next(range.first) != range.second) return "";
+  return {range.first->second.data(), range.first->second.size()};
 }
 
 grpc::ServerUnaryReactor* FinishUnary(const UnaryCall& call, const absl::Status& status,

@@ -3,6 +3,8 @@
 // metrics. Any thread of gRPC.
 #pragma once
 
+#include <string_view>
+
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "grpcpp/grpcpp.h"
@@ -19,6 +21,9 @@ grpc::Status ErrorOf(grpc::CallbackServerContext& context, const absl::Status& s
 
 // In OnCancel(): DEADLINE_EXCEEDED or CANCELLED.
 absl::StatusCode CodeOfCancelledCall(const grpc::CallbackServerContext& context);
+
+// The only value of metadata `key`, valid as long as `context`; "" for none or several.
+std::string_view OnlyMetadata(const grpc::CallbackServerContext& context, const char* key);
 
 // As gRPC gives it to the handlers of one method.
 struct UnaryCall {

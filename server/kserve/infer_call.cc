@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/server_pair.h"
+#include "server/trace_context.h"
 #include "server/unary_call.h"
 #include "server/wire_messages.h"
 
@@ -24,6 +25,7 @@ InferCall* InferCall::Begin(ServingState& state, grpc::CallbackServerContext* co
   if (status.ok()) status = ParseInferRequest(request, /*streams=*/false, plan);
   const std::shared_ptr<InferCall> call(new InferCall(state, context, response, std::move(plan)));
   call->self_ = call;
+  call->TraceAs(OnlyMetadata(*context, kTraceparentKey), OnlyMetadata(*context, kTracestateKey));
   // From here on gRPC calls back once the caller has returned the reactor to it.
   call->Start(call->plan_.request, std::move(status), ClientOfPeer(context->peer()), call);
   return call.get();

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/server_pair.h"
+#include "server/trace_context.h"
 #include "server/unary_call.h"
 #include "server/wire_messages.h"
 
@@ -24,6 +25,8 @@ InferStream::InferStream(ServingState& state, grpc::CallbackServerContext* conte
     : state_(state),
       context_(context),
       client_(ClientOfPeer(context->peer())),
+      traceparent_(OnlyMetadata(*context, kTraceparentKey)),
+      tracestate_(OnlyMetadata(*context, kTracestateKey)),
       errors_end_(WantsErrorsToEnd(*context)) {}
 
 InferStream* InferStream::Begin(ServingState& state, grpc::CallbackServerContext* context) {
@@ -80,6 +83,7 @@ void InferStream::BeginRequest() {
     MutexLock lock(mutex_);
     open_.emplace(call.get(), call);
   }
+  call->TraceAs(traceparent_, tracestate_);
   call->Begin(client_, call);
   bool abandoned = false;
   {

@@ -65,6 +65,7 @@ class InferStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   ServingState& state_;
   grpc::CallbackServerContext* const context_;  // valid until OnDone()
   const std::string client_;
+  const std::string traceparent_, tracestate_;
   const bool errors_end_;   // triton_grpc_error
   grpc::ByteBuffer read_;   // of the read that is out
   grpc::ByteBuffer write_;  // of the write that is out

@@ -23,6 +23,7 @@ class StreamedInfer final : public GenerationCall {
                                                std::shared_ptr<InferStream> stream,
                                                const grpc::ByteBuffer& request);
 
+  using GenerationCall::TraceAs;  // before Begin()
   // Once, and `self` is this: submits it. The stream may be told Done() before this returns.
   void Begin(const std::string& client, const std::shared_ptr<StreamedInfer>& self);
   // By the stream: what Send() gave it last is written; not `ok`: it never will be.

@@ -34,7 +34,7 @@ LAYERS = {
 FREE = ("tests", "bench")  # may include anything, may not be included by a layer
 
 # Headers that the build generates, by the folder their include path starts with.
-GENERATED = {"store/": "proto", "tidegate/": "proto", "google/rpc/": "proto", "inference/": "proto",
+GENERATED = {"store/": "proto", "tidegate/": "proto", "google/rpc/": "proto", "opentelemetry/": "proto", "inference/": "proto",
              "xds/": "proto"}
 
 # Library -> (how its includes look, files that may have them). One library, few places.
