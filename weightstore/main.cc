@@ -31,6 +31,10 @@ void LogFacts(const StoreInfo& info) {
                             : absl::StrCat("through the page cache: ", info.flash.why_not_direct),
           ", ", FormatBytes(info.flash.fixed_buffer_bytes), " registered, queue depth ",
           info.flash.queue_depth);
+  const bool fell_back = info.flash.backend == "pread" && info.flash.reason != "asked for";
+  if (fell_back || !info.flash.direct) {
+    LogInfo("`tidegate doctor` says what such reads cost, and what to do");
+  }
   LogInfo("budget ", FormatBytes(info.memory_budget_bytes), ": static weights ",
           FormatBytes(info.static_bytes), ", slots ", FormatBytes(info.slot_bytes), " for ",
           FormatBytes(info.streamed_model_bytes), " on flash, staging ",

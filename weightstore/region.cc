@@ -39,7 +39,9 @@ absl::Status CheckFile(int fd, const std::string& path) {
   }
   if (fs.f_type != TMPFS_MAGIC) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, " is not on tmpfs; choose a region folder on tmpfs such as /dev/shm"));
+        absl::StrCat(path,
+                     " is not on tmpfs; choose a region folder on tmpfs such as /dev/shm; "
+                     "`tidegate doctor` checks it"));
   }
   return absl::OkStatus();
 }
@@ -148,9 +150,9 @@ absl::Status Reserve(int fd, const std::string& path, uint64_t bytes) {
   if (::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
   const int error = errno;
   ::unlink(path.c_str());
-  return absl::ResourceExhaustedError(
-      absl::StrCat("tmpfs has no room for a region of ", FormatBytes(bytes), " at ", path, " (",
-                   strerror(error), "); lower --memory-budget or enlarge the tmpfs"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "tmpfs has no room for a region of ", FormatBytes(bytes), " at ", path, " (", strerror(error),
+      "); lower --memory-budget or enlarge the tmpfs; `tidegate doctor` knows how"));
 }
 
 }  // namespace

@@ -138,7 +138,9 @@ absl::Status Store::Impl::OpenRegion(const RegionPlan& plan) {
   pack_.manifest.clear_chat_template();
   // Weights that the kernel swaps out or drops are read twice: keep them where they are.
   if (::mlock(region_.data(), region_.bytes().size()) != 0) {
-    LogInfo("region is not locked into memory (memlock limit); raise it if this host swaps");
+    LogInfo(
+        "region is not locked into memory (memlock limit); raise it if this host swaps, as "
+        "`tidegate doctor` describes");
   }
   return absl::OkStatus();
 }

@@ -51,8 +51,9 @@ absl::StatusOr<std::unique_ptr<FlashDevice>> OpenFlashDevice(const FlashOptions&
   if (uring.ok()) return uring;
   const std::string reason(uring.status().message());
   if (options.backend == "io_uring") {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "io_uring was asked for and is refused: ", reason, "; choose auto or pread instead"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("io_uring was asked for and is refused: ", reason,
+                     "; choose auto or pread instead, or see what `tidegate doctor` advises"));
   }
   return PreadDevice::Create(std::move(file), options, reason);
 }
