@@ -100,6 +100,10 @@ void AddCommonFlags(CLI::App& app, const std::string& program) {
   app.name(program);
   app.set_version_flag("--version",
                        absl::StrCat(program, " ", TIDEGATE_VERSION, " (", TIDEGATE_REVISION, ")"));
+  AddConfigFlags(app);
+}
+
+void AddConfigFlags(CLI::App& app) {
   // Read by ParseFlags(), before CLI11 sees it.
   app.add_option("--config", "File of \"name = value\" lines, names as the flags'")
       ->type_name("FILE")
@@ -118,55 +122,80 @@ void AddCommonFlags(CLI::App& app, const std::string& program) {
 
 namespace {
 
-// Parses, or throws what CLI11 throws; the message says where a wrong value came from.
-void ParseOrThrow(CLI::App& app, int argc, const char* const* argv,
-                  std::vector<FlagValue>& values) {
-  FlagSources sources(app, std::vector<std::string>(argv + 1, argv + argc));
+bool WantsConfig(const CLI::App& command) {
+  const CLI::Option* print = command.get_option_no_throw(kPrintConfigFlag);
+  return print != nullptr && print->count() > 0;
+}
+
+// Parses `arguments` of `command`, which is `app` itself or a subcommand of it, or throws what
+// CLI11 throws; the message says where a wrong value came from.
+std::vector<FlagValue> ParseOrThrow(CLI::App& app, CLI::App& command,
+                                    std::vector<std::string> arguments) {
+  FlagSources sources(command, std::move(arguments));
   try {
     ThrowUnlessOk("the environment", sources.TakeEnvironment());
     ThrowUnlessOk("--config", sources.TakeFile());
-    std::vector<std::string> arguments = sources.arguments();
-    std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes them in
-    app.parse(arguments);
+    std::vector<std::string> all = sources.arguments();
+    if (&command != &app) all.insert(all.begin(), command.get_name());
+    std::reverse(all.begin(), all.end());  // the order that CLI11 takes them in
+    app.parse(all);
   } catch (const CLI::RequiredError&) {
     // Settings can be looked at before all are there.
-    if (app.get_option_no_throw(kPrintConfigFlag) == nullptr || app.count(kPrintConfigFlag) == 0) {
-      throw;
-    }
+    if (!WantsConfig(command)) throw;
   } catch (const CLI::ParseError& error) {
     const std::string origin = sources.OriginOf(error.what());
     if (error.get_exit_code() == 0 || origin.empty()) throw;
     throw CLI::ValidationError(absl::StrCat(error.what(), " (", origin, ")"));
   }
-  values = FlagValues(app, sources.origins());
+  return FlagValues(command, sources.origins());
+}
+
+std::optional<int> ParseAndAnswer(CLI::App& app, CLI::App& command, const std::string& name,
+                                  std::vector<std::string> arguments) {
+  std::vector<FlagValue> values;
+  try {
+    values = ParseOrThrow(app, command, std::move(arguments));
+  } catch (const CLI::ParseError& error) {
+    return ExplainParseError(app, error);
+  }
+  if (!WantsConfig(command)) return std::nullopt;
+  const bool json =
+      command.get_option(kPrintConfigFlag)->results() == std::vector<std::string>{"json"};
+  std::fputs((json ? ConfigJson(name, values) : ConfigText(name, values)).c_str(), stdout);
+  return 0;
 }
 
 }  // namespace
 
 std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv) {
-  std::vector<FlagValue> values;
+  return ParseAndAnswer(app, app, app.get_name(), {argv + 1, argv + argc});
+}
+
+std::optional<int> ParseProgram(CLI::App& app, int argc, const char* const* argv) {
+  std::vector<CLI::App*> named;
+  if (argc > 1) {
+    named = app.get_subcommands(
+        [argv](const CLI::App* command) { return command->get_name() == argv[1]; });
+  }
+  CLI::App* command = named.empty() ? nullptr : named.front();
+  if (command != nullptr && command->get_option_no_throw(kPrintConfigFlag) != nullptr) {
+    return ParseAndAnswer(app, *command, absl::StrCat("tidegate ", command->get_name()),
+                          {argv + 2, argv + argc});
+  }
   try {
-    ParseOrThrow(app, argc, argv, values);
+    app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return ExplainParseError(app, error);
   }
-  const CLI::Option* print = app.get_option_no_throw(kPrintConfigFlag);
-  if (print == nullptr || print->count() == 0) return std::nullopt;
-  const bool json = print->results() == std::vector<std::string>{"json"};
-  std::fputs(
-      (json ? ConfigJson(app.get_name(), values) : ConfigText(app.get_name(), values)).c_str(),
-      stdout);
-  return 0;
+  return std::nullopt;
 }
 
 absl::StatusOr<std::vector<FlagValue>> ReadFlags(CLI::App& app, int argc, const char* const* argv) {
-  std::vector<FlagValue> values;
   try {
-    ParseOrThrow(app, argc, argv, values);
+    return ParseOrThrow(app, app, {argv + 1, argv + argc});
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(error.what());
   }
-  return values;
 }
 
 int ExplainParseError(const CLI::App& app, const CLI::ParseError& error) {

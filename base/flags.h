@@ -60,15 +60,22 @@ std::shared_ptr<CLI::App> MakeProgram(const std::string& about, const std::strin
 CLI::App& AddSubcommand(CLI::App& app, const std::string& name, const std::string& about,
                         const std::string& footer, std::function<void(const CLI::App&)> chosen);
 
-// Adds --config, --print-config and --version to a daemon's flags.
+// Adds --config and --print-config, which ParseFlags() and ParseProgram() answer.
+void AddConfigFlags(CLI::App& app);
+// The same and --version to a daemon's flags.
 void AddCommonFlags(CLI::App& app, const std::string& program);
 
 // Parses. A value means that the program is to exit with it: 0 after --help, --version or
 // --print-config, else the mistake has been explained on standard error.
 std::optional<int> ParseFlags(CLI::App& app, int argc, const char* const* argv);
 
-// The same without a word, for a program that runs and reads its settings again. INVALID_ARGUMENT
-// says what ParseFlags() would explain.
+// The same for a program with subcommands, of which the first argument names one: where that has
+// AddConfigFlags(), its flags come from all sources, else from the command line and the
+// environment.
+std::optional<int> ParseProgram(CLI::App& app, int argc, const char* const* argv);
+
+// ParseFlags() without a word, for a program that runs and reads its settings again.
+// INVALID_ARGUMENT says what ParseFlags() would explain.
 absl::StatusOr<std::vector<FlagValue>> ReadFlags(CLI::App& app, int argc, const char* const* argv);
 
 // Ends an unsuccessful parse as CLI11's exit() does, but prints what the command line holds as text

@@ -25,20 +25,30 @@ void AddFlags(CLI::App& command, const CLI::App& daemon, std::vector<std::string
     const std::string flag = absl::StrCat("--", name);
     if (Reserved().contains(name) || command.get_option_no_throw(flag) != nullptr) continue;
     constexpr const char* kHidden = "";  // a group without a name
+    const std::string& help = option->get_description();
     if (option->get_items_expected_max() == 0) {
-      command.add_flag_callback(flag, [&given, flag] { given.push_back(flag); })->group(kHidden);
+      command
+          .add_flag_callback(
+              flag, [&given, flag] { given.push_back(flag); }, help)
+          ->envname(option->get_envname())
+          ->group(kHidden);
       continue;
     }
-    command
-        .add_option_function<std::vector<std::string>>(
-            flag,
-            [&given, flag](const std::vector<std::string>& values) {
-              for (const std::string& value : values) {
-                given.push_back(absl::StrCat(flag, "=", value));
-              }
-            })
+    CLI::Option* added = command.add_option_function<std::vector<std::string>>(
+        flag,
+        [&given, flag](const std::vector<std::string>& values) {
+          for (const std::string& value : values) {
+            given.push_back(absl::StrCat(flag, "=", value));
+          }
+        },
+        help);
+    added
         ->allow_extra_args(false)  // the next word is not one of its values
+        ->type_name(option->get_type_name())
+        ->default_str(option->get_default_str())
+        ->envname(option->get_envname())
         ->group(kHidden);
+    if (option->get_items_expected_max() == 1) added->expected(1);
   }
 }
 

@@ -23,6 +23,9 @@ namespace {
 // Of one question; a stop may have to wait for it.
 constexpr std::chrono::milliseconds kAskTimeout{1000};
 
+// The file of settings is read here; TIDEGATE_CONFIG is not for our programs to see.
+constexpr char kNoConfig[] = "--config=";
+
 bool IsReady(const std::string& server) {
   return CheckHealth(server, "readiness", kAskTimeout, /*own_connection=*/true).ok();
 }
@@ -66,6 +69,7 @@ void ServiceOptions::Register(CLI::App& command) {
   AddChoiceFlag(command, "--log-format", log_format, {"text", "json"},
                 "Their log lines as text, or each as a JSON object: text, json")
       .Variable("TIDEGATE_LOG_FORMAT");
+  AddConfigFlags(command);
   AddDaemonFlags(command, flags);
 }
 
@@ -99,12 +103,12 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Prepare(const Servic
   ASSIGN_OR_RETURN(programs[1], SiblingProgram("tidegate-engine"));
   // Mistakes in flags are said before the long work.
   StoreConfig store;
-  std::vector<std::string> arguments = {"tidegate-store", "--pack", options.pack.model,
+  std::vector<std::string> arguments = {"tidegate-store", kNoConfig, "--pack", options.pack.model,
                                         "--memory-budget=1"};
   Append(arguments, options.flags.store);
   RETURN_IF_ERROR(ParseArguments(arguments, store));
   ServerConfig engine;
-  arguments = {"tidegate-engine"};
+  arguments = {"tidegate-engine", kNoConfig};
   Append(arguments, options.flags.engine);
   RETURN_IF_ERROR(ParseArguments(arguments, engine));
 
@@ -169,6 +173,7 @@ absl::Status LocalService::Run(SupervisorOptions options) { return supervisor_->
 std::vector<std::string> LocalService::StoreCommand() {
   store_.metrics.Forget();
   std::vector<std::string> command = {store_.program,
+                                      kNoConfig,
                                       "--pack",
                                       pack_.path,
                                       "--memory-budget",
@@ -193,6 +198,7 @@ std::vector<std::string> LocalService::EngineCommand() {
   engine_.grpc.Forget();
   engine_.metrics.Forget();
   std::vector<std::string> command = {engine_.program,
+                                      kNoConfig,
                                       "--store-socket",
                                       socket_,
                                       "--listen",

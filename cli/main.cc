@@ -55,11 +55,7 @@ int Run(int argc, char** argv) {
     Complain("unknown command " + tidegate::Quoted(argv[1]) + "; `tidegate --help` lists them");
     return 1;
   }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return tidegate::ExplainParseError(app, error);
-  }
+  if (const auto code = tidegate::ParseProgram(app, argc, argv); code.has_value()) return *code;
   const absl::Status status = run();
   if (status.ok()) return 0;
   // Who finds the output closed has stopped for that: main() says so.

@@ -167,6 +167,41 @@ TEST_F(PrintConfigTest, JsonIsTheSchemaToo) {
   EXPECT_EQ(settings["needed"].at("help"), "What is \"needed\"");
 }
 
+// Of a program with subcommands.
+TEST_F(PrintConfigTest, SubcommandsHaveSettingsToo) {
+  Set("TIDEGATE_TEST_SPEED", "2");
+  WriteFileOrDie(path_, "size = 3\nspeed = 4\n");
+  const auto run = [&](std::vector<const char*> arguments, uint32_t& speed, uint32_t& size) {
+    CLI::App program;
+    std::string model;
+    bool chosen = false;
+    CLI::App& command =
+        AddSubcommand(program, "serve", "", "", [&](const CLI::App&) { chosen = true; });
+    AddTextFlag(command, "MODEL", model, "").Required();
+    AddIntegerFlag(command, "--speed", speed, {0, 9}, "").Variable("TIDEGATE_TEST_SPEED");
+    AddIntegerFlag(command, "--size", size, {0, 9}, "");
+    AddConfigFlags(command);
+    arguments.insert(arguments.begin(), {"tidegate", "serve", "--config", path_.c_str()});
+    const auto code = ParseProgram(program, static_cast<int>(arguments.size()), arguments.data());
+    return code.has_value() ? *code : chosen ? -1 : -2;
+  };
+  uint32_t speed = 0, size = 0;
+  EXPECT_EQ(run({"m.gguf"}, speed, size), -1);
+  EXPECT_EQ(speed, 2u);
+  EXPECT_EQ(size, 3u);
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(run({"--speed=5", "--print-config"}, speed, size), 0);
+  std::fflush(stdout);
+  const std::string text = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(text, testing::ContainsRegex("# Settings of tidegate serve "));
+  EXPECT_THAT(text, testing::ContainsRegex("\nspeed = 5 +# flag\n"));
+  EXPECT_THAT(text, testing::ContainsRegex("\nsize = 3 +# file: .*c, line 1\n"));
+  WriteFileOrDie(path_, "size = 30\n");
+  testing::internal::CaptureStderr();
+  EXPECT_GT(run({"m.gguf"}, speed, size), 0);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("c, line 1)"));
+}
+
 TEST_F(SettingsTest, ReadAgainTheyTellWhatChanged) {
   WriteFileOrDie(path_, "max-running = 2\n");
   const char* const argv[] = {"prog", "--config", path_.c_str()};

@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <map>
 #include <set>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "base/flag_values.h"
 
 namespace tidegate {
@@ -69,8 +72,9 @@ TEST_F(DaemonFlagsTest, TheCommandsOwnComeFirst) {
 
 TEST_F(DaemonFlagsTest, WhatTiesTheTwoTogetherIsNotTaken) {
   AddDaemonFlags(app_, flags_);
-  for (const char* flag : {"--pack=p", "--socket=s", "--store-socket=s", "--listen=127.0.0.1:1",
-                           "--port-file=f", "--metrics-listen=off", "--config=c", "--none=1"}) {
+  for (const char* flag :
+       {"--print-config", "--pack=p", "--socket=s", "--store-socket=s", "--listen=127.0.0.1:1",
+        "--port-file=f", "--metrics-listen=off", "--config=c", "--none=1"}) {
     EXPECT_FALSE(Parse({"m", flag})) << flag;
   }
   EXPECT_THAT(app_.help(), Not(HasSubstr("--max-running")));
@@ -91,6 +95,23 @@ TEST_F(DaemonFlagsTest, ValuesAreCheckedAsTheDaemonsDo) {
   EXPECT_THAT(
       std::string(ParseArguments({"e", "--density=0.1", "--density-min=0.5"}, both).message()),
       HasSubstr("--density 0.1 is not inside"));
+}
+
+// What --print-config of serve tells of them is what theirs would.
+TEST_F(DaemonFlagsTest, AreDescribedAsTheDaemonsDo) {
+  AddDaemonFlags(app_, flags_);
+  setenv("TIDEGATE_MAX_WAITING", "7", 1);
+  ASSERT_TRUE(Parse({"m", "--lora=a,b"}));
+  unsetenv("TIDEGATE_MAX_WAITING");
+  EXPECT_THAT(flags_.engine, UnorderedElementsAre("--max-waiting=7", "--lora=a,b"));
+  std::map<std::string, FlagValue> values;
+  for (const FlagValue& value : FlagValues(app_, {})) values[value.name] = value;
+  EXPECT_EQ(values["queue-depth"].default_text, absl::StrCat(StoreOptions().queue_depth));
+  EXPECT_EQ(values["queue-depth"].variable, "TIDEGATE_QUEUE_DEPTH");
+  EXPECT_FALSE(values["queue-depth"].repeated);
+  EXPECT_TRUE(values["lora"].repeated);
+  EXPECT_EQ(values["keep-region"].type, "BOOLEAN");
+  EXPECT_FALSE(values["keep-region"].help.empty());
 }
 
 // Every flag of the daemons is a setting that --print-config shows and the environment may give.
