@@ -49,10 +49,6 @@ constexpr uint64_t kListenerEvent = 0, kWakeEvent = 1;
 uint64_t ClientEvent(uint64_t id) { return id << 1; }
 uint64_t ServerEvent(uint64_t id) { return id << 1 | 1; }
 
-absl::Status SystemError(const char* what) {
-  return absl::ResourceExhaustedError(absl::StrCat(what, ": ", std::strerror(errno)));
-}
-
 }  // namespace
 
 const char* RefusalName(Refusal refusal) {
@@ -64,7 +60,8 @@ const char* RefusalName(Refusal refusal) {
 class ConnectionGate::Loop {
  public:
   Loop(LiveListener listener, const GateLimits& limits, HandOver hand_over,
-       std::shared_ptr<GateStats> stats, UniqueFd epoll, UniqueFd wake);
+       std::shared_ptr<GateStats> stats, std::shared_ptr<TlsServer> tls, UniqueFd epoll,
+       UniqueFd wake);
   ~Loop() { Stop(milliseconds(0)); }
 
   void StopAccepting();
@@ -105,6 +102,7 @@ class ConnectionGate::Loop {
 
   const GateLimits limits_;
   const HandOver hand_over_;
+  const std::shared_ptr<TlsServer> tls_;  // or null
   const UniqueFd epoll_, wake_;
   std::optional<LiveListener> listener_;
   const ListenAddress address_;
@@ -134,9 +132,11 @@ class ConnectionGate::Loop {
 };
 
 ConnectionGate::Loop::Loop(LiveListener listener, const GateLimits& limits, HandOver hand_over,
-                           std::shared_ptr<GateStats> stats, UniqueFd epoll, UniqueFd wake)
+                           std::shared_ptr<GateStats> stats, std::shared_ptr<TlsServer> tls,
+                           UniqueFd epoll, UniqueFd wake)
     : limits_(limits),
       hand_over_(std::move(hand_over)),
+      tls_(std::move(tls)),
       epoll_(std::move(epoll)),
       wake_(std::move(wake)),
       listener_(std::move(listener)),
@@ -238,7 +238,7 @@ CloseReason ConnectionGate::Loop::ConnectToServer(GatedConnection& connection,
     MutexLock lock(mutex_);
     if (!accepting_) return CloseReason::kStopped;
   }
-  std::optional<ServerPair> pair = MakeServerPair(connection.address());
+  std::optional<ServerPair> pair = MakeServerPair(connection.client());
   if (!pair.has_value()) return CloseReason::kNoDescriptors;
   const int gate_end = pair->gate.get();
   connection.SetServer(std::move(pair->gate));
@@ -368,8 +368,10 @@ void ConnectionGate::Loop::AcceptOne(LiveListener::Accepted accepted, Clock::tim
   const uint64_t id = ++last_id_;
   ++stats_.accepted;
   ++per_address_[accepted.peer];
+  std::unique_ptr<TlsStream> tls;
+  if (tls_ != nullptr) tls = tls_->Accept(accepted.fd.get(), TlsProtocol::kHttp2, accepted.peer);
   auto connection = std::make_unique<GatedConnection>(
-      id, std::move(accepted.fd), std::move(accepted.peer), window_, counts_, now);
+      id, std::move(accepted.fd), std::move(tls), std::move(accepted.peer), window_, counts_, now);
   const uint32_t events = connection->client_events();
   const bool watched = Watch(EPOLL_CTL_ADD, connection->client_fd(), ClientEvent(id), events);
   connections_.emplace(id, Entry{std::move(connection), events, 0});
@@ -405,11 +407,10 @@ bool ConnectionGate::Loop::Evict(const std::string* peer) {
   const GatedConnection* victim = nullptr;
   for (const auto& [id, entry] : connections_) {
     const auto& connection = entry.connection;
-    if (connection->open_calls() > 0 || (peer != nullptr && connection->address() != *peer))
-      continue;
-    if (victim == nullptr || connection->last_active() < victim->last_active()) {
-      victim = connection.get();
-    }
+    if (connection->open_calls() > 0) continue;
+    if (peer != nullptr && connection->address() != *peer) continue;
+    const bool quieter = victim == nullptr || connection->last_active() < victim->last_active();
+    if (quieter) victim = connection.get();
   }
   if (victim == nullptr) return false;
   evict_log_.Warning("as many connections as allowed: closed one without calls from ",
@@ -475,15 +476,15 @@ void ConnectionGate::Loop::Stop(milliseconds flush_time) {
 
 absl::StatusOr<std::unique_ptr<ConnectionGate>> ConnectionGate::Start(
     const ListenAddress& address, const GateLimits& limits, HandOver hand_over,
-    std::shared_ptr<GateStats> stats) {
-  UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll.valid()) return SystemError("epoll_create1");
-  UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake.valid()) return SystemError("eventfd");
+    std::shared_ptr<GateStats> stats, std::shared_ptr<TlsServer> tls) {
+  UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC)), wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll.valid() || !wake.valid()) {
+    return absl::ResourceExhaustedError(absl::StrCat("epoll, eventfd: ", std::strerror(errno)));
+  }
   ASSIGN_OR_RETURN(LiveListener listener, LiveListener::Create(address));
   return std::unique_ptr<ConnectionGate>(new ConnectionGate(
       std::make_unique<Loop>(std::move(listener), limits, std::move(hand_over), std::move(stats),
-                             std::move(epoll), std::move(wake))));
+                             std::move(tls), std::move(epoll), std::move(wake))));
 }
 
 ConnectionGate::ConnectionGate(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {}

@@ -4,7 +4,7 @@
 // make it grow without bound: docs/security.md has the figures.
 //
 // gRPC gets one end of a socket pair for each connection, once the client has sent an HTTP/2
-// preface; the gate passes bytes on. So it sees frames in clear: TLS, when it comes, ends here.
+// preface; the gate passes bytes on. It has to see frames in clear: so TLS ends here.
 // A connection takes three descriptors.
 //
 // Threads: one of its own. Start() and Stop() belong to one owner; the stats are anybody's.
@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/gated_connection.h"
 #include "base/listen_address.h"
+#include "base/tls.h"
 
 namespace tidegate {
 
@@ -34,8 +35,8 @@ struct GateLimits {
   // Anonymous memory of the process; 0: as its control group says, if it does (MemoryWatch). Close
   // to it the busiest connections are closed.
   uint64_t max_memory = 0;
-  std::chrono::milliseconds handshake_timeout{10000};
-  std::chrono::milliseconds request_timeout{60000};  // from a call's header to its whole message
+  std::chrono::milliseconds handshake_timeout{10000};  // to the HTTP/2 preface, TLS included
+  std::chrono::milliseconds request_timeout{60000};    // from a call's header to its whole message
 };
 
 // Why a connection was closed as soon as it was accepted.
@@ -65,11 +66,13 @@ class ConnectionGate {
   using HandOver = std::function<void(int fd)>;
 
   // Listens and starts; `stats` are filled from then on. Connections are fewer than asked where the
-  // process may not have enough descriptors; the log says so. Errors of Listen().
+  // process may not have enough descriptors; the log says so. With `tls` clients have to speak it,
+  // and the time and places of handshakes are those of connections. Errors of Listen().
   static absl::StatusOr<std::unique_ptr<ConnectionGate>> Start(const ListenAddress& address,
                                                                const GateLimits& limits,
                                                                HandOver hand_over,
-                                                               std::shared_ptr<GateStats> stats);
+                                                               std::shared_ptr<GateStats> stats,
+                                                               std::shared_ptr<TlsServer> tls = {});
   ~ConnectionGate();  // Stop() without time
   ConnectionGate(const ConnectionGate&) = delete;
   ConnectionGate& operator=(const ConnectionGate&) = delete;

@@ -20,24 +20,48 @@ constexpr std::chrono::seconds kLastWordsTime{5};
 
 enum class Io { kMoved, kWait, kEnd };
 
-// Reads up to a chunk to the end of `buffer`.
-Io Receive(int fd, std::string& buffer) {
-  char chunk[GatedConnection::kChunkBytes];
-  const ssize_t got = recv(fd, chunk, sizeof(chunk), MSG_DONTWAIT);
-  if (got > 0) {
-    buffer.append(chunk, static_cast<size_t>(got));
-    return Io::kMoved;
-  }
-  return got < 0 && (errno == EAGAIN || errno == EINTR) ? Io::kWait : Io::kEnd;
+Io IoOf(ssize_t moved) {
+  if (moved > 0) return Io::kMoved;
+  return moved < 0 && (errno == EAGAIN || errno == EINTR) ? Io::kWait : Io::kEnd;
 }
 
-// Sends the first `bytes` of `buffer` as far as they go and takes them off.
-Io Send(int fd, std::string& buffer, size_t& bytes) {
+Io IoOf(TlsStream::Io io) {
+  if (io == TlsStream::Io::kMoved) return Io::kMoved;
+  return io == TlsStream::Io::kWantRead || io == TlsStream::Io::kWantWrite ? Io::kWait : Io::kEnd;
+}
+
+// Reads up to a chunk to the end of `buffer`; through `tls`, unless null.
+Io Receive(int fd, TlsStream* tls, std::string& buffer) {
+  char chunk[GatedConnection::kChunkBytes];
+  size_t got = 0;
+  Io io = Io::kEnd;
+  if (tls != nullptr) {
+    io = IoOf(tls->Read(chunk, sizeof(chunk), got));
+  } else {
+    const ssize_t moved = recv(fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+    io = IoOf(moved);
+    got = static_cast<size_t>(moved);
+  }
+  if (io == Io::kMoved) buffer.append(chunk, got);
+  return io;
+}
+
+// Sends the first `bytes` of `buffer` as far as they go and takes them off; through `tls`, unless
+// null.
+Io Send(int fd, TlsStream* tls, std::string& buffer, size_t& bytes) {
   if (bytes == 0) return Io::kWait;
-  const ssize_t sent = send(fd, buffer.data(), bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
-  if (sent < 0) return errno == EAGAIN || errno == EINTR ? Io::kWait : Io::kEnd;
-  buffer.erase(0, static_cast<size_t>(sent));
-  bytes -= static_cast<size_t>(sent);
+  size_t sent = 0;
+  Io io = Io::kEnd;
+  if (tls != nullptr) {
+    io = IoOf(tls->Write(buffer.data(), bytes, sent));
+  } else {
+    const ssize_t moved = send(fd, buffer.data(), bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+    io = IoOf(moved);
+    sent = static_cast<size_t>(moved);
+  }
+  if (io != Io::kMoved) return io;
+  buffer.erase(0, sent);
+  bytes -= sent;
   if (buffer.empty()) buffer = std::string();  // gives its memory back
   return Io::kMoved;
 }
@@ -46,15 +70,17 @@ Io Send(int fd, std::string& buffer, size_t& bytes) {
 
 const char* CloseReasonName(CloseReason reason) {
   static constexpr const char* kNames[kCloseReasons] = {
-      "none",    "client", "server", "handshake_timeout", "request_timeout", "not_http2",
+      "none",    "client", "server", "handshake_timeout", "request_timeout", "not_http2", "tls",
       "evicted", "shed",   "memory", "no_descriptors",    "stopped"};
   return kNames[static_cast<size_t>(reason)];
 }
 
-GatedConnection::GatedConnection(uint64_t id, UniqueFd client, std::string address,
-                                 CallWindow& window, Counts& counts, Clock::time_point now)
+GatedConnection::GatedConnection(uint64_t id, UniqueFd client, std::unique_ptr<TlsStream> tls,
+                                 std::string address, CallWindow& window, Counts& counts,
+                                 Clock::time_point now)
     : id_(id),
       client_(std::move(client)),
+      tls_(std::move(tls)),
       address_(std::move(address)),
       window_(window),
       counts_(counts),
@@ -154,7 +180,7 @@ CloseReason GatedConnection::PassUp(Clock::time_point now) {
         return admitted;
       });
   // A server that has closed says so to OnServerReadable(), after its last words.
-  Send(server_.get(), up_, up_admitted_);
+  Send(server_.get(), nullptr, up_, up_admitted_);
   return CloseReason::kNone;
 }
 
@@ -165,13 +191,16 @@ CloseReason GatedConnection::PassDown() {
         return true;
       });
   if (server_closed_) down_seen_ = down_.size();
-  if (Send(client_.get(), down_, down_seen_) == Io::kEnd) return CloseReason::kClient;
+  if (Send(client_.get(), tls_.get(), down_, down_seen_) == Io::kEnd) return CloseReason::kClient;
   return server_closed_ && down_.empty() ? CloseReason::kServer : CloseReason::kNone;
 }
 
 CloseReason GatedConnection::OnClientReadable(Clock::time_point now) {
+  if (handshaking()) {
+    return tls_->Handshake() == TlsStream::Io::kFailed ? CloseReason::kTls : CloseReason::kNone;
+  }
   const size_t before = up_.size();
-  switch (Receive(client_.get(), up_)) {
+  switch (Receive(client_.get(), tls_.get(), up_)) {
     case Io::kEnd:
       return CloseReason::kClient;
     case Io::kWait:
@@ -185,7 +214,7 @@ CloseReason GatedConnection::OnClientReadable(Clock::time_point now) {
 }
 
 CloseReason GatedConnection::OnServerReadable(Clock::time_point now) {
-  const Io io = Receive(server_.get(), down_);
+  const Io io = Receive(server_.get(), nullptr, down_);
   if (io == Io::kWait) return CloseReason::kNone;
   if (io == Io::kEnd) {
     server_closed_ = true;
@@ -195,7 +224,10 @@ CloseReason GatedConnection::OnServerReadable(Clock::time_point now) {
 }
 
 CloseReason GatedConnection::Continue(Clock::time_point now) {
-  const CloseReason reason = PassUp(now);
+  CloseReason reason = CloseReason::kNone;
+  if (tls_ != nullptr && tls_->wants_write()) reason = OnClientReadable(now);
+  if (handshaking() || reason != CloseReason::kNone) return reason;
+  reason = PassUp(now);
   return reason == CloseReason::kNone ? PassDown() : reason;
 }
 
@@ -214,8 +246,11 @@ CloseReason GatedConnection::CheckDeadlines(Clock::time_point now, Clock::durati
 }
 
 uint32_t GatedConnection::client_events() const {
-  const bool reads = !throttled_ && up_admitted_ == 0 && !needs_server();
-  return (throttled_ ? EPOLLRDHUP : 0u) | (reads ? EPOLLIN : 0u) | (down_seen_ > 0 ? EPOLLOUT : 0u);
+  // TLS that has something to say itself reads on when that is out.
+  const bool tls_writes = tls_ != nullptr && tls_->wants_write();
+  const bool reads = !throttled_ && up_admitted_ == 0 && !needs_server() && !tls_writes;
+  const bool writes = down_seen_ > 0 || tls_writes;
+  return (throttled_ ? EPOLLRDHUP : 0u) | (reads ? EPOLLIN : 0u) | (writes ? EPOLLOUT : 0u);
 }
 
 uint32_t GatedConnection::server_events() const {

@@ -4,17 +4,20 @@
 // from it, so that TCP slows it down, and a client that only had a burst never notices.
 //
 // Not a parser of HTTP/2: what is malformed is passed on for the server to refuse. Holds at most
-// kChunkBytes in each direction. Used by the thread of one ConnectionGate alone; no call blocks.
+// kChunkBytes in each direction. TLS, if there is any, ends here: the server gets clear text. Used
+// by the thread of one ConnectionGate alone; no call blocks.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "base/call_window.h"
 #include "base/http2_frames.h"
+#include "base/tls_stream.h"
 #include "base/unique_fd.h"
 
 namespace tidegate {
@@ -27,19 +30,20 @@ enum class CloseReason {
   kHandshakeTimeout,  // no HTTP/2 preface in time
   kRequestTimeout,    // a call was begun and its message did not come in time
   kNotHttp2,          // the first bytes are no HTTP/2 preface
+  kTls,               // no TLS with the client: plaintext, an old version, no certificate that fits
   kEvicted,           // without a call, and a newcomer needed the place
   kShed,              // there were too many open calls, and it had the most
   kMemory,            // memory ran short, and it was among the busiest
   kNoDescriptors,     // no descriptors left for its way to the server
   kStopped,           // the gate stops
 };
-inline constexpr size_t kCloseReasons = 11;
+inline constexpr size_t kCloseReasons = 12;
 const char* CloseReasonName(CloseReason reason);
 
 class GatedConnection {
  public:
   using Clock = std::chrono::steady_clock;
-  static constexpr size_t kChunkBytes = 16 << 10;
+  static constexpr size_t kChunkBytes = TlsStream::kRecordBytes;
   // Frames of a client without data (WINDOW_UPDATE, RST_STREAM, ...) a second, and at once. Those
   // that have to be answered (PING, SETTINGS) count tenfold: gRPC 1.51 takes ten KiB for each PING
   // beyond its own limit, until it has closed the connection.
@@ -56,9 +60,10 @@ class GatedConnection {
     int open_calls = 0;
   };
 
-  // `client` is non-blocking. `window` and `counts` outlive the connection.
-  GatedConnection(uint64_t id, UniqueFd client, std::string address, CallWindow& window,
-                  Counts& counts, Clock::time_point now);
+  // `client` is non-blocking; `tls` is over it, or null. `window` and `counts` outlive the
+  // connection.
+  GatedConnection(uint64_t id, UniqueFd client, std::unique_ptr<TlsStream> tls, std::string address,
+                  CallWindow& window, Counts& counts, Clock::time_point now);
   ~GatedConnection();
   GatedConnection(const GatedConnection&) = delete;
   GatedConnection& operator=(const GatedConnection&) = delete;
@@ -97,6 +102,10 @@ class GatedConnection {
   int client_fd() const { return client_.get(); }
   int server_fd() const { return server_.get(); }
   const std::string& address() const { return address_; }
+  // Who the client is: what its certificate says, else its address.
+  const std::string& client() const {
+    return tls_ == nullptr || tls_->peer_name().empty() ? address_ : tls_->peer_name();
+  }
   CallWindow::Share& share() { return share_; }
 
  private:
@@ -114,11 +123,13 @@ class GatedConnection {
   void EndByClient(uint32_t stream, Clock::time_point now);
   void EraseCall(std::map<uint32_t, Call>::iterator call);
   void NoteAnswer(const Http2Frame& frame);
+  bool handshaking() const { return tls_ != nullptr && !tls_->ready(); }
   CloseReason PassUp(Clock::time_point now);
   CloseReason PassDown();
 
   const uint64_t id_;
   UniqueFd client_, server_;
+  const std::unique_ptr<TlsStream> tls_;  // says goodbye before client_ closes
   const std::string address_;
   CallWindow& window_;
   Counts& counts_;

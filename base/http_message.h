@@ -19,7 +19,7 @@ struct HttpRequest {
   std::string query;   // behind '?', not decoded
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
-  std::string peer;  // who has sent it: PeerName()
+  std::string peer;  // who has sent it: TlsStream::peer_name(), or without one PeerName()
 
   // The first header of that name (case does not matter), or "".
   std::string_view Header(const std::string& name) const;

@@ -21,16 +21,16 @@
 #include "base/http_beast.h"
 #include "base/http_body_share.h"
 #include "base/http_framing.h"
+#include "base/http_socket.h"
 #include "base/log.h"
 #include "base/peer_name.h"
 #include "base/status_macros.h"
-#include "boost/asio/generic/stream_protocol.hpp"
+#include "base/tls.h"
 #include "boost/asio/io_context.hpp"
 #include "boost/asio/posix/stream_descriptor.hpp"
 #include "boost/asio/post.hpp"
 #include "boost/asio/steady_timer.hpp"
 #include "boost/asio/thread_pool.hpp"
-#include "boost/asio/write.hpp"
 
 namespace tidegate {
 namespace {
@@ -38,7 +38,6 @@ namespace {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using ErrorCode = boost::system::error_code;
-using Socket = asio::generic::stream_protocol::socket;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kBacklog = 256;
@@ -92,8 +91,12 @@ using Server = HttpServer::Impl;
 // One connection: reads a request, has it answered, reads the next. On the I/O thread alone.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Server& server, Socket socket, std::string peer)
-      : server_(server), socket_(std::move(socket)), timer_(server.io), peer_(std::move(peer)) {}
+  Connection(Server& server, HttpSocket::Socket socket, std::unique_ptr<TlsStream> tls,
+             std::string peer)
+      : server_(server),
+        socket_(std::move(socket), std::move(tls)),
+        timer_(server.io),
+        peer_(std::move(peer)) {}
 
   void Start() { AwaitRequest(server_.options.head_timeout); }
   // `drop`: what the peer has not taken is lost, instead of left to the kernel.
@@ -124,7 +127,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Finish();
 
   Server& server_;
-  Socket socket_;
+  HttpSocket socket_;
   asio::steady_timer timer_;
   const std::string peer_;
   uint64_t deadline_number_ = 0;  // tells a deadline from those before it
@@ -183,11 +186,11 @@ void Connection::Read() {
   if (peer_left_ && state_ != State::kAnswer) return Close();
   if (reading_ || peer_left_ || buffer_.size() >= server_.options.max_head_bytes) return;
   reading_ = true;
-  socket_.async_read_some(asio::buffer(chunk_),
-                          [self = shared_from_this()](const ErrorCode& error, size_t bytes) {
-                            self->reading_ = false;
-                            self->OnRead(error, bytes);
-                          });
+  socket_.Read(asio::buffer(chunk_),
+               [self = shared_from_this()](const ErrorCode& error, size_t bytes) {
+                 self->reading_ = false;
+                 self->OnRead(error, bytes);
+               });
 }
 
 void Connection::OnRead(const ErrorCode& error, size_t bytes) {
@@ -250,8 +253,8 @@ void Connection::OnHead() {
 void Connection::Continue() {
   static constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
   writing_ = true;
-  asio::async_write(
-      socket_, asio::buffer(kContinue, sizeof(kContinue) - 1),
+  socket_.Write(
+      {asio::buffer(kContinue, sizeof(kContinue) - 1)},
       [self = shared_from_this()](const ErrorCode& error, size_t) { self->OnWritten(error); });
   Read();
 }
@@ -289,7 +292,7 @@ void Connection::Dispatch() {
   HttpRequest request = TakeRequest(*parser_);
   request.path = std::move(target_.path);
   request.query = std::move(target_.query);
-  request.peer = peer_;
+  request.peer = socket_.peer_name().empty() ? peer_ : socket_.peer_name();
   parser_.reset();
   asio::post(
       server_.handlers,
@@ -317,13 +320,13 @@ void Connection::Flush() {
   if (output.aborted) return Close(true);  // dropping, so that an HTTP/1.0 peer sees it, too
   if (!output.begun) return;
   frame_ = framing_.Next(std::move(output));
-  const std::array<asio::const_buffer, 3> parts = {
+  const HttpSocket::Parts parts = {
       asio::buffer(frame_.parts[0]), asio::buffer(frame_.parts[1]), asio::buffer(frame_.parts[2])};
   if (asio::buffer_size(parts) == 0 && !frame_.last) return;
   writing_ = true;
   since_ = Clock::now();
   SetDeadline(server_.options.write_timeout);
-  asio::async_write(socket_, parts, [self = shared_from_this()](const ErrorCode& error, size_t) {
+  socket_.Write(parts, [self = shared_from_this()](const ErrorCode& error, size_t) {
     self->OnWritten(error);
   });
 }
@@ -348,8 +351,7 @@ void Connection::Finish() {
   if (peer_left_) return Close();
   state_ = State::kLinger;
   since_ = Clock::now();
-  ErrorCode ignored;
-  socket_.shutdown(Socket::shutdown_send, ignored);
+  socket_.EndWriting();
   SetDeadline(kLingerTime);
   Parse();
 }
@@ -360,9 +362,7 @@ void Connection::Close(bool drop) {
   state_ = State::kClosed;
   ++deadline_number_;
   timer_.cancel();
-  ErrorCode ignored;
-  if (drop) socket_.set_option(Socket::linger(true, 0), ignored);
-  socket_.close(ignored);
+  socket_.Close(drop);
   if (exchange_ != nullptr) exchange_->Disconnect();
   server_.Remove(self);
 }
@@ -394,19 +394,24 @@ void HttpServer::Impl::AcceptOne() {
   if (connections.size() >= options.max_connections) {
     if (!MakeRoom()) {
       ++shed;
-      (void)send(fd.get(), kFull, sizeof(kFull) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (options.tls == nullptr) {
+        (void)send(fd.get(), kFull, sizeof(kFull) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+      }
       return Accept();
     }
   }
   const int on = 1;
   if (!address.is_unix()) setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  Socket socket(io);
+  HttpSocket::Socket socket(io);
   ErrorCode error;
   socket.assign(asio::generic::stream_protocol(peer.ss_family, 0), fd.get(), error);
   if (!error) {
+    std::string name = PeerName(fd.get(), peer);
+    std::unique_ptr<TlsStream> tls;
+    if (options.tls != nullptr) tls = options.tls->Accept(fd.get(), TlsProtocol::kHttp1, name);
     (void)fd.release();
-    const auto connection = std::make_shared<Connection>(*this, std::move(socket),
-                                                         PeerName(socket.native_handle(), peer));
+    const auto connection = std::make_shared<Connection>(*this, std::move(socket), std::move(tls),
+                                                         std::move(name));
     connections.insert(connection);
     open = connections.size();
     connection->Start();

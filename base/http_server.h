@@ -6,7 +6,7 @@
 // a stream, from any thread. Everything that a peer can spend is bounded (HttpServerOptions). Where
 // all connections are taken, the one that has kept us waiting longest makes room, so that idle or
 // slow peers never keep others out.
-// Not here: TLS, compression, files, access control. Why Boost.Beast lies
+// Not here: compression, files, access control. Why Boost.Beast lies
 // behind it: docs/decisions/0008-one-http-server.md.
 // Threads: Start() and the destructor belong to one owner; see http_reply.h for replies.
 #pragma once
@@ -24,6 +24,8 @@
 #include "base/listen_address.h"
 
 namespace tidegate {
+
+class TlsServer;
 
 struct HttpServerOptions {
   size_t max_connections = 64;
@@ -43,6 +45,8 @@ struct HttpServerOptions {
   // Called for what the server answers itself, before it is sent, with the request's Origin header
   // ("" if there is none or it was not read): may change all of it. On the server's thread.
   std::function<void(HttpResponse& refusal, std::string_view origin)> on_refusal = {};
+  // Not null: the server speaks HTTPS, and a handshake counts as a part of the first head.
+  std::shared_ptr<TlsServer> tls = {};
 };
 
 class HttpServer {

@@ -54,7 +54,8 @@ std::shared_ptr<prometheus::Registry> BuildInfo(
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(
-    const std::string& address, const std::map<std::string, std::string>& build_labels) {
+    const std::string& address, const std::map<std::string, std::string>& build_labels,
+    std::shared_ptr<TlsServer> tls) {
   const absl::StatusOr<ListenAddress> listen = ParseListenAddress(address);
   if (!listen.ok()) return Annotate(listen.status(), "metrics");
 
@@ -64,8 +65,10 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(
   const HttpHandler scrape = [metrics = server.get()](const HttpRequest&, HttpReply reply) {
     reply.Send({200, kContentType, metrics->Render()});
   };
+  HttpServerOptions options;
+  options.tls = std::move(tls);
   absl::StatusOr<std::unique_ptr<HttpServer>> http =
-      HttpServer::Start(*listen, {{"GET", "/metrics", scrape}});
+      HttpServer::Start(*listen, {{"GET", "/metrics", scrape}}, std::move(options));
   if (!http.ok()) return Annotate(http.status(), "metrics");
   server->http_ = *std::move(http);
   server->RegisterCollectable(std::make_shared<HttpServerMetrics>(*server->http_));

@@ -25,9 +25,11 @@ class MetricsServer {
  public:
   // Listens where `address` says (listen_address.h): "127.0.0.1:9464", "[::1]:0", "unix:PATH".
   // `build_labels` are added to version, revision and compiler of tidegate_build_info.
+  // With `tls`: over HTTPS.
   // Errors: INVALID_ARGUMENT for another form, UNAVAILABLE when the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Create(
-      const std::string& address, const std::map<std::string, std::string>& build_labels = {});
+      const std::string& address, const std::map<std::string, std::string>& build_labels = {},
+      std::shared_ptr<TlsServer> tls = {});
   // Returns when no scrape runs any more.
   ~MetricsServer() = default;
   MetricsServer(const MetricsServer&) = delete;

@@ -23,6 +23,7 @@ command line wins, then the environment, then the file.
 Examples:
   tidegate-engine                                  # the store on this machine, gRPC on port 50051
   tidegate-engine --listen 127.0.0.1:0 --port-file /run/tidegate/port
+  tidegate-engine --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key
   tidegate-engine --mode dip_ca --density 0.6 --density-min 0.4 --max-running 8
   tidegate-engine --max-perplexity-increase 0.02   # as fast as 2 % allow, by the pack's profile
   tidegate-engine --target-tokens-per-second 10 --profile profile.json
@@ -39,8 +40,9 @@ absl::Status CheckAlias(const std::string& alias) {
 void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
   AddAddressFlag(
       app, "--listen", config.listen,
-      "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no TLS "
-      "and no authentication: use 127.0.0.1:PORT where strangers reach the machine")
+      "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
+      "without --tls-cert, and there is no authentication without --tls-client-ca: use "
+      "127.0.0.1:PORT where strangers reach the machine")
       .Variable("TIDEGATE_LISTEN");
   AddTextFlag(app, "--port-file", config.port_file, "File to write the port of --listen into")
       .Variable("TIDEGATE_PORT_FILE");
@@ -71,6 +73,40 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
       .Variable("TIDEGATE_DRAIN_TIMEOUT");
   AddLogLevelFlag(app, config.log_level);
   AddLogFormatFlag(app, config.log_format);
+}
+
+void AddTlsFlags(CLI::App& app, ServerConfig& config) {
+  AddFileFlag(app, "--tls-cert", config.tls.certificate_file,
+              "PEM file with the server's certificate, then those of its issuers: gRPC speaks TLS "
+              "alone. Files are read again when they change")
+      .Type("FILE")
+      .Variable("TIDEGATE_TLS_CERT");
+  AddFileFlag(app, "--tls-key", config.tls.key_file,
+              "PEM file with the key of --tls-cert, without a passphrase")
+      .Type("FILE")
+      .Variable("TIDEGATE_TLS_KEY");
+  AddFileFlag(app, "--tls-client-ca", config.tls.client_ca_file,
+              "PEM file with authorities: every client has to show a certificate that one of them "
+              "has signed")
+      .Type("FILE")
+      .Variable("TIDEGATE_TLS_CLIENT_CA");
+  AddTextFlag(
+      app, "--tls-min-version",
+      [&config](const std::string& text) {
+        if (text != "1.2" && text != "1.3") {
+          return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ": use 1.2 or 1.3"));
+        }
+        config.tls.min_version = text == "1.3" ? TlsVersion::k13 : TlsVersion::k12;
+        return absl::OkStatus();
+      },
+      "Oldest version of TLS that clients may speak: 1.2 or 1.3")
+      .Type("VERSION")
+      .Default("1.2")
+      .Variable("TIDEGATE_TLS_MIN_VERSION");
+  AddSwitch(app, "--metrics-tls", config.metrics_tls,
+            "Metrics over HTTPS, with --tls-cert, and for clients of --tls-client-ca alone if that "
+            "is given")
+      .Variable("TIDEGATE_METRICS_TLS");
 }
 
 // Against clients that mean harm; no honest one comes near the defaults (docs/security.md).
@@ -287,6 +323,17 @@ absl::Status CheckBounds(const char* name, float value, float low, float high) {
                                                  low, " and ", name, "-max ", high));
 }
 
+absl::Status CheckTls(const ServerConfig& config) {
+  const TlsOptions& tls = config.tls;
+  if (tls.certificate_file.empty() != tls.key_file.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key need each other");
+  }
+  if (tls.on() || (tls.client_ca_file.empty() && !config.metrics_tls)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(config.metrics_tls ? "--metrics-tls" : "--tls-client-ca",
+                   " needs a certificate of the server: --tls-cert and --tls-key"));
+}
+
 absl::Status CheckTimeout(const char* name, std::chrono::nanoseconds value) {
   if (value >= std::chrono::seconds(1) && value <= std::chrono::hours(24)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(name, " must be from 1s to 24h"));
@@ -297,6 +344,7 @@ absl::Status CheckTimeout(const char* name, std::chrono::nanoseconds value) {
 void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddCommonFlags(app, "tidegate-engine");
   AddNetworkFlags(app, config);
+  AddTlsFlags(app, config);
   AddLimitFlags(app, config);
   AddTracingFlags(app, config.tracing);
   AddEngineFlags(app, config.engine);
@@ -353,6 +401,7 @@ absl::Status ValidateServerConfig(const ServerConfig& config) {
   status.Update(
       CheckBounds("--gamma", pruning.defaults.gamma, pruning.gamma_min, pruning.gamma_max));
   status.Update(CheckSteering(config.engine));
+  status.Update(CheckTls(config));
   status.Update(CheckTimeout("--idle-timeout", config.idle_timeout));
   status.Update(CheckTimeout("--write-timeout", config.write_timeout));
   return status;

@@ -12,6 +12,7 @@
 #include "base/connection_gate.h"
 #include "base/flag_values.h"
 #include "base/log.h"
+#include "base/tls_files.h"
 #include "engine/engine_options.h"
 #include "server/tracing_options.h"
 
@@ -26,6 +27,8 @@ struct ServerConfig {
   std::string port_file;                          // "": none
   std::string metrics_listen = "127.0.0.1:9464";  // "": off
   std::string metrics_port_file;                  // "": none
+  TlsOptions tls;
+  bool metrics_tls = false;  // metrics over HTTPS, with the same certificate and client CA
   std::vector<std::string> model_aliases;
   std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);

@@ -10,6 +10,7 @@
 #include "base/metrics_connections.h"
 #include "base/metrics_reload.h"
 #include "base/metrics_server.h"
+#include "base/metrics_tls.h"
 #include "base/port_file.h"
 #include "base/process.h"
 #include "base/read_file.h"
@@ -18,6 +19,7 @@
 #include "base/shutdown.h"
 #include "base/standard_streams.h"
 #include "base/status_macros.h"
+#include "base/tls.h"
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/kernels/kernels.h"
@@ -75,16 +77,23 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
     ASSIGN_OR_RETURN(options.chat_template,
                      ReadFile(config.chat_template_file, kMaxChatTemplateBytes));
   }
+  if (config.tls.on()) {
+    ASSIGN_OR_RETURN(options.tls, TlsServer::Create(config.tls));
+  }
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
   if (!config.metrics_listen.empty()) {
     ASSIGN_OR_RETURN(
         metrics_server,
         MetricsServer::Create(config.metrics_listen,
-                              {{"simd", std::string(BestKernels(config.engine.precision).name)}}));
+                              {{"simd", std::string(BestKernels(config.engine.precision).name)}},
+                              config.metrics_tls ? options.tls : nullptr));
     metrics = std::make_unique<EngineMetrics>(*metrics_server);
     metrics_server->RegisterCollectable(
         std::make_shared<ConnectionMetrics>(options.connection_stats));
+    if (options.tls != nullptr) {
+      metrics_server->RegisterCollectable(std::make_shared<TlsMetrics>(options.tls));
+    }
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
   }
   const auto span_stats = std::make_shared<SpanStats>();
@@ -108,6 +117,9 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
   }
   reloader.Add("settings",
                SettingsReload<ServerConfig>(arguments.argc, arguments.argv, ReadServerConfig));
+  if (options.tls != nullptr) {
+    reloader.Add("certificate", [tls = options.tls] { return tls->Reload(); });
+  }
   reloader.Start();
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   LogInfo("serving: grpc ", server->address(), ", metrics ",

@@ -101,7 +101,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
     acceptor_->HandleNewConnection(&connection);
   };
   ASSIGN_OR_RETURN(gate_, ConnectionGate::Start(address, options.connections, hand_over,
-                                                options.connection_stats));
+                                                options.connection_stats, options.tls));
   port_ = gate_->address().port;
   address_ = gate_->address().ToString();
   return absl::OkStatus();

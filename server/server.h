@@ -2,7 +2,7 @@
 // streams (docs/security.md).
 //
 // Threads: gRPC's own, plus the health watcher. Start() and Shutdown() belong to one owner.
-// No TLS and no authentication in this version: bind to an address that only trusted peers reach.
+// TLS ends in the gate: gRPC gets clear text from it.
 #pragma once
 
 #include <chrono>
@@ -25,6 +25,7 @@ struct ServerOptions {
   std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
   GateLimits connections;
   std::shared_ptr<GateStats> connection_stats = std::make_shared<GateStats>();  // is filled
+  std::shared_ptr<TlsServer> tls;  // null: clear text
   int max_streams_per_connection = 1024;
   int max_open_streams = 4096;  // Generate and Chat calls, all connections
   std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls
