@@ -320,8 +320,8 @@ void Connection::Flush() {
   if (output.aborted) return Close(true);  // dropping, so that an HTTP/1.0 peer sees it, too
   if (!output.begun) return;
   frame_ = framing_.Next(std::move(output));
-  const HttpSocket::Parts parts = {
-      asio::buffer(frame_.parts[0]), asio::buffer(frame_.parts[1]), asio::buffer(frame_.parts[2])};
+  const HttpSocket::Parts parts = {asio::buffer(frame_.parts[0]), asio::buffer(frame_.parts[1]),
+                                   asio::buffer(frame_.parts[2])};
   if (asio::buffer_size(parts) == 0 && !frame_.last) return;
   writing_ = true;
   since_ = Clock::now();
@@ -410,8 +410,8 @@ void HttpServer::Impl::AcceptOne() {
     std::unique_ptr<TlsStream> tls;
     if (options.tls != nullptr) tls = options.tls->Accept(fd.get(), TlsProtocol::kHttp1, name);
     (void)fd.release();
-    const auto connection = std::make_shared<Connection>(*this, std::move(socket), std::move(tls),
-                                                         std::move(name));
+    const auto connection =
+        std::make_shared<Connection>(*this, std::move(socket), std::move(tls), std::move(name));
     connections.insert(connection);
     open = connections.size();
     connection->Start();

@@ -16,10 +16,10 @@ namespace tidegate {
 enum class TlsVersion { k12, k13 };
 
 struct TlsOptions {
-  std::string certificate_file;  // the server's own, then those of its issuers; "": no TLS
-  std::string key_file;          // of the certificate; without a passphrase
+  std::string certificate_file = {};  // the server's own, then those of its issuers; "": no TLS
+  std::string key_file = {};          // of the certificate; without a passphrase
   // Not "": every client has to show a certificate that one of these has signed.
-  std::string client_ca_file;
+  std::string client_ca_file = {};
   TlsVersion min_version = TlsVersion::k12;
 
   bool on() const { return !certificate_file.empty(); }

@@ -38,11 +38,10 @@ absl::Status CheckAlias(const std::string& alias) {
 }
 
 void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
-  AddAddressFlag(
-      app, "--listen", config.listen,
-      "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
-      "without --tls-cert, and there is no authentication without --tls-client-ca: use "
-      "127.0.0.1:PORT where strangers reach the machine")
+  AddAddressFlag(app, "--listen", config.listen,
+                 "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
+                 "without --tls-cert, and there is no authentication without --tls-client-ca: use "
+                 "127.0.0.1:PORT where strangers reach the machine")
       .Variable("TIDEGATE_LISTEN");
   AddTextFlag(app, "--port-file", config.port_file, "File to write the port of --listen into")
       .Variable("TIDEGATE_PORT_FILE");

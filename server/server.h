@@ -25,7 +25,7 @@ struct ServerOptions {
   std::string listen;  // "HOST:PORT" (port 0: a free one) or "unix:PATH"
   GateLimits connections;
   std::shared_ptr<GateStats> connection_stats = std::make_shared<GateStats>();  // is filled
-  std::shared_ptr<TlsServer> tls;  // null: clear text
+  std::shared_ptr<TlsServer> tls;                                               // null: clear text
   int max_streams_per_connection = 1024;
   int max_open_streams = 4096;  // Generate and Chat calls, all connections
   std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls

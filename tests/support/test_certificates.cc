@@ -81,8 +81,8 @@ const std::string& TestAuthority::pem() const { return keys_->pem; }
 
 TestCertificate TestAuthority::Sign(const CertificateWish& wish) const {
   EVP_PKEY* const key = EVP_EC_gen("P-256");
-  X509* const certificate =
-      NewCertificate(wish.common_name, wish.expired ? kExpired : kDaySeconds, key, keys_->certificate);
+  X509* const certificate = NewCertificate(wish.common_name, wish.expired ? kExpired : kDaySeconds,
+                                           key, keys_->certificate);
   if (!wish.names.empty()) {
     AddExtension(certificate, keys_->certificate, NID_subject_alt_name, wish.names);
   }

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 struct TestCertificate {
-  std::string pem, key_pem;
+  std::string pem = {}, key_pem = {};
 };
 
 struct CertificateWish {

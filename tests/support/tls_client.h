@@ -15,10 +15,10 @@
 namespace tidegate {
 
 struct TlsClientOptions {
-  std::string ca_pem;           // that the server's certificate is checked against; "": it is not
-  TestCertificate certificate;  // shown if the server asks for one
-  std::string alpn = "h2";      // "": none is offered
-  bool only_tls11 = false;      // nothing newer is offered
+  std::string ca_pem = {};  // that the server's certificate is checked against; "": it is not
+  TestCertificate certificate = {};  // shown if the server asks for one
+  std::string alpn = "h2";           // "": none is offered
+  bool only_tls11 = false;           // nothing newer is offered
 };
 
 class TlsClient {
