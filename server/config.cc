@@ -74,6 +74,10 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
   AddLogFormatFlag(app, config.log_format);
 }
 
+const char* TlsVersionName(TlsVersion version) {
+  return version == TlsVersion::k13 ? "1.3" : "1.2";
+}
+
 void AddTlsFlags(CLI::App& app, ServerConfig& config) {
   AddFileFlag(app, "--tls-cert", config.tls.certificate_file,
               "PEM file with the server's certificate, then those of its issuers: gRPC speaks TLS "
@@ -92,15 +96,16 @@ void AddTlsFlags(CLI::App& app, ServerConfig& config) {
   AddTextFlag(
       app, "--tls-min-version",
       [&config](const std::string& text) {
-        if (text != "1.2" && text != "1.3") {
-          return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ": use 1.2 or 1.3"));
+        for (const TlsVersion version : {TlsVersion::k12, TlsVersion::k13}) {
+          if (text != TlsVersionName(version)) continue;
+          config.tls.min_version = version;
+          return absl::OkStatus();
         }
-        config.tls.min_version = text == "1.3" ? TlsVersion::k13 : TlsVersion::k12;
-        return absl::OkStatus();
+        return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ": use 1.2 or 1.3"));
       },
       "Oldest version of TLS that clients may speak: 1.2 or 1.3")
       .Type("VERSION")
-      .Default("1.2")
+      .Default(TlsVersionName(config.tls.min_version))
       .Variable("TIDEGATE_TLS_MIN_VERSION");
   AddSwitch(app, "--metrics-tls", config.metrics_tls,
             "Metrics over HTTPS, with --tls-cert, and for clients of --tls-client-ca alone if that "

@@ -25,7 +25,6 @@ TESTED_ELSEWHERE = {
     "base/http_framing.cc": "behind http_server.h: tests/base/http_{server,reply}_test.cc",
     "base/http_route.cc": "behind http_server.h: tests/base/http_server_test.cc",
     "base/http_socket.cc": "behind http_server.h: tests/base/http_{server,reply}_test.cc, tls_test.cc",
-    "base/metrics_tls.cc": "tests/base/tls_test.cc",
     "base/tls_files.cc": "behind tls.h: tests/base/tls_test.cc",
     "base/tls_stream.cc": "behind tls.h: tests/{base,server}/tls_test.cc",
     "base/futex.cc": "two system calls; every lease and every thread pool test waits through them",
