@@ -65,6 +65,13 @@ FlagSources::FlagSources(const CLI::App& app, std::vector<std::string> arguments
   }
 }
 
+void AppendFlag(const std::string& flag, const std::string& value,
+                std::vector<std::string>& arguments) {
+  if (!value.empty()) return arguments.push_back(absl::StrCat(flag, "=", value));
+  arguments.push_back(flag);
+  arguments.push_back(value);
+}
+
 absl::Status FlagSources::TakeEnvironment() {
   RETURN_IF_ERROR(RefuseMisspelledVariables());
   const std::vector<std::string> given = arguments_;
@@ -108,7 +115,7 @@ absl::Status FlagSources::Add(const std::string& name, const std::vector<std::st
                                                    ": use true or false"));
   }
   origins_[flag] = std::move(origin);
-  for (const std::string& value : values) arguments_.push_back(absl::StrCat(flag, "=", value));
+  for (const std::string& value : values) AppendFlag(flag, value, arguments_);
   return absl::OkStatus();
 }
 

@@ -27,6 +27,11 @@ struct FlagOrigin {
   std::string where;  // "TIDEGATE_LISTEN", or "tidegate.conf, line 3"; "" for a flag
 };
 
+// Adds "--name=value" to a command line; of an empty value two arguments, because CLI11 would take
+// what follows "--name=" for the value.
+void AppendFlag(const std::string& flag, const std::string& value,
+                std::vector<std::string>& arguments);
+
 class FlagSources {
  public:
   // `app` has all its flags and outlives this. `arguments` are without the program's name.

@@ -13,7 +13,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kMaxMessageBytes = 4096;
+constexpr size_t kMaxLogMessageBytes = 4096;
 constexpr size_t kMaxFieldBytes = 256;
 
 std::string& LogProgram() {
@@ -38,7 +38,7 @@ std::string LogTime(int digits) {
 std::string TextLine(const char* level, std::string_view message,
                      std::span<const LogField> fields) {
   std::string line = absl::StrCat(LogTime(3), " ", LogProgram(), " ", level, ": ",
-                                  Printable(message, kMaxMessageBytes));
+                                  Printable(message, kMaxLogMessageBytes));
   for (const LogField& field : fields) {
     absl::StrAppend(&line, " ", std::string(field.name), "=",
                     Printable(field.value, kMaxFieldBytes));
@@ -51,7 +51,7 @@ std::string JsonLine(const char* level, std::string_view message,
   std::string line =
       absl::StrCat("{\"ts\":\"", LogTime(6), "\",\"severity\":\"", level,
                    "\",\"program\":", JsonText(LogProgram()),
-                   ",\"message\":", JsonText(CutAtCharacter(message, kMaxMessageBytes)));
+                   ",\"message\":", JsonText(CutAtCharacter(message, kMaxLogMessageBytes)));
   for (const LogField& field : fields) {
     absl::StrAppend(&line, ",", JsonText(field.name), ":",
                     JsonText(CutAtCharacter(field.value, kMaxFieldBytes)));

@@ -50,7 +50,7 @@ void RemoveRegistered() {
   }
 }
 
-void Wake(int event) {
+void WakeEvent(int event) {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = ::write(event, &one, sizeof(one));
 }
@@ -65,11 +65,11 @@ void OnSignal(int number) {
   const int saved_errno = errno;
   if (number == SIGHUP) {
     if (!g_hangup_waited || (g_had_terminal && !HasTerminal())) EndBySignal(number);
-    Wake(g_hangup_event);
+    WakeEvent(g_hangup_event);
   } else {
     if (!g_orderly.exchange(false)) EndBySignal(number);
     g_number = number;
-    Wake(g_event);
+    WakeEvent(g_event);
   }
   errno = saved_errno;
 }
@@ -146,7 +146,7 @@ bool HangUpSignal::Wait() {
 
 void HangUpSignal::StopWaiting() {
   stopped_ = true;
-  Wake(g_hangup_event);
+  WakeEvent(g_hangup_event);
 }
 
 RemovedAtEnd::RemovedAtEnd(std::string_view path) {

@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "base/flag_sources.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
@@ -38,7 +39,7 @@ void AddFlags(CLI::App& command, const CLI::App& daemon, std::vector<std::string
         flag,
         [&given, flag](const std::vector<std::string>& values) {
           for (const std::string& value : values) {
-            given.push_back(absl::StrCat(flag, "=", value));
+            AppendFlag(flag, value, given);
           }
         },
         help);

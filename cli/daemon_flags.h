@@ -16,7 +16,8 @@ class App;
 
 namespace tidegate {
 
-// As they were given: "--name=value", or "--name" for a flag without a value.
+// As they were given: "--name=value", or "--name" for a flag without a value; of an empty value two
+// arguments.
 struct DaemonFlags {
   std::vector<std::string> store, engine;
 };

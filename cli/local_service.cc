@@ -23,8 +23,9 @@ namespace {
 // Of one question; a stop may have to wait for it.
 constexpr std::chrono::milliseconds kAskTimeout{1000};
 
-// The file of settings is read here; TIDEGATE_CONFIG is not for our programs to see.
-constexpr char kNoConfig[] = "--config=";
+// Behind --config. The file of settings is read here; TIDEGATE_CONFIG is not for our programs to
+// see.
+constexpr char kNoConfig[] = "";
 
 bool IsReady(const std::string& server) {
   return CheckHealth(server, "readiness", kAskTimeout, /*own_connection=*/true).ok();
@@ -103,12 +104,12 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Prepare(const Servic
   ASSIGN_OR_RETURN(programs[1], SiblingProgram("tidegate-engine"));
   // Mistakes in flags are said before the long work.
   StoreConfig store;
-  std::vector<std::string> arguments = {"tidegate-store", kNoConfig, "--pack", options.pack.model,
-                                        "--memory-budget=1"};
+  std::vector<std::string> arguments = {"tidegate-store", "--config",         kNoConfig,
+                                        "--pack",         options.pack.model, "--memory-budget=1"};
   Append(arguments, options.flags.store);
   RETURN_IF_ERROR(ParseArguments(arguments, store));
   ServerConfig engine;
-  arguments = {"tidegate-engine", kNoConfig};
+  arguments = {"tidegate-engine", "--config", kNoConfig};
   Append(arguments, options.flags.engine);
   RETURN_IF_ERROR(ParseArguments(arguments, engine));
 
@@ -173,6 +174,7 @@ absl::Status LocalService::Run(SupervisorOptions options) { return supervisor_->
 std::vector<std::string> LocalService::StoreCommand() {
   store_.metrics.Forget();
   std::vector<std::string> command = {store_.program,
+                                      "--config",
                                       kNoConfig,
                                       "--pack",
                                       pack_.path,
@@ -198,6 +200,7 @@ std::vector<std::string> LocalService::EngineCommand() {
   engine_.grpc.Forget();
   engine_.metrics.Forget();
   std::vector<std::string> command = {engine_.program,
+                                      "--config",
                                       kNoConfig,
                                       "--store-socket",
                                       socket_,

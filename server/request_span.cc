@@ -16,7 +16,7 @@ uint64_t UnixNanos(OtlpTime time) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count());
 }
 
-OtlpTime After(OtlpTime time, double seconds) {
+OtlpTime TimeAfter(OtlpTime time, double seconds) {
   return time + std::chrono::duration_cast<std::chrono::system_clock::duration>(
                     std::chrono::duration<double>(std::max(seconds, 0.0)));
 }
@@ -90,11 +90,11 @@ otlp::Span MakeRequestSpan(const RequestSpan& request) {
 
 void AddStages(const RequestSpan& request, std::vector<otlp::Span>& spans) {
   const GenerationAccounts& accounts = request.result->accounts;
-  const OtlpTime admitted = After(request.start, accounts.queue_seconds);
+  const OtlpTime admitted = TimeAfter(request.start, accounts.queue_seconds);
   const bool has_token = accounts.generated_tokens > 0;
   const OtlpTime first =
-      After(request.start, has_token ? accounts.first_token_seconds
-                                     : accounts.queue_seconds + accounts.prefill_seconds);
+      TimeAfter(request.start, has_token ? accounts.first_token_seconds
+                                         : accounts.queue_seconds + accounts.prefill_seconds);
   const auto add = [&](const char* name, OtlpTime start, OtlpTime end) -> otlp::Span& {
     otlp::Span span = MakeSpan(request, name, start, end);
     std::string id(8, '\0');
@@ -114,7 +114,7 @@ void AddStages(const RequestSpan& request, std::vector<otlp::Span>& spans) {
       accounts.prompt_tokens - std::min(accounts.prompt_tokens, accounts.cached_prompt_tokens));
   SetInteger(prefill, "tidegate.flash.bytes", accounts.prefill_flash_bytes);
   if (!has_token) return;
-  otlp::Span& decode = add("decode", first, After(first, accounts.decode_seconds));
+  otlp::Span& decode = add("decode", first, TimeAfter(first, accounts.decode_seconds));
   SetInteger(decode, "tidegate.decode.tokens", accounts.generated_tokens);
   SetInteger(decode, "tidegate.flash.bytes", accounts.decode_flash_bytes);
   SetReal(decode, "tidegate.flash.stall_seconds", accounts.stall_seconds);

@@ -96,6 +96,14 @@ TEST_F(SettingsTest, UnknownKeysAreRefusedWithTheNearestOne) {
   }
 }
 
+TEST_F(SettingsTest, AnEmptyValueIsOne) {
+  listen_ = "x";
+  EXPECT_EQ(Run("listen = \"\"\nmax-running = 3\n", {"--keep"}), "");
+  EXPECT_EQ(listen_, "");
+  EXPECT_EQ(running_, 3u);
+  EXPECT_TRUE(keep_);
+}
+
 TEST_F(SettingsTest, WrongValuesNameWhereTheyStand) {
   EXPECT_THAT(Run("listen = a\nmax-running = 99\n"),
               testing::AllOf(testing::StartsWith("--max-running: '99' is not a whole number"),
