@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
@@ -44,8 +45,8 @@ class EngineImpl final : public Engine {
 
   absl::Status Start();
 
-  absl::StatusOr<uint64_t> Submit(GenerationRequest request,
-                                  std::shared_ptr<GenerationSink> sink) override;
+  absl::StatusOr<uint64_t> SubmitChoices(
+      GenerationRequest request, std::vector<std::shared_ptr<GenerationSink>> sinks) override;
   void Cancel(uint64_t id) override;
   void Drain(Clock::time_point deadline) override;
   bool ready() const override;
@@ -126,8 +127,8 @@ EngineImpl::~EngineImpl() {
   if (thread_.joinable()) thread_.join();
 }
 
-absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
-                                            std::shared_ptr<GenerationSink> sink) {
+absl::StatusOr<uint64_t> EngineImpl::SubmitChoices(
+    GenerationRequest request, std::vector<std::shared_ptr<GenerationSink>> sinks) {
   std::shared_ptr<const Tokenizer> tokenizer;
   uint32_t context = 0;
   {
@@ -142,6 +143,7 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
     context = context_tokens_;
   }
   RETURN_IF_ERROR(CheckRequest(request, options_.pruning, *tokenizer, context));
+  CHECK(sinks.size() == request.choices);
   MutexLock lock(mutex_);
   if (draining_)
     return absl::UnavailableError("the engine is draining; send the request elsewhere");
@@ -149,8 +151,9 @@ absl::StatusOr<uint64_t> EngineImpl::Submit(GenerationRequest request,
   RETURN_IF_ERROR(CheckQueueBounds(
       {.requests = options_.max_waiting, .prompt_tokens = options_.max_waiting_tokens},
       waiting_.size(), waiting_.prompt_tokens(), request.prompt.size()));
-  const uint64_t id = next_id_++;
-  waiting_.Push({id, std::move(request), std::move(sink), Clock::now()});
+  const uint64_t id = next_id_;
+  next_id_ += request.choices;
+  waiting_.Push({id, std::move(request), std::move(sinks), Clock::now()});
   stats_.waiting = static_cast<uint32_t>(waiting_.size());
   work_.NotifyAll();
   return id;
@@ -303,7 +306,7 @@ void EngineImpl::ReportProgress() {
     waiting_.ForEach([&waiting](const WaitingRequest& w) {
       if (!w.request.progress) return;
       const auto total = static_cast<uint32_t>(w.request.prompt.size());
-      waiting.push_back({w.sink, {.total = total}});
+      waiting.push_back({w.sinks[0], {.total = total}});
     });
   }
   // Only this thread takes requests out and ends them.
@@ -394,7 +397,7 @@ void EngineImpl::Step() {
 void EngineImpl::UpdateGauges() {
   MutexLock lock(mutex_);
   stats_.running = runner_ ? runner_->running() : 0;
-  stats_.waiting = static_cast<uint32_t>(waiting_.size()) + (runner_ ? runner_->preempted() : 0);
+  stats_.waiting = static_cast<uint32_t>(waiting_.size()) + (runner_ ? runner_->waiting() : 0);
   if (runner_) {
     stats_.kv_tokens_used = runner_->kv_tokens_used();
     stats_.preemptions = preemptions_before_ + runner_->preemptions();

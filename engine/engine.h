@@ -15,6 +15,8 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/engine_options.h"
@@ -35,13 +37,21 @@ class Engine {
 
   // Errors: INVALID_ARGUMENT (field and range named), OUT_OF_RANGE (prompt + 1 exceeds the context;
   // the limits are named), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (no store, or draining).
-  // The sink is held until OnDone. Returns an id for Cancel().
-  virtual absl::StatusOr<uint64_t> Submit(GenerationRequest request,
-                                          std::shared_ptr<GenerationSink> sink) = 0;
+  // Sinks are held until OnDone. Returns an id for Cancel().
+  //
+  // A sink for each of request.choices: the prompt is computed once, then each choice goes on from
+  // it as a stream of its own, choice i with seed + i (mod 2^64), or a random one where the request
+  // has none. It draws what a request for one choice with that seed draws. REQUIRES: as many sinks
+  // as choices.
+  virtual absl::StatusOr<uint64_t> SubmitChoices(
+      GenerationRequest request, std::vector<std::shared_ptr<GenerationSink>> sinks) = 0;
+  // The same for one choice.
+  absl::StatusOr<uint64_t> Submit(GenerationRequest request, std::shared_ptr<GenerationSink> sink) {
+    return SubmitChoices(std::move(request), {std::move(sink)});
+  }
 
-  // Ends the request with kCancelled within one token step, or while that waits for the store; its
-  // leases and KV are free then.
-  // Unknown or finished ids are ignored.
+  // Ends the request, all of its choices, with kCancelled within one token step, or while that
+  // waits for the store; its leases and KV are free then. Unknown or finished ids are ignored.
   virtual void Cancel(uint64_t id) = 0;
 
   // From now on Submit() answers UNAVAILABLE; returns when nothing runs or waits, or at `deadline`,

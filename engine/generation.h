@@ -71,6 +71,8 @@ struct GenerationRequest {
   // wanted; at most kMaxTopLogprobs.
   std::optional<uint32_t> top_logprobs;
   bool progress = false;  // GenerationSink::OnPromptProgress() is wanted
+  // Answers to the one prompt, at most kMaxChoices: see Engine::SubmitChoices().
+  uint32_t choices = 1;
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };
@@ -88,7 +90,8 @@ enum class FinishReason : uint32_t {
 };
 std::string_view FinishReasonName(FinishReason reason);  // "end_of_text", "stop_string", ...
 
-// The accounts of one stream.
+// The accounts of one stream, or of one choice of several. What the prompt took counts for the
+// first choice alone, so that sums over choices are what the request took.
 struct GenerationAccounts {
   uint32_t prompt_tokens = 0;
   uint32_t cached_prompt_tokens = 0;  // of these, found in the prefix cache
@@ -133,8 +136,8 @@ struct PromptProgress {
   uint32_t cached = 0;  // of processed, found in the prefix cache
 };
 
-// Receives one stream. Called from the decode thread, one call at a time, never after OnDone. Must
-// not block: hand the data on.
+// Receives one stream, or one choice of several. Called from the decode thread, one call at a time,
+// never after OnDone. Must not block: hand the data on.
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
@@ -147,7 +150,7 @@ class GenerationSink {
   }
   virtual void OnDone(const GenerationResult& result) = 0;
   // Before the first tokens, of requests that want it: when it is admitted, after parts of the
-  // prompt, and about twice a second.
+  // prompt, and about twice a second. Of several choices, the first one's.
   virtual void OnPromptProgress(const PromptProgress&) {}
 };
 

@@ -71,6 +71,10 @@ absl::Status CheckAdmission(int32_t priority, size_t salt_bytes) {
 absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds& bounds,
                           const Tokenizer& tokenizer, uint32_t context_tokens) {
   if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  if (request.choices < 1 || request.choices > kMaxChoices) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("choices ", request.choices, " is outside [1, ", kMaxChoices, "]"));
+  }
   if (request.max_tokens == 0) return absl::InvalidArgumentError("max_tokens must be at least 1");
   for (const TokenId id : request.prompt) {
     if (!tokenizer.IsValid(id)) {

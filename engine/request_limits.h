@@ -27,7 +27,9 @@ inline constexpr size_t kMaxStopStringBytes = 256;  // of each; at least 1
 inline constexpr size_t kMaxStopTokens = 64;
 
 inline constexpr uint32_t kMaxTopLogprobs = 20;
-inline constexpr int32_t kMaxPriority = 1000;  // and -1000 at least
+inline constexpr uint32_t kMaxChoices = 128;        // of one request, whatever a server allows
+inline constexpr uint32_t kDefaultMaxChoices = 16;  // what a server allows (--max-choices)
+inline constexpr int32_t kMaxPriority = 1000;       // and -1000 at least
 inline constexpr size_t kMaxCacheSaltBytes = 128;
 
 // False for what is not a number.

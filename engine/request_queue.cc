@@ -14,7 +14,10 @@ void WaitingRequest::End(FinishReason reason, const absl::Status& status) const 
   result.status = status;
   result.accounts.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
   result.accounts.queue_seconds = std::chrono::duration<double>(Clock::now() - submitted).count();
-  sink->OnDone(result);
+  for (const std::shared_ptr<GenerationSink>& sink : sinks) {
+    sink->OnDone(result);
+    result.accounts.prompt_tokens = 0;  // It counts once.
+  }
 }
 
 absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting,
@@ -41,7 +44,8 @@ void RequestQueue::Push(WaitingRequest request) {
   needs_.push_back({.id = request.id,
                     .client = ClientKey(wanted),
                     .priority = wanted.priority,
-                    .prompt_rows = static_cast<uint32_t>(wanted.prompt.size())});
+                    .prompt_rows = static_cast<uint32_t>(wanted.prompt.size()),
+                    .choices = wanted.choices});
   prompt_tokens_ += wanted.prompt.size();
   if (wanted.time_limit.has_value()) first_limit_ = std::min(first_limit_, *wanted.time_limit);
   requests_.push_back(std::move(request));

@@ -19,15 +19,15 @@ namespace tidegate {
 struct WaitingRequest {
   using Clock = std::chrono::steady_clock;
 
-  uint64_t id = 0;
+  uint64_t id = 0;  // of its first choice; those of the others follow
   GenerationRequest request;
-  std::shared_ptr<GenerationSink> sink;
+  std::vector<std::shared_ptr<GenerationSink>> sinks;  // of its choices
   Clock::time_point submitted;
 
   bool TimeIsUp(Clock::time_point now) const {
     return request.time_limit.has_value() && *request.time_limit <= now;
   }
-  // Ends it before it has begun: tells the sink.
+  // Ends it before it has begun: tells the sinks.
   void End(FinishReason reason, const absl::Status& status) const;
 };
 

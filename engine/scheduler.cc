@@ -69,6 +69,7 @@ struct Scheduler::Draft {
   std::vector<const SequenceNeed*> admitted;
   absl::flat_hash_map<uint64_t, uint32_t> running_of;  // by client, sequences; for admission
   uint64_t free_pages = 0;
+  uint32_t places = 0;  // that those of `ranked` and `admitted` take
 
   size_t size() const { return ranked.size() + admitted.size(); }
   bool GoesOn(const SequenceNeed& need) const {
@@ -90,9 +91,16 @@ uint64_t Scheduler::PagesOf(uint64_t positions) const {
   return (positions + limits_.page_tokens - 1) / limits_.page_tokens;
 }
 
-// Until its prompt is computed, and one page to begin decoding with.
+uint32_t Scheduler::PlacesOf(const SequenceNeed& need) const {
+  return std::min(need.choices, limits_.sequences_max);
+}
+
+// Until its prompt is computed, and one page to begin decoding with; other choices share the full
+// pages of the prompt.
 uint64_t Scheduler::PagesWanted(const SequenceNeed& need) const {
-  const uint64_t all = PagesOf(uint64_t{need.positions} + need.prompt_rows) + 1;
+  const uint64_t positions = uint64_t{need.positions} + need.prompt_rows;
+  const uint64_t one = PagesOf(positions) + 1;
+  const uint64_t all = one + (PlacesOf(need) - 1) * (one - positions / limits_.page_tokens);
   return all - std::min<uint64_t>(all, need.pages);
 }
 
@@ -102,7 +110,10 @@ StepPlan Scheduler::Next(std::span<const SequenceNeed> running,
   Draft draft;
   draft.running = running;
   draft.free_pages = free_pages;
-  for (const SequenceNeed& need : running) draft.ranked.push_back(&need);
+  for (const SequenceNeed& need : running) {
+    draft.ranked.push_back(&need);
+    draft.places += PlacesOf(need);
+  }
   std::stable_sort(
       draft.ranked.begin(), draft.ranked.end(),
       [](const SequenceNeed* a, const SequenceNeed* b) { return a->priority > b->priority; });
@@ -162,12 +173,12 @@ void Scheduler::Admit(Draft& draft, std::span<const SequenceNeed> waiting) {
   uint64_t promised = 0;  // pages, to prompts that run
   for (const SequenceNeed* need : draft.ranked) {
     if (IsPrompt(*need)) promised += PagesWanted(*need);
-    ++draft.running_of[need->client];
+    draft.running_of[need->client] += PlacesOf(*need);
   }
   const uint64_t decoding = draft.plan.rows.size();
-  while (draft.size() < limits_.sequences_max) {
+  while (draft.places < limits_.sequences_max) {
     const SequenceNeed* first = FirstOf(waiting, draft);
-    if (first == nullptr) break;
+    if (first == nullptr || draft.places + PlacesOf(*first) > limits_.sequences_max) break;
     const uint64_t wanted = PagesWanted(*first);
     const uint64_t growth = decoding * (preempted_.contains(first->id) ? 2 : 1);
     // All pages are free where nothing runs: waiting would not help.
@@ -175,7 +186,8 @@ void Scheduler::Admit(Draft& draft, std::span<const SequenceNeed> waiting) {
     promised += wanted;
     draft.admitted.push_back(first);
     draft.plan.admit.push_back(first->id);
-    ++draft.running_of[first->client];
+    draft.running_of[first->client] += PlacesOf(*first);
+    draft.places += PlacesOf(*first);
     preempted_.erase(first->id);
     last_admission_[first->client] = ++admissions_;
   }

@@ -14,7 +14,8 @@
 //              rest goes by priority, then to the prompt that has the fewest rows left.
 //   Pages      A sequence is admitted if the pages of its whole prompt and one more are free beside
 //              what running prompts still need and one page for each sequence that decodes (two if
-//              it was preempted: it is not to go in and out). A row that decodes and finds no free
+//              it was preempted: it is not to go in and out). One of several choices is admitted if
+//              there is room for all of them. A row that decodes and finds no free
 //              page preempts the last sequence in rank, itself at worst.
 //
 // Decisions only: no model, no clock. Owned by one thread, the one that decodes.
@@ -51,6 +52,9 @@ struct SequenceNeed {
   uint32_t pages = 0;      // that it holds, those included that others hold too
   // How many of `pages` somebody else holds too: they stay when this sequence is preempted.
   uint32_t pages_shared = 0;
+  // Sequences that it becomes when its prompt is computed, itself included: each takes a place from
+  // the beginning (as far as there are so many), and pages beyond the full ones of the prompt.
+  uint32_t choices = 1;
 };
 
 struct RowShare {
@@ -94,6 +98,8 @@ class Scheduler {
   // Prompt rows of a step in which so many sequences decode.
   uint32_t PromptRowsLimit(uint32_t decode_rows) const;
   uint64_t PagesOf(uint64_t positions) const;
+  // That a sequence takes of sequences_max.
+  uint32_t PlacesOf(const SequenceNeed& need) const;
   uint64_t PagesWanted(const SequenceNeed& need) const;
   void Forget(std::span<const SequenceNeed> running, std::span<const SequenceNeed> waiting);
 

@@ -26,6 +26,12 @@ absl::Status PassError(const absl::Status& status) {
   return absl::InternalError(status.message());
 }
 
+SamplingParams SamplingOf(const GenerationRequest& request, uint32_t choice) {
+  SamplingParams sampling = request.sampling;
+  if (sampling.seed) *sampling.seed += choice;
+  return sampling;
+}
+
 }  // namespace
 
 Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> sink,
@@ -37,13 +43,13 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<GenerationSink> si
       admitted_(Clock::now()),
       config_(*config),
       kv_(pool, options.context_tokens),
-      sampler_(request_.sampling, request_.prompt),
+      sampler_(SamplingOf(request_, options.choice), request_.prompt),
       // The text goes on where the prompt ended: its leading space is real.
       detokenizer_(*options.tokenizer, /*continues_text=*/true),
       stops_(request_.stop.strings, request_.stop.include_stop_string),
       split_(SplitDensity(request_.pruning.density)),
       ids_(request_.prompt) {
-  accounts_.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
+  if (first_choice()) accounts_.prompt_tokens = static_cast<uint32_t>(request_.prompt.size());
   accounts_.queue_seconds = Seconds(admitted_ - options_.submitted);
   accounts_.seed = sampler_.seed();
 }
@@ -55,7 +61,13 @@ bool Sequence::TimeIsUp() const {
 void Sequence::AdoptPrefix(std::span<const PageId> pages) {
   kv_.Adopt(pages);
   // After a preemption these are pages that it had computed itself, or others for it.
-  if (generated() == 0) accounts_.cached_prompt_tokens = kv_.size();
+  if (generated() == 0 && first_choice()) accounts_.cached_prompt_tokens = kv_.size();
+}
+
+bool Sequence::Branch(const Sequence& from, std::span<float> logits) {
+  if (!kv_.Branch(from.kv_).ok()) return false;
+  TakeLogits(logits);
+  return true;
 }
 
 uint32_t Sequence::RowsNext(uint32_t rows_max) const {
@@ -120,7 +132,7 @@ bool Sequence::Advance(const PassAccounts& cost, double stall_seconds) {
 }
 
 void Sequence::ReportProgress() const {
-  if (!request_.progress || generated() > 0) return;
+  if (!request_.progress || !first_choice() || generated() > 0) return;
   sink_->OnPromptProgress({.processed = kv_.size(),
                            .total = accounts_.prompt_tokens,
                            .cached = std::min(accounts_.cached_prompt_tokens, kv_.size())});

@@ -23,6 +23,7 @@ struct SequenceOptions {
   std::chrono::steady_clock::time_point submitted;
   std::shared_ptr<const Tokenizer> tokenizer;
   uint32_t context_tokens = 0;  // prompt and answer together, at most
+  uint32_t choice = 0;          // which of the request's; the first one counts the prompt
   // For requests that are not reproducible; those are exact.
   Precision precision = Precision::kFast;
   bool share_reads = false;  // see EngineOptions
@@ -44,6 +45,11 @@ class Sequence {
   // nothing is in the cache.
   void AdoptPrefix(std::span<const PageId> pages);
 
+  // Another choice of the same request, nothing of which is computed: goes on where this one, whose
+  // prompt is complete, is now, with the same logits. They may be spoilt for others. False: there
+  // is no page for it; nothing has changed.
+  bool Branch(const Sequence& from, std::span<float> logits);
+
   // Rows of the prompt, and of what is to be computed again, that come before the next token.
   uint32_t prompt_rows() const { return uncomputed() > 1 || generated() == 0 ? uncomputed() : 0; }
   bool prefilling() const { return prompt_rows() > 0; }
@@ -60,8 +66,9 @@ class Sequence {
   // Takes the logits of the last of these rows: samples from them, and may change them.
   void TakeLogits(std::span<float> logits);
 
-  // The step with these rows is done: what it cost this sequence, and how long all waited in it.
-  // Emits the token that was sampled, if any. False: the stream has ended.
+  // The step with these rows, or of those that it branched from, is done: what it cost this
+  // sequence, and how long all waited in it. Emits the token that was sampled, if any. False: the
+  // stream has ended.
   bool Advance(const PassAccounts& cost, double stall_seconds);
 
   // Tells the sink how far the prompt is, if it is to know and no token has come yet.
@@ -91,6 +98,7 @@ class Sequence {
  private:
   // Ids that are known and not yet in the cache.
   uint32_t uncomputed() const { return static_cast<uint32_t>(ids_.size()) - kv_.size(); }
+  bool first_choice() const { return options_.choice == 0; }
   uint32_t generated() const { return static_cast<uint32_t>(ids_.size() - request_.prompt.size()); }
   std::optional<RowPruning> NextPrune() const;
   std::optional<RowPruning> SteeredPrune() const;

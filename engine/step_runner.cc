@@ -39,7 +39,15 @@ StepRunner::~StepRunner() {
   model_.kv_pool->set_cache(nullptr);
 }
 
-SequenceNeed StepRunner::NeedOf(const Running& running) const {
+template <typename Visit>
+void StepRunner::ForFollowers(const Running& first, const Visit& visit) {
+  if (first.id != first.request || first.sequence->request().choices == 1) return;
+  for (Running& one : running_) {
+    if (one.follows && !one.ended && one.request == first.id) visit(one);
+  }
+}
+
+SequenceNeed StepRunner::NeedOf(const Running& running) {
   const Sequence& sequence = *running.sequence;
   SequenceNeed need = {.id = running.id,
                        .client = ClientKey(sequence.request()),
@@ -52,28 +60,40 @@ SequenceNeed StepRunner::NeedOf(const Running& running) const {
   for (const PageId page : sequence.kv().pages().subspan(released)) {
     need.pages_shared += model_.kv_pool->holders(page) > 1;
   }
+  ForFollowers(running, [&need](const Running&) { ++need.choices; });
   return need;
 }
 
+void StepRunner::FreeFollowers() {
+  for (Running& running : running_) {
+    if (!running.follows || running.ended) continue;
+    const Running* const first = Find(running.request);
+    if (first != nullptr && !first->ended) continue;
+    running.follows = false;
+    running.waits = true;
+  }
+}
+
 const std::vector<uint64_t>& StepRunner::Plan(std::span<const SequenceNeed> queued) {
-  std::vector<SequenceNeed> running, preempted;
+  FreeFollowers();
+  std::vector<SequenceNeed> running, admitted;
   for (const Running& one : running_) {
-    if (!one.ended) (one.preempted ? preempted : running).push_back(NeedOf(one));
+    if (!one.ended && !one.follows) (one.waits ? admitted : running).push_back(NeedOf(one));
   }
   std::span<const SequenceNeed> waiting = queued;
-  if (!preempted.empty()) {
-    preempted.insert(preempted.end(), queued.begin(), queued.end());
-    waiting = preempted;
+  if (!admitted.empty()) {
+    admitted.insert(admitted.end(), queued.begin(), queued.end());
+    waiting = admitted;
   }
   plan_ = scheduler_.Next(running, waiting, model_.kv_pool->available());
   for (const uint64_t id : plan_.preempt) Preempt(*Find(id));
-  // What was preempted is here already.
+  // What was admitted before is here already.
   std::erase_if(plan_.admit, [this](uint64_t id) {
     Running* known = Find(id);
     if (known == nullptr) return false;
     Running again = std::move(*known);
     running_.erase(running_.begin() + (known - running_.data()));
-    again.preempted = false;
+    again.waits = false;
     AdoptPrefix(*again.sequence);
     running_.push_back(std::move(again));
     return true;
@@ -88,25 +108,32 @@ StepRunner::Running* StepRunner::Find(uint64_t id) {
 
 void StepRunner::Preempt(Running& running) {
   running.sequence->Preempt();
-  running.preempted = true;
+  running.waits = true;
   ++preemptions_;
 }
 
 void StepRunner::Admit(WaitingRequest request) {
   const bool steered = request.request.pruning.FollowsLadder();
-  const SequenceOptions options = {.submitted = request.submitted,
-                                   .tokenizer = model_.tokenizer,
-                                   .context_tokens = model_.context_tokens,
-                                   .precision = options_.precision,
-                                   .share_reads = options_.share_reads,
-                                   .steering = steered ? steering_ : nullptr,
-                                   .observer = observer_};
-  running_.push_back({.id = request.id,
-                      .sequence = std::make_unique<Sequence>(
-                          std::move(request.request), std::move(request.sink), options,
-                          &model_.model->config, model_.kv_pool.get())});
-  AdoptPrefix(*running_.back().sequence);
-  running_.back().sequence->ReportProgress();
+  SequenceOptions options = {.submitted = request.submitted,
+                             .tokenizer = model_.tokenizer,
+                             .context_tokens = model_.context_tokens,
+                             .precision = options_.precision,
+                             .share_reads = options_.share_reads,
+                             .steering = steered ? steering_ : nullptr,
+                             .observer = observer_};
+  const size_t first = running_.size(), places = model_.memory.sequences_max;
+  for (uint32_t choice = 0; choice < request.request.choices; ++choice) {
+    options.choice = choice;
+    running_.push_back({.id = request.id + choice,
+                        .request = request.id,
+                        .sequence = std::make_unique<Sequence>(
+                            request.request, std::move(request.sinks[choice]), options,
+                            &model_.model->config, model_.kv_pool.get()),
+                        .follows = choice > 0 && choice < places,
+                        .waits = choice >= places});
+  }
+  AdoptPrefix(*running_[first].sequence);
+  running_[first].sequence->ReportProgress();
 }
 
 void StepRunner::ReportProgress() const {
@@ -145,7 +172,7 @@ void StepRunner::GatherStep() {
   absl::Status why;
   for (const RowShare& share : plan_.rows) {
     Running* running = Find(share.id);
-    if (running == nullptr || running->ended || running->preempted) continue;
+    if (running == nullptr || running->ended || running->waits) continue;
     Sequence& sequence = *running->sequence;
     uint32_t rows = sequence.RowsNext(share.rows);
     if (!sequence.reads()) {
@@ -194,13 +221,14 @@ StepResult StepRunner::Step() {
 // Computes the rows of some of stepping_ and takes what comes of them. An error is that of all.
 absl::Status StepRunner::RunRows(std::span<const size_t> which, StepResult& result) {
   batch_.clear();
+  branched_.clear();
   for (const size_t i : which) {
     batch_.push_back(stepping_[i].running->sequence->Wants(stepping_[i].rows));
   }
   RETURN_IF_ERROR(model_.decoder->Run(
       batch_,
       [&](size_t i, uint32_t, std::span<float> logits) {
-        stepping_[which[i]].running->sequence->TakeLogits(logits);
+        TakeLogits(*stepping_[which[i]].running, logits);
       },
       cost_));
   for (const BatchSequence& sequence : batch_) {
@@ -212,6 +240,29 @@ absl::Status StepRunner::RunRows(std::span<const size_t> which, StepResult& resu
   result.dense_instead_tokens += cost_.step.dense_instead;
   Advance(which, result);
   return absl::OkStatus();
+}
+
+// Where the prompt of the first of several choices is complete, the others go on from there.
+void StepRunner::TakeLogits(Running& running, std::span<float> logits) {
+  ForFollowers(running, [&](Running& follower) {
+    logits_.assign(logits.begin(), logits.end());
+    follower.follows = false;
+    follower.waits = !follower.sequence->Branch(*running.sequence, logits_);
+    if (!follower.waits) branched_.push_back(&follower);
+  });
+  running.sequence->TakeLogits(logits);
+}
+
+void StepRunner::Emit(Running& running, const PassAccounts& cost, double stall_seconds,
+                      StepResult& result) {
+  Sequence& sequence = *running.sequence;
+  const uint32_t before = sequence.accounts().generated_tokens;
+  sequence.ReleaseUnseen();
+  running.ended = !sequence.Advance(cost, stall_seconds);
+  const uint32_t after = sequence.accounts().generated_tokens;
+  result.generated_tokens += after - before;
+  // The prompt counts once, when its last chunk is through.
+  if (before == 0 && after > 0) result.prompt_tokens += sequence.accounts().prompt_tokens;
 }
 
 void StepRunner::Advance(std::span<const size_t> which, StepResult& result) {
@@ -227,20 +278,22 @@ void StepRunner::Advance(std::span<const size_t> which, StepResult& result) {
     }
     const bool reads = batch_[n].form == RowForm::kPrompt;
     if (reads && sequence.kv().size() == sequence.prompt().size()) KeepPrefix(sequence);
-    const uint32_t before = sequence.accounts().generated_tokens;
-    sequence.ReleaseUnseen();
-    running.ended = !sequence.Advance(cost_.sequences[n], stall);
-    const uint32_t after = sequence.accounts().generated_tokens;
-    result.generated_tokens += after - before;
-    // The prompt counts once, when its last chunk is through.
-    if (before == 0 && after > 0) result.prompt_tokens += sequence.prompt().size();
+    Emit(running, cost_.sequences[n], stall, result);
+  }
+  for (Running* const choice : branched_) {
+    if (!choice->ended) Emit(*choice, {}, 0, result);
   }
 }
 
 void StepRunner::Fail(std::span<const size_t> which, const absl::Status& status) {
   for (const size_t i : which) {
     Running& running = *stepping_[i].running;
-    if (!std::exchange(running.ended, true)) running.sequence->Fail(status);
+    if (std::exchange(running.ended, true)) continue;
+    running.sequence->Fail(status);
+    ForFollowers(running, [&status](Running& follower) {
+      follower.ended = true;
+      follower.sequence->Fail(status);
+    });
   }
 }
 
@@ -248,7 +301,7 @@ bool StepRunner::EndIf(FinishReason reason, const absl::Status& status,
                        const std::function<bool(uint64_t, const Sequence&)>& ends) {
   bool any = false;
   for (Running& running : running_) {
-    if (running.ended || !ends(running.id, *running.sequence)) continue;
+    if (running.ended || !ends(running.request, *running.sequence)) continue;
     running.ended = any = true;
     running.sequence->End(reason, status);
   }
@@ -273,8 +326,8 @@ size_t StepRunner::Live() const {
   return static_cast<size_t>(std::ranges::count_if(running_, live));
 }
 
-uint32_t StepRunner::preempted() const {
-  const auto waits = [](const Running& running) { return !running.ended && running.preempted; };
+uint32_t StepRunner::waiting() const {
+  const auto waits = [](const Running& running) { return !running.ended && running.waits; };
   return static_cast<uint32_t>(std::ranges::count_if(running_, waits));
 }
 

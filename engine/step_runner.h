@@ -51,7 +51,7 @@ class StepRunner {
   // Computes the planned rows. Whatever fails ends the sequences that it concerns.
   StepResult Step();
 
-  // Ends those for which `ends` holds, and says whether there were any.
+  // Ends those for which `ends` holds, and says whether there were any. `id`: of the request.
   bool EndIf(FinishReason reason, const absl::Status& status,
              const std::function<bool(uint64_t id, const Sequence& sequence)>& ends);
 
@@ -62,8 +62,8 @@ class StepRunner {
   bool StepIsMoot() const;
 
   bool empty() const { return Live() == 0; }
-  uint32_t running() const { return static_cast<uint32_t>(Live() - preempted()); }
-  uint32_t preempted() const;
+  uint32_t running() const { return static_cast<uint32_t>(Live() - waiting()); }
+  uint32_t waiting() const;  // of those that were admitted
   uint64_t preemptions() const { return preemptions_; }
   uint64_t kv_tokens_used() const;
   PrefixStats prefix_stats() const { return prefix_.stats(); }
@@ -71,14 +71,22 @@ class StepRunner {
  private:
   struct Running {
     uint64_t id = 0;
+    uint64_t request = 0;  // id of the first choice
     std::unique_ptr<Sequence> sequence;
-    bool ended = false;      // its sink has been told
-    bool preempted = false;  // it waits, without pages
+    // A choice that has nothing of its own until the first one's prompt is complete.
+    bool follows = false;
+    bool ended = false;  // its sink has been told
+    bool waits = false;  // without pages: preempted, or a choice without a place
   };
 
   size_t Live() const;
-  SequenceNeed NeedOf(const Running& running) const;
+  SequenceNeed NeedOf(const Running& running);
   Running* Find(uint64_t id);
+  // The choices that follow this one, if it is the first.
+  template <typename Visit>
+  void ForFollowers(const Running& first, const Visit& visit);
+  // Lets choices compute the prompt themselves whose first one is gone.
+  void FreeFollowers();
   void Preempt(Running& running);
   PrefixKey KeyOf(const Sequence& sequence) const;
   // Begins a sequence with the pages that are known of its prompt.
@@ -86,7 +94,10 @@ class StepRunner {
   void KeepPrefix(const Sequence& sequence);
   void GatherStep();
   absl::Status RunRows(std::span<const size_t> which, StepResult& result);
+  void TakeLogits(Running& running, std::span<float> logits);
   void Advance(std::span<const size_t> which, StepResult& result);
+  // Emits the token that was sampled, if any.
+  void Emit(Running& running, const PassAccounts& cost, double stall_seconds, StepResult& result);
   void Fail(std::span<const size_t> which, const absl::Status& status);
   void Sweep();
 
@@ -106,6 +117,8 @@ class StepRunner {
   };
   std::vector<Share> stepping_;
   std::vector<BatchSequence> batch_;
+  std::vector<float> logits_;       // for a choice to spoil
+  std::vector<Running*> branched_;  // choices that this step has set off
   StepCost cost_;
 };
 

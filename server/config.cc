@@ -143,6 +143,9 @@ void AddLimitFlags(CLI::App& app, ServerConfig& config) {
       "Largest priority that requests may ask: any client that may ask for more than 0 can go "
       "before all others",
       "TIDEGATE_MAX_PRIORITY");
+  add("--max-choices", config.max_choices, {1, kMaxChoices},
+      "Answers to one prompt that requests may ask; each takes a place of those that run",
+      "TIDEGATE_MAX_CHOICES");
   AddDurationFlag(app, "--idle-timeout", config.idle_timeout,
                   "A connection without calls is closed after this, with notice")
       .Variable("TIDEGATE_IDLE_TIMEOUT");

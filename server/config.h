@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/tls_files.h"
 #include "engine/engine_options.h"
+#include "engine/request_limits.h"
 #include "server/tracing_options.h"
 
 namespace CLI {
@@ -34,8 +35,9 @@ struct ServerConfig {
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);
   GateLimits connections;
   int max_streams_per_connection = 1024;
-  int max_priority = 0;      // that requests may ask
-  int max_open_streams = 0;  // 0: what run and wait at most, and kFinishedStreams
+  int max_priority = 0;                  // that requests may ask
+  int max_choices = kDefaultMaxChoices;  // the same
+  int max_open_streams = 0;              // 0: what run and wait at most, and kFinishedStreams
   std::chrono::nanoseconds idle_timeout = std::chrono::minutes(15);
   std::chrono::nanoseconds write_timeout = std::chrono::seconds(60);
   LogLevel log_level = LogLevel::kInfo;

@@ -19,7 +19,7 @@ namespace tidegate {
 std::optional<DecodeMode> FromProto(v1::DecodeMode mode);
 v1::DecodeMode ToProto(DecodeMode mode);
 v1::FinishReason ToProto(FinishReason reason);
-v1::Finished ToProto(const GenerationResult& result);
+v1::Finished ToProto(const GenerationResult& result);  // of choice 0
 v1::TokenLogprobs ToProto(const TokenLogprobs& logprobs);
 v1::PromptProgress ToProto(const PromptProgress& progress);
 v1::PruningBounds ToProto(const PruningBounds& bounds);

@@ -16,6 +16,12 @@ void FillDelta(TokenBuffer::Move move, v1::Delta& delta) {
   delta.set_text(std::move(move.text));
   delta.mutable_token_ids()->Assign(move.ids.begin(), move.ids.end());
   for (const TokenLogprobs& one : move.logprobs) *delta.add_logprobs() = ToProto(one);
+  delta.set_choice(move.choice);
+}
+
+void FillFinished(const TokenBuffer::Move& move, v1::Finished& finished) {
+  finished = ToProto(move.result);
+  finished.set_choice(move.choice);
 }
 
 }  // namespace
@@ -61,8 +67,11 @@ void GenerateStream::Write(TokenBuffer::Move move) {
     case TokenBuffer::Action::kWriteProgress:
       *response.mutable_progress() = ToProto(move.progress);
       return Send(response);
+    case TokenBuffer::Action::kWriteResult:
+      FillFinished(move, *response.mutable_finished());
+      return Send(response);
     case TokenBuffer::Action::kFinishWithResult:
-      *response.mutable_finished() = ToProto(move.result);
+      FillFinished(move, *response.mutable_finished());
       write_ = ToBytes(response);
       return StartWriteAndFinish(&write_, grpc::WriteOptions(), grpc::Status::OK);
     case TokenBuffer::Action::kFinish:

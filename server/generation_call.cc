@@ -3,6 +3,7 @@
 #include <optional>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -35,21 +36,23 @@ absl::Status TooManyStreams(const OpenStreams& streams) {
 // Hands the engine's events on and keeps the call alive as long as the engine holds it.
 class GenerationCall::Sink final : public GenerationSink {
  public:
-  explicit Sink(std::shared_ptr<GenerationCall> call) : call_(std::move(call)) {}
+  Sink(std::shared_ptr<GenerationCall> call, uint32_t choice)
+      : call_(std::move(call)), choice_(choice) {}
   void OnTokens(std::string_view text, std::span<const TokenId> ids) override {
-    call_->Perform(call_->buffer_.Tokens(text, ids));
+    call_->Perform(call_->buffer_.Tokens(text, ids, {}, choice_));
   }
   void OnTokensWithLogprobs(std::string_view text, std::span<const TokenId> ids,
                             std::span<const TokenLogprobs> logprobs) override {
-    call_->Perform(call_->buffer_.Tokens(text, ids, logprobs));
+    call_->Perform(call_->buffer_.Tokens(text, ids, logprobs, choice_));
   }
-  void OnDone(const GenerationResult& result) override { call_->OnResult(result); }
+  void OnDone(const GenerationResult& result) override { call_->OnResult(result, choice_); }
   void OnPromptProgress(const PromptProgress& progress) override {
     call_->Perform(call_->buffer_.Progress(progress));
   }
 
  private:
   const std::shared_ptr<GenerationCall> call_;
+  const uint32_t choice_;
 };
 
 GenerationCall::GenerationCall(ServingState& state, RpcMethod method, const std::string& request_id)
@@ -84,7 +87,7 @@ GenerationCall::~GenerationCall() {
 
 RequestBounds GenerationCall::Bounds(const Tokenizer& tokenizer) const {
   return {tokenizer, state_.engine.pruning_bounds(), state_.engine.context_tokens(),
-          state_.max_priority};
+          state_.max_priority, state_.max_choices};
 }
 
 absl::StatusOr<GenerationRequest> GenerationCall::Parse(
@@ -112,7 +115,11 @@ absl::Status GenerationCall::Submit(const Request& request, const std::string& c
   parsed.client = client;
   started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
   if (span_ != nullptr) span_->model = info.name;
-  ASSIGN_OR_RETURN(engine_id_, engine.Submit(std::move(parsed), std::make_shared<Sink>(self)));
+  buffer_.Expect(parsed.choices);
+  open_choices_ = parsed.choices;
+  std::vector<std::shared_ptr<GenerationSink>> sinks;
+  for (uint32_t i = 0; i < parsed.choices; ++i) sinks.push_back(std::make_shared<Sink>(self, i));
+  ASSIGN_OR_RETURN(engine_id_, engine.SubmitChoices(std::move(parsed), std::move(sinks)));
   state_.streams.Name(this, request_id_, engine_id_);
   return absl::OkStatus();
 }
@@ -135,15 +142,19 @@ template void GenerationCall::Start<v1::ChatRequest>(const v1::ChatRequest&, abs
                                                      const std::string&,
                                                      const std::shared_ptr<GenerationCall>&);
 
-void GenerationCall::OnResult(const GenerationResult& result) {
-  reason_ = static_cast<uint32_t>(result.reason);
-  if (span_ != nullptr) span_->result = result;
-  Settled();
-  if (state_.metrics != nullptr && result.reason == FinishReason::kCancelled &&
-      (buffer_.client_gone() || cancelled())) {
-    state_.metrics->OnCancelled(CancelStageOf(result.accounts));
+// The request ends as its first choice that fails does, else as the last one.
+void GenerationCall::OnResult(const GenerationResult& result, uint32_t choice) {
+  if (span_ != nullptr && choice == 0) span_->result = result;
+  if (--open_choices_ == 0) Settled();
+  if (!failed_) {
+    reason_ = static_cast<uint32_t>(result.reason);
+    const bool cancelled_now = result.reason == FinishReason::kCancelled;
+    failed_ = cancelled_now || result.reason == FinishReason::kError;
+    if (state_.metrics != nullptr && cancelled_now && (buffer_.client_gone() || cancelled())) {
+      state_.metrics->OnCancelled(CancelStageOf(result.accounts));
+    }
   }
-  Perform(buffer_.Result(result));
+  Perform(buffer_.Result(result, choice));
 }
 
 void GenerationCall::WriteDone(bool ok) {
@@ -165,6 +176,8 @@ void GenerationCall::ClientLeft(absl::StatusCode code) {
 
 void GenerationCall::Closed() {
   state_.streams.Remove(this);
+  // Of several choices one has failed: nobody waits for the others.
+  if (engine_id_ != 0 && open_choices_ > 0) state_.engine.Cancel(engine_id_);
   if (state_.metrics != nullptr) state_.metrics->OnStreamClosed();
 }
 

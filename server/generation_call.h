@@ -46,8 +46,8 @@ class GenerationCall : public OpenStreams::Stream {
   // The protocol is done: nothing is owed to the client any more.
   void Closed();
 
-  // To be written next: kWriteStarted, kWriteTokens or kWriteProgress, then WriteDone(); or
-  // kFinishWithResult or kFinish, which is the last. One at a time, from any thread.
+  // To be written next: kWrite..., then WriteDone(); or kFinishWithResult or kFinish, which is the
+  // last. One at a time, from any thread.
   virtual void Write(TokenBuffer::Move move) = 0;
   // The client does not read: ends the connection or call, from which ClientLeft() follows. Must
   // not call back itself.
@@ -62,7 +62,7 @@ class GenerationCall : public OpenStreams::Stream {
   class Sink;
 
   void EndUnread() override;  // from OpenStreams
-  void OnResult(const GenerationResult& result);
+  void OnResult(const GenerationResult& result, uint32_t choice);
   template <typename Request>
   absl::Status Submit(const Request& request, const std::string& client,
                       const std::shared_ptr<GenerationCall>& self);
@@ -83,7 +83,9 @@ class GenerationCall : public OpenStreams::Stream {
   std::unique_ptr<RequestSpan> span_;                           // null: not traced
   uint64_t engine_id_ = 0;                                      // of Submit(); 0: never submitted
   std::atomic<absl::StatusCode> code_ = absl::StatusCode::kOk;  // of the call, for metrics
-  std::atomic<uint32_t> reason_ = 0;  // FinishReason; 0: the engine has not ended it
+  std::atomic<uint32_t> reason_ = 0;        // FinishReason; 0: the engine has not ended any choice
+  std::atomic<uint32_t> open_choices_ = 0;  // that the engine has not ended
+  bool failed_ = false;                     // a choice has; of the decode thread
 };
 
 }  // namespace tidegate

@@ -59,6 +59,7 @@ ServerOptions OptionsOf(const ServerConfig& config) {
   options.write_timeout =
       std::chrono::duration_cast<std::chrono::milliseconds>(config.write_timeout);
   options.max_priority = config.max_priority;
+  options.max_choices = static_cast<uint32_t>(config.max_choices);
   options.model_aliases = config.model_aliases;
   return options;
 }

@@ -111,6 +111,16 @@ void TakeAdmission(const Request& request, int32_t max_priority, GenerationReque
   }
 }
 
+template <typename Request>
+void TakeChoices(const Request& request, uint32_t max, uint32_t& choices, Violations& violations) {
+  if (!request.has_choices() || (request.choices() >= 1 && request.choices() <= max)) {
+    choices = request.has_choices() ? request.choices() : 1;
+    return;
+  }
+  violations.Add("choices", absl::StrCat(request.choices(), " is outside [1, ", max,
+                                         "]; the server's --max-choices is the upper bound"));
+}
+
 void TakeStop(const v1::StopConditions& proto, uint32_t max_tokens, const Tokenizer& tokenizer,
               StopParams& params, Violations& violations) {
   if (proto.min_tokens() > max_tokens) {
@@ -218,6 +228,7 @@ void TakeAll(const Request& request, const RequestBounds& bounds,
   }
   TakeAdmission(request, bounds.max_priority, parsed, violations);
   parsed.progress = request.progress();
+  TakeChoices(request, bounds.max_choices, parsed.choices, violations);
   if (request.has_top_logprobs()) {
     TakeUint("top_logprobs", request.top_logprobs(), 0, kMaxTopLogprobs,
              parsed.top_logprobs.emplace(), violations);

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "engine/engine.h"
+#include "engine/request_limits.h"
 #include "server/violations.h"
 #include "tidegate/v1/generation.pb.h"
 
@@ -23,7 +24,8 @@ struct RequestBounds {
   const Tokenizer& tokenizer;
   const PruningBounds& pruning;
   uint32_t context_tokens = 0;
-  int32_t max_priority = 0;  // of what requests may ask, see ServerOptions
+  int32_t max_priority = 0;                   // of what requests may ask, see ServerOptions
+  uint32_t max_choices = kDefaultMaxChoices;  // the same
 };
 
 // Everything but the prompt. Fields that the request leaves out keep what `parsed` has, pruning the

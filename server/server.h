@@ -30,7 +30,8 @@ struct ServerOptions {
   int max_open_streams = 4096;  // Generate and Chat calls, all connections
   std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls
   std::chrono::milliseconds write_timeout{60 * 1000};      // for a client to take what was written
-  int32_t max_priority = 0;  // largest that requests may ask, [0, kMaxPriority]
+  int32_t max_priority = 0;                   // largest that requests may ask, [0, kMaxPriority]
+  uint32_t max_choices = kDefaultMaxChoices;  // the same, [1, kMaxChoices]
   std::vector<std::string> model_aliases;
   std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};

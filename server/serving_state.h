@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "engine/engine.h"
+#include "engine/request_limits.h"
 #include "server/chat_prompt.h"
 #include "server/metrics.h"
 #include "server/open_streams.h"
@@ -19,6 +20,7 @@ struct ServingState {
   ChatPrompts& chat;             // not owned
   OpenStreams& streams;          // not owned
   const int32_t max_priority = 0;
+  const uint32_t max_choices = kDefaultMaxChoices;
   SpanExporter* const tracer = nullptr;  // may be null; not owned
   std::atomic<bool> draining = false;
 };

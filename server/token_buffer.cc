@@ -20,8 +20,42 @@ absl::Status EndStatus(const GenerationResult& result) {
 
 }  // namespace
 
-size_t TokenBuffer::PendingBytes() const {
-  return text_.size() + ids_.size() * sizeof(TokenId) + logprob_bytes_;
+void TokenBuffer::Expect(uint32_t choices) {
+  MutexLock lock(mutex_);
+  CHECK(!open_ && choices > 0);
+  choices_.resize(choices);
+}
+
+void TokenBuffer::TakeTokens(Pending& pending, Move& move) {
+  ++outstanding_;
+  move.action = Action::kWriteTokens;
+  move.text = std::exchange(pending.text, {});
+  move.ids = std::exchange(pending.ids, {});
+  move.logprobs = std::exchange(pending.logprobs, {});
+  pending.logprob_bytes = 0;
+  progress_.reset();
+}
+
+void TokenBuffer::TakeResult(Pending& pending, Move& move) {
+  pending.over = true;
+  ++over_;
+  move.result = *pending.result;
+  move.status = EndStatus(*pending.result);
+  finished_ = !move.status.ok() || over_ == choices_.size();
+  if (!finished_) ++outstanding_;
+  move.action = !move.status.ok() ? Action::kFinish
+                : finished_       ? Action::kFinishWithResult
+                                  : Action::kWriteResult;
+}
+
+void TokenBuffer::NextOfChoices(Move& move) {
+  for (size_t tried = 0; tried < choices_.size(); ++tried) {
+    move.choice = turn_;
+    Pending& pending = choices_[turn_];
+    turn_ = (turn_ + 1) % static_cast<uint32_t>(choices_.size());
+    if (pending.has_tokens()) return TakeTokens(pending, move);
+    if (pending.result.has_value() && !pending.over) return TakeResult(pending, move);
+  }
 }
 
 TokenBuffer::Move TokenBuffer::Next() {
@@ -32,28 +66,19 @@ TokenBuffer::Move TokenBuffer::Next() {
     move.action = Action::kFinish;
     move.status = client_gone_ ? absl::CancelledError("the client has left")
                                : absl::CancelledError("the client does not read its stream");
-  } else if (!started_) {
+    return move;
+  }
+  if (!started_) {
     started_ = true;
     ++outstanding_;
     move.action = Action::kWriteStarted;
-  } else if (!text_.empty() || !ids_.empty()) {
-    ++outstanding_;
-    move.action = Action::kWriteTokens;
-    move.text = std::exchange(text_, {});
-    move.ids = std::exchange(ids_, {});
-    move.logprobs = std::exchange(logprobs_, {});
-    logprob_bytes_ = 0;
-    progress_.reset();
-  } else if (result_.has_value()) {
-    finished_ = true;
-    move.status = EndStatus(*result_);
-    move.action = move.status.ok() ? Action::kFinishWithResult : Action::kFinish;
-    move.result = *result_;
-  } else if (progress_.has_value()) {
-    ++outstanding_;
-    move.action = Action::kWriteProgress;
-    move.progress = *std::exchange(progress_, std::nullopt);
+    return move;
   }
+  NextOfChoices(move);
+  if (move.action != Action::kNone || !progress_.has_value()) return move;
+  ++outstanding_;
+  move.action = Action::kWriteProgress;
+  move.progress = *std::exchange(progress_, std::nullopt);
   return move;
 }
 
@@ -75,22 +100,26 @@ TokenBuffer::Move TokenBuffer::Reject(absl::Status status) {
   return move;
 }
 
+bool TokenBuffer::Drops(uint32_t choice) const {
+  return client_gone_ || overflow_ || finished_ || choices_[choice].result.has_value();
+}
+
 TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const TokenId> ids,
-                                      std::span<const TokenLogprobs> logprobs) {
+                                      std::span<const TokenLogprobs> logprobs, uint32_t choice) {
   MutexLock lock(mutex_);
-  if (client_gone_ || overflow_ || finished_ || result_.has_value()) return {};
-  text_.append(text);
-  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  if (Drops(choice)) return {};
+  Pending& pending = choices_[choice];
+  pending.text.append(text);
+  pending.ids.insert(pending.ids.end(), ids.begin(), ids.end());
   for (const TokenLogprobs& one : logprobs) {
-    logprobs_.push_back(one);
-    logprob_bytes_ += sizeof(one) + one.top.size() * sizeof(TopLogprob);
+    pending.logprobs.push_back(one);
+    pending.logprob_bytes += sizeof(one) + one.top.size() * sizeof(TopLogprob);
   }
-  if (PendingBytes() <= limit_bytes_) return Next();
+  size_t bytes = 0;
+  for (const Pending& one : choices_) bytes += one.bytes();
+  if (bytes <= limit_bytes_) return Next();
   overflow_ = true;
-  text_ = {};
-  ids_ = {};
-  logprobs_ = {};
-  logprob_bytes_ = 0;
+  choices_ = std::vector<Pending>(choices_.size());
   ++outstanding_;
   Move move;
   move.action = Action::kAbort;
@@ -99,14 +128,15 @@ TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const Tok
 
 TokenBuffer::Move TokenBuffer::Progress(const PromptProgress& progress) {
   MutexLock lock(mutex_);
-  if (client_gone_ || overflow_ || finished_ || result_.has_value()) return {};
+  if (Drops(0)) return {};
   progress_ = progress;
   return Next();
 }
 
-TokenBuffer::Move TokenBuffer::Result(const GenerationResult& result) {
+TokenBuffer::Move TokenBuffer::Result(const GenerationResult& result, uint32_t choice) {
   MutexLock lock(mutex_);
-  if (!result_.has_value()) result_ = result;
+  Pending& pending = choices_[choice];
+  if (!pending.result.has_value()) pending.result = result;
   return Next();
 }
 

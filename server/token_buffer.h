@@ -2,9 +2,10 @@
 // to write what. No gRPC in here, so that the decisions can be tested alone and under
 // ThreadSanitizer.
 //
-// At most one write is out at a time. What arrives meanwhile is joined into the next one, so a slow
-// client gets fewer and larger messages; when more than a limit waits, the stream is aborted.
-// Exactly one kFinish or kFinishWithResult is returned, after the last write and abort are done.
+// At most one write is out at a time. What arrives meanwhile is joined into the next one of its
+// choice, so a slow client gets fewer and larger messages; when more than a limit waits, the stream
+// is aborted. Choices take turns. Exactly one kFinish or kFinishWithResult is returned, after the
+// last write and abort are done.
 //
 // Thread-safe. Every method decides under the lock and returns a move that the caller performs
 // after it; a move that is not kNone must be performed.
@@ -26,14 +27,16 @@ class TokenBuffer {
   enum class Action {
     kNone,
     kWriteStarted,      // write the first event, then WriteDone()
-    kWriteTokens,       // write `text`, `ids` and `logprobs`, then WriteDone()
+    kWriteTokens,       // write `text`, `ids` and `logprobs` of `choice`, then WriteDone()
     kWriteProgress,     // write `progress`, then WriteDone()
-    kFinishWithResult,  // write `result` as the last event and end the stream well
+    kWriteResult,       // write `result` of `choice`, then WriteDone(): others go on
+    kFinishWithResult,  // write `result` of `choice` as the last event and end the stream well
     kFinish,            // end the stream with `status`
     kAbort,             // the client does not read: cancel its call, then AbortDone()
   };
   struct Move {
     Action action = Action::kNone;
+    uint32_t choice = 0;
     std::string text;
     std::vector<TokenId> ids;
     std::vector<TokenLogprobs> logprobs;  // of each of `ids`, or none
@@ -44,18 +47,21 @@ class TokenBuffer {
 
   explicit TokenBuffer(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
+  // There will be so many choices instead of one. Before all else.
+  void Expect(uint32_t choices);
+
   // Nothing is written before Start(), although tokens may already arrive.
   Move Start();
   // Instead of Start(): the request was turned away.
   Move Reject(absl::Status status);
 
-  // From the producer, in order. Result() is the last; what comes after it or after the client left
-  // is dropped.
+  // From the producer, in order. Result() is the last of its choice; what comes after it or after
+  // the client left is dropped. An error of one ends the stream.
   Move Tokens(std::string_view text, std::span<const TokenId> ids,
-              std::span<const TokenLogprobs> logprobs = {});
+              std::span<const TokenLogprobs> logprobs = {}, uint32_t choice = 0);
   // Replaces one that has not been written; left out when tokens come before it could be.
   Move Progress(const PromptProgress& progress);
-  Move Result(const GenerationResult& result);
+  Move Result(const GenerationResult& result, uint32_t choice = 0);
 
   // From the stream.
   Move WriteDone(bool ok);  // not ok: the client is gone
@@ -65,8 +71,25 @@ class TokenBuffer {
   bool client_gone() const;
 
  private:
+  // What waits of one choice.
+  struct Pending {
+    std::string text;
+    std::vector<TokenId> ids;
+    std::vector<TokenLogprobs> logprobs;
+    size_t logprob_bytes = 0;  // of logprobs
+    std::optional<GenerationResult> result;
+    bool over = false;  // its result was handed out
+
+    bool has_tokens() const { return !text.empty() || !ids.empty(); }
+    size_t bytes() const { return text.size() + ids.size() * sizeof(TokenId) + logprob_bytes; }
+  };
+
   Move Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  size_t PendingBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Writes something of the choice whose turn it is, or of one after it.
+  void NextOfChoices(Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeTokens(Pending& pending, Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeResult(Pending& pending, Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Drops(uint32_t choice) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t limit_bytes_;
   mutable Mutex mutex_;
@@ -77,12 +100,10 @@ class TokenBuffer {
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   int outstanding_ ABSL_GUARDED_BY(mutex_) =
       0;  // steps handed out and not done: one write, one abort
-  std::string text_ ABSL_GUARDED_BY(mutex_);
-  std::vector<TokenId> ids_ ABSL_GUARDED_BY(mutex_);
-  std::vector<TokenLogprobs> logprobs_ ABSL_GUARDED_BY(mutex_);
-  size_t logprob_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of logprobs_
+  std::vector<Pending> choices_ ABSL_GUARDED_BY(mutex_) = std::vector<Pending>(1);
+  uint32_t turn_ ABSL_GUARDED_BY(mutex_) = 0;  // index into choices_
+  uint32_t over_ ABSL_GUARDED_BY(mutex_) = 0;  // of choices_
   std::optional<PromptProgress> progress_ ABSL_GUARDED_BY(mutex_);
-  std::optional<GenerationResult> result_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tidegate

@@ -1,6 +1,7 @@
 #include "engine/kv/kv_cache.h"
 
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -53,6 +54,26 @@ void KvCache::Adopt(std::span<const PageId> pages) {
     data_.push_back(pool_->data(page));
   }
   size_ = static_cast<uint32_t>(pages.size()) * kKvPageTokens;
+}
+
+absl::Status KvCache::Branch(const KvCache& other) {
+  CHECK(other.pool_ == pool_ && other.released_ == 0);
+  const uint32_t full = other.size_ / kKvPageTokens;
+  std::optional<PageId> last;
+  if (other.size_ % kKvPageTokens != 0) {
+    last = pool_->Take();
+    if (!last) return NoPage(*pool_);
+    std::memcpy(pool_->data(*last), other.data_[full], pool_->page_bytes());
+  }
+  const std::span<const PageId> shared = other.pages().first(full);
+  for (const PageId page : shared) pool_->Share(page);
+  Adopt(shared);
+  if (last) {
+    pages_.push_back(*last);
+    data_.push_back(pool_->data(*last));
+  }
+  size_ = other.size_;
+  return absl::OkStatus();
 }
 
 absl::Status KvCache::Grow(uint32_t rows) {

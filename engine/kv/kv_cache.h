@@ -31,6 +31,11 @@ class KvCache {
   // REQUIRES: it is empty and has no pages.
   void Adopt(std::span<const PageId> pages);
 
+  // Begins with all that `other` holds: full pages are shared, the last one is copied if it is not
+  // full. RESOURCE_EXHAUSTED if there is no page for the copy: then it stays empty. REQUIRES: it is
+  // empty and has no pages, and `other`, of the same pool, has released none.
+  absl::Status Branch(const KvCache& other);
+
   // Room for `rows` more positions in pages that nobody else holds. RESOURCE_EXHAUSTED if the pool
   // has too few; then what there is stays, and a later call goes on from there.
   absl::Status Grow(uint32_t rows);

@@ -58,6 +58,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"LongestPrompt", [](R& r) { r.prompt.assign(kContext - 1, 5); }, absl::StatusCode::kOk,
              ""},
         Case{"NoTokens", [](R& r) { r.max_tokens = 0; }, kBad, "max_tokens"},
+        Case{"NoChoices", [](R& r) { r.choices = 0; }, kBad, "choices 0 is outside [1, 128]"},
+        Case{"ManyChoices", [](R& r) { r.choices = 129; }, kBad, "choices 129"},
         Case{"DensityLow", [](R& r) { r.pruning.density = 0.2f; }, kBad, "[0.25, 1]"},
         Case{"DensityNan", [](R& r) { r.pruning.density = NAN; }, kBad, "density"},
         Case{"DenseIgnoresDensity",

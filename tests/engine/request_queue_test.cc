@@ -20,7 +20,7 @@ WaitingRequest Waiting(uint64_t id, std::shared_ptr<GenerationSink> sink = nullp
   WaitingRequest waiting;
   waiting.id = id;
   waiting.request.prompt = {1, 2, 3};
-  waiting.sink = std::move(sink);
+  waiting.sinks = {std::move(sink)};
   waiting.submitted = WaitingRequest::Clock::now() - std::chrono::seconds(2);
   return waiting;
 }
@@ -66,6 +66,22 @@ TEST(RequestQueueTest, SaysWhatTheSchedulerHasToKnow) {
   }
   EXPECT_EQ(needs[0].client, needs[1].client);
   EXPECT_NE(needs[0].client, needs[2].client);
+}
+
+TEST(RequestQueueTest, AllChoicesEndAndThePromptCountsOnce) {
+  const auto first = std::make_shared<Sink>(), second = std::make_shared<Sink>();
+  WaitingRequest waiting = Waiting(1, first);
+  waiting.sinks.push_back(second);
+  waiting.request.choices = 2;
+  RequestQueue queue;
+  queue.Push(std::move(waiting));
+  EXPECT_EQ(queue.needs()[0].choices, 2u);
+  queue.Take(1).End(FinishReason::kTimeLimit, absl::OkStatus());
+  EXPECT_EQ(first->result_.accounts.prompt_tokens, 3u);
+  EXPECT_EQ(second->result_.accounts.prompt_tokens, 0u);
+  for (const auto& sink : {first, second}) {
+    EXPECT_EQ(sink->result_.reason, FinishReason::kTimeLimit);
+  }
 }
 
 TEST(RequestQueueTest, TakesWhatHasExpiredHoweverTheQueueChanged) {

@@ -193,6 +193,31 @@ TEST(SchedulerTest, ASequenceIsAdmittedIfItsPromptAndOnePageMoreAreFree) {
   }
 }
 
+TEST(SchedulerTest, SeveralChoicesAreAdmittedWhereThereIsRoomForAll) {
+  const auto admits = [](uint32_t places, uint32_t choices, uint32_t rows, uint32_t free_pages) {
+    SequenceNeed need = Prompt(2, rows);
+    need.choices = choices;
+    Scheduler scheduler(Limits(places));
+    return !scheduler.Next(Needs{Decoding(1, 7)}, Needs{need}, free_pages).admit.empty();
+  };
+  EXPECT_TRUE(admits(4, 3, 40, kMany));
+  EXPECT_FALSE(admits(4, 4, 40, kMany));
+  // The prompt's two pages and one more, of each other choice a copy of the last and one more; one
+  // for what decodes.
+  EXPECT_TRUE(admits(8, 3, 40, 3 + 2 * 2 + 1));
+  EXPECT_FALSE(admits(8, 3, 40, 3 + 2 * 2));
+  // Nothing to copy of a full page.
+  EXPECT_TRUE(admits(8, 3, 64, 3 + 2 + 1));
+  EXPECT_FALSE(admits(8, 3, 64, 3 + 2));
+  // Alone, also those that are more than there are places.
+  SequenceNeed many = Prompt(2, 40);
+  many.choices = 9;
+  EXPECT_THAT(Scheduler(Limits(2)).Next({}, Needs{many, Prompt(3, 4)}, kMany).admit,
+              ElementsAre(2));
+  // While its prompt is read, the places are taken.
+  EXPECT_THAT(Scheduler(Limits(9)).Next(Needs{many}, Needs{Prompt(3, 4)}, kMany).admit, IsEmpty());
+}
+
 TEST(SchedulerTest, ARowWithoutAFreePagePreemptsTheLastInRank) {
   const SequenceNeed sharing = {
       .id = 3, .client = 1, .positions = 64, .pages = 2, .pages_shared = 2};

@@ -149,6 +149,88 @@ TEST(StepRunnerTest, PromptsThatBeginAlikeAreComputedOnce) {
   }
 }
 
+// Draws `tokens` of a prompt of 70 tokens: two full pages and a part of a third.
+GenerationRequest Drawing(uint32_t tokens, uint64_t seed, uint32_t choices = 1) {
+  GenerationRequest request = Request(70, tokens, 1);
+  request.sampling = {.temperature = 2, .seed = seed};
+  request.choices = choices;
+  return request;
+}
+
+TEST(StepRunnerTest, EachChoiceDrawsWhatARequestWithItsSeedDraws) {
+  constexpr uint64_t kSeed = ~uint64_t{1};  // the third one's is 0
+  constexpr uint32_t kChoices = 4, kTokens = 40;
+  for (const uint32_t window : {0, 48}) {
+    LocalStore store({.model = {.context = 256, .window = window}});
+    std::vector<std::vector<TokenId>> alone;
+    for (uint32_t i = 0; i < kChoices; ++i) {
+      auto engine = Make(Options(store));
+      const Stream stream = Submit(*engine, Drawing(kTokens, kSeed + i));
+      EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kMaxTokens);
+      alone.push_back(stream.sink->ids());
+    }
+    EXPECT_NE(alone[0], alone[1]);
+    // Places and pages enough; fewer places than choices; too few pages for all, so that some are
+    // preempted or begin later, with the full pages of the prompt or without.
+    struct Room {
+      uint32_t places, kv_tokens;
+      bool prefix_cache;
+    };
+    for (const Room& room :
+         {Room{8, 8192, true}, Room{2, 8192, true}, Room{8, 224, true}, Room{4, 160, false}}) {
+      EngineOptions options = Options(store);
+      options.context_tokens = 160;
+      options.max_running = room.places;
+      options.kv_tokens = room.kv_tokens;
+      options.prefix_cache = room.prefix_cache;
+      auto engine = Make(options);
+      const auto streams = SubmitChoices(*engine, Drawing(kTokens, kSeed, kChoices));
+      for (uint32_t i = 0; i < kChoices; ++i) {
+        const GenerationResult result = streams[i].sink->Wait();
+        EXPECT_EQ(result.reason, FinishReason::kMaxTokens) << result.status;
+        EXPECT_EQ(streams[i].sink->ids(), alone[i]) << i << " of " << room.places << " places";
+        EXPECT_EQ(result.accounts.seed, kSeed + i);
+        EXPECT_EQ(result.accounts.prompt_tokens, i == 0 ? 70u : 0u);
+        EXPECT_EQ(result.accounts.cached_prompt_tokens, 0u);
+      }
+      const EngineStats stats = SettledStats(*engine);
+      EXPECT_EQ(stats.generated_tokens, uint64_t{kChoices} * kTokens);
+      EXPECT_EQ(stats.prompt_tokens, 70u);
+      EXPECT_EQ(stats.kv_tokens_used, 0u);
+      if (room.places == 8 && room.kv_tokens == 8192) EXPECT_EQ(stats.prompt_rows, 70u);
+    }
+  }
+}
+
+TEST(StepRunnerTest, AChoiceEndsByItselfAndACancelEndsAll) {
+  LocalStore store;
+  EngineOptions options = Options(store);
+  options.context_tokens = 100000;
+  options.kv_tokens = 400000;
+  auto engine = Make(options);
+  GenerationRequest request = Drawing(90000, 7, 3);
+  const Stream alone = Submit(*engine, Drawing(20, 8));
+  alone.sink->Wait();
+  // Some token of the second choice that the first one does not draw soon.
+  request.stop.token_ids = {alone.sink->ids()[3]};
+  const auto streams = SubmitChoices(*engine, request);
+  const GenerationResult stopped = streams[1].sink->Wait();
+  EXPECT_EQ(stopped.reason, FinishReason::kStopToken);
+  EXPECT_EQ(stopped.accounts.seed, 8u);
+  engine->Cancel(streams[0].id);
+  for (const Stream& stream : streams) stream.sink->Wait();
+  EXPECT_EQ(SettledStats(*engine).kv_tokens_used, 0u);
+  request.stop.token_ids.clear();
+  const auto endless = SubmitChoices(*engine, request);
+  for (const Stream& stream : endless) {
+    EXPECT_TRUE(WaitUntil([&] { return stream.sink->tokens() > 0; }, kLong));
+  }
+  engine->Cancel(endless[0].id);
+  for (const Stream& stream : endless) {
+    EXPECT_EQ(stream.sink->Wait().reason, FinishReason::kCancelled);
+  }
+}
+
 TEST(StepRunnerTest, AShortPromptUnderALongOneDoesNotWaitForItsEnd) {
   LocalStore store;
   EngineOptions options = Options(store);

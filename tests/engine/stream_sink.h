@@ -74,6 +74,17 @@ struct Stream {
   uint64_t id = 0;
 };
 
+// One for each of the request's choices, all with its id.
+inline std::vector<Stream> SubmitChoices(Engine& engine, GenerationRequest request) {
+  std::vector<Stream> streams(request.choices);
+  std::vector<std::shared_ptr<GenerationSink>> sinks;
+  for (const Stream& stream : streams) sinks.push_back(stream.sink);
+  const auto id = engine.SubmitChoices(std::move(request), std::move(sinks));
+  EXPECT_TRUE(id.ok()) << id.status();
+  for (Stream& stream : streams) stream.id = id.value_or(0);
+  return streams;
+}
+
 inline Stream Submit(Engine& engine, GenerationRequest request) {
   Stream stream;
   const auto id = engine.Submit(std::move(request), stream.sink);

@@ -57,7 +57,9 @@ TEST(ServerConfig, TakesFlags) {
                    "--prefill-chunk",
                    "99",
                    "--max-priority",
-                   "7"},
+                   "7",
+                   "--max-choices",
+                   "5"},
                   config),
             std::nullopt);
   EXPECT_EQ(config.listen, "127.0.0.1:0");
@@ -74,6 +76,7 @@ TEST(ServerConfig, TakesFlags) {
   EXPECT_EQ(config.engine.kv_type, KvType::kQ8);
   EXPECT_EQ(config.engine.prefill_chunk_tokens, 99u);
   EXPECT_EQ(config.max_priority, 7);
+  EXPECT_EQ(config.max_choices, 5);
 }
 
 std::string Help() {

@@ -99,6 +99,50 @@ TEST_F(GenerateStreamTest, DeltasCarryLogprobsForThoseWhoAsk) {
   EXPECT_TRUE(response.has_finished());
 }
 
+TEST_F(GenerateStreamTest, ChoicesShareAStreamAndEachHasItsEnd) {
+  v1::GenerateRequest request = Request();
+  request.set_choices(2);
+  grpc::ClientContext context;
+  const auto reader = Begin(context, request);
+  EXPECT_EQ(engine_->last_request().choices, 2u);
+  const uint64_t first = id_, second = id_ + 1;
+  v1::GenerateResponse response;
+  engine_->Emit(second, " upon", {41});
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.delta().choice(), 1u);
+  engine_->End(second, FinishReason::kMaxTokens);
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.finished().choice(), 1u);
+  EXPECT_EQ(response.finished().finish_reason(), v1::FINISH_REASON_MAX_TOKENS);
+  engine_->Emit(first, " a", {42});
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.delta().choice(), 0u);
+  engine_->End(first, FinishReason::kEndOfText);
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.finished().choice(), 0u);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(MetricAppears(
+      "tidegate_requests_total{model=\"tiny\",code=\"OK\",finish_reason=\"end_of_text\","
+      "method=\"Generate\"} 1"));
+}
+
+TEST_F(GenerateStreamTest, AnErrorOfOneChoiceEndsTheCallAndTheOthers) {
+  v1::GenerateRequest request = Request();
+  request.set_choices(3);
+  grpc::ClientContext context;
+  const auto reader = Begin(context, request);
+  GenerationResult broken;
+  broken.reason = FinishReason::kError;
+  broken.status = absl::DataLossError("damaged");
+  engine_->End(id_ + 1, broken);
+  v1::GenerateResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DATA_LOSS);
+  engine_->WaitForCancel(id_);
+  EXPECT_TRUE(WaitUntil([&] { return engine_->Running().empty(); }, std::chrono::seconds(10)));
+}
+
 TEST_F(GenerateStreamTest, SaysHowFarThePromptIs) {
   v1::GenerateRequest request = Request();
   request.set_progress(true);

@@ -15,7 +15,8 @@ using ::testing::Not;
 // Answers what a test puts in; nothing is decoded.
 class FakeEngine : public Engine {
  public:
-  absl::StatusOr<uint64_t> Submit(GenerationRequest, std::shared_ptr<GenerationSink>) override {
+  absl::StatusOr<uint64_t> SubmitChoices(GenerationRequest,
+                                         std::vector<std::shared_ptr<GenerationSink>>) override {
     return absl::UnimplementedError("not used by metrics");
   }
   void Cancel(uint64_t) override {}

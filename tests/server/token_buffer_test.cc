@@ -80,6 +80,43 @@ TEST(TokenBuffer, TheResultWaitsForTheTokensBeforeIt) {
   EXPECT_EQ(buffer.ClientGone().action, Action::kNone);
 }
 
+TEST(TokenBuffer, ChoicesTakeTurnsAndTheLastResultEndsTheStream) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Expect(2);
+  buffer.Start();
+  const TokenId id = 7;
+  for (const uint32_t choice : {0, 1, 0}) buffer.Tokens("a", {&id, 1}, {}, choice);
+  buffer.Result(Result(FinishReason::kMaxTokens), 0);
+  TokenBuffer::Move move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+  EXPECT_EQ(move.choice, 0u);
+  EXPECT_EQ(move.text, "aa");
+  move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+  EXPECT_EQ(move.choice, 1u);
+  move = buffer.WriteDone(true);
+  EXPECT_EQ(move.action, Action::kWriteResult);
+  EXPECT_EQ(move.choice, 0u);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kNone);
+  move = buffer.Result(Result(FinishReason::kEndOfText), 1);
+  EXPECT_EQ(move.action, Action::kFinishWithResult);
+  EXPECT_EQ(move.choice, 1u);
+  EXPECT_EQ(move.result.reason, FinishReason::kEndOfText);
+}
+
+TEST(TokenBuffer, AnErrorOfOneChoiceEndsTheStream) {
+  TokenBuffer buffer(kRoomy);
+  buffer.Expect(3);
+  buffer.Start();
+  buffer.WriteDone(true);
+  const TokenBuffer::Move move =
+      buffer.Result(Result(FinishReason::kError, absl::DataLossError("x")), 1);
+  EXPECT_EQ(move.action, Action::kFinish);
+  EXPECT_EQ(move.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(buffer.Result(Result(FinishReason::kCancelled), 0).action, Action::kNone);
+  EXPECT_EQ(buffer.Tokens("late", {}, {}, 2).action, Action::kNone);
+}
+
 TEST(TokenBuffer, TokensAfterTheResultAreDropped) {
   TokenBuffer buffer(kRoomy);
   buffer.Start();

@@ -35,6 +35,7 @@ class FakeEngine final : public Engine {
     MutexLock lock(mutex_);
     submit_error_ = std::move(status);
   }
+  // `id`: of a request, which is that of its first choice, or of another one, which follow.
   void Emit(uint64_t id, std::string_view text, std::vector<TokenId> ids) {
     if (const auto sink = Find(id)) sink->OnTokens(text, ids);
   }
@@ -71,7 +72,7 @@ class FakeEngine final : public Engine {
   uint64_t WaitForRequest() {
     MutexLock lock(mutex_);
     while (sinks_.empty()) changed_.Wait(mutex_);
-    return sinks_.rbegin()->first;
+    return requests_.at(sinks_.rbegin()->first);
   }
   void WaitForCancel(uint64_t id) {
     MutexLock lock(mutex_);
@@ -88,14 +89,18 @@ class FakeEngine final : public Engine {
   }
 
   // Engine.
-  absl::StatusOr<uint64_t> Submit(GenerationRequest request,
-                                  std::shared_ptr<GenerationSink> sink) override {
+  absl::StatusOr<uint64_t> SubmitChoices(
+      GenerationRequest request, std::vector<std::shared_ptr<GenerationSink>> sinks) override {
     MutexLock lock(mutex_);
     if (!submit_error_.ok()) return submit_error_;
     if (draining_) return absl::UnavailableError("the server is stopping");
     last_request_ = std::move(request);
-    const uint64_t id = ++last_id_;
-    sinks_[id] = std::move(sink);
+    const uint64_t id = last_id_ + 1;
+    last_id_ += sinks.size();
+    for (size_t i = 0; i < sinks.size(); ++i) {
+      requests_[id + i] = id;
+      sinks_[id + i] = std::move(sinks[i]);
+    }
     changed_.NotifyAll();
     return id;
   }
@@ -104,7 +109,9 @@ class FakeEngine final : public Engine {
       MutexLock lock(mutex_);
       cancelled_.insert(id);
     }
-    End(id, FinishReason::kCancelled);
+    for (const uint64_t choice : Running()) {
+      if (RequestOf(choice) == id) End(choice, FinishReason::kCancelled);
+    }
   }
   void Drain(std::chrono::steady_clock::time_point deadline) override {
     {
@@ -154,6 +161,10 @@ class FakeEngine final : public Engine {
   const PruningBounds& pruning_bounds() const override { return bounds_; }
 
  private:
+  uint64_t RequestOf(uint64_t choice) const {
+    MutexLock lock(mutex_);
+    return requests_.at(choice);
+  }
   std::shared_ptr<GenerationSink> Find(uint64_t id) const {
     MutexLock lock(mutex_);
     const auto found = sinks_.find(id);
@@ -169,6 +180,7 @@ class FakeEngine final : public Engine {
   std::string chat_template_ ABSL_GUARDED_BY(mutex_);
   absl::Status submit_error_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<uint64_t, uint64_t> requests_ ABSL_GUARDED_BY(mutex_);  // by choice
   GenerationRequest last_request_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<GenerationSink>> sinks_ ABSL_GUARDED_BY(mutex_);
   std::set<uint64_t> cancelled_ ABSL_GUARDED_BY(mutex_);

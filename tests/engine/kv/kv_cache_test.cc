@@ -203,6 +203,28 @@ TEST(KvCacheTest, ASharedPageIsCopiedBeforeItIsWritten) {
   ExpectRows(c, 2, 10, 40);
 }
 
+TEST(KvCacheTest, ABranchSharesFullPagesAndCopiesTheLast) {
+  KvPool pool = PoolOf(4);
+  KvCache a(&pool, 128), b(&pool, 128), c(&pool, 128);
+  Append(a, 0, 70);
+  ASSERT_TRUE(b.Branch(a).ok());
+  EXPECT_EQ(pool.used(), 4u);
+  EXPECT_EQ(b.pages()[1], a.pages()[1]);
+  EXPECT_NE(b.pages()[2], a.pages()[2]);
+  EXPECT_EQ(c.Branch(a).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(c.size() + c.pages().size(), 0u);
+  Append(a, 1, 5);
+  Append(b, 2, 5);
+  ExpectRows(a, 1, 70, 75);
+  ExpectRows(b, 0, 0, 70);
+  ExpectRows(b, 2, 70, 75);
+  // Of a full page there is nothing to copy.
+  a.Truncate(64);
+  ASSERT_TRUE(c.Branch(a).ok());
+  EXPECT_EQ(c.pages().size(), 2u);
+  ExpectRows(c, 0, 0, 64);
+}
+
 TEST(KvCacheTest, NumbersThatAreNotFiniteAreTold) {
   for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8}) {
     KvPool pool = PoolOf(1, type);
