@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 #include "cli/client_options.h"
+#include "cli/continuation.h"
 #include "cli/interrupt.h"
 #include "cli/line_reader.h"
 #include "cli/stream_printer.h"
@@ -117,26 +118,13 @@ class ChatSession {
     return absl::OkStatus();
   }
 
-  // The last message as a text to continue.
-  v1::GenerateRequest Continuation() const {
-    v1::GenerateRequest request;
-    request.set_text(request_.messages(request_.messages_size() - 1).content());
-    request.set_model(request_.model());
-    if (request_.has_max_tokens()) request.set_max_tokens(request_.max_tokens());
-    *request.mutable_sampling() = request_.sampling();
-    *request.mutable_stop() = request_.stop();
-    *request.mutable_pruning() = request_.pruning();
-    if (request_.has_max_duration()) *request.mutable_max_duration() = request_.max_duration();
-    return request;
-  }
-
   absl::Status Answer(std::string& answer) {
     grpc::ClientContext context;
     InterruptGuard interrupt([&context] { context.TryCancel(); });
     if (stub_ == nullptr) stub_ = v1::GenerationService::NewStub(Dial(options_.server));
     StreamPrinter printer(accounts_ ? StreamPrinter::Form::kText : StreamPrinter::Form::kQuiet,
                           OutputIsTerminal(), std::cout, std::cerr);
-    const auto reader = options_.continues ? stub_->Generate(&context, Continuation())
+    const auto reader = options_.continues ? stub_->Generate(&context, ContinuationOf(request_))
                                            : stub_->Chat(&context, request_);
     v1::GenerateResponse response;
     while (reader->Read(&response)) {

@@ -21,6 +21,7 @@ void AddPackCommand(CLI::App& app, CommandRun& run);      // cli/pack.cc
 void AddInspectCommand(CLI::App& app, CommandRun& run);   // cli/inspect.cc
 void AddGenerateCommand(CLI::App& app, CommandRun& run);  // cli/generate.cc
 void AddChatCommand(CLI::App& app, CommandRun& run);      // cli/chat.cc
+void AddCancelCommand(CLI::App& app, CommandRun& run);    // cli/cancel.cc
 void AddTokenizeCommand(CLI::App& app, CommandRun& run);  // cli/tokenize.cc
 void AddTemplateCommand(CLI::App& app, CommandRun& run);  // cli/template.cc
 void AddLogitsCommand(CLI::App& app, CommandRun& run);    // cli/logits.cc

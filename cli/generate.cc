@@ -97,12 +97,19 @@ void AddGenerateCommand(CLI::App& app, CommandRun& run) {
       "stream.\n"
       "Examples:\n"
       "  tidegate generate 'Once upon a time' --max-tokens 200\n"
-      "  tidegate generate --prompt-file story.txt --density 0.5 --seed 7 --json\n",
+      "  tidegate generate --prompt-file story.txt --density 0.5 --seed 7 --json\n"
+      "  tidegate generate 'The sea' --choices 4       # read once, continued four times\n",
       [options, &run](const CLI::App&) { run = [options] { return Generate(*options); }; });
   AddTextFlag(command, "PROMPT", options->prompt, "Text to continue");
   AddTextFlag(command, "--prompt-file", options->prompt_file, "File with the prompt; - is stdin");
   AddServerFlag(command, options->server);
   AddRequestFlags(command, options->request);
+  v1::GenerateRequest& request = options->request;
+  AddIntegerFlag(
+      command, "--choices",
+      [&request](uint64_t v) { request.set_choices(static_cast<uint32_t>(v)); }, {1, kMaxChoices},
+      "Answers to the one prompt, up to the server's --max-choices")
+      .Default(absl::StrCat(GenerationRequest().choices));
   AddTimeFlag(command, "--deadline", "Give up after this time",
               [options](std::chrono::nanoseconds d) { options->deadline = d; });
   AddSwitch(command, "--json", options->json, "One JSON object at the end instead of text");

@@ -37,6 +37,7 @@ int Run(int argc, char** argv) {
   tidegate::AddInspectCommand(app, run);
   tidegate::AddGenerateCommand(app, run);
   tidegate::AddChatCommand(app, run);
+  tidegate::AddCancelCommand(app, run);
   tidegate::AddTokenizeCommand(app, run);
   tidegate::AddTemplateCommand(app, run);
   tidegate::AddLogitsCommand(app, run);

@@ -1,6 +1,7 @@
 #include "cli/stream_printer.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "base/units.h"
 #include "cli/proto_json.h"
 #include "cli/terminal_text.h"
+#include "engine/request_limits.h"
 
 namespace tidegate {
 namespace {
@@ -39,7 +41,7 @@ bool StreamPrinter::Print(const v1::GenerateResponse& response) {
       PrintDelta(response.delta());
       break;
     case v1::GenerateResponse::kFinished:
-      finished_ = response.finished();
+      TakeFinished(response.finished());
       break;
     case v1::GenerateResponse::kProgress:
       PrintProgress(response.progress());
@@ -59,44 +61,86 @@ void StreamPrinter::PrintProgress(const v1::PromptProgress& progress) {
   err_ << std::endl;
 }
 
+StreamPrinter::Choice* StreamPrinter::At(uint32_t choice) {
+  if (choice >= kMaxChoices) return nullptr;
+  if (choice >= choices_.size()) choices_.resize(choice + 1);
+  while (form_ != Form::kJson && shown_ < choice && choices_[shown_].finished.has_value()) {
+    ShowNext();
+  }
+  return &choices_[choice];
+}
+
 void StreamPrinter::PrintDelta(const v1::Delta& delta) {
   if (delta.token_ids_size() > 0 && !first_token_.has_value()) {
     first_token_ = std::chrono::steady_clock::now();
   }
   token_count_ += delta.token_ids_size();
-  logprobs_.insert(logprobs_.end(), delta.logprobs().begin(), delta.logprobs().end());
+  Choice* const choice = At(delta.choice());
+  if (choice == nullptr) return;
+  choice->logprobs.insert(choice->logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
   if (form_ == Form::kJson || delta.logprobs_size() > 0) {
-    token_ids_.insert(token_ids_.end(), delta.token_ids().begin(), delta.token_ids().end());
+    choice->token_ids.insert(choice->token_ids.end(), delta.token_ids().begin(),
+                             delta.token_ids().end());
   }
-  if (form_ == Form::kJson) {
-    text_ += delta.text();
-    return;
+  if (form_ != Form::kJson && delta.choice() == shown_) return PrintText(delta.text());
+  choice->text += delta.text();
+}
+
+void StreamPrinter::TakeFinished(const v1::Finished& finished) {
+  if (Choice* const choice = At(finished.choice())) choice->finished = finished;
+  while (form_ != Form::kJson && shown_ + 1 < choices_.size() &&
+         choices_[shown_].finished.has_value()) {
+    ShowNext();
   }
-  if (delta.text().empty()) return;
-  line_open_ = delta.text().back() != '\n';
-  out_ << (terminal_ ? ForTerminal(delta.text()) : delta.text()) << std::flush;
+}
+
+void StreamPrinter::ShowNext() {
+  EndLine();
+  ++shown_;
+  out_ << "--- choice " << shown_ + 1 << " ---\n";
+  PrintText(std::exchange(choices_[shown_].text, {}));
+}
+
+void StreamPrinter::PrintText(const std::string& text) {
+  if (text.empty()) return;
+  line_open_ = text.back() != '\n';
+  out_ << (terminal_ ? ForTerminal(text) : text) << std::flush;
+}
+
+void StreamPrinter::EndLine() {
+  if (line_open_) out_ << '\n' << std::flush;
+  line_open_ = false;
 }
 
 void StreamPrinter::Finish() {
   if (form_ == Form::kJson) return PrintJson();
-  if (line_open_) out_ << '\n' << std::flush;
-  line_open_ = false;
-  PrintLogprobs();
-  if (form_ == Form::kQuiet) return;
-  if (finished_.has_value()) {
-    PrintAccounts(*finished_);
-  } else {
-    PrintPartialAccounts();
+  while (shown_ + 1 < choices_.size()) ShowNext();
+  EndLine();
+  bool complete = true;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    PrintEnd(i);
+    complete &= choices_[i].finished.has_value();
   }
+  if (form_ != Form::kQuiet && !complete) PrintPartialAccounts();
+}
+
+void StreamPrinter::PrintEnd(size_t i) {
+  const Choice& choice = choices_[i];
+  const bool accounts = form_ != Form::kQuiet && choice.finished.has_value();
+  if (choices_.size() > 1 && (accounts || !choice.logprobs.empty())) {
+    err_ << "\nchoice " << i + 1 << ':';
+  }
+  PrintLogprobs(choice);
+  if (accounts) PrintAccounts(*choice.finished);
 }
 
 // Ids and not text: a token need not be whole characters.
-void StreamPrinter::PrintLogprobs() {
-  if (logprobs_.empty()) return;
+void StreamPrinter::PrintLogprobs(const Choice& choice) {
+  if (choice.logprobs.empty()) return;
   err_ << "\n   token   logprob  most likely\n";
-  for (size_t i = 0; i < logprobs_.size() && i < token_ids_.size(); ++i) {
-    err_ << absl::StreamFormat("%8d %9.4f ", token_ids_[i], logprobs_[i].logprob());
-    for (const v1::TopLogprob& top : logprobs_[i].top()) {
+  for (size_t i = 0; i < choice.logprobs.size() && i < choice.token_ids.size(); ++i) {
+    err_ << absl::StreamFormat("%8d %9.4f ", choice.token_ids[i], choice.logprobs[i].logprob());
+    for (const v1::TopLogprob& top : choice.logprobs[i].top()) {
       err_ << absl::StreamFormat(" %d:%.4f", top.token_id(), top.logprob());
     }
     err_ << '\n';
@@ -135,15 +179,23 @@ void StreamPrinter::PrintPartialAccounts() {
 void StreamPrinter::PrintJson() {
   nlohmann::ordered_json json;
   json["started"] = ProtoToJson(started_);
-  json["text"] = text_;
-  json["token_ids"] = token_ids_;
-  for (const v1::TokenLogprobs& logprobs : logprobs_) {
-    json["logprobs"].push_back(ProtoToJson(logprobs));
+  nlohmann::ordered_json choices;
+  for (const Choice& choice : choices_) {
+    nlohmann::ordered_json one;
+    one["text"] = choice.text;
+    one["token_ids"] = choice.token_ids;
+    for (const v1::TokenLogprobs& logprobs : choice.logprobs) {
+      one["logprobs"].push_back(ProtoToJson(logprobs));
+    }
+    one["finished"] = nullptr;
+    if (choice.finished.has_value()) one["finished"] = ProtoToJson(*choice.finished);
+    choices.push_back(std::move(one));
   }
-  if (finished_.has_value()) {
-    json["finished"] = ProtoToJson(*finished_);
+  // One alone needs no list.
+  if (choices.size() == 1) {
+    json.update(choices[0]);
   } else {
-    json["finished"] = nullptr;
+    json["choices"] = std::move(choices);
   }
   out_ << json.dump(2, ' ', /*ensure_ascii=*/terminal_) << '\n' << std::flush;
 }

@@ -1,5 +1,6 @@
 // What a person sees of a stream: the words as they arrive, then its accounts. Or one JSON
-// document.
+// document. Of several choices, one after the other under a heading: what comes of later ones is
+// held until those before them have ended.
 //
 // Thread-compatible. Streams are not owned.
 #pragma once
@@ -35,10 +36,25 @@ class StreamPrinter {
  private:
   void PrintProgress(const v1::PromptProgress& progress);  // to `err`, in every form
   void PrintDelta(const v1::Delta& delta);
-  void PrintLogprobs();  // to `err`
+  void TakeFinished(const v1::Finished& finished);
+  // The words of the next choice from here on.
+  void ShowNext();
+  void PrintText(const std::string& text);
+  void EndLine();
+  void PrintEnd(size_t choice);  // of its logprobs and accounts
   void PrintAccounts(const v1::Finished& finished);
   void PrintPartialAccounts();
   void PrintJson();
+
+  struct Choice {
+    std::optional<v1::Finished> finished;
+    std::string text;                 // for kJson, and held
+    std::vector<uint32_t> token_ids;  // for kJson, and beside logprobs
+    std::vector<v1::TokenLogprobs> logprobs;
+  };
+  // Null: more than any request may have.
+  Choice* At(uint32_t choice);
+  void PrintLogprobs(const Choice& choice);  // to `err`
 
   const Form form_;
   const bool terminal_;
@@ -47,10 +63,8 @@ class StreamPrinter {
   const std::chrono::steady_clock::time_point begin_;
   std::optional<std::chrono::steady_clock::time_point> first_token_;
   v1::Started started_;
-  std::optional<v1::Finished> finished_;
-  std::string text_;                 // for kJson
-  std::vector<uint32_t> token_ids_;  // for kJson, and beside logprobs_
-  std::vector<v1::TokenLogprobs> logprobs_;
+  std::vector<Choice> choices_ = std::vector<Choice>(1);
+  size_t shown_ = 0;  // index of choices_: whose words are printed
   uint64_t token_count_ = 0;
   bool line_open_ = false;  // the last character was no newline
 };

@@ -107,10 +107,11 @@ TEST(HelpDefaultsTest, ContextAndReserveNameTheirBound) {
 TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   size_t seen = 0;
   for (const auto add :
-       {AddPackCommand, AddInspectCommand, AddGenerateCommand, AddChatCommand, AddTokenizeCommand,
-        AddTemplateCommand, AddLogitsCommand, AddEvalCommand, AddProfileCommand, AddSimulateCommand,
-        AddBenchCommand, AddLoadCommand, AddHealthCommand, AddStatsCommand, AddDoctorCommand,
-        AddServeCommand, AddRunCommand, AddPlanCommand, AddTopCommand}) {
+       {AddPackCommand,     AddInspectCommand,  AddGenerateCommand, AddChatCommand,
+        AddTokenizeCommand, AddTemplateCommand, AddLogitsCommand,   AddEvalCommand,
+        AddProfileCommand,  AddSimulateCommand, AddBenchCommand,    AddLoadCommand,
+        AddHealthCommand,   AddStatsCommand,    AddDoctorCommand,   AddServeCommand,
+        AddRunCommand,      AddPlanCommand,     AddTopCommand,      AddCancelCommand}) {
     EXPECT_THAT(DefaultsNotTaken(add, seen), IsEmpty()) << FactsOf(add).name;
   }
   EXPECT_GT(seen, 40u);

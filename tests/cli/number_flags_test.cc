@@ -18,7 +18,7 @@ const AddCommand kCommands[] = {
     AddTokenizeCommand, AddLogitsCommand,  AddEvalCommand,     AddProfileCommand,
     AddSimulateCommand, AddBenchCommand,   AddTemplateCommand, AddLoadCommand,
     AddHealthCommand,   AddStatsCommand,   AddDoctorCommand,   AddServeCommand,
-    AddRunCommand,      AddPlanCommand,    AddTopCommand};
+    AddRunCommand,      AddPlanCommand,    AddTopCommand,      AddCancelCommand};
 
 TEST(NumberFlags, AllAreChecked) {
   size_t count = 0;

@@ -36,6 +36,55 @@ TEST(StreamPrinter, PipesAndFilesGetTheTextItself) {
   EXPECT_EQ(Printed(StreamPrinter::Form::kQuiet, false), std::string(kText) + "\n");
 }
 
+v1::GenerateResponse Words(uint32_t choice, const std::string& text) {
+  v1::GenerateResponse response;
+  response.mutable_delta()->set_choice(choice);
+  response.mutable_delta()->set_text(text);
+  return response;
+}
+
+v1::GenerateResponse End(uint32_t choice) {
+  v1::GenerateResponse response;
+  response.mutable_finished()->set_choice(choice);
+  return response;
+}
+
+TEST(StreamPrinter, ChoicesComeOneAfterTheOther) {
+  std::ostringstream out, err;
+  StreamPrinter printer(StreamPrinter::Form::kText, false, out, err);
+  printer.Print(Words(0, "a"));
+  printer.Print(Words(2, "x"));
+  printer.Print(Words(0, "b"));
+  EXPECT_EQ(out.str(), "ab");
+  printer.Print(End(2));
+  printer.Print(Words(1, "k"));
+  printer.Print(End(0));
+  EXPECT_EQ(out.str(), "ab\n--- choice 2 ---\nk");
+  printer.Print(Words(1, "l"));
+  printer.Print(End(1));
+  printer.Print(Words(4000000000u, "no request has so many"));
+  printer.Finish();
+  EXPECT_EQ(out.str(), "ab\n--- choice 2 ---\nkl\n--- choice 3 ---\nx\n");
+  for (const char* heading : {"choice 1:", "choice 2:", "choice 3:"}) {
+    EXPECT_NE(err.str().find(heading), std::string::npos);
+  }
+}
+
+TEST(StreamPrinter, JsonHasAListOfSeveralChoices) {
+  std::ostringstream out, err;
+  StreamPrinter printer(StreamPrinter::Form::kJson, false, out, err);
+  printer.Print(Words(1, "b"));
+  printer.Print(Words(0, "a"));
+  printer.Print(End(1));
+  printer.Finish();
+  const auto choices = nlohmann::json::parse(out.str())["choices"];
+  ASSERT_EQ(choices.size(), 2u);
+  EXPECT_EQ(choices[0]["text"], "a");
+  EXPECT_TRUE(choices[0]["finished"].is_null());
+  EXPECT_EQ(choices[1]["text"], "b");
+  EXPECT_EQ(choices[1]["finished"]["choice"], 1);
+}
+
 TEST(StreamPrinter, ProgressIsForStandardError) {
   std::ostringstream out, err;
   StreamPrinter printer(StreamPrinter::Form::kQuiet, false, out, err);
