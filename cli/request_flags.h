@@ -101,6 +101,26 @@ void AddSamplingFlags(CLI::App& command, Request& request) {
       "Go on after the model's end token");
 }
 
+// A flag that takes a time such as 300ms.
+template <typename Set>
+void AddTimeFlag(CLI::App& command, const char* name, const char* help, Set set) {
+  AddTextFlag(
+      command, name,
+      [set](const std::string& text) {
+        ASSIGN_OR_RETURN(const std::chrono::nanoseconds duration, ParseDuration(text));
+        set(duration);
+        return absl::OkStatus();
+      },
+      help)
+      .Type("TIME");
+}
+
+inline void SetDuration(std::chrono::nanoseconds duration, google::protobuf::Duration& field) {
+  constexpr int64_t kNanos = 1000000000;
+  field.set_seconds(duration.count() / kNanos);
+  field.set_nanos(static_cast<int32_t>(duration.count() % kNanos));
+}
+
 // Whose turn it is, what it is called, and what else is said of it.
 template <typename Request>
 void AddAdmissionFlags(CLI::App& command, Request& request) {
@@ -129,6 +149,17 @@ void AddAdmissionFlags(CLI::App& command, Request& request) {
       [&request](uint64_t v) { request.set_top_logprobs(static_cast<uint32_t>(v)); },
       {0, kMaxTopLogprobs},
       "Also print the log-probability of each token and of so many of the most likely ones");
+  AddIntegerFlag(
+      command, "--prompt-logprobs",
+      [&request](uint64_t v) { request.set_prompt_logprobs(static_cast<uint32_t>(v)); },
+      {0, kMaxTopLogprobs},
+      "The same of each token of the prompt but the first, on standard error");
+  AddTimeFlag(command, "--keep-alive",
+              "Have the server send something at least this often while it is silent, for what "
+              "lies between",
+              [&request](std::chrono::nanoseconds duration) {
+                SetDuration(duration, *request.mutable_keep_alive());
+              });
   AddSwitch(
       command, "--progress", [&request] { request.set_progress(true); },
       "Say on standard error how far the prompt is read");
@@ -169,29 +200,12 @@ void AddPruningFlags(CLI::App& command, Request& request) {
       "Ignore the cache, so that a seed always gives the same text");
 }
 
-// A flag that takes a time such as 300ms.
-template <typename Set>
-void AddTimeFlag(CLI::App& command, const char* name, const char* help, Set set) {
-  AddTextFlag(
-      command, name,
-      [set](const std::string& text) {
-        ASSIGN_OR_RETURN(const std::chrono::nanoseconds duration, ParseDuration(text));
-        set(duration);
-        return absl::OkStatus();
-      },
-      help)
-      .Type("TIME");
-}
-
 template <typename Request>
 void AddMaxDurationFlag(CLI::App& command, Request& request) {
-  AddTimeFlag(
-      command, "--max-duration", "End the stream after this time and keep its text",
-      [&request](std::chrono::nanoseconds duration) {
-        constexpr int64_t kNanos = 1000000000;
-        request.mutable_max_duration()->set_seconds(duration.count() / kNanos);
-        request.mutable_max_duration()->set_nanos(static_cast<int32_t>(duration.count() % kNanos));
-      });
+  AddTimeFlag(command, "--max-duration", "End the stream after this time and keep its text",
+              [&request](std::chrono::nanoseconds duration) {
+                SetDuration(duration, *request.mutable_max_duration());
+              });
 }
 
 // All of them that a request for one stream may have.

@@ -46,6 +46,15 @@ bool StreamPrinter::Print(const v1::GenerateResponse& response) {
     case v1::GenerateResponse::kProgress:
       PrintProgress(response.progress());
       break;
+    case v1::GenerateResponse::kPromptLogprobs: {
+      const v1::PromptLogprobs& prompt = response.prompt_logprobs();
+      prompt_ids_.insert(prompt_ids_.end(), prompt.token_ids().begin(), prompt.token_ids().end());
+      prompt_logprobs_.insert(prompt_logprobs_.end(), prompt.logprobs().begin(),
+                              prompt.logprobs().end());
+      break;
+    }
+    case v1::GenerateResponse::kKeepAlive:
+      break;
     case v1::GenerateResponse::EVENT_NOT_SET:  // of a later version
       break;
   }
@@ -116,6 +125,8 @@ void StreamPrinter::Finish() {
   if (form_ == Form::kJson) return PrintJson();
   while (shown_ + 1 < choices_.size()) ShowNext();
   EndLine();
+  if (!prompt_logprobs_.empty()) err_ << "\nprompt, from its second token on:";
+  PrintLogprobs(prompt_ids_, prompt_logprobs_);
   bool complete = true;
   for (size_t i = 0; i < choices_.size(); ++i) {
     PrintEnd(i);
@@ -130,17 +141,18 @@ void StreamPrinter::PrintEnd(size_t i) {
   if (choices_.size() > 1 && (accounts || !choice.logprobs.empty())) {
     err_ << "\nchoice " << i + 1 << ':';
   }
-  PrintLogprobs(choice);
+  PrintLogprobs(choice.token_ids, choice.logprobs);
   if (accounts) PrintAccounts(*choice.finished);
 }
 
 // Ids and not text: a token need not be whole characters.
-void StreamPrinter::PrintLogprobs(const Choice& choice) {
-  if (choice.logprobs.empty()) return;
+void StreamPrinter::PrintLogprobs(const std::vector<uint32_t>& ids,
+                                  const std::vector<v1::TokenLogprobs>& logprobs) {
+  if (logprobs.empty()) return;
   err_ << "\n   token   logprob  most likely\n";
-  for (size_t i = 0; i < choice.logprobs.size() && i < choice.token_ids.size(); ++i) {
-    err_ << absl::StreamFormat("%8d %9.4f ", choice.token_ids[i], choice.logprobs[i].logprob());
-    for (const v1::TopLogprob& top : choice.logprobs[i].top()) {
+  for (size_t i = 0; i < logprobs.size() && i < ids.size(); ++i) {
+    err_ << absl::StreamFormat("%8d %9.4f ", ids[i], logprobs[i].logprob());
+    for (const v1::TopLogprob& top : logprobs[i].top()) {
       err_ << absl::StreamFormat(" %d:%.4f", top.token_id(), top.logprob());
     }
     err_ << '\n';
@@ -179,6 +191,10 @@ void StreamPrinter::PrintPartialAccounts() {
 void StreamPrinter::PrintJson() {
   nlohmann::ordered_json json;
   json["started"] = ProtoToJson(started_);
+  if (!prompt_logprobs_.empty()) json["prompt_token_ids"] = prompt_ids_;
+  for (const v1::TokenLogprobs& logprobs : prompt_logprobs_) {
+    json["prompt_logprobs"].push_back(ProtoToJson(logprobs));
+  }
   nlohmann::ordered_json choices;
   for (const Choice& choice : choices_) {
     nlohmann::ordered_json one;

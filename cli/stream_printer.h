@@ -52,9 +52,10 @@ class StreamPrinter {
     std::vector<uint32_t> token_ids;  // for kJson, and beside logprobs
     std::vector<v1::TokenLogprobs> logprobs;
   };
+  void PrintLogprobs(const std::vector<uint32_t>& ids,
+                     const std::vector<v1::TokenLogprobs>& logprobs);  // to `err`
   // Null: more than any request may have.
   Choice* At(uint32_t choice);
-  void PrintLogprobs(const Choice& choice);  // to `err`
 
   const Form form_;
   const bool terminal_;
@@ -63,6 +64,8 @@ class StreamPrinter {
   const std::chrono::steady_clock::time_point begin_;
   std::optional<std::chrono::steady_clock::time_point> first_token_;
   v1::Started started_;
+  std::vector<uint32_t> prompt_ids_;  // from the second on
+  std::vector<v1::TokenLogprobs> prompt_logprobs_;
   std::vector<Choice> choices_ = std::vector<Choice>(1);
   size_t shown_ = 0;  // index of choices_: whose words are printed
   uint64_t token_count_ = 0;

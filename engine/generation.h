@@ -70,12 +70,21 @@ struct GenerationRequest {
   // Log-probabilities of its tokens, and of so many of the most likely ones at each place, are
   // wanted; at most kMaxTopLogprobs.
   std::optional<uint32_t> top_logprobs;
+  // The same of the prompt's tokens but the first, each given those before it: see
+  // GenerationSink::OnPromptLogprobs(). At most kMaxTopLogprobs, and PromptLogprobsOf() at most
+  // kMaxPromptLogprobs. The prompt takes nothing from the prefix cache, which has no logits.
+  std::optional<uint32_t> prompt_logprobs;
   bool progress = false;  // GenerationSink::OnPromptProgress() is wanted
   // Answers to the one prompt, at most kMaxChoices: see Engine::SubmitChoices().
   uint32_t choices = 1;
   // Soft limit: the stream ends with kTimeLimit and keeps its text.
   std::optional<std::chrono::steady_clock::time_point> time_limit;
 };
+
+// How many log-probabilities of its prompt it asks for.
+inline uint64_t PromptLogprobsOf(const GenerationRequest& request) {
+  return request.prompt_logprobs ? request.prompt.size() * (*request.prompt_logprobs + 1ull) : 0;
+}
 
 enum class FinishReason : uint32_t {
   kEndOfText = 1,  // the model's end token
@@ -152,6 +161,10 @@ class GenerationSink {
   // Before the first tokens, of requests that want it: when it is admitted, after parts of the
   // prompt, and about twice a second. Of several choices, the first one's.
   virtual void OnPromptProgress(const PromptProgress&) {}
+  // Before the first tokens, in parts and in order, of requests that want it: of `ids`, which are
+  // the prompt's from index `first` on. Of several choices, the first one's.
+  virtual void OnPromptLogprobs(uint32_t /*first*/, std::span<const TokenId> /*ids*/,
+                                std::span<const TokenLogprobs> /*logprobs*/) {}
 };
 
 }  // namespace tidegate

@@ -93,6 +93,12 @@ absl::Status CheckRequest(const GenerationRequest& request, const PruningBounds&
     return absl::InvalidArgumentError(absl::StrCat("top_logprobs ", *request.top_logprobs,
                                                    " is outside [0, ", kMaxTopLogprobs, "]"));
   }
+  if (request.prompt_logprobs.value_or(0) > kMaxTopLogprobs ||
+      PromptLogprobsOf(request) > kMaxPromptLogprobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt_logprobs ", *request.prompt_logprobs, " is outside [0, ",
+                     kMaxTopLogprobs, "], or more than ", kMaxPromptLogprobs, " together"));
+  }
   RETURN_IF_ERROR(CheckStops(request.stop, request.max_tokens, tokenizer));
   RETURN_IF_ERROR(CheckAdmission(request.priority, request.cache_salt.size()));
   return ValidateSamplingParams(request.sampling, tokenizer.vocab_size());

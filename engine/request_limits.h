@@ -27,6 +27,9 @@ inline constexpr size_t kMaxStopStringBytes = 256;  // of each; at least 1
 inline constexpr size_t kMaxStopTokens = 64;
 
 inline constexpr uint32_t kMaxTopLogprobs = 20;
+// Of log-probabilities of a prompt, those of the most likely tokens included: they wait in memory
+// for a client that does not read.
+inline constexpr uint64_t kMaxPromptLogprobs = 65536;
 inline constexpr uint32_t kMaxChoices = 128;        // of one request, whatever a server allows
 inline constexpr uint32_t kDefaultMaxChoices = 16;  // what a server allows (--max-choices)
 inline constexpr int32_t kMaxPriority = 1000;       // and -1000 at least

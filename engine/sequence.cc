@@ -66,7 +66,7 @@ void Sequence::AdoptPrefix(std::span<const PageId> pages) {
 
 bool Sequence::Branch(const Sequence& from, std::span<float> logits) {
   if (!kv_.Branch(from.kv_).ok()) return false;
-  TakeLogits(logits);
+  Sample(Drawable(logits));
   return true;
 }
 
@@ -78,14 +78,16 @@ uint32_t Sequence::RowsNext(uint32_t rows_max) const {
 BatchSequence Sequence::Wants(uint32_t rows_max) {
   const uint32_t done = kv_.size();
   rows_ = RowsNext(rows_max);
+  begun_ = done;
   prune_ = reads() ? std::nullopt : NextPrune();
   sampled_.reset();
+  prompt_logprobs_.clear();
   return {.kv = &kv_,
           .tokens = std::span(ids_).subspan(done, rows_),
           .form = reads() ? RowForm::kPrompt : RowForm::kDecode,
           .prune = prune_ ? &*prune_ : nullptr,
           .precision = precision_,
-          .logit_rows = done + rows_ == ids_.size() ? 1u : 0u};
+          .logit_rows = LogitRows(rows_)};
 }
 
 void Sequence::ReleaseUnseen() {
@@ -93,8 +95,29 @@ void Sequence::ReleaseUnseen() {
   if (window != 0 && next > window && !reads()) kv_.Release(next - window);
 }
 
-void Sequence::TakeLogits(std::span<float> logits) {
+// The last so many rows of the next: a row's logits are those of the token behind it.
+uint32_t Sequence::LogitRows(uint32_t rows) const {
+  const uint32_t end = kv_.size() + rows;
+  if (!scores_prompt()) return end == ids_.size() ? 1 : 0;
+  return end - std::min(end, std::max(kv_.size(), scored_ - 1));
+}
+
+void Sequence::TakeLogits(uint32_t row, std::span<float> logits) {
   const std::span<float> drawable = Drawable(logits);
+  if (SamplesAt(row)) return Sample(drawable);
+  prompt_logprobs_.push_back(
+      LogprobsOf(drawable, request_.prompt[begun_ + row + 1], *request_.prompt_logprobs));
+}
+
+void Sequence::SendPromptLogprobs() {
+  const size_t count = prompt_logprobs_.size();
+  if (count == 0) return;
+  sink_->OnPromptLogprobs(scored_, prompt().subspan(scored_, count), prompt_logprobs_);
+  scored_ += static_cast<uint32_t>(count);
+  prompt_logprobs_.clear();
+}
+
+void Sequence::Sample(std::span<float> drawable) {
   std::vector<float> raw;
   if (request_.top_logprobs) raw.assign(drawable.begin(), drawable.end());
   if (accounts_.generated_tokens < request_.stop.min_tokens) BanStops(drawable);
@@ -123,6 +146,7 @@ bool Sequence::Advance(const PassAccounts& cost, double stall_seconds) {
   } else {
     CountPrompt(cost);
   }
+  SendPromptLogprobs();
   if (!sampled_) {
     ReportProgress();
     return true;

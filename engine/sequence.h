@@ -63,8 +63,17 @@ class Sequence {
   // The next rows, at most `rows_max`. Valid until Advance().
   BatchSequence Wants(uint32_t rows_max);
 
-  // Takes the logits of the last of these rows: samples from them, and may change them.
-  void TakeLogits(std::span<float> logits);
+  // Whether it samples from the logits of this one of the rows: the last one, of all ids.
+  bool SamplesAt(uint32_t row) const { return begun_ + row + 1 == ids_.size(); }
+
+  // Takes logits that it wants, of one of these rows: samples from them, or scores the prompt's
+  // next token by them. May change them.
+  void TakeLogits(uint32_t row, std::span<float> logits);
+
+  // Whether tokens of the prompt wait for their log-probabilities: then it takes no prefix.
+  bool scores_prompt() const {
+    return request_.prompt_logprobs && first_choice() && scored_ < request_.prompt.size();
+  }
 
   // The step with these rows, or of those that it branched from, is done: what it cost this
   // sequence, and how long all waited in it. Emits the token that was sampled, if any. False: the
@@ -102,6 +111,9 @@ class Sequence {
   uint32_t generated() const { return static_cast<uint32_t>(ids_.size() - request_.prompt.size()); }
   std::optional<RowPruning> NextPrune() const;
   std::optional<RowPruning> SteeredPrune() const;
+  uint32_t LogitRows(uint32_t rows) const;
+  void Sample(std::span<float> drawable);
+  void SendPromptLogprobs();
   std::span<float> Drawable(std::span<float> logits) const;
   void BanStops(std::span<float> logits) const;
   // Whether the latest token, or a string that begins in its text, may end the stream.
@@ -128,11 +140,13 @@ class Sequence {
   const DensitySplit split_;
   std::vector<TokenId> ids_;  // the prompt, then what was generated
   // The step that was begun by Wants().
-  uint32_t rows_ = 0;
+  uint32_t rows_ = 0, begun_ = 0;  // behind so many positions
   std::optional<RowPruning> prune_;
   std::optional<TokenId> sampled_;
-  TokenLogprobs sampled_logprobs_;  // if the request wants them
-  uint32_t tokens_counted_ = 0;     // generated tokens whose rows have been computed
+  TokenLogprobs sampled_logprobs_;              // if the request wants them
+  std::vector<TokenLogprobs> prompt_logprobs_;  // of the prompt's tokens from scored_ on
+  uint32_t scored_ = 1;          // tokens of the prompt that have been; the first has none
+  uint32_t tokens_counted_ = 0;  // generated tokens whose rows have been computed
   Clock::time_point first_token_, last_token_time_;
   double density_sum_ = 0, gamma_sum_ = 0;
   double log_increase_sum_ = 0;  // of steered tokens, log(1 + predicted increase)

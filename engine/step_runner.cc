@@ -150,7 +150,7 @@ PrefixKey StepRunner::KeyOf(const Sequence& sequence) const {
 }
 
 void StepRunner::AdoptPrefix(Sequence& sequence) {
-  if (!options_.prefix_cache) return;
+  if (!options_.prefix_cache || sequence.scores_prompt()) return;
   sequence.AdoptPrefix(prefix_.Longest(KeyOf(sequence), sequence.prompt()));
 }
 
@@ -227,8 +227,8 @@ absl::Status StepRunner::RunRows(std::span<const size_t> which, StepResult& resu
   }
   RETURN_IF_ERROR(model_.decoder->Run(
       batch_,
-      [&](size_t i, uint32_t, std::span<float> logits) {
-        TakeLogits(*stepping_[which[i]].running, logits);
+      [&](size_t i, uint32_t row, std::span<float> logits) {
+        TakeLogits(*stepping_[which[i]].running, row, logits);
       },
       cost_));
   for (const BatchSequence& sequence : batch_) {
@@ -243,14 +243,15 @@ absl::Status StepRunner::RunRows(std::span<const size_t> which, StepResult& resu
 }
 
 // Where the prompt of the first of several choices is complete, the others go on from there.
-void StepRunner::TakeLogits(Running& running, std::span<float> logits) {
-  ForFollowers(running, [&](Running& follower) {
+void StepRunner::TakeLogits(Running& running, uint32_t row, std::span<float> logits) {
+  const auto branch = [&](Running& follower) {
     logits_.assign(logits.begin(), logits.end());
     follower.follows = false;
     follower.waits = !follower.sequence->Branch(*running.sequence, logits_);
     if (!follower.waits) branched_.push_back(&follower);
-  });
-  running.sequence->TakeLogits(logits);
+  };
+  if (running.sequence->SamplesAt(row)) ForFollowers(running, branch);
+  running.sequence->TakeLogits(row, logits);
 }
 
 void StepRunner::Emit(Running& running, const PassAccounts& cost, double stall_seconds,

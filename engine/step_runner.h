@@ -94,7 +94,7 @@ class StepRunner {
   void KeepPrefix(const Sequence& sequence);
   void GatherStep();
   absl::Status RunRows(std::span<const size_t> which, StepResult& result);
-  void TakeLogits(Running& running, std::span<float> logits);
+  void TakeLogits(Running& running, uint32_t row, std::span<float> logits);
   void Advance(std::span<const size_t> which, StepResult& result);
   // Emits the token that was sampled, if any.
   void Emit(Running& running, const PassAccounts& cost, double stall_seconds, StepResult& result);

@@ -19,6 +19,12 @@ void FillDelta(TokenBuffer::Move move, v1::Delta& delta) {
   delta.set_choice(move.choice);
 }
 
+void FillPromptLogprobs(const TokenBuffer::Move& move, v1::PromptLogprobs& prompt) {
+  prompt.set_first(move.first);
+  prompt.mutable_token_ids()->Assign(move.ids.begin(), move.ids.end());
+  for (const TokenLogprobs& one : move.logprobs) *prompt.add_logprobs() = ToProto(one);
+}
+
 void FillFinished(const TokenBuffer::Move& move, v1::Finished& finished) {
   finished = ToProto(move.result);
   finished.set_choice(move.choice);
@@ -66,6 +72,12 @@ void GenerateStream::Write(TokenBuffer::Move move) {
       return Send(response);
     case TokenBuffer::Action::kWriteProgress:
       *response.mutable_progress() = ToProto(move.progress);
+      return Send(response);
+    case TokenBuffer::Action::kWritePromptLogprobs:
+      FillPromptLogprobs(move, *response.mutable_prompt_logprobs());
+      return Send(response);
+    case TokenBuffer::Action::kWriteKeepAlive:
+      response.mutable_keep_alive();
       return Send(response);
     case TokenBuffer::Action::kWriteResult:
       FillFinished(move, *response.mutable_finished());

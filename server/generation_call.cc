@@ -49,6 +49,10 @@ class GenerationCall::Sink final : public GenerationSink {
   void OnPromptProgress(const PromptProgress& progress) override {
     call_->Perform(call_->buffer_.Progress(progress));
   }
+  void OnPromptLogprobs(uint32_t first, std::span<const TokenId> ids,
+                        std::span<const TokenLogprobs> logprobs) override {
+    call_->Perform(call_->buffer_.PromptLogprobs(first, ids, logprobs));
+  }
 
  private:
   const std::shared_ptr<GenerationCall> call_;
@@ -120,7 +124,7 @@ absl::Status GenerationCall::Submit(const Request& request, const std::string& c
   std::vector<std::shared_ptr<GenerationSink>> sinks;
   for (uint32_t i = 0; i < parsed.choices; ++i) sinks.push_back(std::make_shared<Sink>(self, i));
   ASSIGN_OR_RETURN(engine_id_, engine.SubmitChoices(std::move(parsed), std::move(sinks)));
-  state_.streams.Name(this, request_id_, engine_id_);
+  state_.streams.Name(this, request_id_, engine_id_, ToChrono(request.keep_alive()));
   return absl::OkStatus();
 }
 

@@ -62,6 +62,7 @@ class GenerationCall : public OpenStreams::Stream {
   class Sink;
 
   void EndUnread() override;  // from OpenStreams
+  void KeepAlive() override { Perform(buffer_.KeepAlive()); }
   void OnResult(const GenerationResult& result, uint32_t choice);
   template <typename Request>
   absl::Status Submit(const Request& request, const std::string& client,

@@ -34,10 +34,13 @@ void OpenStreams::Remove(Stream* stream) {
   count_ = static_cast<int>(streams_.size());
 }
 
-void OpenStreams::Name(Stream* stream, std::string_view request_id, uint64_t engine_id) {
+void OpenStreams::Name(Stream* stream, std::string_view request_id, uint64_t engine_id,
+                       Clock::duration keep_alive) {
   MutexLock lock(mutex_);
   stream->request_id_ = request_id;
   stream->engine_id_ = engine_id;
+  stream->keep_alive_ = keep_alive;
+  if (keep_alive.count() > 0) changed_.NotifyAll();
 }
 
 std::vector<uint64_t> OpenStreams::Cancel(std::string_view request_id) {
@@ -71,12 +74,30 @@ void OpenStreams::EndUnread(Clock::time_point now) {
       " so far, ", count(), " streams are open");
 }
 
+OpenStreams::Clock::time_point OpenStreams::KeepAlive(Clock::time_point now,
+                                                      Clock::time_point latest) {
+  for (Stream* const stream : streams_) {
+    if (stream->keep_alive_.count() == 0) continue;
+    Clock::time_point due = now + stream->keep_alive_;
+    if (stream->write_begun_ == Stream::kNoWrite) {
+      due = Clock::time_point(Clock::duration(stream->last_write_) + stream->keep_alive_);
+    }
+    if (due <= now) {
+      stream->KeepAlive();  // Under the lock, for the same reason.
+      due = now + stream->keep_alive_;
+    }
+    latest = std::min(latest, due);
+  }
+  return latest;
+}
+
 void OpenStreams::Watch() {
   const milliseconds interval = std::clamp(write_timeout_ / 4, milliseconds(5), milliseconds(1000));
   MutexLock lock(mutex_);
   while (!stop_) {
-    EndUnread(Clock::now());
-    changed_.WaitFor(mutex_, interval);
+    const Clock::time_point now = Clock::now();
+    EndUnread(now);
+    changed_.WaitFor(mutex_, KeepAlive(now, now + interval) - now);
   }
 }
 

@@ -1,8 +1,9 @@
 // The Generate and Chat calls that gRPC has not let go of: how many there may be, and that none
-// lives for ever because its client reads nothing. A stream of which the engine is done still costs
-// about 20 KiB while its last message waits for the client's window.
+// lives for ever because its client reads nothing, or falls silent whose client asked it not to. A
+// stream of which the engine is done still costs about 20 KiB while its last message waits for the
+// client's window.
 //
-// Thread-safe. A thread of its own looks at the writes that are out.
+// Thread-safe. A thread of its own looks at the writes that are out, and at the silence.
 #pragma once
 
 #include <atomic>
@@ -30,10 +31,16 @@ class OpenStreams {
     // The client has not taken what was written: cancel the call. Called once at most, between
     // Add() and Remove(); not from within either.
     virtual void EndUnread() = 0;
+    // Nothing has been written for as long as Name() said: writes something, without waiting for
+    // it. Between Add() and Remove(); not from within either.
+    virtual void KeepAlive() {}
 
     // By the stream, from any thread: a write is out, or none is.
     void WriteBegun() { write_begun_ = Clock::now().time_since_epoch().count(); }
-    void WriteDone() { write_begun_ = kNoWrite; }
+    void WriteDone() {
+      last_write_ = Clock::now().time_since_epoch().count();
+      write_begun_ = kNoWrite;
+    }
 
     // The same: the engine is done with it, so that Cancel() does not find it any more.
     void Settled() { settled_ = true; }
@@ -43,12 +50,13 @@ class OpenStreams {
    private:
     friend class OpenStreams;
     static constexpr Clock::rep kNoWrite = 0;
-    std::atomic<Clock::rep> write_begun_ = kNoWrite;
+    std::atomic<Clock::rep> write_begun_ = kNoWrite, last_write_ = 0;
     std::atomic<bool> settled_ = false, cancelled_ = false;
     // Under the mutex of OpenStreams.
     bool ended_ = false;
     std::string request_id_;  // empty until Name()
     uint64_t engine_id_ = 0;
+    Clock::duration keep_alive_{0};  // 0: none is wanted
   };
 
   OpenStreams(int max_streams, std::chrono::milliseconds write_timeout);
@@ -62,8 +70,9 @@ class OpenStreams {
   void Remove(Stream* stream);
 
   // Between Add() and Remove(): the ids of a stream that the engine has taken, the client's and the
-  // engine's.
-  void Name(Stream* stream, std::string_view request_id, uint64_t engine_id);
+  // engine's; and after which time without a write it is to be kept alive, 0: never.
+  void Name(Stream* stream, std::string_view request_id, uint64_t engine_id,
+            Clock::duration keep_alive = Clock::duration(0));
   // What Engine::Cancel() takes of the streams with this request id that are not settled; empty:
   // there is none. The caller cancels them, which is harmless for those that end meanwhile.
   std::vector<uint64_t> Cancel(std::string_view request_id);
@@ -73,6 +82,9 @@ class OpenStreams {
 
  private:
   void Watch();
+  // Returns when the next one is due; `latest` at most.
+  Clock::time_point KeepAlive(Clock::time_point now, Clock::time_point latest)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndUnread(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int max_streams_;

@@ -208,8 +208,17 @@ void TakeDuration(const google::protobuf::Duration& duration,
                                 " ns is outside (0 s, ", kMaxDurationSeconds, " s]"));
     return;
   }
-  request.time_limit =
-      now + std::chrono::seconds(duration.seconds()) + std::chrono::nanoseconds(duration.nanos());
+  request.time_limit = now + ToChrono(duration);
+}
+
+void CheckKeepAlive(const google::protobuf::Duration& duration, Violations& violations) {
+  // Far beyond what is allowed already, so that nothing overflows.
+  const bool sane = duration.nanos() >= 0 && duration.nanos() < 1000000000 &&
+                    duration.seconds() >= 0 && duration.seconds() <= kMaxDurationSeconds;
+  if (sane && ToChrono(duration) >= kMinKeepAlive && ToChrono(duration) <= kMaxKeepAlive) return;
+  violations.Add("keep_alive",
+                 absl::StrCat(duration.seconds(), " s ", duration.nanos(), " ns is outside [",
+                              kMinKeepAlive.count(), " ms, ", kMaxKeepAlive.count(), " ms]"));
 }
 
 template <typename Request>
@@ -233,6 +242,11 @@ void TakeAll(const Request& request, const RequestBounds& bounds,
     TakeUint("top_logprobs", request.top_logprobs(), 0, kMaxTopLogprobs,
              parsed.top_logprobs.emplace(), violations);
   }
+  if (request.has_keep_alive()) CheckKeepAlive(request.keep_alive(), violations);
+  if (request.has_prompt_logprobs()) {
+    TakeUint("prompt_logprobs", request.prompt_logprobs(), 0, kMaxTopLogprobs,
+             parsed.prompt_logprobs.emplace(), violations);
+  }
   if (!IsValidRequestId(request.request_id())) violations.Add("request_id", NotARequestId());
 }
 
@@ -248,6 +262,10 @@ void TakeOptions(const v1::ChatRequest& request, const RequestBounds& bounds,
                  std::chrono::steady_clock::time_point now, GenerationRequest& parsed,
                  Violations& violations) {
   TakeAll(request, bounds, now, parsed, violations);
+}
+
+std::chrono::nanoseconds ToChrono(const google::protobuf::Duration& duration) {
+  return std::chrono::seconds(duration.seconds()) + std::chrono::nanoseconds(duration.nanos());
 }
 
 bool IsValidRequestId(std::string_view id) { return IsPlainName(id, kMaxRequestIdBytes); }

@@ -18,6 +18,7 @@ namespace tidegate {
 
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr int64_t kMaxDurationSeconds = 24 * 3600;
+inline constexpr std::chrono::milliseconds kMinKeepAlive{100}, kMaxKeepAlive{3600 * 1000};
 
 // What a request is checked against.
 struct RequestBounds {
@@ -36,6 +37,9 @@ void TakeOptions(const v1::GenerateRequest& request, const RequestBounds& bounds
 void TakeOptions(const v1::ChatRequest& request, const RequestBounds& bounds,
                  std::chrono::steady_clock::time_point now, GenerationRequest& parsed,
                  Violations& violations);
+
+// Of one that was checked, or is not set: 0.
+std::chrono::nanoseconds ToChrono(const google::protobuf::Duration& duration);
 
 // At most kMaxRequestIdBytes printable ASCII characters without spaces.
 bool IsValidRequestId(std::string_view id);

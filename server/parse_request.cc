@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "base/text.h"
+#include "engine/request_limits.h"
 #include "google/rpc/error_details.pb.h"
 #include "server/status_mapping.h"
 #include "server/violations.h"
@@ -80,6 +81,17 @@ absl::Status CheckContext(size_t prompt_tokens, uint32_t context_tokens) {
   return status;
 }
 
+// Needs the length of the prompt.
+absl::Status CheckPromptLogprobs(const GenerationRequest& request) {
+  if (PromptLogprobsOf(request) <= kMaxPromptLogprobs) return absl::OkStatus();
+  Violations violations;
+  violations.Add("prompt_logprobs",
+                 absl::StrCat(*request.prompt_logprobs, " of each of ", request.prompt.size(),
+                              " tokens, and their own, are more than ", kMaxPromptLogprobs,
+                              "; ask for fewer or send the prompt in parts"));
+  return violations.ToStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<GenerationRequest> ParseGenerateRequest(const v1::GenerateRequest& request,
@@ -93,6 +105,7 @@ absl::StatusOr<GenerationRequest> ParseGenerateRequest(const v1::GenerateRequest
 
   if (request.has_text()) parsed.prompt = bounds.tokenizer.Encode(request.text(), true);
   RETURN_IF_ERROR(CheckContext(parsed.prompt.size(), bounds.context_tokens));
+  RETURN_IF_ERROR(CheckPromptLogprobs(parsed));
   return parsed;
 }
 
@@ -112,6 +125,7 @@ absl::StatusOr<GenerationRequest> ParseChatRequest(const v1::ChatRequest& reques
     return violations.ToStatus();
   }
   RETURN_IF_ERROR(CheckContext(parsed.prompt.size(), bounds.context_tokens));
+  RETURN_IF_ERROR(CheckPromptLogprobs(parsed));
   return parsed;
 }
 

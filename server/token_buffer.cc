@@ -1,11 +1,16 @@
 #include "server/token_buffer.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
 
 namespace tidegate {
 namespace {
+
+// Bounds a message: some 16 bytes each.
+constexpr size_t kLogprobsPerWrite = 8192;
 
 // The status of a stream that ended without a result for the client; OK if there is one.
 absl::Status EndStatus(const GenerationResult& result) {
@@ -24,6 +29,23 @@ void TokenBuffer::Expect(uint32_t choices) {
   MutexLock lock(mutex_);
   CHECK(!open_ && choices > 0);
   choices_.resize(choices);
+}
+
+void TokenBuffer::TakePromptLogprobs(Move& move) {
+  ++outstanding_;
+  move.action = Action::kWritePromptLogprobs;
+  const size_t each = prompt_logprobs_[0].top.size() + 1;
+  const size_t count = std::min(prompt_ids_.size(), std::max<size_t>(kLogprobsPerWrite / each, 1));
+  const auto ids_end = prompt_ids_.begin() + static_cast<std::ptrdiff_t>(count);
+  const auto end = prompt_logprobs_.begin() + static_cast<std::ptrdiff_t>(count);
+  move.first = prompt_first_;
+  move.ids.assign(prompt_ids_.begin(), ids_end);
+  move.logprobs.assign(std::make_move_iterator(prompt_logprobs_.begin()),
+                       std::make_move_iterator(end));
+  prompt_ids_.erase(prompt_ids_.begin(), ids_end);
+  prompt_logprobs_.erase(prompt_logprobs_.begin(), end);
+  prompt_first_ += static_cast<uint32_t>(count);
+  progress_.reset();
 }
 
 void TokenBuffer::TakeTokens(Pending& pending, Move& move) {
@@ -72,6 +94,10 @@ TokenBuffer::Move TokenBuffer::Next() {
     started_ = true;
     ++outstanding_;
     move.action = Action::kWriteStarted;
+    return move;
+  }
+  if (!prompt_ids_.empty()) {
+    TakePromptLogprobs(move);
     return move;
   }
   NextOfChoices(move);
@@ -123,6 +149,27 @@ TokenBuffer::Move TokenBuffer::Tokens(std::string_view text, std::span<const Tok
   ++outstanding_;
   Move move;
   move.action = Action::kAbort;
+  return move;
+}
+
+TokenBuffer::Move TokenBuffer::PromptLogprobs(uint32_t first, std::span<const TokenId> ids,
+                                              std::span<const TokenLogprobs> logprobs) {
+  MutexLock lock(mutex_);
+  if (Drops(0) || ids.empty()) return {};
+  CHECK(ids.size() == logprobs.size());
+  if (prompt_ids_.empty()) prompt_first_ = first;
+  prompt_ids_.insert(prompt_ids_.end(), ids.begin(), ids.end());
+  prompt_logprobs_.insert(prompt_logprobs_.end(), logprobs.begin(), logprobs.end());
+  return Next();
+}
+
+TokenBuffer::Move TokenBuffer::KeepAlive() {
+  MutexLock lock(mutex_);
+  Move move;
+  // With nothing out, whatever could be written has been.
+  if (!started_ || finished_ || outstanding_ > 0) return move;
+  ++outstanding_;
+  move.action = Action::kWriteKeepAlive;
   return move;
 }
 

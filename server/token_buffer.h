@@ -26,13 +26,16 @@ class TokenBuffer {
  public:
   enum class Action {
     kNone,
-    kWriteStarted,      // write the first event, then WriteDone()
-    kWriteTokens,       // write `text`, `ids` and `logprobs` of `choice`, then WriteDone()
-    kWriteProgress,     // write `progress`, then WriteDone()
-    kWriteResult,       // write `result` of `choice`, then WriteDone(): others go on
-    kFinishWithResult,  // write `result` of `choice` as the last event and end the stream well
-    kFinish,            // end the stream with `status`
-    kAbort,             // the client does not read: cancel its call, then AbortDone()
+    kWriteStarted,         // write the first event, then WriteDone()
+    kWriteTokens,          // write `text`, `ids` and `logprobs` of `choice`, then WriteDone()
+    kWriteProgress,        // write `progress`, then WriteDone()
+    kWritePromptLogprobs,  // write `ids` and `logprobs` of the prompt from `first` on, then the
+                           // same
+    kWriteKeepAlive,       // write that there is nothing to write, then WriteDone()
+    kWriteResult,          // write `result` of `choice`, then WriteDone(): others go on
+    kFinishWithResult,     // write `result` of `choice` as the last event and end the stream well
+    kFinish,               // end the stream with `status`
+    kAbort,                // the client does not read: cancel its call, then AbortDone()
   };
   struct Move {
     Action action = Action::kNone;
@@ -41,6 +44,7 @@ class TokenBuffer {
     std::vector<TokenId> ids;
     std::vector<TokenLogprobs> logprobs;  // of each of `ids`, or none
     PromptProgress progress;
+    uint32_t first = 0;  // index into the prompt
     GenerationResult result;
     absl::Status status;
   };
@@ -59,9 +63,16 @@ class TokenBuffer {
   // the client left is dropped. An error of one ends the stream.
   Move Tokens(std::string_view text, std::span<const TokenId> ids,
               std::span<const TokenLogprobs> logprobs = {}, uint32_t choice = 0);
+  // Before all tokens; not counted in what may wait, since requests bound it (kMaxPromptLogprobs).
+  // REQUIRES: `first` is the index behind those of the last call.
+  Move PromptLogprobs(uint32_t first, std::span<const TokenId> ids,
+                      std::span<const TokenLogprobs> logprobs);
   // Replaces one that has not been written; left out when tokens come before it could be.
   Move Progress(const PromptProgress& progress);
   Move Result(const GenerationResult& result, uint32_t choice = 0);
+
+  // Nothing has been written for a while: says so, unless something is about to be.
+  Move KeepAlive();
 
   // From the stream.
   Move WriteDone(bool ok);  // not ok: the client is gone
@@ -87,6 +98,7 @@ class TokenBuffer {
   Move Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Writes something of the choice whose turn it is, or of one after it.
   void NextOfChoices(Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakePromptLogprobs(Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeTokens(Pending& pending, Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeResult(Pending& pending, Move& move) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Drops(uint32_t choice) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -103,6 +115,10 @@ class TokenBuffer {
   std::vector<Pending> choices_ ABSL_GUARDED_BY(mutex_) = std::vector<Pending>(1);
   uint32_t turn_ ABSL_GUARDED_BY(mutex_) = 0;  // index into choices_
   uint32_t over_ ABSL_GUARDED_BY(mutex_) = 0;  // of choices_
+  // Of the prompt, from index prompt_first_ on.
+  std::vector<TokenId> prompt_ids_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TokenLogprobs> prompt_logprobs_ ABSL_GUARDED_BY(mutex_);
+  uint32_t prompt_first_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<PromptProgress> progress_ ABSL_GUARDED_BY(mutex_);
 };
 

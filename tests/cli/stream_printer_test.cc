@@ -70,6 +70,31 @@ TEST(StreamPrinter, ChoicesComeOneAfterTheOther) {
   }
 }
 
+TEST(StreamPrinter, PromptLogprobsAreForStandardErrorOrJson) {
+  for (const auto form : {StreamPrinter::Form::kQuiet, StreamPrinter::Form::kJson}) {
+    std::ostringstream out, err;
+    StreamPrinter printer(form, false, out, err);
+    v1::GenerateResponse response;
+    for (const uint32_t id : {270, 280}) {
+      response.mutable_prompt_logprobs()->Clear();
+      response.mutable_prompt_logprobs()->add_token_ids(id);
+      response.mutable_prompt_logprobs()->add_logprobs()->set_logprob(-1.5);
+      printer.Print(response);
+    }
+    response.mutable_keep_alive();
+    printer.Print(response);
+    printer.Finish();
+    if (form == StreamPrinter::Form::kQuiet) {
+      EXPECT_EQ(out.str(), "");
+      EXPECT_NE(err.str().find("280   -1.5000"), std::string::npos);
+    } else {
+      const auto json = nlohmann::json::parse(out.str());
+      EXPECT_EQ(json["prompt_token_ids"], (std::vector<int>{270, 280}));
+      EXPECT_EQ(json["prompt_logprobs"][1]["logprob"], -1.5);
+    }
+  }
+}
+
 TEST(StreamPrinter, JsonHasAListOfSeveralChoices) {
   std::ostringstream out, err;
   StreamPrinter printer(StreamPrinter::Form::kJson, false, out, err);

@@ -58,6 +58,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"LongestPrompt", [](R& r) { r.prompt.assign(kContext - 1, 5); }, absl::StatusCode::kOk,
              ""},
         Case{"NoTokens", [](R& r) { r.max_tokens = 0; }, kBad, "max_tokens"},
+        Case{"PromptLogprobs", [](R& r) { r.prompt_logprobs = 21; }, kBad, "prompt_logprobs 21"},
         Case{"NoChoices", [](R& r) { r.choices = 0; }, kBad, "choices 0 is outside [1, 128]"},
         Case{"ManyChoices", [](R& r) { r.choices = 129; }, kBad, "choices 129"},
         Case{"DensityLow", [](R& r) { r.pruning.density = 0.2f; }, kBad, "[0.25, 1]"},

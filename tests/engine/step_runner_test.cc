@@ -202,6 +202,61 @@ TEST(StepRunnerTest, EachChoiceDrawsWhatARequestWithItsSeedDraws) {
   }
 }
 
+// What the log-probabilities of a prompt are without an engine: of each of its beginnings.
+std::vector<TokenLogprobs> LogprobsAlone(const LocalStore& store,
+                                         const std::vector<TokenId>& prompt, uint32_t top) {
+  LocalDecoder local(store);
+  const ModelConfig& config = local.model->config;
+  std::vector<float> logits(config.embedding_rows);
+  std::vector<TokenLogprobs> result;
+  for (size_t length = 1; length < prompt.size(); ++length) {
+    KvPool pool = KvPool::ForTokens(config, KvType::kF16, length);
+    KvCache kv(&pool, 256);
+    PassAccounts accounts;
+    EXPECT_TRUE(AppendPrompt(*local.decoder, kv, std::span(prompt).first(length), Precision::kExact,
+                             logits, accounts)
+                    .ok());
+    result.push_back(LogprobsOf(logits, prompt[length], top));
+  }
+  return result;
+}
+
+TEST(StepRunnerTest, PromptLogprobsAreThoseOfItsBeginningsHoweverItIsCut) {
+  LocalStore store;
+  GenerationRequest request = Drawing(12, 3, 2);
+  request.prompt_logprobs = 2;
+  const std::vector<TokenLogprobs> alone = LogprobsAlone(store, request.prompt, 2);
+  Stream silent;
+  {
+    auto engine = Make(Options(store));
+    silent = Submit(*engine, Drawing(12, 3));
+    silent.sink->Wait();
+  }
+  for (const uint32_t chunk : {256, 9}) {
+    EngineOptions options = Options(store);
+    options.prefill_chunk_tokens = chunk;
+    auto engine = Make(options);
+    for (int again = 0; again < 2; ++again) {  // The cache has it then, and no logits.
+      const auto streams = SubmitChoices(*engine, request);
+      const GenerationResult result = streams[0].sink->Wait();
+      EXPECT_EQ(result.accounts.cached_prompt_tokens, 0u);
+      EXPECT_EQ(streams[0].sink->ids(), silent.sink->ids());
+      EXPECT_EQ(streams[0].sink->prompt_ids(),
+                std::vector<TokenId>(request.prompt.begin() + 1, request.prompt.end()));
+      const std::vector<TokenLogprobs> logprobs = streams[0].sink->prompt_logprobs();
+      ASSERT_EQ(logprobs.size(), alone.size());
+      for (size_t i = 0; i < alone.size(); ++i) {
+        EXPECT_EQ(logprobs[i].logprob, alone[i].logprob) << i;
+        ASSERT_EQ(logprobs[i].top.size(), 2u);
+        EXPECT_EQ(logprobs[i].top[1].id, alone[i].top[1].id) << i;
+        EXPECT_EQ(logprobs[i].top[1].logprob, alone[i].top[1].logprob) << i;
+      }
+      streams[1].sink->Wait();
+      EXPECT_TRUE(streams[1].sink->prompt_ids().empty());
+    }
+  }
+}
+
 TEST(StepRunnerTest, AChoiceEndsByItselfAndACancelEndsAll) {
   LocalStore store;
   EngineOptions options = Options(store);

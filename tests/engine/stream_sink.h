@@ -34,6 +34,24 @@ class StreamSink : public GenerationSink {
     EXPECT_TRUE(ids_.empty());
     progress_.push_back(progress);
   }
+  void OnPromptLogprobs(uint32_t first, std::span<const TokenId> ids,
+                        std::span<const TokenLogprobs> logprobs) override {
+    MutexLock lock(mutex_);
+    EXPECT_TRUE(ids_.empty());
+    EXPECT_EQ(first, prompt_ids_.size() + 1);
+    EXPECT_EQ(ids.size(), logprobs.size());
+    prompt_ids_.insert(prompt_ids_.end(), ids.begin(), ids.end());
+    prompt_logprobs_.insert(prompt_logprobs_.end(), logprobs.begin(), logprobs.end());
+  }
+  // Of the prompt from its second token on.
+  std::vector<TokenId> prompt_ids() {
+    MutexLock lock(mutex_);
+    return prompt_ids_;
+  }
+  std::vector<TokenLogprobs> prompt_logprobs() {
+    MutexLock lock(mutex_);
+    return prompt_logprobs_;
+  }
   std::vector<PromptProgress> progress() {
     MutexLock lock(mutex_);
     return progress_;
@@ -64,6 +82,8 @@ class StreamSink : public GenerationSink {
   Mutex mutex_;
   std::string text_;
   std::vector<TokenId> ids_;
+  std::vector<TokenId> prompt_ids_;
+  std::vector<TokenLogprobs> prompt_logprobs_;
   std::vector<PromptProgress> progress_;
   GenerationResult result_;
   bool done_ = false;

@@ -143,6 +143,32 @@ TEST_F(GenerateStreamTest, AnErrorOfOneChoiceEndsTheCallAndTheOthers) {
   EXPECT_TRUE(WaitUntil([&] { return engine_->Running().empty(); }, std::chrono::seconds(10)));
 }
 
+TEST_F(GenerateStreamTest, SaysHowLikelyThePromptWasAndThatItIsAlive) {
+  v1::GenerateRequest request = Request();
+  request.set_prompt_logprobs(1);
+  request.mutable_keep_alive()->set_nanos(100'000'000);
+  grpc::ClientContext context;
+  const auto reader = Begin(context, request);
+  EXPECT_EQ(engine_->last_request().prompt_logprobs, 1u);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.has_keep_alive());
+  engine_->EmitPromptLogprobs(id_, 1, {7}, {{.logprob = -0.5, .top = {{9, -0.25}}}});
+  do {
+    ASSERT_TRUE(reader->Read(&response));
+  } while (response.has_keep_alive());
+  const v1::PromptLogprobs& prompt = response.prompt_logprobs();
+  EXPECT_EQ(prompt.first(), 1u);
+  EXPECT_THAT(prompt.token_ids(), ElementsAre(7));
+  EXPECT_EQ(prompt.logprobs(0).logprob(), -0.5);
+  EXPECT_EQ(prompt.logprobs(0).top(0).token_id(), 9u);
+  engine_->End(id_, FinishReason::kMaxTokens);
+  while (reader->Read(&response)) {
+  }
+  EXPECT_TRUE(response.has_finished());
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
 TEST_F(GenerateStreamTest, SaysHowFarThePromptIs) {
   v1::GenerateRequest request = Request();
   request.set_progress(true);

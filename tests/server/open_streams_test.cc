@@ -13,7 +13,8 @@ using std::chrono::milliseconds;
 class CountingStream final : public OpenStreams::Stream {
  public:
   void EndUnread() override { ++ended; }
-  std::atomic<int> ended = 0;
+  void KeepAlive() override { ++kept_alive; }
+  std::atomic<int> ended = 0, kept_alive = 0;
 };
 
 TEST(OpenStreams, CountsAndSaysWhenThereAreTooMany) {
@@ -43,6 +44,22 @@ TEST(OpenStreams, AWriteThatIsOutForTooLongEndsItsStreamOnce) {
   EXPECT_EQ(reading.ended, 0);
   EXPECT_EQ(quiet.ended, 0);
   for (CountingStream* stream : {&stuck, &reading, &quiet, &later}) streams.Remove(stream);
+}
+
+TEST(OpenStreams, KeepsAliveThoseWhoAskWhileNothingIsOut) {
+  OpenStreams streams(10, std::chrono::minutes(1));
+  CountingStream silent, writing, indifferent;
+  for (CountingStream* stream : {&silent, &writing, &indifferent}) streams.Add(stream);
+  writing.WriteBegun();
+  streams.Name(&writing, "w", 1, milliseconds(1));
+  streams.Name(&indifferent, "i", 2);
+  streams.Name(&silent, "s", 3, milliseconds(1));
+  EXPECT_TRUE(WaitUntil([&] { return silent.kept_alive > 2; }, std::chrono::seconds(20)));
+  EXPECT_EQ(writing.kept_alive, 0);
+  EXPECT_EQ(indifferent.kept_alive, 0);
+  writing.WriteDone();
+  EXPECT_TRUE(WaitUntil([&] { return writing.kept_alive > 0; }, std::chrono::seconds(20)));
+  for (CountingStream* stream : {&silent, &writing, &indifferent}) streams.Remove(stream);
 }
 
 TEST(OpenStreams, FindsTheStreamsOfARequestId) {

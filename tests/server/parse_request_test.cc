@@ -287,6 +287,15 @@ INSTANTIATE_TEST_SUITE_P(
                 "-1001 is outside [-1000, 10]"},
         BadCase{"HighPriority", [](Request& r) { r.set_priority(11); }, "priority",
                 "11 is outside [-1000, 10]; the server's --max-priority"},
+        BadCase{"ShortKeepAlive", [](Request& r) { r.mutable_keep_alive()->set_nanos(99'999'999); },
+                "keep_alive", "0 s 99999999 ns is outside [100 ms, 3600000 ms]"},
+        BadCase{"LongKeepAlive",
+                [](Request& r) {
+                  r.mutable_keep_alive()->set_seconds(std::numeric_limits<int64_t>::max());
+                },
+                "keep_alive", "outside"},
+        BadCase{"PromptLogprobs", [](Request& r) { r.set_prompt_logprobs(21); }, "prompt_logprobs",
+                "21 is outside [0, 20]"},
         BadCase{"NoChoice", [](Request& r) { r.set_choices(0); }, "choices",
                 "0 is outside [1, 16]; the server's --max-choices"},
         BadCase{"ManyChoices", [](Request& r) { r.set_choices(17); }, "choices", "17 is outside"},

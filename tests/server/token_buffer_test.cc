@@ -104,6 +104,50 @@ TEST(TokenBuffer, ChoicesTakeTurnsAndTheLastResultEndsTheStream) {
   EXPECT_EQ(move.result.reason, FinishReason::kEndOfText);
 }
 
+TEST(TokenBuffer, PromptLogprobsComeBeforeTokensInPartsAndOrder) {
+  constexpr uint32_t kCount = 1000, kTop = 20;
+  std::vector<TokenId> ids(kCount);
+  std::vector<TokenLogprobs> logprobs(kCount);
+  for (uint32_t i = 0; i < kCount; ++i) {
+    ids[i] = static_cast<TokenId>(i);
+    logprobs[i].logprob = -static_cast<double>(i);
+    logprobs[i].top.resize(kTop);
+  }
+  TokenBuffer buffer(10);  // they count for themselves
+  buffer.Start();
+  buffer.PromptLogprobs(1, std::span(ids).first(600), std::span(logprobs).first(600));
+  buffer.PromptLogprobs(601, std::span(ids).subspan(600), std::span(logprobs).subspan(600));
+  Push(buffer, "a", {1});
+  uint32_t seen = 0, parts = 0;
+  TokenBuffer::Move move = buffer.WriteDone(true);
+  for (; move.action == Action::kWritePromptLogprobs; move = buffer.WriteDone(true)) {
+    EXPECT_EQ(move.first, seen + 1);
+    ASSERT_EQ(move.ids.size(), move.logprobs.size());
+    EXPECT_EQ(move.ids[0], static_cast<TokenId>(seen));
+    EXPECT_EQ(move.logprobs[0].logprob, -static_cast<double>(seen));
+    seen += static_cast<uint32_t>(move.ids.size());
+    ++parts;
+  }
+  EXPECT_EQ(seen, kCount);
+  EXPECT_EQ(parts, 3u);
+  EXPECT_EQ(move.action, Action::kWriteTokens);
+}
+
+TEST(TokenBuffer, IsKeptAliveBetweenWrites) {
+  TokenBuffer buffer(kRoomy);
+  EXPECT_EQ(buffer.KeepAlive().action, Action::kNone);
+  buffer.Start();
+  EXPECT_EQ(buffer.KeepAlive().action, Action::kNone) << "Started is out";
+  buffer.WriteDone(true);
+  EXPECT_EQ(buffer.KeepAlive().action, Action::kWriteKeepAlive);
+  EXPECT_EQ(buffer.KeepAlive().action, Action::kNone) << "one is out";
+  EXPECT_EQ(Push(buffer, "a", {1}).action, Action::kNone);
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kWriteTokens);
+  buffer.Result(Result(FinishReason::kMaxTokens));
+  EXPECT_EQ(buffer.WriteDone(true).action, Action::kFinishWithResult);
+  EXPECT_EQ(buffer.KeepAlive().action, Action::kNone);
+}
+
 TEST(TokenBuffer, AnErrorOfOneChoiceEndsTheStream) {
   TokenBuffer buffer(kRoomy);
   buffer.Expect(3);

@@ -43,6 +43,10 @@ class FakeEngine final : public Engine {
                     std::vector<TokenLogprobs> logprobs) {
     if (const auto sink = Find(id)) sink->OnTokensWithLogprobs(text, ids, logprobs);
   }
+  void EmitPromptLogprobs(uint64_t id, uint32_t first, std::vector<TokenId> ids,
+                          std::vector<TokenLogprobs> logprobs) {
+    if (const auto sink = Find(id)) sink->OnPromptLogprobs(first, ids, logprobs);
+  }
   void EmitProgress(uint64_t id, const PromptProgress& progress) {
     if (const auto sink = Find(id)) sink->OnPromptProgress(progress);
   }
