@@ -311,20 +311,16 @@ void Decoder::ListMlpRows(std::span<const BatchSequence> batch, float* y) {
   }
 }
 
-uint32_t Decoder::UsersAhead(std::span<const BatchSequence> batch, uint32_t layer) const {
+uint32_t Decoder::UsersOfNext(std::span<const BatchSequence> batch, uint32_t layer) const {
   const uint32_t layers = model_->config.layer_count;
   if (layer + 1 >= layers) return 0;
-  bool dense = false, strict = false;
-  uint32_t users = 0;
+  UsersAhead users;
   for (const BatchSequence& sequence : batch) {
     const auto count = static_cast<uint32_t>(sequence.tokens.size());
     const uint32_t rows = layer + 2 == layers ? std::min(count, sequence.logit_rows) : count;
-    if (rows == 0) continue;
-    dense |= sequence.prune == nullptr;
-    strict |= sequence.prune != nullptr && !sequence.prune->may_be_dense;
-    users += sequence.form == RowForm::kPrompt ? 1 : rows;
+    if (rows > 0) users.Add(sequence.prune, sequence.form == RowForm::kPrompt ? 1 : rows);
   }
-  return dense && !strict ? users : 0;
+  return users.count();
 }
 
 absl::Status Decoder::RunMlp(uint32_t layer, const MlpAhead& ahead, StepCost& cost) {
@@ -339,7 +335,7 @@ absl::Status Decoder::RunLayers(std::span<const BatchSequence> batch, StepCost& 
     Attention(batch, layer, cost);
     if (rows_.empty()) break;
     Norm(w.mlp_norm, x_.data(), normed_.data());
-    const MlpAhead ahead = {.layer = layer + 1, .users = UsersAhead(batch, layer)};
+    const MlpAhead ahead = {.layer = layer + 1, .users = UsersOfNext(batch, layer)};
     const bool normed = w.post_mlp_norm != nullptr;
     if (normed) std::fill_n(mlp_out_.begin(), rows_.size() * h, 0.0f);
     ListMlpRows(batch, normed ? mlp_out_.data() : x_.data());

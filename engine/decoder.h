@@ -84,7 +84,7 @@ class Decoder {
   // The argument of Mlp::Run(): y[r] += MLP(normed_[r]).
   void ListMlpRows(std::span<const BatchSequence> batch, float* y);
   // Users of all units in the next layer's MLP, whose rows may be fewer: see MlpAhead.
-  uint32_t UsersAhead(std::span<const BatchSequence> batch, uint32_t layer) const;
+  uint32_t UsersOfNext(std::span<const BatchSequence> batch, uint32_t layer) const;
   // Every projection of the same x [rows, columns].
   void Project(std::span<const Projection> projections, const float* x);
   void ProjectGroup(const Group& group, const Projection& projection, const float* x);

@@ -86,19 +86,15 @@ void Mlp::ShareUnits(const UnitUnion& wanted) {
 }
 
 uint32_t Mlp::UsersOfAll(std::span<const MlpRows> rows) {
-  bool dense = false, strict = false;
-  uint32_t users = 0;
+  UsersAhead users;
   for (const MlpRows& group : rows) {
     const bool prompt = group.form == RowForm::kPrompt;
     for (uint32_t r = 0; r < group.count; ++r) {
-      const RowPruning* prune = group.prune.empty() ? nullptr : group.prune[r];
-      dense |= prune == nullptr;
-      strict |= prune != nullptr && !prune->may_be_dense;
       const bool known = prompt && r > 0 && group.sequences[r] == group.sequences[r - 1];
-      users += !known;
+      users.Add(group.prune.empty() ? nullptr : group.prune[r], known ? 0 : 1);
     }
   }
-  return dense && !strict ? users : 0;
+  return users.count();
 }
 
 // Inputs and outputs of the rows in the sweep of a kind.
@@ -145,17 +141,25 @@ absl::Status Mlp::AskForAll(uint32_t layer, UnitKind kind, uint32_t expert, uint
 // The residency that a row's mask looks at, of its expert's blocks.
 std::span<const ResidencyEntry> Mlp::SeenBy(const Call& call, UnitKind kind, size_t l,
                                             const UnitUnion& wanted) {
-  const uint32_t per_block = Kind(kind).units_per_block;
-  const uint32_t first = call.expert * UnitsOf(kind) / per_block;
+  const uint32_t first = call.expert * UnitsOf(kind) / Kind(kind).units_per_block;
   const auto resident = source_->Residency(call.layer, kind).subspan(first);
   if (!prune_[l]->follows_company || prune_[l]->gamma >= 1) return resident;
+  if (!company_kept_) JoinCompany(call, kind, wanted);
+  return company_;
+}
+
+// What is resident now, and what rows so far want; of later rows SelectMasks() adds it.
+void Mlp::JoinCompany(const Call& call, UnitKind kind, const UnitUnion& wanted) {
+  const uint32_t per_block = Kind(kind).units_per_block;
+  const uint32_t first = call.expert * UnitsOf(kind) / per_block;
   const uint32_t end = ((call.expert + 1) * UnitsOf(kind) + per_block - 1) / per_block;
+  const auto resident = source_->Residency(call.layer, kind).subspan(first);
   if (company_.size() < end - first) company_ = std::vector<ResidencyEntry>(end - first);
   for (uint32_t block = first; block < end; ++block) {
     const uint32_t slot = resident[block - first].load(std::memory_order_relaxed);
     company_[block - first].store(wanted.Wants(block) ? 1 : slot, std::memory_order_relaxed);
   }
-  return company_;
+  company_kept_ = true;
 }
 
 void Mlp::SelectMask(const Call& call, UnitKind kind, size_t l,
@@ -206,6 +210,7 @@ void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageT
   const uint32_t first = call.expert * UnitsOf(kind);
   wanted.Begin(per_block, first, first + UnitsOf(kind));
   wanted.AddAll(AllUsers());
+  company_kept_ = false;
   for (size_t l = 0; l < lane_count_; ++l) {
     if (sums_[l].all()) continue;
     SelectMask(call, kind, l, SeenBy(call, kind, l, wanted));
@@ -218,6 +223,10 @@ void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageT
     ScoreBlocks({sums_[l].x, UnitsOf(kind)}, UnitAt(call.layer, kind, call.expert), positions,
                 per_block, first, scored_);
     wanted.Add(positions, scored_);
+    if (!company_kept_) continue;
+    for (const WantedBlock& one : scored_) {
+      company_[one.block - first / per_block].store(1, std::memory_order_relaxed);
+    }
   }
   wanted.Finish();
 }

@@ -46,6 +46,24 @@ struct MlpAhead {
   uint32_t users = 0;  // rows of decode form and sequences with prompt rows; 0: nothing is known
 };
 
+// Counts the users of all units in a call of Mlp::Run() before its rows are there.
+class UsersAhead {
+ public:
+  // `users`: rows of decode form, or sequences with prompt rows, pruned so; null: dense.
+  void Add(const RowPruning* prune, uint32_t users) {
+    dense_ |= prune == nullptr;
+    strict_ |= prune != nullptr && !prune->may_be_dense;
+    users_ += users;
+  }
+  // MlpAhead::users: all of them if each will use every unit, else 0.
+  uint32_t count() const { return dense_ && !strict_ ? users_ : 0; }
+
+ private:
+  bool dense_ = false;   // one uses every unit: others do too that may
+  bool strict_ = false;  // one keeps its mask all the same
+  uint32_t users_ = 0;
+};
+
 class Mlp {
  public:
   // Pointers are not owned and must outlive the object. overlap: see UnitSweep.
@@ -56,7 +74,7 @@ class Mlp {
   absl::Status Run(uint32_t layer, std::span<const MlpRows> rows, StepCost& cost,
                    const MlpAhead& ahead = {}, uint32_t expert = 0);
 
-  // How many users of all units `rows` are, if every row would be one: see MlpAhead. Else 0.
+  // Of these rows: see UsersAhead.
   static uint32_t UsersOfAll(std::span<const MlpRows> rows);
 
   // Called with every mask; units by position, of one expert. Set before the first pass.
@@ -111,6 +129,7 @@ class Mlp {
                   std::span<const ResidencyEntry> residency);
   std::span<const ResidencyEntry> SeenBy(const Call& call, UnitKind kind, size_t lane,
                                          const UnitUnion& wanted);
+  void JoinCompany(const Call& call, UnitKind kind, const UnitUnion& wanted);
   bool UnionIsDense(const Call& call, UnitKind kind, const UnitUnion& wanted) const;
   absl::Status Sum(const Call& call, UnitKind kind, const Request& request, StepCost& cost);
   void ClearGate(size_t rows);
@@ -144,6 +163,7 @@ class Mlp {
   std::vector<float> seen_;       // [rows, H], what on_inputs_ made of x
   std::vector<WantedBlock> scored_;
   std::vector<ResidencyEntry> company_;  // what a mask that follows company takes for resident
+  bool company_kept_ = false;            // in the present sweep
   std::optional<Asked> ahead_;
 };
 

@@ -11,17 +11,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class MemoryChoiceTest : public ::testing::Test {
+class MemoryChoiceTest : public TinyPackTest {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = new TempDir;
-    pack_ = new TinyPack(MakeTinyPack(folder_->path()));
-  }
-  static void TearDownTestSuite() {
-    delete pack_;
-    delete folder_;
-  }
-  static const PackIndex& index() { return pack_->index; }
   static uint64_t Whole() { return *WholeBudget(index(), {}); }
   // What has to be free so that `bytes` are left over.
   static uint64_t FreeFor(uint64_t bytes) {
@@ -35,10 +26,6 @@ class MemoryChoiceTest : public ::testing::Test {
     EXPECT_TRUE(choice.ok()) << choice.status();
     return choice.value_or(MemoryChoice());
   }
-
- private:
-  static inline TempDir* folder_ = nullptr;
-  static inline TinyPack* pack_ = nullptr;
 };
 
 TEST_F(MemoryChoiceTest, AnEighthIsKeptWithinBounds) {

@@ -93,4 +93,22 @@ inline std::vector<WantedBlock> Wanted(uint32_t first, uint32_t last, uint16_t u
   return wanted;
 }
 
+// Tests that look at one tiny pack, which is made once for the suite.
+class TinyPackTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TempDir;
+    pack_ = new TinyPack(MakeTinyPack(folder_->path()));
+  }
+  static void TearDownTestSuite() {
+    delete pack_;
+    delete folder_;
+  }
+  static const PackIndex& index() { return pack_->index; }
+
+ private:
+  static inline TempDir* folder_ = nullptr;
+  static inline TinyPack* pack_ = nullptr;
+};
+
 }  // namespace tidegate

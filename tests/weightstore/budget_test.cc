@@ -17,19 +17,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class BudgetTest : public testing::Test {
+class BudgetTest : public TinyPackTest {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = new TempDir;
-    pack_ = new TinyPack(MakeTinyPack(folder_->path()));
-  }
-  static void TearDownTestSuite() {
-    delete pack_;
-    delete folder_;
-  }
-
-  static const PackIndex& index() { return pack_->index; }
-  static const PackGeometry& geometry() { return pack_->index.geometry; }
+  static const PackGeometry& geometry() { return index().geometry; }
   static uint64_t LargestBlock() {
     return std::max(geometry().kinds[0].block_bytes, geometry().kinds[1].block_bytes);
   }
@@ -67,12 +57,7 @@ class BudgetTest : public testing::Test {
     request.memory_budget_bytes = smallest - kKiB;
     EXPECT_EQ(PlanRegion(index(), request).status().code(), absl::StatusCode::kResourceExhausted);
   }
-
-  static TempDir* folder_;
-  static TinyPack* pack_;
 };
-TempDir* BudgetTest::folder_ = nullptr;
-TinyPack* BudgetTest::pack_ = nullptr;
 
 TEST_F(BudgetTest, ThePackIsWhatTheseTestsAreAbout) {
   ASSERT_EQ(geometry().layer_count, 2u);
