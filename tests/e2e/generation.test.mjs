@@ -124,6 +124,27 @@ describe('a running service', () => {
     assert.notDeepEqual(other.ids, first.ids);
   });
 
+  it('continues one prompt several times, each as a request with its seed does', async () => {
+    const request = {
+      text: prompt, max_tokens: 20, sampling: { temperature: 0.9, seed: 7 },
+      stop: { ignore_eos: true }, pruning: { reproducible: true },
+    };
+    const { events } = await client.generate({ ...request, choices: 3, prompt_logprobs: 1 }).collect();
+    const ids = [[], [], []];
+    for (const { delta } of events) if (delta) ids[delta.choice].push(...delta.token_ids);
+    for (const choice of [0, 1, 2]) {
+      const alone = await client.generate({ ...request, sampling: { temperature: 0.9, seed: 7 + choice } }).collect();
+      assert.deepEqual(ids[choice], alone.ids, `choice ${choice}`);
+    }
+    const ends = events.flatMap(({ finished }) => finished ?? []);
+    assert.deepEqual(ends.map(({ choice, seed }) => `${choice} ${seed}`).sort(), ['0 7', '1 8', '2 9']);
+    const promptIds = (await client.tokenize({ text: prompt })).token_ids;
+    assert.equal(ends.reduce((sum, { usage }) => sum + usage.prompt_tokens, 0), promptIds.length);
+    const scored = events.flatMap(({ prompt_logprobs: part }) => part ?? []);
+    assert.deepEqual(scored.flatMap((part) => part.token_ids), promptIds.slice(1));
+    assert.ok(scored.every((part) => part.logprobs.every(({ logprob, top }) => logprob <= 0 && top.length === 1)));
+  });
+
   it('answers a conversation as it continues the text that the template makes of it', async () => {
     const rest = { max_tokens: 8, sampling: { temperature: 0 }, pruning: { reproducible: true } };
     const messages = [{ role: 'user', content: ' Once upon a time </s> ' }];
