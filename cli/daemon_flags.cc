@@ -15,7 +15,7 @@ const std::set<std::string>& Reserved() {
   static const std::set<std::string>& names = *new std::set<std::string>{
       "help",       "version",      "config",    "pack",           "socket",    "memory-budget",
       "listen",     "store-socket", "port-file", "metrics-listen", "log-level", "metrics-port-file",
-      "log-format", "print-config"};
+      "log-format", "print-config", "http-listen", "http-port-file"};
   return names;
 }
 

@@ -153,6 +153,7 @@ absl::Status LocalService::SetUp(const ServiceOptions& options) {
   const std::string listen =
       options.listen.empty() ? absl::StrCat("unix:", folder_.File("engine.sock")) : options.listen;
   ASSIGN_OR_RETURN(engine_.grpc, MakeEndpoint(listen, "engine.port"));
+  ASSIGN_OR_RETURN(engine_.http, MakeEndpoint(options.http_listen, "engine-http.port"));
   ASSIGN_OR_RETURN(engine_.metrics, MakeEndpoint(options.metrics_listen, "engine-metrics.port"));
   ASSIGN_OR_RETURN(store_.metrics,
                    MakeEndpoint(options.store_metrics_listen, "store-metrics.port"));
@@ -198,6 +199,7 @@ std::vector<std::string> LocalService::StoreCommand() {
 
 std::vector<std::string> LocalService::EngineCommand() {
   engine_.grpc.Forget();
+  engine_.http.Forget();
   engine_.metrics.Forget();
   std::vector<std::string> command = {engine_.program,
                                       "--config",
@@ -208,6 +210,10 @@ std::vector<std::string> LocalService::EngineCommand() {
                                       engine_.grpc.Listened(),
                                       "--port-file",
                                       engine_.grpc.port_file,
+                                      "--http-listen",
+                                      engine_.http.Listened(),
+                                      "--http-port-file",
+                                      engine_.http.port_file,
                                       "--metrics-listen",
                                       engine_.metrics.Listened(),
                                       "--metrics-port-file",
@@ -223,7 +229,8 @@ std::vector<std::string> LocalService::EngineCommand() {
 bool LocalService::StoreReady() { return IsReady(store_server()) && store_.metrics.Learn(); }
 
 bool LocalService::EngineReady() {
-  return engine_.metrics.Learn() && engine_.grpc.Learn() && IsReady(server());
+  return engine_.metrics.Learn() && engine_.http.Learn() && engine_.grpc.Learn() &&
+         IsReady(server());
 }
 
 }  // namespace tidegate

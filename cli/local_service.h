@@ -32,6 +32,7 @@ struct ServiceOptions {
   std::optional<uint64_t> memory;    // unset: ChooseMemory()
   std::string listen;                // of gRPC; "": a Unix socket in the folder of the service
   std::string metrics_listen;        // of the engine; "": off
+  std::string http_listen;           // of the HTTP API; "": off
   std::string store_metrics_listen;  // "": off
   std::string log_level = "warning", log_format = "text";
   DaemonFlags flags;
@@ -67,10 +68,12 @@ class LocalService {
 
   // Where clients reach what; known from on_ready on. "": off.
   std::string server() const { return engine_.grpc.Dialled(); }
+  std::string http() const { return engine_.http.Dialled(); }
   std::string engine_metrics() const { return engine_.metrics.Dialled(); }
   std::string store_metrics() const { return store_.metrics.Dialled(); }
   std::string store_server() const { return "unix:" + socket_ + ".grpc"; }
   uint16_t port() const { return engine_.grpc.address.port; }
+  uint16_t http_port() const { return engine_.http.address.port; }
 
  private:
   // An address to listen on, whose port the program writes into a file when it does.
@@ -89,7 +92,7 @@ class LocalService {
   struct Daemon {
     std::string program;
     std::vector<std::string> flags;
-    Endpoint grpc, metrics;  // the store has no grpc here
+    Endpoint grpc, http, metrics;  // the store has metrics alone
   };
 
   explicit LocalService(TemporaryFolder folder) : folder_(std::move(folder)) {}

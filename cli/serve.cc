@@ -39,9 +39,12 @@ Examples:
   tidegate serve model.tgpack --max-running 8 --context 8192 --flash-backend pread
 )";
 
+// Where clients of OpenAI's API on this machine look first, as with other servers of models.
+constexpr char kHttpListen[] = "127.0.0.1:8080";
+
 struct ServeOptions {
   ServiceOptions service;
-  std::string port_file;
+  std::string port_file, http_port_file;
 };
 
 void Say(const std::string& line) {
@@ -49,10 +52,9 @@ void Say(const std::string& line) {
   std::fprintf(stderr, "%s\n", PrintableLines(line, kMaxLineBytes).c_str());
 }
 
-std::string MetricsText(const std::string& address) {
+std::string UrlText(const std::string& address, const char* path) {
   if (address.empty()) return "off";
-  return absl::StartsWith(address, "unix:") ? address
-                                            : absl::StrCat("http://", address, "/metrics");
+  return absl::StartsWith(address, "unix:") ? address : absl::StrCat("http://", address, path);
 }
 
 // What was decided before anything runs.
@@ -75,8 +77,9 @@ void PrintAddresses(const LocalService& service) {
       server == ServerConfig().listen ? "" : absl::StrCat(" --server ", server);
   std::printf("%s\n",
               absl::StrCat("serving ", Printable(service.model_name()), "\n  gRPC     ", server,
-                           "\n  metrics  engine ", MetricsText(service.engine_metrics()),
-                           ", store ", MetricsText(service.store_metrics()), "\n  store    ",
+                           "\n  OpenAI   ", UrlText(service.http(), "/v1"), "\n  metrics  engine ",
+                           UrlText(service.engine_metrics(), "/metrics"), ", store ",
+                           UrlText(service.store_metrics(), "/metrics"), "\n  store    ",
                            service.store_server(), "\n  try      tidegate ",
                            service.has_chat() ? "chat" : "generate 'Once upon a time'", flag)
                   .c_str());
@@ -107,7 +110,8 @@ absl::Status Serve(const ServeOptions& options) {
   supervisor.tell = [](const std::string& line) { LogWarning(line); };
   supervisor.on_ready = [&] {
     PrintAddresses(*service);
-    ports = WritePortFile(options.port_file, service->port());
+    ports = WritePortFile(options.http_port_file, service->http_port());
+    ports.Update(WritePortFile(options.port_file, service->port()));
     if (!ports.ok()) service->RequestStop();
   };
   if (const absl::Status ended = service->Run(supervisor); !ended.ok()) {
@@ -123,15 +127,20 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
   const auto options = std::make_shared<ServeOptions>();
   ServiceOptions& service = options->service;
   service.listen = ServerConfig().listen;
+  service.http_listen = kHttpListen;
   service.metrics_listen = ServerConfig().metrics_listen;
   service.store_metrics_listen = StoreConfig().metrics_listen;
   CLI::App& command = AddSubcommand(
-      app, "serve", "Serve a GGUF file, a Hugging Face folder or a pack over gRPC, until Ctrl-C",
+      app, "serve",
+      "Serve a GGUF file, a Hugging Face folder or a pack over gRPC and HTTP, until Ctrl-C",
       kFooter, [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
   AddAddressFlag(command, "--listen", service.listen,
                  "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
                  "TLS and no authentication")
       .Variable("TIDEGATE_LISTEN");
+  AddAddressFlag(command, "--http-listen", service.http_listen,
+                 "Address of the OpenAI-compatible HTTP API; off: none", /*off=*/true)
+      .Variable("TIDEGATE_HTTP_LISTEN");
   AddAddressFlag(command, "--metrics-listen", service.metrics_listen,
                  "Address of the engine's Prometheus metrics; off: none", /*off=*/true)
       .Variable("TIDEGATE_METRICS_LISTEN");
@@ -140,6 +149,8 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
       .Variable("TIDEGATE_STORE_METRICS_LISTEN");
   AddTextFlag(command, "--port-file", options->port_file,
               "File to write the port of --listen into when the service is ready");
+  AddTextFlag(command, "--http-port-file", options->http_port_file,
+              "The same for the port of --http-listen");
   service.Register(command);
 }
 

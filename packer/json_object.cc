@@ -3,25 +3,15 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_depth.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
 
 nlohmann::json ParseUntrustedJson(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\\' && in_string) {
-      ++i;
-    } else if (c == '"') {
-      in_string = !in_string;
-    } else if (!in_string && (c == '[' || c == '{')) {
-      if (++depth > kMaxJsonDepth) return nlohmann::json(nlohmann::json::value_t::discarded);
-    } else if (!in_string && (c == ']' || c == '}')) {
-      --depth;
-    }
+  if (!IsJsonDepthWithin(text, kMaxJsonDepth)) {
+    return nlohmann::json(nlohmann::json::value_t::discarded);
   }
   return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
 }

@@ -8,6 +8,7 @@
 #include "engine/request_limits.h"
 #include "proto/store/v1/defaults.h"
 #include "proto/store/v1/manifest_names.h"
+#include "server/openai/http_origins.h"
 
 namespace tidegate {
 namespace {
@@ -24,6 +25,7 @@ Examples:
   tidegate-engine                                  # the store on this machine, gRPC on port 50051
   tidegate-engine --listen 127.0.0.1:0 --port-file /run/tidegate/port
   tidegate-engine --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key
+  tidegate-engine --http-listen 127.0.0.1:8080     # also OpenAI's HTTP API
   tidegate-engine --mode dip_ca --density 0.6 --density-min 0.4 --max-running 8
   tidegate-engine --max-perplexity-increase 0.02   # as fast as 2 % allow, by the pack's profile
   tidegate-engine --target-tokens-per-second 10 --profile profile.json
@@ -111,6 +113,36 @@ void AddTlsFlags(CLI::App& app, ServerConfig& config) {
             "Metrics over HTTPS, with --tls-cert, and for clients of --tls-client-ca alone if that "
             "is given")
       .Variable("TIDEGATE_METRICS_TLS");
+}
+
+void AddHttpFlags(CLI::App& app, ServerConfig& config) {
+  AddAddressFlag(
+      app, "--http-listen", config.http_listen,
+      "Address of the OpenAI-compatible HTTP API: HOST:PORT (port 0 takes a free one) or "
+      "unix:PATH; off: none",
+      /*off=*/true)
+      .Variable("TIDEGATE_HTTP_LISTEN");
+  AddTextFlag(app, "--http-port-file", config.http_port_file,
+              "File to write the port of --http-listen into")
+      .Variable("TIDEGATE_HTTP_PORT_FILE");
+  AddTextListFlag(
+      app, "--http-allow-origin", [&config] { config.http_origins.clear(); },
+      [&config](const std::string& origin) {
+        RETURN_IF_ERROR(CheckHttpOrigin(origin));
+        config.http_origins.push_back(origin);
+        return absl::OkStatus();
+      },
+      "Origin of web pages that may call the HTTP API, such as https://chat.example; *: any page; "
+      "may be repeated. Requests of other pages are refused")
+      .Type("ORIGIN")
+      .Variable("TIDEGATE_HTTP_ALLOW_ORIGIN");
+  AddIntegerFlag(
+      app, "--http-max-connections",
+      [&config](uint64_t value) { config.http_max_connections = static_cast<int>(value); },
+      {1, 1 << 16},
+      "Connections of the HTTP API; a newcomer takes the place of one that has no request")
+      .Default(absl::StrCat(config.http_max_connections))
+      .Variable("TIDEGATE_HTTP_MAX_CONNECTIONS");
 }
 
 // Against clients that mean harm; no honest one comes near the defaults (docs/security.md).
@@ -352,6 +384,7 @@ void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddCommonFlags(app, "tidegate-engine");
   AddNetworkFlags(app, config);
   AddTlsFlags(app, config);
+  AddHttpFlags(app, config);
   AddLimitFlags(app, config);
   AddTracingFlags(app, config.tracing);
   AddEngineFlags(app, config.engine);

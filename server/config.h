@@ -29,7 +29,11 @@ struct ServerConfig {
   std::string metrics_listen = "127.0.0.1:9464";  // "": off
   std::string metrics_port_file;                  // "": none
   TlsOptions tls;
-  bool metrics_tls = false;  // metrics over HTTPS, with the same certificate and client CA
+  bool metrics_tls = false;    // metrics over HTTPS, with the same certificate and client CA
+  std::string http_listen;     // "": no HTTP API
+  std::string http_port_file;  // "": none
+  std::vector<std::string> http_origins;  // of web pages that may call it
+  int http_max_connections = 1024;
   std::vector<std::string> model_aliases;
   std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);

@@ -61,6 +61,10 @@ ServerOptions OptionsOf(const ServerConfig& config) {
   options.max_priority = config.max_priority;
   options.max_choices = static_cast<uint32_t>(config.max_choices);
   options.model_aliases = config.model_aliases;
+  options.http.listen = config.http_listen;
+  options.http.allowed_origins = config.http_origins;
+  options.http.max_connections = static_cast<size_t>(config.http_max_connections);
+  options.http.write_timeout = options.write_timeout;
   return options;
 }
 
@@ -80,6 +84,7 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
   }
   if (config.tls.on()) {
     ASSIGN_OR_RETURN(options.tls, TlsServer::Create(config.tls));
+    options.http.tls = options.tls;
   }
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
@@ -123,7 +128,8 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
   }
   reloader.Start();
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
-  LogInfo("serving: grpc ", server->address(), ", metrics ",
+  RETURN_IF_ERROR(WritePortFile(config.http_port_file, server->http_port()));
+  LogInfo("serving: grpc ", server->address(), ", http ", server->http_address(), ", metrics ",
           metrics_server == nullptr ? "off" : absl::StrCat(metrics_server->address(), "/metrics"),
           ", store ", config.engine.store_socket);
 

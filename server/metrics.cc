@@ -16,13 +16,14 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 16, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
+constexpr size_t kMethods = 19, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
                  kStreamCuts = 2;
 constexpr std::array<const char*, kMethods> kMethodNames = {
     "Generate",         "Chat",          "Tokenize",        "Detokenize",
     "Cancel",           "GetModel",      "ListModels",      "ModelInfer",
     "ModelStreamInfer", "ServerLive",    "ServerReady",     "ModelReady",
-    "ServerMetadata",   "ModelMetadata", "ModelStatistics", "RepositoryIndex"};
+    "ServerMetadata",   "ModelMetadata", "ModelStatistics", "RepositoryIndex",
+    "ChatCompletions",  "Completions",   "Models"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
     "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
 constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
@@ -59,7 +60,8 @@ std::vector<double> BytesPerTokenBounds() {
 // Whose requests are for text.
 bool Generates(RpcMethod method) {
   return method == RpcMethod::kGenerate || method == RpcMethod::kChat ||
-         method == RpcMethod::kModelInfer || method == RpcMethod::kModelStreamInfer;
+         method == RpcMethod::kModelInfer || method == RpcMethod::kModelStreamInfer ||
+         method == RpcMethod::kChatCompletions || method == RpcMethod::kCompletions;
 }
 
 // Which cells of (method, code, reason) can happen; the rest get no series.

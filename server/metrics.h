@@ -37,6 +37,10 @@ enum class RpcMethod {
   kModelMetadata,
   kModelStatistics,
   kRepositoryIndex,
+  // HTTP (server/openai)
+  kChatCompletions,
+  kCompletions,
+  kModels,
 };
 
 // Why the server ended a stream whose client does not read.

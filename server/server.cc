@@ -81,6 +81,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                                v1::ModelService::service_full_name(),
                                inference::GRPCInferenceService::service_full_name()},
       options.health_interval);
+  if (!options.http.listen.empty()) {
+    ASSIGN_OR_RETURN(server->http_, OpenAiServer::Start(options.http, server->state_));
+  }
   return server;
 }
 
@@ -125,6 +128,7 @@ void Server::Shutdown(steady_clock::time_point deadline) {
   if (health_ != nullptr) health_->Drain();
   state_.engine.Drain(deadline);
   WaitForOpenStreams(steady_clock::now() + kFlushTime);
+  http_.reset();
   health_.reset();
   grpc_->GetHealthCheckService()->Shutdown();
   if (gate_ != nullptr) gate_->StopAccepting();

@@ -17,6 +17,7 @@
 #include "server/health_reporter.h"
 #include "server/kserve/inference_service.h"
 #include "server/model_service.h"
+#include "server/openai/openai_server.h"
 #include "server/serving_state.h"
 
 namespace tidegate {
@@ -36,6 +37,7 @@ struct ServerOptions {
   std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};
   SpanExporter* tracer = nullptr;  // may be null; not owned, outlives the engine
+  OpenAiOptions http;              // without an address: no HTTP API
 };
 
 class Server {
@@ -55,6 +57,12 @@ class Server {
 
   // The port of the TCP socket; 0 for Unix sockets.
   int port() const { return port_; }
+  // Of the HTTP API; 0 for Unix sockets and where there is none.
+  int http_port() const { return http_ == nullptr ? 0 : http_->address().port; }
+  // "off" where there is none.
+  std::string http_address() const {
+    return http_ == nullptr ? "off" : http_->address().ToString();
+  }
   // What clients on this machine dial: the host as given with the real port, or the Unix socket.
   const std::string& address() const { return address_; }
   std::shared_ptr<const GateStats> connection_stats() const { return connection_stats_; }
@@ -77,6 +85,7 @@ class Server {
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ConnectionGate> gate_;  // hands connections to acceptor_
   std::unique_ptr<HealthReporter> health_;
+  std::unique_ptr<OpenAiServer> http_;
 };
 
 }  // namespace tidegate

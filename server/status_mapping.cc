@@ -95,6 +95,11 @@ void AddDetail(const google::protobuf::Message& detail, absl::Status& status) {
   status.SetPayload(TypeUrl(detail), absl::Cord(detail.SerializeAsString()));
 }
 
+bool FindDetail(const absl::Status& status, google::protobuf::Message& detail) {
+  const auto payload = status.GetPayload(TypeUrl(detail));
+  return payload.has_value() && detail.ParseFromString(std::string(*payload));
+}
+
 absl::Status WithReason(absl::Status status, const std::string& reason) {
   google::rpc::ErrorInfo info;
   info.set_reason(reason);
@@ -114,10 +119,16 @@ std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code) {
   }
 }
 
-grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context) {
-  if (status.ok()) return grpc::Status::OK;
+absl::Status WithImpliedDetails(const absl::Status& status, const ErrorContext& context) {
+  if (status.ok()) return status;
   absl::Status full = Foreseen(status, context);
   AddImpliedDetails(context, full);
+  return full;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context) {
+  if (status.ok()) return grpc::Status::OK;
+  const absl::Status full = WithImpliedDetails(status, context);
   google::rpc::Status proto;
   proto.set_code(static_cast<int>(full.code()));
   // Not every client can read a status whose text is no UTF-8.

@@ -24,6 +24,8 @@ inline constexpr char kErrorDomain[] = "tidegate";
 
 // Attaches a google.rpc message to an error; one of a type.
 void AddDetail(const google::protobuf::Message& detail, absl::Status& status);
+// Reads the message of the type of `detail` that an error carries. False: it has none.
+bool FindDetail(const absl::Status& status, google::protobuf::Message& detail);
 
 // ErrorInfo with this reason; `metadata` is added by the caller where there is any.
 absl::Status WithReason(absl::Status status, const std::string& reason);
@@ -41,6 +43,10 @@ struct ErrorContext {
 //   OUT_OF_RANGE        ErrorInfo CONTEXT_LENGTH_EXCEEDED
 //   DATA_LOSS           ErrorInfo WEIGHTS_DAMAGED
 grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context);
+
+// The same as an absl::Status, for other protocols than gRPC; OK stays OK. Its message is not made
+// printable.
+absl::Status WithImpliedDetails(const absl::Status& status, const ErrorContext& context);
 
 // After which time a client may try again; unset where trying again does not help. Goes into
 // RetryInfo and into the metadata kRetryPushbackKey, in milliseconds (gRPC proposal A6).

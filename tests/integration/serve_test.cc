@@ -52,7 +52,8 @@ class Serving {
         "--cache-dir",          cache,         "--listen",
         "127.0.0.1:0",          "--port-file", dir_.File("port"),
         "--metrics-listen",     "127.0.0.1:0", "--store-metrics-listen",
-        "127.0.0.1:0",          "--threads",   "1"};
+        "127.0.0.1:0",          "--threads",   "1",
+        "--http-listen",        "127.0.0.1:0"};
     command.insert(command.end(), extra.begin(), extra.end());
     process_.emplace(command, dir_.File("out"));
   }
@@ -128,8 +129,8 @@ class ServeTest : public testing::Test {
   // One that is to fail at start.
   static RunResult Refused(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {BinaryPath("tidegate"), "serve"});
-    arguments.insert(arguments.end(), {"--cache-dir", Cache(), "--metrics-listen", "off",
-                                       "--store-metrics-listen", "off"});
+    arguments.insert(arguments.end(), {"--cache-dir", Cache(), "--http-listen", "off",
+                                       "--metrics-listen", "off", "--store-metrics-listen", "off"});
     RunResult run = RunProgram(arguments, kDaemonLimit);
     EXPECT_EQ(run.exit_code == 0 || run.exit_code == -1, false) << run.out << run.err;
     return run;

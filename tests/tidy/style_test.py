@@ -64,6 +64,7 @@ TESTED_ELSEWHERE = {
     "packer/merged_source.cc": "adapters: tests/packer/lora_test.cc; otherwise pack_writer_test.cc",
     "packer/static_writer.cc": "behind pack_writer.h: tests/packer/pack_writer_test.cc",
     "packer/kernels/simd_pack_kernels.cc": "tables behind pack_kernels.h: pack_kernels_test.cc",
+    "server/openai/completion_call.cc": "behind openai_server.h: tests/server/openai/openai_server_test.cc",
     "server/generation_call.cc": "under every stream: tests/server/generate_stream_test.cc",
     "base/peer_name.cc": "behind live_listener.h: tests/base/live_listener_test.cc",
     "measure/calibration.cc": "tests/cli/pack_test.cc",
