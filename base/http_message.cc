@@ -9,7 +9,7 @@
 namespace tidegate {
 namespace {
 
-bool IsControl(char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); }
+bool IsControlOctet(char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); }
 
 int HexDigit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -29,7 +29,7 @@ absl::StatusOr<std::string> PercentDecoded(std::string_view text) {
       c = static_cast<char>(high * 16 + low);
       i += 2;
     }
-    if (IsControl(c)) return absl::InvalidArgumentError("control character in path");
+    if (IsControlOctet(c)) return absl::InvalidArgumentError("control character in path");
     decoded.push_back(c);
   }
   return decoded;
@@ -50,7 +50,7 @@ std::string HttpDate(std::time_t now) {
 
 void AppendHeader(std::string& head, std::string_view name, std::string_view value) {
   head.append(name).append(": ");
-  for (const char c : value) head.push_back(IsControl(c) ? ' ' : c);
+  for (const char c : value) head.push_back(IsControlOctet(c) ? ' ' : c);
   head.append("\r\n");
 }
 

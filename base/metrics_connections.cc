@@ -7,7 +7,7 @@
 namespace tidegate {
 namespace {
 
-double Number(uint64_t value) { return static_cast<double>(value); }
+double MetricNumber(uint64_t value) { return static_cast<double>(value); }
 
 }  // namespace
 
@@ -23,21 +23,21 @@ std::vector<prometheus::MetricFamily> ConnectionMetrics::Collect() const {
              stats_->unanswered_calls);
   page.Gauge("tidegate_open_calls", "Calls of every kind that are open.", stats_->open_calls);
   page.Counter("tidegate_connections_accepted_total", "Connections accepted.",
-               Number(stats_->accepted));
+               MetricNumber(stats_->accepted));
   page.Counter("tidegate_connection_calls_total", "Calls that clients began.",
-               Number(stats_->calls));
+               MetricNumber(stats_->calls));
   page.Counter("tidegate_connection_calls_abandoned_total",
-               "Calls that clients cancelled before any answer.", Number(stats_->abandoned_calls));
+               "Calls that clients cancelled before any answer.", MetricNumber(stats_->abandoned_calls));
   page.Counter("tidegate_connection_relistens_total",
-               "Times the listening socket had died and was replaced.", Number(stats_->relistened));
+               "Times the listening socket had died and was replaced.", MetricNumber(stats_->relistened));
   std::vector<MetricsPage::Sample> refused, closed;
   for (size_t i = 0; i < kRefusals; ++i) {
     refused.push_back(
-        {{{"reason", RefusalName(static_cast<Refusal>(i))}}, Number(stats_->refused[i])});
+        {{{"reason", RefusalName(static_cast<Refusal>(i))}}, MetricNumber(stats_->refused[i])});
   }
   for (size_t i = 1; i < kCloseReasons; ++i) {  // 0: open ones
     closed.push_back(
-        {{{"reason", CloseReasonName(static_cast<CloseReason>(i))}}, Number(stats_->closed[i])});
+        {{{"reason", CloseReasonName(static_cast<CloseReason>(i))}}, MetricNumber(stats_->closed[i])});
   }
   page.Counters("tidegate_connections_refused_total", "Connections turned away, by limit.",
                 refused);

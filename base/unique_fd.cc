@@ -12,7 +12,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kShownPathBytes = 4096;  // the longest that the system takes
+constexpr size_t kShownNameBytes = 4096;  // the longest that the system takes
 
 }  // namespace
 
@@ -33,7 +33,7 @@ absl::StatusOr<UniqueFd> UniqueFd::Open(const std::string& path, int flags, mode
   const int fd = ::open(path.c_str(), flags | O_CLOEXEC, mode);
   if (fd < 0)
     return absl::ErrnoToStatus(errno,
-                               absl::StrCat("cannot open ", Printable(path, kShownPathBytes)));
+                               absl::StrCat("cannot open ", Printable(path, kShownNameBytes)));
   return UniqueFd(fd);
 }
 

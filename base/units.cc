@@ -17,7 +17,7 @@ constexpr size_t kShownQuantityBytes = 60;  // longer texts are cut in messages
 
 // Bounds that leave room for sums of several: 2^60 bytes, and a time that still fits behind today's
 // date in nanoseconds.
-constexpr long double kMaxBytes = 1152921504606846976.0L;
+constexpr long double kMaxByteCount = 1152921504606846976.0L;
 constexpr long double kMaxNanoseconds = 100 * 365.25L * 24 * 3600 * 1e9L;
 constexpr long double kMaxCount = 1e18L;
 
@@ -81,7 +81,7 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
                                     {"MB", 1e6},
                                     {"GB", 1e9},
                                     {"TB", 1e12}};
-  static constexpr Quantity kBytes = {kUnits, kMaxBytes, "a number of bytes",
+  static constexpr Quantity kBytes = {kUnits, kMaxByteCount, "a number of bytes",
                                       "64KiB, 1.5GiB or 1GB", "1048576TiB"};
   ASSIGN_OR_RETURN(const long double value, ParseScaled(text, kBytes, /*whole=*/true));
   return static_cast<uint64_t>(value);

@@ -29,9 +29,9 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kEverything = "100%";
 constexpr size_t kShownPathBytes = 4096;
-constexpr uint64_t kMaxTokens = 1 << 24;  // of each part of a run
+constexpr uint64_t kMaxBenchTokens = 1 << 24;  // of each part of a run
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kBenchExamples = R"(Examples:
   tidegate bench model.tgpack
   tidegate bench model.tgpack --budgets 30%,50%,100% --modes dense,dip_ca --json result.json
   tidegate bench model.tgpack --budgets 50% --modes dip_ca --profile
@@ -45,7 +45,7 @@ the prompt and then every token to decode: the same work for every mode. The key
 a run needs is taken from the budget.
 )";
 
-struct Flags {
+struct BenchFlags {
   ModelFlags model;
   std::string budgets = "40%,55%,70%,100%";
   std::string modes = "dense,dip,dip_ca";
@@ -101,7 +101,7 @@ TokenUsage Median(const std::vector<Sample>& samples, TokenUsage Sample::*phase)
           .disk_bytes = median(&TokenUsage::disk_bytes)};
 }
 
-std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
+std::vector<TokenId> Prompt(const BenchFlags& flags, uint32_t vocab) {
   const uint32_t count = flags.prompt_tokens;
   if (!flags.ids.empty()) return {flags.ids.begin(), flags.ids.begin() + count};
   std::vector<TokenId> ids;
@@ -113,7 +113,7 @@ std::vector<TokenId> Prompt(const Flags& flags, uint32_t vocab) {
   return ids;
 }
 
-absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const RowPruning* step,
+absl::StatusOr<Sample> RunOnce(LocalModel& local, const BenchFlags& flags, const RowPruning* step,
                                KvType kv_type, PassAccounts& prefill, PassAccounts& decode) {
   const ModelConfig& config = local.model().config;
   ASSIGN_OR_RETURN(const Precision precision, flags.model.ParsedPrecision());
@@ -145,7 +145,7 @@ absl::StatusOr<Sample> RunOnce(LocalModel& local, const Flags& flags, const RowP
   return sample;
 }
 
-absl::Status Measure(LocalModel& local, const Flags& flags, Row& row) {
+absl::Status Measure(LocalModel& local, const BenchFlags& flags, Row& row) {
   ASSIGN_OR_RETURN(const std::optional<RowPruning> step, flags.model.Pruning(local.model().config));
   ASSIGN_OR_RETURN(const KvType kv_type, flags.model.ParsedKvType());
   RETURN_IF_ERROR(CheckTokenIds(flags.ids, local.model().config.embedding_rows));
@@ -264,7 +264,7 @@ void PrintProfile(const Row& row) {
   std::fflush(stdout);
 }
 
-absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const Flags& flags) {
+absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const BenchFlags& flags) {
   Json result = {{"model", flags.model.model},
                  {"density", flags.model.density},
                  {"gamma", flags.model.gamma},
@@ -275,7 +275,7 @@ absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, co
 }
 
 // Behind its context a model computes, but nothing that it was trained for.
-absl::Status CheckContext(const Flags& flags) {
+absl::Status CheckBenchContext(const BenchFlags& flags) {
   ASSIGN_OR_RETURN(const store::v1::HyperParameters hp, HyperParametersOf(flags.model.model));
   if (flags.AllTokens() <= hp.context_length()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
@@ -283,7 +283,7 @@ absl::Status CheckContext(const Flags& flags) {
       " together, exceed the context of ", hp.context_length(), " that the model was trained for"));
 }
 
-absl::Status CheckFlags(const Flags& flags) {
+absl::Status CheckBenchFlags(const BenchFlags& flags) {
   if (!flags.ids_path.empty() && flags.ids.size() < flags.AllTokens()) {
     return absl::InvalidArgumentError(
         absl::StrCat(flags.ids_path, " has ", flags.ids.size(), " token ids; --prompt-tokens, ",
@@ -293,7 +293,7 @@ absl::Status CheckFlags(const Flags& flags) {
 }
 
 // Opens a model of its own for the row: every row begins with the same cold cache.
-absl::Status FillRow(LocalModelOptions options, const Flags& flags, Row& row) {
+absl::Status FillRow(LocalModelOptions options, const BenchFlags& flags, Row& row) {
   options.store.cache_fraction.reset();
   options.store.staging_bytes = 0;
   if (row.budget == kEverything) {
@@ -312,12 +312,12 @@ absl::Status FillRow(LocalModelOptions options, const Flags& flags, Row& row) {
   return Measure(**local, flags, row);
 }
 
-absl::Status Run(Flags flags) {
+absl::Status RunBench(BenchFlags flags) {
   if (!flags.ids_path.empty()) {
     ASSIGN_OR_RETURN(flags.ids, ReadTokenIds(flags.ids_path));
   }
-  RETURN_IF_ERROR(CheckFlags(flags));
-  RETURN_IF_ERROR(CheckContext(flags));
+  RETURN_IF_ERROR(CheckBenchFlags(flags));
+  RETURN_IF_ERROR(CheckBenchContext(flags));
   if (!flags.json_path.empty()) {
     RETURN_IF_ERROR(RefuseToReplace({{flags.model.model, flags.ids_path}}, flags.json_path));
     // Whether it can be written, before the work.
@@ -340,7 +340,7 @@ absl::Status Run(Flags flags) {
   const std::vector<std::string> modes = absl::StrSplit(flags.modes, ',', absl::SkipWhitespace());
   for (const std::string& budget : budgets) {
     for (const std::string& mode : modes) {
-      Flags one = flags;
+      BenchFlags one = flags;
       one.model.mode = mode;
       Row row;
       row.budget = budget;
@@ -358,22 +358,22 @@ absl::Status Run(Flags flags) {
 }  // namespace
 
 void AddBenchCommand(CLI::App& app, CommandRun& run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<BenchFlags>();
   flags->model.density = 0.75;
   flags->model.gamma = 0.2;
   flags->model.kv = "f16";
   CLI::App& command =
-      AddSubcommand(app, "bench", "Speed and flash traffic over memory budgets", kExamples,
-                    [flags, &run](const CLI::App&) { run = [flags] { return Run(*flags); }; });
+      AddSubcommand(app, "bench", "Speed and flash traffic over memory budgets", kBenchExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return RunBench(*flags); }; });
   flags->model.RegisterWithoutPoint(command);
   flags->model.RegisterDensityAndGamma(command);
   AddTextFlag(command, "--budgets", flags->budgets, "memory budgets, comma-separated");
   AddTextFlag(command, "--modes", flags->modes, "modes, comma-separated");
-  AddIntegerFlag(command, "--prompt-tokens", flags->prompt_tokens, {1, kMaxTokens},
+  AddIntegerFlag(command, "--prompt-tokens", flags->prompt_tokens, {1, kMaxBenchTokens},
                  "length of the prompt");
-  AddIntegerFlag(command, "--warm-up", flags->warm_up, {0, kMaxTokens},
+  AddIntegerFlag(command, "--warm-up", flags->warm_up, {0, kMaxBenchTokens},
                  "generated tokens before measuring");
-  AddIntegerFlag(command, "--tokens", flags->tokens, {1, kMaxTokens}, "measured tokens per run");
+  AddIntegerFlag(command, "--tokens", flags->tokens, {1, kMaxBenchTokens}, "measured tokens per run");
   AddIntegerFlag(command, "--repeat", flags->repeat, {1, 1000}, "runs; medians are printed");
   AddTextFlag(command, "--ids", flags->ids_path,
               "file of token ids: the prompt, then what follows");

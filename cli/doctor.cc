@@ -14,7 +14,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples =
+constexpr const char* kDoctorExamples =
     R"(Run it as the user, and in the container, that the store will run in: limits are
 theirs. It makes and removes a small file in the region's folder and, with --drive FOLDER,
 one there. Exits with 0 if nothing stands in the way of serving (warnings cost speed), else
@@ -27,12 +27,12 @@ Examples:
   tidegate doctor --json | jq '.findings[] | select(.level != "ok")'
 )";
 
-struct Flags {
+struct DoctorFlags {
   HostQuestion question;
   bool json = false;
 };
 
-absl::Status RunDoctor(const Flags& flags) {
+absl::Status RunDoctor(const DoctorFlags& flags) {
   const std::vector<Finding> findings = Diagnose(ReadHostFacts(flags.question));
   const std::string text =
       flags.json ? JsonForOutput(FindingsJson(findings)) + "\n" : FindingsText(findings);
@@ -49,10 +49,10 @@ absl::Status RunDoctor(const Flags& flags) {
 }  // namespace
 
 void AddDoctorCommand(CLI::App& app, CommandRun& run) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<DoctorFlags>();
   HostQuestion& question = flags->question;
   CLI::App& command = AddSubcommand(
-      app, "doctor", "Check this host and drive, with remedies", kExamples,
+      app, "doctor", "Check this host and drive, with remedies", kDoctorExamples,
       [flags, &run](const CLI::App&) { run = [flags] { return RunDoctor(*flags); }; });
   const Flag pack = AddFileFlag(command, "--pack", question.pack,
                                 "A pack: its drive, and whether it can be served");

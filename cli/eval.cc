@@ -28,7 +28,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kEvalExamples = R"(Examples:
   tidegate eval models/stories-7M.f16.gguf --text models/tinystories-heldout.txt --units f16
   tidegate eval model.gguf --text t.txt --mode dip_ca --density 0.75 --gamma 0.2 \
     --cache-fraction 0.5
@@ -56,7 +56,7 @@ The accuracy is the share of questions whose right choice is the likeliest, as i
 byte.
 )";
 
-struct Flags {
+struct EvalFlags {
   ModelFlags model;
   std::vector<std::string> modes = {"dense"};
   std::vector<double> densities = {1}, gammas = {1}, cache_fractions = {1};
@@ -106,7 +106,7 @@ class Recording {
   std::vector<uint32_t> units_;
 };
 
-absl::Status CheckTokens(std::span<const TokenId> tokens, const Flags& flags, uint32_t vocab) {
+absl::Status CheckTokens(std::span<const TokenId> tokens, const EvalFlags& flags, uint32_t vocab) {
   if (tokens.size() < size_t{flags.chunk} + 1) {
     return absl::InvalidArgumentError(absl::StrCat("the text has ", tokens.size(),
                                                    " tokens; --chunk ", flags.chunk,
@@ -126,7 +126,7 @@ ModelFlags FlagsOf(const ModelFlags& flags, const EvalPoint& point) {
 }
 
 // Every combination of the lists that makes a difference, in their order.
-absl::StatusOr<std::vector<EvalPoint>> Points(const Flags& flags) {
+absl::StatusOr<std::vector<EvalPoint>> Points(const EvalFlags& flags) {
   std::vector<EvalPoint> points;
   for (const double cache : flags.cache_fractions) {
     for (const std::string& mode : flags.modes) {
@@ -167,7 +167,7 @@ absl::Status DropUnreachable(std::vector<EvalPoint>& points) {
   return absl::InvalidArgumentError("--density: no --mode given reaches any of these");
 }
 
-absl::Status CheckRecord(const Flags& flags, std::span<const EvalPoint> points) {
+absl::Status CheckRecord(const EvalFlags& flags, std::span<const EvalPoint> points) {
   if (flags.record.empty()) return absl::OkStatus();
   const auto refuse = [](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat("--record: ", why));
@@ -196,7 +196,7 @@ struct Material {
   std::vector<ChoiceQuestion> questions;
 };
 
-absl::StatusOr<Material> ReadMaterial(const Flags& flags) {
+absl::StatusOr<Material> ReadMaterial(const EvalFlags& flags) {
   if (flags.text.empty() == flags.ids.empty()) {
     return absl::InvalidArgumentError("give either --text FILE or --ids FILE");
   }
@@ -213,7 +213,7 @@ absl::StatusOr<Material> ReadMaterial(const Flags& flags) {
 }
 
 // What is longer than the model was trained for would be scored, but mean nothing.
-absl::Status CheckContext(const Flags& flags, const Material& material, uint32_t context) {
+absl::Status CheckEvalContext(const EvalFlags& flags, const Material& material, uint32_t context) {
   if (flags.chunk > context) {
     return absl::InvalidArgumentError(absl::StrCat("--chunk ", flags.chunk, " is longer than the ",
                                                    context, " tokens of the model's context"));
@@ -228,10 +228,10 @@ absl::Status CheckContext(const Flags& flags, const Material& material, uint32_t
   return absl::OkStatus();
 }
 
-absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
+absl::StatusOr<EvalTask> TaskOf(const EvalFlags& flags, const Material& material,
                                 const ModelConfig& config) {
   RETURN_IF_ERROR(CheckTokens(material.tokens, flags, config.embedding_rows));
-  RETURN_IF_ERROR(CheckContext(flags, material, config.trained_context_tokens));
+  RETURN_IF_ERROR(CheckEvalContext(flags, material, config.trained_context_tokens));
   EvalTask task = {
       .tokens = material.tokens, .chunk = flags.chunk, .questions = material.questions};
   task.chunks = (material.tokens.size() - 1) / flags.chunk;
@@ -246,9 +246,9 @@ absl::StatusOr<EvalTask> TaskOf(const Flags& flags, const Material& material,
 
 // Runs points one after the other; the model is opened anew for each cache fraction, so that every
 // point starts with an empty weight cache.
-class Run {
+class EvalRun {
  public:
-  Run(const Flags& flags, const Material& material, std::vector<EvalPoint> points)
+  EvalRun(const EvalFlags& flags, const Material& material, std::vector<EvalPoint> points)
       : flags_(flags), material_(material), points_(std::move(points)) {}
 
   absl::Status Execute() {
@@ -298,7 +298,7 @@ class Run {
     return recording.has_value() ? recording->End() : absl::OkStatus();
   }
 
-  const Flags& flags_;
+  const EvalFlags& flags_;
   const Material& material_;
   std::vector<EvalPoint> points_;
   DeviceSpeeds device_;
@@ -306,13 +306,13 @@ class Run {
   Progress progress_{"scoring", "tokens"};
 };
 
-absl::Status RunEval(const Flags& flags, const std::string& command) {
+absl::Status RunEval(const EvalFlags& flags, const std::string& command) {
   ASSIGN_OR_RETURN(std::vector<EvalPoint> points, Points(flags));
   RETURN_IF_ERROR(DropUnreachable(points));
   RETURN_IF_ERROR(CheckRecord(flags, points));
   ASSIGN_OR_RETURN(const Material material, ReadMaterial(flags));
   if (!flags.report.empty()) RETURN_IF_ERROR(MakeReportFolder(flags.report));
-  Run run(flags, material, std::move(points));
+  EvalRun run(flags, material, std::move(points));
   RETURN_IF_ERROR(run.Execute());
   if (!flags.report.empty()) {
     const auto name = [](const std::string& path) {
@@ -337,10 +337,10 @@ absl::Status RunEval(const Flags& flags, const std::string& command) {
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, CommandRun& run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<EvalFlags>();
   CLI::App& command =
       AddSubcommand(app, "eval", "Accuracy, hit rate and flash traffic of ways to prune, on a text",
-                    kExamples, [flags, &run](const CLI::App& named) {
+                    kEvalExamples, [flags, &run](const CLI::App& named) {
                       run = [flags, text = CommandText(named)] { return RunEval(*flags, text); };
                     });
   flags->model.precision = PrecisionName(Precision::kExact);

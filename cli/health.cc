@@ -13,7 +13,7 @@ namespace tidegate {
 namespace {
 
 // Below the timeout of container probes, which kill what does not answer.
-constexpr std::chrono::seconds kTimeout{3};
+constexpr std::chrono::seconds kHealthTimeout{3};
 
 struct HealthOptions {
   std::string server;
@@ -27,7 +27,7 @@ absl::Status WaitForHealth(const HealthOptions& options) {
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::duration<double>(options.wait_seconds);
   while (true) {
-    const absl::Status status = CheckHealth(options.server, options.service, kTimeout);
+    const absl::Status status = CheckHealth(options.server, options.service, kHealthTimeout);
     if (status.ok()) std::printf("SERVING\n");
     if (status.ok() || std::chrono::steady_clock::now() >= end) return status;
     std::this_thread::sleep_for(kPause);

@@ -19,7 +19,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples =
+constexpr const char* kInspectExamples =
     R"(Exits with 1 where the model cannot be packed, or the pack not be served.
 
 Examples:
@@ -30,7 +30,7 @@ Examples:
   tidegate inspect model.tgpack --json | jq .streamed.bytes
 )";
 
-struct Flags {
+struct InspectFlags {
   std::string file;
   bool json = false;
   bool verify = false;
@@ -53,7 +53,7 @@ absl::Status Verdict(const Json& part, const char* possible, const std::string& 
       absl::StrCat(what, ": ", part["why_not"].get<std::string>()));
 }
 
-absl::Status InspectPack(const Flags& flags) {
+absl::Status InspectPack(const InspectFlags& flags) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(flags.file));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.file));
   Json report = DescribePack(flags.file, index);
@@ -74,7 +74,7 @@ absl::Status InspectPack(const Flags& flags) {
                                           " damaged static tensors; pack the model again"));
 }
 
-absl::Status RunInspect(const Flags& flags) {
+absl::Status RunInspect(const InspectFlags& flags) {
   if (StartsAsPack(flags.file)) return InspectPack(flags);
   ASSIGN_OR_RETURN(const SourceModel file, SourceModel::Open(flags.file));
   if (flags.verify) {
@@ -94,9 +94,9 @@ absl::Status RunInspect(const Flags& flags) {
 }  // namespace
 
 void AddInspectCommand(CLI::App& app, CommandRun& run) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<InspectFlags>();
   CLI::App& command = AddSubcommand(
-      app, "inspect", "Explain a model or a pack", kExamples,
+      app, "inspect", "Explain a model or a pack", kInspectExamples,
       [flags, &run](const CLI::App&) { run = [flags] { return RunInspect(*flags); }; });
   AddTextFlag(command, "FILE", flags->file, "A GGUF file, a Hugging Face folder or a pack")
       .Required();

@@ -22,7 +22,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kShownTextBytes = 2000;  // reasons are long, names should not be
+constexpr size_t kShownValueBytes = 2000;  // reasons are long, names should not be
 
 using store::v1::HyperParameters;
 using store::v1::RopeScaling;
@@ -201,7 +201,7 @@ Json TensorTypes(const SourceModel& file) {
 }
 
 // Types of the matrices that stay in memory.
-Json StaticTypes(const store::v1::Manifest& manifest) {
+Json ListStaticTypes(const store::v1::Manifest& manifest) {
   std::map<std::string, uint64_t> types;
   for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
     if (tensor.rows() > 1) types[GgmlTypeName(tensor.type())] += tensor.bytes();
@@ -290,7 +290,7 @@ Json DescribeProfile(const store::v1::Manifest& manifest) {
 }
 
 std::string ScalarText(const std::string& key, const Json& value) {
-  if (value.is_string()) return Printable(value.get<std::string>(), kShownTextBytes);
+  if (value.is_string()) return Printable(value.get<std::string>(), kShownValueBytes);
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
   if (absl::EndsWith(key, "bytes") && value.is_number_unsigned()) {
     const auto bytes = value.get<uint64_t>();
@@ -369,7 +369,7 @@ Json DescribePack(const std::string& path, const PackIndex& index) {
   Json statics = {{"bytes", index.header.static_bytes},
                   {"always_in_memory_bytes", LeastStaticBytes(index)},
                   {"tensors", manifest.static_tensors_size()},
-                  {"types", StaticTypes(manifest)}};
+                  {"types", ListStaticTypes(manifest)}};
   Json streamed =
       DescribeStreamed(index.geometry, static_cast<UnitEncoding>(manifest.unit_encoding()));
   streamed["placed_by_trace"] = IsPlaced(manifest);

@@ -41,7 +41,7 @@ constexpr uint32_t kStreamsPerConnection = 128, kMaxDefaultConnections = 16;
 // Requests of the warm-up have numbers that those of no run reach, and so other prompts.
 constexpr uint64_t kWarmUpIndex = uint64_t{1} << 62;
 
-constexpr const char* kExamples =
+constexpr const char* kLoadExamples =
     "\nA closed loop keeps --concurrency streams open: a new request begins when one ends. An open "
     "loop\n"
     "(--rate) begins requests as users would, whether or not the server keeps up. Prompts are "
@@ -380,7 +380,7 @@ void AddWorkloadFlags(CLI::App& command, LoadOptions& options) {
 void AddLoadCommand(CLI::App& app, CommandRun& run) {
   auto options = std::make_shared<LoadOptions>();
   CLI::App& command = AddSubcommand(
-      app, "load", "Load a server with streams and measure their latencies", kExamples,
+      app, "load", "Load a server with streams and measure their latencies", kLoadExamples,
       [options, &run](const CLI::App& named) {
         run = [options, text = CommandText(named)] { return RunLoad(*options, text); };
       });

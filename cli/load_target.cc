@@ -17,7 +17,7 @@
 namespace tidegate {
 namespace {
 
-constexpr std::chrono::seconds kTimeout{20};
+constexpr std::chrono::seconds kLoadTargetTimeout{20};
 constexpr uint64_t kMaxPromptFileBytes = 16 * kMiB;
 constexpr size_t kPartBytes = 128 * kKiB;  // of a Tokenize call: its answer stays small
 
@@ -56,7 +56,7 @@ class Questions {
   template <typename Call>
   absl::Status Ask(Call call) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kTimeout);
+    context.set_deadline(std::chrono::system_clock::now() + kLoadTargetTimeout);
     return ExplainError(call(&context), address_, "tidegate-engine");
   }
 

@@ -19,7 +19,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kLogitsExamples = R"(Examples:
   tidegate logits model.gguf --units f32 --tokens 1,280,170
   tidegate logits model.tgpack --tokens 1,280,170 --greedy 24 --mode dip --density 0.5
 
@@ -31,7 +31,7 @@ generated tokens are printed too. Arithmetic is exact unless --precision says ot
 
 constexpr uint64_t kMaxPosition = 1 << 24;  // beyond any context, and any vocabulary
 
-struct Flags {
+struct LogitsFlags {
   ModelFlags model;
   std::string tokens;
   std::string positions;
@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<uint32_t>> ParseList(const std::string& text, const c
   return numbers;
 }
 
-std::string JsonRow(std::span<const float> logits) {
+std::string LogitsJsonRow(std::span<const float> logits) {
   // Nine digits bring every float back exactly.
   return absl::StrCat("[",
                       absl::StrJoin(logits, ", ",
@@ -74,7 +74,7 @@ absl::Status CheckPositions(const std::vector<uint32_t>& positions, size_t count
   return absl::OkStatus();
 }
 
-absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags, uint32_t context,
+absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const LogitsFlags& flags, uint32_t context,
                          uint32_t vocab) {
   if (prompt.empty()) return absl::InvalidArgumentError("--tokens: give at least one id");
   for (const uint32_t id : prompt) {
@@ -90,7 +90,7 @@ absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const Flags& flags
   return absl::OkStatus();
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status RunLogits(const LogitsFlags& flags) {
   ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseList(flags.tokens, "--tokens"));
   ASSIGN_OR_RETURN(const std::vector<uint32_t> wanted, ParseList(flags.positions, "--positions"));
   RETURN_IF_ERROR(CheckPositions(wanted, ids.size() + flags.greedy));
@@ -112,7 +112,7 @@ absl::Status Run(const Flags& flags) {
   std::vector<float> logits(config.embedding_rows);
   PassAccounts accounts;
   const auto keep = [&](uint32_t position, std::span<float> row) {
-    if (positions.contains(position)) rows[position] = JsonRow(row);
+    if (positions.contains(position)) rows[position] = LogitsJsonRow(row);
   };
   RETURN_IF_ERROR(AppendPromptInChunks(local->decoder(), kv, prompt, local->chunk_tokens(),
                                        precision, logits, accounts, keep));
@@ -136,10 +136,10 @@ absl::Status Run(const Flags& flags) {
 }  // namespace
 
 void AddLogitsCommand(CLI::App& app, CommandRun& run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<LogitsFlags>();
   CLI::App& command =
-      AddSubcommand(app, "logits", "Logits and greedy tokens of a prompt, as JSON", kExamples,
-                    [flags, &run](const CLI::App&) { run = [flags] { return Run(*flags); }; });
+      AddSubcommand(app, "logits", "Logits and greedy tokens of a prompt, as JSON", kLogitsExamples,
+                    [flags, &run](const CLI::App&) { run = [flags] { return RunLogits(*flags); }; });
   flags->model.precision = PrecisionName(Precision::kExact);
   flags->model.Register(command);
   AddTextFlag(command, "--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")

@@ -32,7 +32,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kPackExamples = R"(Examples:
   tidegate pack model.gguf                               writes model.tgpack beside it, 8-bit units
   tidegate pack model.gguf -o /nvme/model.tgpack --units q4
   tidegate pack model.gguf --units q4 --calibrate t.txt  loses about half as much
@@ -55,10 +55,10 @@ it for llama and phi3 models too: docs/architectures.md has the architectures an
 The pack appears under its name only when it is complete.
 )";
 
-constexpr size_t kShownPathBytes = 4096;
+constexpr size_t kShownPackPathBytes = 4096;
 constexpr size_t kShownKeysBytes = 2000;
 
-struct Flags {
+struct PackFlags {
   std::string in;
   std::string out;
   std::string units = "q8";
@@ -120,7 +120,7 @@ absl::Status PrintSummary(const std::string& path, const PackReport& report) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), path));
   const auto encoding = static_cast<UnitEncoding>(index.manifest.unit_encoding());
-  std::printf("%s: %s, %s\n", Printable(path, kShownPathBytes).c_str(),
+  std::printf("%s: %s, %s\n", Printable(path, kShownPackPathBytes).c_str(),
               index.manifest.model_name().c_str(), FormatBytes(report.file_bytes).c_str());
   std::printf("  %-12s %s\n", "uuid", UuidText(report.uuid).c_str());
   std::printf("  %-12s %s in %d tensors (%s), stays in memory\n", "static",
@@ -189,7 +189,7 @@ std::string DefaultOutput(const SourceModel& source) {
   return stem + ".tgpack";
 }
 
-absl::StatusOr<PackOptions> OptionsOf(const Flags& flags) {
+absl::StatusOr<PackOptions> OptionsOf(const PackFlags& flags) {
   PackOptions options;
   ASSIGN_OR_RETURN(options.units, ParseUnitEncoding(flags.units));
   ASSIGN_OR_RETURN(options.block_bytes, BlockBytes("--block-bytes", flags.block_bytes));
@@ -215,7 +215,7 @@ absl::StatusOr<store::v1::Profile> ProfileFor(const store::v1::Manifest& manifes
   return profile;
 }
 
-absl::StatusOr<Calibration> CalibrateFor(const Flags& flags, const PackOptions& options) {
+absl::StatusOr<Calibration> CalibrateFor(const PackFlags& flags, const PackOptions& options) {
   auto calibration = Calibrate({.model = flags.in,
                                 .text = flags.calibrate,
                                 .tokens_max = flags.calibrate_tokens,
@@ -224,7 +224,7 @@ absl::StatusOr<Calibration> CalibrateFor(const Flags& flags, const PackOptions& 
   return calibration;
 }
 
-absl::Status RunPack(const Flags& flags) {
+absl::Status RunPack(const PackFlags& flags) {
   ASSIGN_OR_RETURN(PackOptions options, OptionsOf(flags));
   ASSIGN_OR_RETURN(const SourceModel source, SourceModel::Open(flags.in));
   const std::string out = flags.out.empty() ? DefaultOutput(source) : flags.out;
@@ -256,9 +256,9 @@ absl::Status RunPack(const Flags& flags) {
 }  // namespace
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<PackFlags>();
   CLI::App& command =
-      AddSubcommand(app, "pack", "Make a pack from a GGUF file or a Hugging Face folder", kExamples,
+      AddSubcommand(app, "pack", "Make a pack from a GGUF file or a Hugging Face folder", kPackExamples,
                     [flags, &run](const CLI::App&) { run = [flags] { return RunPack(*flags); }; });
   AddTextFlag(command, "MODEL", flags->in,
               "A GGUF file (of a split model: any one), or a folder with config.json and "

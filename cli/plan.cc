@@ -24,9 +24,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kShownPathBytes = 4096;
+constexpr size_t kShownPlanPathBytes = 4096;
 
-constexpr const char* kExamples =
+constexpr const char* kPlanExamples =
     R"(Measures this machine and the drive for some seconds, then computes; loads no model. MODEL is
 a pack, or a GGUF file or Hugging Face folder, for which a pack with --units is planned. The
 speeds are those of one stream with a short context in a warm store; run it while nothing else
@@ -40,7 +40,7 @@ Examples:
   tidegate plan model.tgpack --memory 8GiB --json | jq '.budgets[0].points'
 )";
 
-struct Flags {
+struct PlanFlags {
   std::string model;
   std::string memory = "40%,55%,70%,100%";
   std::string drive;
@@ -59,7 +59,7 @@ struct Budget {
 };
 
 struct Report {
-  Flags flags;
+  PlanFlags flags;
   PackIndex pack;
   bool packed = false;
   uint64_t whole = 0;
@@ -107,7 +107,7 @@ absl::Status SplitBudgets(Report& report) {
 }
 
 absl::Status FillReport(Report& report) {
-  const Flags& flags = report.flags;
+  const PlanFlags& flags = report.flags;
   report.packed = StartsAsPack(flags.model);
   if (report.packed && !flags.units.empty()) {
     return absl::InvalidArgumentError(
@@ -203,7 +203,7 @@ void PrintSpeeds(const Report& report) {
   const MeasuredSpeeds& measured = report.measured;
   const MachineSpeeds& speeds = measured.speeds;
   std::printf("%s%s, %s units: %s static, %s streamed; all of it in memory takes %s\n",
-              Printable(report.flags.model, kShownPathBytes).c_str(),
+              Printable(report.flags.model, kShownPlanPathBytes).c_str(),
               report.packed ? "" : " (not packed yet)", Encoding(report.pack).c_str(),
               FormatBytes(report.pack.header.static_bytes).c_str(),
               FormatBytes(report.pack.geometry.blocks_bytes()).c_str(),
@@ -259,7 +259,7 @@ void PrintPoints(const Report& report) {
   }
 }
 
-absl::Status RunPlan(const Flags& flags) {
+absl::Status RunPlan(const PlanFlags& flags) {
   Report report;
   report.flags = flags;
   RETURN_IF_ERROR(FillReport(report));
@@ -277,9 +277,9 @@ absl::Status RunPlan(const Flags& flags) {
 }  // namespace
 
 void AddPlanCommand(CLI::App& app, CommandRun& run) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<PlanFlags>();
   CLI::App& command =
-      AddSubcommand(app, "plan", "What fits into memory, and how fast it will be", kExamples,
+      AddSubcommand(app, "plan", "What fits into memory, and how fast it will be", kPlanExamples,
                     [flags, &run](const CLI::App&) { run = [flags] { return RunPlan(*flags); }; });
   AddFileFlag(command, "MODEL", flags->model, "A pack, a GGUF file or a Hugging Face folder")
       .Required();

@@ -28,7 +28,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kProfileExamples = R"(Examples:
   tidegate profile model.tgpack --text t.txt --memory-budget 4GiB -o profile.json
   tidegate profile models/stories-7M.f16.gguf --text models/tinystories-heldout.txt \
     --cache-fraction 0.5 --max-perplexity-increase 0.1 -o profile.json
@@ -47,9 +47,9 @@ digits. A pack is measured as it is, a GGUF file or folder as `tidegate pack` wo
 
 constexpr double kLeastShare = 0.01;  // of densities and parts of the cache to try
 
-constexpr size_t kShownPathBytes = 4096;
+constexpr size_t kShownProfilePathBytes = 4096;
 
-struct Flags {
+struct ProfileFlags {
   ModelFlags model;
   std::string text, out;      // paths
   std::string memory_budget;  // bytes; empty: not given
@@ -65,13 +65,13 @@ struct Flags {
   bool no_layers = false;
 };
 
-absl::Status CheckTokens(const char* flag, uint64_t tokens, uint32_t chunk) {
+absl::Status CheckProfileTokens(const char* flag, uint64_t tokens, uint32_t chunk) {
   if (tokens >= chunk) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(flag, " ", tokens, " is less than a --chunk of ",
                                                  chunk, "; whole chunks are measured"));
 }
 
-absl::Status CheckFlags(const Flags& flags) {
+absl::Status CheckProfileFlags(const ProfileFlags& flags) {
   if (flags.memory_budget.empty() == !flags.cache_fraction.has_value()) {
     return absl::InvalidArgumentError(
         "give the memory to measure for in one way: --memory-budget 4GiB as for tidegate-store, "
@@ -81,13 +81,13 @@ absl::Status CheckFlags(const Flags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat("--input-share ", *flags.model.input_share, " is less than ", kLeastShare));
   }
-  RETURN_IF_ERROR(CheckTokens("--search-tokens", flags.search_tokens, flags.chunk));
-  RETURN_IF_ERROR(CheckTokens("--final-tokens", flags.final_tokens, flags.chunk));
+  RETURN_IF_ERROR(CheckProfileTokens("--search-tokens", flags.search_tokens, flags.chunk));
+  RETURN_IF_ERROR(CheckProfileTokens("--final-tokens", flags.final_tokens, flags.chunk));
   const std::string inputs[] = {flags.model.model, flags.text};
   return RefuseToReplace(inputs, flags.out);
 }
 
-absl::StatusOr<LocalModelOptions> OptionsOf(const Flags& flags) {
+absl::StatusOr<LocalModelOptions> ProfileOptionsOf(const ProfileFlags& flags) {
   ASSIGN_OR_RETURN(LocalModelOptions options, flags.model.LocalOptions());
   options.store.cache_fraction = flags.cache_fraction;
   if (flags.memory_budget.empty()) return options;
@@ -98,7 +98,7 @@ absl::StatusOr<LocalModelOptions> OptionsOf(const Flags& flags) {
   return options;
 }
 
-absl::StatusOr<ProfileTasks> TasksOf(const Flags& flags, const std::vector<TokenId>& tokens) {
+absl::StatusOr<ProfileTasks> TasksOf(const ProfileFlags& flags, const std::vector<TokenId>& tokens) {
   const auto split = SplitTokens(tokens, flags.chunk, flags.search_tokens, flags.final_tokens);
   if (!split.ok()) return Annotate(split.status(), flags.text);
   ProfileTasks tasks = *split;
@@ -181,7 +181,7 @@ void PrintShares(std::span<const ShareTrial> trials, double chosen) {
                                    : "none is taken, every kind has the same part cached");
 }
 
-store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter, const ProfileTasks& tasks,
+store::v1::Profile ProfileOf(const ProfileFlags& flags, const PointMeter& meter, const ProfileTasks& tasks,
                              std::span<const MeasuredPoint> ladder) {
   store::v1::Profile profile = meter.ProfileHead();
   store::v1::ProfileConditions& conditions = *profile.mutable_conditions();
@@ -195,7 +195,7 @@ store::v1::Profile ProfileOf(const Flags& flags, const PointMeter& meter, const 
 
 // Measures the points of the search with other divisions of the slots and leaves the meter with the
 // one that reads clearly least.
-absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const Flags& flags, PointMeter& meter,
+absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const ProfileFlags& flags, PointMeter& meter,
                                                          const MeasuredPoint& dense,
                                                          std::span<const MeasuredPoint> front) {
   constexpr double kLeastGain = 0.03;  // Less is chance with the default number of tokens.
@@ -221,7 +221,7 @@ absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const Flags& flags, Poi
 }
 
 // The points of the search, measured on tokens that had no say, and lossless streaming.
-absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const Flags& flags, PointMeter& meter,
+absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const ProfileFlags& flags, PointMeter& meter,
                                                        const EvalTask& task,
                                                        const MeasuredPoint& dense,
                                                        std::span<const MeasuredPoint> front) {
@@ -239,11 +239,11 @@ absl::StatusOr<std::vector<MeasuredPoint>> FinalLadder(const Flags& flags, Point
   return ladder;
 }
 
-absl::Status RunProfile(const Flags& flags) {
-  RETURN_IF_ERROR(CheckFlags(flags));
+absl::Status RunProfile(const ProfileFlags& flags) {
+  RETURN_IF_ERROR(CheckProfileFlags(flags));
   RETURN_IF_ERROR(
       AtomicFile::Create(flags.out).status());  // Whether it can be written, before the work.
-  ASSIGN_OR_RETURN(const LocalModelOptions options, OptionsOf(flags));
+  ASSIGN_OR_RETURN(const LocalModelOptions options, ProfileOptionsOf(flags));
   ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, TokensOfText(flags.text, flags.model.model));
   ASSIGN_OR_RETURN(const ProfileTasks tasks, TasksOf(flags, tokens));
   // What can be wrong is said before a long packing.
@@ -304,13 +304,13 @@ absl::Status RunProfile(const Flags& flags) {
   std::printf(
       "\n%s: perplexity %.4f with nothing pruned, of %llu tokens; %.1f %% of the streamed "
       "weights in memory\n",
-      Printable(flags.out, kShownPathBytes).c_str(), profile.conditions().perplexity(),
+      Printable(flags.out, kShownProfilePathBytes).c_str(), profile.conditions().perplexity(),
       static_cast<unsigned long long>(profile.conditions().final_tokens()),
       100 * profile.conditions().cache_share());
   return absl::OkStatus();
 }
 
-void AddListFlags(CLI::App& command, Flags& flags) {
+void AddListFlags(CLI::App& command, ProfileFlags& flags) {
   AddRealListFlag(command, "--density", flags.densities, {kLeastShare, 1},
                   "list of shares of MLP weights to try, [0.01, 1]");
   AddRealListFlag(command, "--gamma", flags.gammas, {0, 1},
@@ -329,10 +329,10 @@ void AddListFlags(CLI::App& command, Flags& flags) {
 }  // namespace
 
 void AddProfileCommand(CLI::App& app, CommandRun& run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ProfileFlags>();
   CLI::App& command = AddSubcommand(
       app, "profile", "Measure how far a model may be pruned, for tidegate-engine to choose from",
-      kExamples, [flags, &run](const CLI::App&) { run = [flags] { return RunProfile(*flags); }; });
+      kProfileExamples, [flags, &run](const CLI::App&) { run = [flags] { return RunProfile(*flags); }; });
   flags->model.RegisterWithoutPruning(command);
   AddFileFlag(command, "--text", flags->text, "text file; documents separated by <|endoftext|>")
       .Required();

@@ -29,7 +29,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kFooter = R"(
+constexpr const char* kRunFooter = R"(
 Does what `tidegate serve` does, for this one conversation: packs the model if that was not done
 before, runs tidegate-store and tidegate-engine on a private socket, and ends them afterwards.
 Without PROMPT the terminal is a conversation; text that comes through a pipe is the prompt. A model
@@ -45,7 +45,7 @@ Examples:
 )";
 
 // A terminal is no place for an answer that breaks off after a few lines.
-constexpr uint32_t kMaxTokens = 2048;
+constexpr uint32_t kMaxReplyTokens = 2048;
 
 struct RunOptions {
   ServiceOptions service;
@@ -53,7 +53,7 @@ struct RunOptions {
   std::string prompt;
 };
 
-void Say(const std::string& line) {
+void SayToUser(const std::string& line) {
   constexpr size_t kMaxLineBytes = 4096;
   std::fprintf(stderr, "%s\n", PrintableLines(line, kMaxLineBytes).c_str());
 }
@@ -168,7 +168,7 @@ absl::Status Converse(const LocalService& service, const std::optional<std::stri
   chat.server = service.server();
   chat.continues = !service.has_chat();
   if (prompt) return AnswerOnce(chat, *prompt);
-  if (chat.continues) Say("This model has no chat template: it continues each line as a text.");
+  if (chat.continues) SayToUser("This model has no chat template: it continues each line as a text.");
   return RunChat(chat);
 }
 
@@ -176,7 +176,7 @@ absl::Status RunModel(const RunOptions& options) {
   signal(SIGPIPE, SIG_IGN);  // `| head` ends us through std::cout
   ASSIGN_OR_RETURN(const std::optional<std::string> prompt, PromptOf(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalService> service,
-                   LocalService::Prepare(options.service, Say));
+                   LocalService::Prepare(options.service, SayToUser));
   if (!service->has_chat() && !options.chat.system.empty()) {
     return absl::InvalidArgumentError(
         "--system is for conversations, and the model has no chat template; give --chat-template, "
@@ -197,11 +197,11 @@ void AddRunCommand(CLI::App& app, CommandRun& run) {
   ChatOptions& chat = options->chat;
   options->service.log_level = "info";  // into a file that is seldom seen
   CLI::App& command = AddSubcommand(
-      app, "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once", kFooter,
+      app, "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once", kRunFooter,
       [options, &run](const CLI::App&) { run = [options] { return RunModel(*options); }; });
   AddTextFlag(command, "--system", chat.system, "What the model is told before the first turn");
-  chat.request.set_max_tokens(kMaxTokens);
-  AddMaxTokensFlag(command, chat.request).Default(absl::StrCat(kMaxTokens));
+  chat.request.set_max_tokens(kMaxReplyTokens);
+  AddMaxTokensFlag(command, chat.request).Default(absl::StrCat(kMaxReplyTokens));
   AddSamplingFlags(command, chat.request);
   AddPruningFlags(command, chat.request);
   AddMaxDurationFlag(command, chat.request);

@@ -20,7 +20,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kFooter = R"(
+constexpr const char* kServeFooter = R"(
 Packs the model if that was not done before, chooses how much memory it gets, and runs
 tidegate-store and tidegate-engine as child processes. One that ends is started again after 0.5 s,
 after twice the time if it ends again, at most 30 s; a minute of health makes up for all before.
@@ -133,7 +133,7 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
   CLI::App& command = AddSubcommand(
       app, "serve",
       "Serve a GGUF file, a Hugging Face folder or a pack over gRPC and HTTP, until Ctrl-C",
-      kFooter, [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
+      kServeFooter, [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
   AddAddressFlag(command, "--listen", service.listen,
                  "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
                  "TLS and no authentication")

@@ -30,7 +30,7 @@
 namespace tidegate {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kSimulateExamples = R"(Examples:
   tidegate simulate --shape llama-3-8b        a published model, every weight, 4 bits
   tidegate eval model.gguf --text t.txt --mode dip --density 0.5 --record t.trace
   tidegate pack model.gguf
@@ -48,7 +48,7 @@ does not depend on the cache; one of dip_ca was made for the cache it saw.
 
 constexpr uint64_t kMaxKvTokens = uint64_t{1} << 32;
 
-struct Flags {
+struct SimulateFlags {
   std::string shape, pack, trace;
   std::string dram = "30%,50%,70%,100%";
   std::string flash = "0.5GB/s,1GB/s,2GB/s,4GB/s";
@@ -63,7 +63,7 @@ struct Flags {
   std::string csv, report;  // paths
 };
 
-absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
+absl::StatusOr<ModelBytes> ModelOfShape(const SimulateFlags& flags) {
   std::vector<std::string> names;
   for (const ModelDimensions& model : PublishedModels()) {
     if (model.name == flags.shape) return BytesOf(model, flags.bits, flags.kv_tokens);
@@ -73,7 +73,7 @@ absl::StatusOr<ModelBytes> ModelOfShape(const Flags& flags) {
       absl::StrCat("--shape: '", flags.shape, "' is not known; use ", absl::StrJoin(names, ", ")));
 }
 
-absl::StatusOr<ModelBytes> ModelOfPack(const Flags& flags) {
+absl::StatusOr<ModelBytes> ModelOfPack(const SimulateFlags& flags) {
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(flags.pack));
   ASSIGN_OR_RETURN(const PackIndex index, ReadPackIndex(fd.get(), flags.pack));
   const auto& hp = index.manifest.hyper_parameters();
@@ -85,7 +85,7 @@ absl::StatusOr<ModelBytes> ModelOfPack(const Flags& flags) {
           uint64_t{4} * hp.kv_heads() * hp.head_size() * hp.layer_count() * flags.kv_tokens};
 }
 
-absl::StatusOr<DeviceSpeeds> Device(const Flags& flags) {
+absl::StatusOr<DeviceSpeeds> Device(const SimulateFlags& flags) {
   DeviceSpeeds device = {.overlapped = flags.overlap};
   ASSIGN_OR_RETURN(device.dram_bytes_per_second, ParseByteRate("--dram-speed", flags.dram_speed));
   const auto latency = ParseDuration(flags.latency);
@@ -161,7 +161,7 @@ std::string SizesText(const ModelBytes& model) {
                          FormatBytes(model.kv_bytes), FormatBytes(model.mlp()));
 }
 
-absl::Status WriteReport(const Flags& flags, const std::string& command, const ModelBytes& model,
+absl::Status WriteReport(const SimulateFlags& flags, const std::string& command, const ModelBytes& model,
                          std::span<const SimulatedRow> rows) {
   ReportPage page = SimulatedPage(rows);
   page.title = absl::StrCat("Modelled speed of ", flags.shape,
@@ -173,7 +173,7 @@ absl::Status WriteReport(const Flags& flags, const std::string& command, const M
   return WriteReportFolder(flags.report, page);
 }
 
-absl::Status Run(const Flags& flags, const std::string& command) {
+absl::Status RunSimulate(const SimulateFlags& flags, const std::string& command) {
   if (flags.shape.empty() == flags.pack.empty()) {
     return absl::InvalidArgumentError("give either --shape NAME or --pack FILE");
   }
@@ -242,11 +242,11 @@ absl::Status Run(const Flags& flags, const std::string& command) {
 }  // namespace
 
 void AddSimulateCommand(CLI::App& app, CommandRun& run) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<SimulateFlags>();
   CLI::App& command =
       AddSubcommand(app, "simulate", "Tokens per second of recorded masks on modelled machines",
-                    kExamples, [flags, &run](const CLI::App& named) {
-                      run = [flags, text = CommandText(named)] { return Run(*flags, text); };
+                    kSimulateExamples, [flags, &run](const CLI::App& named) {
+                      run = [flags, text = CommandText(named)] { return RunSimulate(*flags, text); };
                     });
   AddTextFlag(command, "--shape", flags->shape,
               "a published model: phi-3-medium, phi-3-mini, llama-3-8b, mistral-7b");

@@ -17,7 +17,7 @@ std::string FlashText(const SimulatedRow& row) {
   return absl::StrFormat("%.3g GB/s", row.flash_bytes_per_second / 1e9);
 }
 
-std::vector<std::string> Cells(const SimulatedRow& row) {
+std::vector<std::string> ReportCells(const SimulatedRow& row) {
   return {FormatBytes(row.dram_bytes),
           FlashText(row),
           row.policy,
@@ -40,7 +40,7 @@ std::string SimulatedTable(std::span<const SimulatedRow> rows) {
                           cells[2], cells[3], cells[4], cells[5], cells[6]);
   };
   add(Columns());
-  for (const SimulatedRow& row : rows) add(Cells(row));
+  for (const SimulatedRow& row : rows) add(ReportCells(row));
   return out;
 }
 
@@ -89,7 +89,7 @@ ReportPage SimulatedPage(std::span<const SimulatedRow> rows) {
                                       [](const SimulatedRow& r) { return r.times_dense; }),
                    .log_x = true});
   page.columns = Columns();
-  for (const SimulatedRow& row : rows) page.rows.push_back(Cells(row));
+  for (const SimulatedRow& row : rows) page.rows.push_back(ReportCells(row));
   page.csv = SimulatedCsv(rows);
   return page;
 }

@@ -17,7 +17,7 @@
 namespace tidegate {
 namespace {
 
-constexpr std::chrono::seconds kTimeout{5};
+constexpr std::chrono::seconds kStatsTimeout{5};
 
 struct StatsOptions {
   std::string socket = "/run/tidegate/store.sock";
@@ -28,7 +28,7 @@ absl::Status PrintStats(const StatsOptions& options) {
   const std::string target = absl::StrCat("unix:", AdminServer::SocketPath(options.socket));
   const auto stub = v1::WeightStoreService::NewStub(Dial(target));
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kTimeout);
+  context.set_deadline(std::chrono::system_clock::now() + kStatsTimeout);
   v1::GetStatsResponse response;
   const grpc::Status status = stub->GetStats(&context, v1::GetStatsRequest(), &response);
   RETURN_IF_ERROR(ExplainError(status, target, "tidegate-store"));

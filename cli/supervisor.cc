@@ -19,7 +19,7 @@ constexpr milliseconds kTickStarting{50}, kTickRunning{100}, kTickStopping{20};
 // Not ready for so long is worth a line.
 constexpr std::chrono::seconds kLong{30};
 
-std::string Seconds(std::chrono::nanoseconds time) {
+std::string InSeconds(std::chrono::nanoseconds time) {
   return FormatSeconds(std::chrono::duration<double>(time).count());
 }
 
@@ -127,11 +127,11 @@ absl::Status Supervisor::Again(Program& program, std::chrono::nanoseconds ready,
   const auto delay = program.rule.AfterEnd(ready);
   if (!delay) {
     return absl::UnavailableError(absl::StrCat(what, ", for the ", options_.limits.most_ends + 1,
-                                               "th time without ", Seconds(options_.limits.healthy),
+                                               "th time without ", InSeconds(options_.limits.healthy),
                                                " of health in between; giving up"));
   }
   program.due = Clock::now() + *delay;
-  options_.tell(absl::StrCat(what, "; starting it again in ", Seconds(*delay)));
+  options_.tell(absl::StrCat(what, "; starting it again in ", InSeconds(*delay)));
   return absl::OkStatus();
 }
 
@@ -141,7 +141,7 @@ void Supervisor::Ask(Program& program) {
     if (program.noted || now - program.started_at < kLong) return;
     program.noted = true;
     options_.tell(
-        absl::StrCat(program.spec.name, " is not ready after ", Seconds(kLong), "; still waiting"));
+        absl::StrCat(program.spec.name, " is not ready after ", InSeconds(kLong), "; still waiting"));
     return;
   }
   program.ready_at = now;

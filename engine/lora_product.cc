@@ -3,8 +3,8 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kRowGranule = 8;      // rows of A per thread come in these
-constexpr size_t kOutputGranule = 64;  // outputs: whole cache lines, and as add_columns wants them
+constexpr size_t kLoraRowGranule = 8;      // rows of A per thread come in these
+constexpr size_t kLoraOutputGranule = 64;  // outputs: whole cache lines, and as add_columns wants them
 
 }  // namespace
 
@@ -32,9 +32,9 @@ void LoraProduct::Add(const LoraFactors& factors, const float* x, uint32_t token
     return;
   }
   const Kernels& kernels = BestKernels(precision);
-  pool_->For(rank, kRowGranule, rank * a.row_bytes,
+  pool_->For(rank, kLoraRowGranule, rank * a.row_bytes,
              [&](size_t begin, size_t end) { kernels.mat_vec(a, begin, end, x, inner_.data()); });
-  pool_->For(factors.out, kOutputGranule, rank * factors.out * sizeof(float),
+  pool_->For(factors.out, kLoraOutputGranule, rank * factors.out * sizeof(float),
              [&](size_t begin, size_t end) {
                kernels.add_columns(UnitEncoding::kF32, columns_.data(), inner_.data(), rank,
                                    factors.out, begin, end, y);

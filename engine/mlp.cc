@@ -9,7 +9,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kOutputGranule = 64;  // ranges of threads: whole cache lines of floats
+constexpr size_t kRangeGranule = 64;  // ranges of threads: whole cache lines of floats
 
 }  // namespace
 
@@ -320,7 +320,7 @@ void Mlp::ClearGate(size_t rows) {
   const size_t n = rows * model_.config.intermediate_size;
   for (std::vector<float>* outputs : {&gate_, &up_}) {
     GrowAnew(n, *outputs);
-    pool_->For(n, kOutputGranule, n * sizeof(float), [&](size_t begin, size_t end) {
+    pool_->For(n, kRangeGranule, n * sizeof(float), [&](size_t begin, size_t end) {
       std::fill(outputs->data() + begin, outputs->data() + end, 0.0f);
     });
   }
@@ -341,7 +341,7 @@ void Mlp::Activate(const Call& call, StageTimes& times) {
     if (on_gate_ != nullptr && (rows.form == RowForm::kPrompt || !call.masked)) {
       on_gate_(call.layer, rows.count, gate, up);
     }
-    pool_->For(n, kOutputGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
+    pool_->For(n, kRangeGranule, n * 3 * sizeof(float), [&](size_t begin, size_t end) {
       activate(gate + begin, up + begin, end - begin, gate + begin);
     });
     for (size_t i = 0; rows.weights != nullptr && i < n; ++i) gate[i] *= rows.weights[i / width];

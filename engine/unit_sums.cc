@@ -11,7 +11,7 @@ namespace {
 // Hidden units that go to one chain before the next gets some: what a block usually holds.
 constexpr size_t kChainRun = 8;
 // Output ranges of threads begin at whole quantisation groups and cache lines of floats.
-constexpr size_t kOutputGranule = 64;
+constexpr size_t kChainGranule = 64;
 
 }  // namespace
 
@@ -131,7 +131,7 @@ void UnitSums::AddHidden(Group& group, const UnitColumns& batch) {
 void UnitSums::RunChains(size_t bytes) {
   if (chains_.empty()) return;
   const size_t elements = shape_.elements;
-  const size_t stride = RoundUp(elements, kOutputGranule);
+  const size_t stride = RoundUp(elements, kChainGranule);
   const auto body = [&](size_t begin, size_t end) {
     for (size_t i = begin / stride; i * stride < end; ++i) {
       const size_t first = std::max(begin, i * stride) - i * stride;
@@ -150,7 +150,7 @@ void UnitSums::RunChains(size_t bytes) {
     }
   };
   if (group_count_ == 1) {
-    pool_->For(chains_.size() * stride, kOutputGranule, bytes, body);
+    pool_->For(chains_.size() * stride, kChainGranule, bytes, body);
   } else {
     pool_->ForPieces(chains_.size() * stride, stride, bytes, body);
   }

@@ -93,7 +93,7 @@ void MarkAdditional(const Json& config, Tokenizer& tokenizer) {
 }
 
 // Every chat template of the folder, for the markup that it writes.
-absl::StatusOr<std::string> ChatTemplates(const std::string& folder, const Json& config) {
+absl::StatusOr<std::string> FolderChatTemplates(const std::string& folder, const Json& config) {
   std::string templates;
   std::error_code error;
   if (const std::string path = folder + "/chat_template.jinja";
@@ -165,7 +165,7 @@ absl::StatusOr<Tokenizer> ReadHfTokenizer(const std::string& folder) {
   }
   MarkAdditional(specials, *tokenizer);
   MarkAdditional(config, *tokenizer);
-  ASSIGN_OR_RETURN(const std::string templates, ChatTemplates(folder, config));
+  ASSIGN_OR_RETURN(const std::string templates, FolderChatTemplates(folder, config));
   MarkSpecialTokens(templates, *tokenizer);
   return tokenizer;
 }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMaxDims = 8;
 
-absl::Status Damaged(const std::string& what) {
+absl::Status DamagedSafetensors(const std::string& what) {
   return absl::DataLossError(absl::StrCat("damaged: ", what, "; copy or download it again"));
 }
 
@@ -37,11 +37,11 @@ absl::StatusOr<std::vector<uint64_t>> Numbers(const JsonObject& entry, const cha
   const nlohmann::json* found = entry.Find(key);
   std::vector<uint64_t> numbers;
   if (found == nullptr || !found->is_array() || found->size() > limit) {
-    return Damaged(absl::StrCat(entry.where(), " has no usable ", key));
+    return DamagedSafetensors(absl::StrCat(entry.where(), " has no usable ", key));
   }
   for (const nlohmann::json& number : *found) {
     if (!number.is_number_unsigned()) {
-      return Damaged(absl::StrCat(entry.where(), " has no usable ", key));
+      return DamagedSafetensors(absl::StrCat(entry.where(), " has no usable ", key));
     }
     numbers.push_back(number.get<uint64_t>());
   }
@@ -57,7 +57,7 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const JsonO
   ASSIGN_OR_RETURN(entry.shape, Numbers(json, "shape", kMaxDims));
   ASSIGN_OR_RETURN(const std::vector<uint64_t> offsets, Numbers(json, "data_offsets", 2));
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
-    return Damaged(absl::StrCat(json.where(), " has impossible offsets"));
+    return DamagedSafetensors(absl::StrCat(json.where(), " has impossible offsets"));
   }
   if (offsets[1] > data_bytes) {
     return absl::DataLossError(absl::StrCat("truncated: ", json.where(), " ends at byte ",
@@ -70,12 +70,12 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const JsonO
   uint64_t expected = element;
   for (const uint64_t n : entry.shape) {
     if (n != 0 && expected > std::numeric_limits<uint64_t>::max() / n) {
-      return Damaged(absl::StrCat(json.where(), " has an impossible shape"));
+      return DamagedSafetensors(absl::StrCat(json.where(), " has an impossible shape"));
     }
     expected *= n;
   }
   if (element != 0 && expected != entry.bytes) {
-    return Damaged(
+    return DamagedSafetensors(
         absl::StrCat(json.where(), " has ", entry.bytes, " bytes, its shape needs ", expected));
   }
   return entry;
@@ -108,7 +108,7 @@ absl::StatusOr<std::vector<SafetensorsEntry>> ReadSafetensorsDirectory(int fd,
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, value] : header.value().items()) {
     if (name == "__metadata__") continue;
-    if (!value.is_object()) return Damaged("an entry of its header is no object");
+    if (!value.is_object()) return DamagedSafetensors("an entry of its header is no object");
     ASSIGN_OR_RETURN(const JsonObject entry, header.Object(name.c_str()));
     ASSIGN_OR_RETURN(entries.emplace_back(),
                      ParseEntry(name, entry, data_start, file_bytes - data_start));

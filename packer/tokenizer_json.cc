@@ -16,7 +16,7 @@ namespace {
 using Json = nlohmann::json;
 using store::v1::Tokenizer;
 
-constexpr uint32_t kNormal = 1, kUnknown = 2, kUnused = 5, kByte = 6;
+constexpr uint32_t kNormalToken = 1, kUnknownToken = 2, kUnusedToken = 5, kByte = 6;
 
 // "gpt2" or "llama", as GGUF names the two.
 absl::StatusOr<std::string> KindOf(const Json& root) {
@@ -51,24 +51,24 @@ absl::Status FillVocabulary(const Json& model, Tokenizer& tokenizer) {
   }
   for (uint64_t i = 0; i < count; ++i) {
     tokenizer.add_tokens("");
-    tokenizer.add_types(kUnused);  // until a text has this id
+    tokenizer.add_types(kUnusedToken);  // until a text has this id
   }
   for (const auto& [text, value] : vocabulary.items()) {
     const int id = value.get<int>();
-    if (tokenizer.types(id) != kUnused) {
+    if (tokenizer.types(id) != kUnusedToken) {
       return absl::InvalidArgumentError(
           absl::StrCat("model.vocab: \"", Printable(text, 80), "\" and \"",
                        Printable(tokenizer.tokens(id), 80), "\" both have the id ", id));
     }
     tokenizer.set_tokens(id, text);
     const bool is_byte = tokenizer.model() == "llama" && IsByteToken(text);
-    tokenizer.set_types(id, is_byte ? kByte : kNormal);
+    tokenizer.set_types(id, is_byte ? kByte : kNormalToken);
   }
   return absl::OkStatus();
 }
 
 // Before the added tokens: merges are of the model's own vocabulary.
-absl::Status FillMerges(const Json& model, Tokenizer& tokenizer) {
+absl::Status FillJsonMerges(const Json& model, Tokenizer& tokenizer) {
   const Json& merges = JsonMember(model, "merges");
   if (!merges.is_array() || merges.empty()) {
     return absl::InvalidArgumentError("model.merges is missing or empty");
@@ -112,7 +112,7 @@ void FillUnknown(const Json& model, Tokenizer& tokenizer) {
   for (int id = 0; id < tokenizer.tokens_size(); ++id) {
     if (tokenizer.tokens(id) != unknown) continue;
     // A document's end may serve as the unknown token too (GPT-2): that stays a control token.
-    if (tokenizer.types(id) == kNormal) tokenizer.set_types(id, kUnknown);
+    if (tokenizer.types(id) == kNormalToken) tokenizer.set_types(id, kUnknownToken);
     return tokenizer.set_unknown_id(static_cast<uint32_t>(id));
   }
 }
@@ -136,7 +136,7 @@ absl::StatusOr<Tokenizer> TokenizerFromJson(std::string_view text) {
   tokenizer.set_pre("tokenizer.json");
   tokenizer.set_ignore_merges(JsonFlag(model, "ignore_merges", false));
   RETURN_IF_ERROR(FillVocabulary(model, tokenizer));
-  RETURN_IF_ERROR(FillMerges(model, tokenizer));
+  RETURN_IF_ERROR(FillJsonMerges(model, tokenizer));
   RETURN_IF_ERROR(FillAddedTokens(root, tokenizer));
   FillUnknown(model, tokenizer);
   RETURN_IF_ERROR(TakeNormalizer(JsonMember(root, "normalizer"), tokenizer));

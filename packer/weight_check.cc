@@ -14,7 +14,7 @@
 namespace tidegate {
 namespace {
 
-constexpr uint64_t kBandBytes = 8 << 20;  // read at a time
+constexpr uint64_t kCheckedBandBytes = 8 << 20;  // read at a time
 
 // "row 3, column 7 is nan"; vectors have elements.
 absl::Status Refuse(const GgufTensor& tensor, uint64_t row, uint64_t column, float value,
@@ -48,7 +48,7 @@ std::vector<const GgufTensor*> TensorsOf(const SourceModel& source, const PackPl
 
 uint64_t BandRows(const GgufTensor& tensor) {
   const uint64_t row_bytes = std::max<uint64_t>(1, tensor.bytes / tensor.rows());
-  return std::clamp<uint64_t>(kBandBytes / row_bytes, 1, tensor.rows());
+  return std::clamp<uint64_t>(kCheckedBandBytes / row_bytes, 1, tensor.rows());
 }
 
 absl::Status CheckBand(const SourceModel& source, const GgufTensor& tensor, uint64_t first,

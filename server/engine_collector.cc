@@ -7,7 +7,7 @@
 namespace tidegate {
 namespace {
 
-double Flag(bool value) { return value ? 1 : 0; }
+double GaugeOf(bool value) { return value ? 1 : 0; }
 
 }  // namespace
 
@@ -59,12 +59,12 @@ void EngineCollector::AddState(MetricsPage& page) const {
   const bool stalled = !ready && !stats_.draining && stats_.stalled;
   const bool loading = !ready && !stats_.draining && !stalled;
   page.Gauges("tidegate_state", "1 for the state that the engine is in, 0 for the others.",
-              {{{{"state", "loading"}}, Flag(loading)},
-               {{{"state", "ready"}}, Flag(ready)},
-               {{{"state", "stalled"}}, Flag(stalled)},
-               {{{"state", "draining"}}, Flag(stats_.draining)}});
+              {{{{"state", "loading"}}, GaugeOf(loading)},
+               {{{"state", "ready"}}, GaugeOf(ready)},
+               {{{"state", "stalled"}}, GaugeOf(stalled)},
+               {{{"state", "draining"}}, GaugeOf(stats_.draining)}});
   page.Gauge("tidegate_store_attached", "1 while the engine is attached to a weight store.",
-             Flag(stats_.attached));
+             GaugeOf(stats_.attached));
   page.Counter("tidegate_store_reattaches_total",
                "Times the engine attached again after losing its store.",
                static_cast<double>(stats_.reattached));

@@ -13,7 +13,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kMaxMessageBytes = 2000;  // twice in the metadata, of which clients take 8 KiB
+constexpr size_t kMaxStatusTextBytes = 2000;  // twice in the metadata, of which clients take 8 KiB
 constexpr char kTypePrefix[] = "type.googleapis.com/";
 
 std::string TypeUrl(const google::protobuf::Message& message) {
@@ -64,7 +64,7 @@ absl::Status Foreseen(const absl::Status& status, const ErrorContext& context) {
   const LogField fields[] = {{"request_id", context.request_id}};
   Log(LogLevel::kError,
       absl::StrCat("a request failed: ", absl::StatusCodeToString(status.code()), ": ",
-                   Printable(std::string(status.message()), kMaxMessageBytes)),
+                   Printable(std::string(status.message()), kMaxStatusTextBytes)),
       fields);
   return absl::InternalError("the server has made an error, which its log describes");
 }
@@ -133,7 +133,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
   proto.set_code(static_cast<int>(full.code()));
   // Not every client can read a status whose text is no UTF-8.
   const std::string message =
-      PrintableLines({full.message().data(), full.message().size()}, kMaxMessageBytes);
+      PrintableLines({full.message().data(), full.message().size()}, kMaxStatusTextBytes);
   proto.set_message(message);
   full.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
     if (!absl::StartsWith(type_url, kTypePrefix)) return;

@@ -40,7 +40,7 @@ absl::StatusOr<bool> IsFalse(Runtime&, const Value& value, const Arguments&) {
 absl::StatusOr<bool> IsIterable(Runtime&, const Value& value, const Arguments&) {
   return value.is_string() || value.is_list() || value.is_dict() || value.is_undefined();
 }
-absl::StatusOr<bool> IsSequence(Runtime&, const Value& value, const Arguments&) {
+absl::StatusOr<bool> IsFilterSequence(Runtime&, const Value& value, const Arguments&) {
   if (value.is_list()) return value.list().kind <= List::Kind::kTuple;
   return value.is_string() || value.is_dict() || value.is_undefined();
 }
@@ -136,7 +136,7 @@ constexpr std::pair<std::string_view, TestFunction> kTests[] = {
     {"string", Is<&Value::is_string>},
     {"mapping", Is<&Value::is_dict>},
     {"iterable", IsIterable},
-    {"sequence", IsSequence},
+    {"sequence", IsFilterSequence},
     {"callable", Is<&Value::is_callable>},
     {"upper", AllUpper},
     {"lower", AllLower},

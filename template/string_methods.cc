@@ -19,35 +19,35 @@ struct Call {
   std::string_view name;
   const Arguments& arguments;
 };
-using Result = absl::StatusOr<Value>;
+using MethodResult = absl::StatusOr<Value>;
 
-Result Made(Runtime& runtime, absl::StatusOr<Text> text) {
+MethodResult MadeText(Runtime& runtime, absl::StatusOr<Text> text) {
   RETURN_IF_ERROR(text.status());
   return runtime.MakeString(*std::move(text));
 }
 
-Result StripMethod(const Call& call) {
+MethodResult StripMethod(const Call& call) {
   const Value* characters = Argument(call.arguments, 0, "chars");
   const Side side = call.name == "lstrip"   ? Side::kLeft
                     : call.name == "rstrip" ? Side::kRight
                                             : Side::kBoth;
   if (characters == nullptr || characters->is_none()) {
-    return Made(call.runtime, Strip(call.runtime, call.text, nullptr, side));
+    return MadeText(call.runtime, Strip(call.runtime, call.text, nullptr, side));
   }
   ASSIGN_OR_RETURN(const Text chars, TextArgument(call.runtime, call.arguments, 0, "chars", ""));
-  return Made(call.runtime, Strip(call.runtime, call.text, &chars, side));
+  return MadeText(call.runtime, Strip(call.runtime, call.text, &chars, side));
 }
 
-Result CaseMethod(const Call& call) {
+MethodResult CaseMethod(const Call& call) {
   const Case form = call.name == "upper"        ? Case::kUpper
                     : call.name == "lower"      ? Case::kLower
                     : call.name == "title"      ? Case::kTitle
                     : call.name == "capitalize" ? Case::kCapitalize
                                                 : Case::kSwap;
-  return Made(call.runtime, ChangeCase(call.runtime, call.text, form));
+  return MadeText(call.runtime, ChangeCase(call.runtime, call.text, form));
 }
 
-Result SplitMethod(const Call& call) {
+MethodResult SplitMethod(const Call& call) {
   const bool from_right = call.name == "rsplit";
   ASSIGN_OR_RETURN(const int64_t limit,
                    IntArgument(call.runtime, call.arguments, 1, "maxsplit", -1));
@@ -62,7 +62,7 @@ Result SplitMethod(const Call& call) {
   return ToList(call.runtime, std::move(pieces));
 }
 
-Result SplitLinesMethod(const Call& call) {
+MethodResult SplitLinesMethod(const Call& call) {
   ASSIGN_OR_RETURN(
       std::vector<Text> lines,
       SplitLines(call.runtime, call.text, BoolArgument(call.arguments, 0, "keepends", false)));
@@ -70,7 +70,7 @@ Result SplitLinesMethod(const Call& call) {
 }
 
 // startswith and endswith: one string, or a tuple of them.
-Result EdgeMethod(const Call& call) {
+MethodResult EdgeMethod(const Call& call) {
   const bool at_end = call.name == "endswith";
   const Value* wanted = Argument(call.arguments, 0, "prefix");
   if (wanted == nullptr) return call.runtime.Error(Cat(call.name, " needs a string"));
@@ -91,18 +91,18 @@ Result EdgeMethod(const Call& call) {
   return Value(false);
 }
 
-Result ReplaceMethod(const Call& call) {
+MethodResult ReplaceMethod(const Call& call) {
   if (call.arguments.positional.size() < 2) {
     return call.runtime.Error("replace needs what to replace and with what");
   }
   ASSIGN_OR_RETURN(const Text from, TextArgument(call.runtime, call.arguments, 0, "old", ""));
   ASSIGN_OR_RETURN(const Text to, TextArgument(call.runtime, call.arguments, 1, "new", ""));
   ASSIGN_OR_RETURN(const int64_t count, IntArgument(call.runtime, call.arguments, 2, "count", -1));
-  return Made(call.runtime, Replace(call.runtime, call.text, from.view(), to, count));
+  return MadeText(call.runtime, Replace(call.runtime, call.text, from.view(), to, count));
 }
 
 // find, rfind, index, rindex, count.
-Result FindMethod(const Call& call) {
+MethodResult FindMethod(const Call& call) {
   ASSIGN_OR_RETURN(const Text wanted, TextArgument(call.runtime, call.arguments, 0, "sub", ""));
   RETURN_IF_ERROR(call.runtime.ChargeSearch(call.text.size(), wanted.size()));
   if (call.arguments.positional.size() != 1) {
@@ -125,7 +125,7 @@ Result FindMethod(const Call& call) {
   return Value(int64_t{-1});
 }
 
-Result JoinMethod(const Call& call) {
+MethodResult JoinMethod(const Call& call) {
   const Value* values = Argument(call.arguments, 0, "iterable");
   if (values == nullptr) return call.runtime.Error("join needs a list");
   ASSIGN_OR_RETURN(const std::vector<Value> items, call.runtime.Items(*values));
@@ -141,7 +141,7 @@ Result JoinMethod(const Call& call) {
 }
 
 // isdigit and its like: all characters, and at least one.
-Result IsMethod(const Call& call) {
+MethodResult IsMethod(const Call& call) {
   RETURN_IF_ERROR(call.runtime.Charge(1 + call.text.size() / 16));
   const std::string_view text = call.text.view();
   bool any_cased = false;
@@ -161,7 +161,7 @@ Result IsMethod(const Call& call) {
 }
 
 // ljust, rjust, center, zfill.
-Result PadMethod(const Call& call) {
+MethodResult PadMethod(const Call& call) {
   ASSIGN_OR_RETURN(const int64_t width, IntArgument(call.runtime, call.arguments, 0, "width", 0));
   const bool zeros = call.name == "zfill";
   ASSIGN_OR_RETURN(const Text fill,
@@ -185,7 +185,7 @@ Result PadMethod(const Call& call) {
   return call.runtime.MakeString(std::move(out));
 }
 
-Result RemoveMethod(const Call& call) {
+MethodResult RemoveMethod(const Call& call) {
   ASSIGN_OR_RETURN(const Text edge, TextArgument(call.runtime, call.arguments, 0, "prefix", ""));
   const std::string_view text = call.text.view();
   size_t begin = 0, end = text.size();
@@ -194,7 +194,7 @@ Result RemoveMethod(const Call& call) {
   return call.runtime.MakeString(call.text.Sub(begin, end));
 }
 
-Result PartitionMethod(const Call& call) {
+MethodResult PartitionMethod(const Call& call) {
   ASSIGN_OR_RETURN(const Text cut, TextArgument(call.runtime, call.arguments, 0, "sep", ""));
   if (cut.empty()) return call.runtime.Error("partition needs a separator that is not empty");
   RETURN_IF_ERROR(call.runtime.ChargeSearch(call.text.size(), cut.size()));
@@ -212,7 +212,7 @@ Result PartitionMethod(const Call& call) {
 }
 
 // "{} {0} {name}": places without formats or attributes.
-Result FormatMethod(const Call& call) {
+MethodResult FormatMethod(const Call& call) {
   Text out;
   const std::string_view text = call.text.view();
   size_t next = 0;
@@ -243,7 +243,7 @@ Result FormatMethod(const Call& call) {
   return call.runtime.MakeString(std::move(out));
 }
 
-using Method = Result (*)(const Call&);
+using Method = MethodResult (*)(const Call&);
 constexpr std::pair<std::string_view, Method> kMethods[] = {
     {"strip", StripMethod},
     {"lstrip", StripMethod},

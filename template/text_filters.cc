@@ -16,21 +16,21 @@
 namespace tidegate::jinja {
 namespace {
 
-using Result = absl::StatusOr<Value>;
+using TextResult = absl::StatusOr<Value>;
 
-Result Made(Runtime& runtime, absl::StatusOr<Text> text) {
+TextResult Made(Runtime& runtime, absl::StatusOr<Text> text) {
   RETURN_IF_ERROR(text.status());
   return runtime.MakeString(*std::move(text));
 }
 
-Result StringFilter(const FilterCall& call) {
+TextResult StringFilter(const FilterCall& call) {
   if (call.input.is_string()) return call.input;
   return Made(call.runtime, call.runtime.ToText(call.input));
 }
 
-Result SafeFilter(const FilterCall& call) { return StringFilter(call); }
+TextResult SafeFilter(const FilterCall& call) { return StringFilter(call); }
 
-Result TrimFilter(const FilterCall& call) {
+TextResult TrimFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(const Text text, call.runtime.ToText(call.input));
   const Value* characters = Argument(call.arguments, 0, "chars");
   if (characters == nullptr || characters->is_none()) {
@@ -40,7 +40,7 @@ Result TrimFilter(const FilterCall& call) {
   return Made(call.runtime, Strip(call.runtime, text, &chars, Side::kBoth));
 }
 
-Result CaseFilter(const FilterCall& call) {
+TextResult CaseFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(const Text text, call.runtime.ToText(call.input));
   if (call.name == "title") return Made(call.runtime, WordTitle(call.runtime, text));
   const Case form = call.name == "upper"   ? Case::kUpper
@@ -49,7 +49,7 @@ Result CaseFilter(const FilterCall& call) {
   return Made(call.runtime, ChangeCase(call.runtime, text, form));
 }
 
-Result ReplaceFilter(const FilterCall& call) {
+TextResult ReplaceFilter(const FilterCall& call) {
   const Value* old_value = Argument(call.arguments, 0, "old");
   const Value* new_value = Argument(call.arguments, 1, "new");
   if (old_value == nullptr || new_value == nullptr) {
@@ -66,7 +66,7 @@ Result ReplaceFilter(const FilterCall& call) {
   return Made(call.runtime, Replace(call.runtime, text, from.view(), to, count));
 }
 
-Result IndentFilter(const FilterCall& call) {
+TextResult IndentFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(Text text, call.runtime.ToText(call.input));
   const Value* width = Argument(call.arguments, 0, "width");
   Text indention(std::string(4, ' '));
@@ -116,12 +116,12 @@ absl::StatusOr<Runtime::JsonStyle> JsonStyleOf(const FilterCall& call) {
   return style;
 }
 
-Result JsonFilter(const FilterCall& call) {
+TextResult JsonFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(const Runtime::JsonStyle style, JsonStyleOf(call));
   return Made(call.runtime, call.runtime.ToJson(call.input, style));
 }
 
-Result EscapeFilter(const FilterCall& call) {
+TextResult EscapeFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(Text text, call.runtime.ToText(call.input));
   static constexpr std::pair<std::string_view, std::string_view> kEntities[] = {
       {"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}};
@@ -131,7 +131,7 @@ Result EscapeFilter(const FilterCall& call) {
   return call.runtime.MakeString(std::move(text));
 }
 
-Result FormatFilter(const FilterCall& call) {
+TextResult FormatFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(const Text text, call.runtime.ToText(call.input));
   return FormatPercent(call.runtime, text, call.arguments.positional);
 }
@@ -143,7 +143,7 @@ bool ParseFloat(std::string_view text, double& value) {
 
 constexpr double kIntLimit = 9223372036854774784.0;  // the largest double below 2^63
 
-Result IntFilter(const FilterCall& call) {
+TextResult IntFilter(const FilterCall& call) {
   const Value& input = call.input;
   if (input.is_undefined()) return call.runtime.Error(input.UndefinedText());
   const Value* given = Argument(call.arguments, 0, "default");
@@ -170,7 +170,7 @@ Result IntFilter(const FilterCall& call) {
   return Value(static_cast<int64_t>(number));
 }
 
-Result FloatFilter(const FilterCall& call) {
+TextResult FloatFilter(const FilterCall& call) {
   if (call.input.is_undefined()) return call.runtime.Error(call.input.UndefinedText());
   const Value* given = Argument(call.arguments, 0, "default");
   double number = 0;
@@ -179,7 +179,7 @@ Result FloatFilter(const FilterCall& call) {
   return given != nullptr ? *given : Value(0.0);
 }
 
-Result RoundFilter(const FilterCall& call) {
+TextResult RoundFilter(const FilterCall& call) {
   if (!call.input.is_number()) {
     return call.runtime.Error(Cat("round needs a number, not a ", call.input.KindName()));
   }
@@ -205,7 +205,7 @@ Result RoundFilter(const FilterCall& call) {
                scale);
 }
 
-Result AbsFilter(const FilterCall& call) {
+TextResult AbsFilter(const FilterCall& call) {
   if (call.input.is_float()) return Value(std::abs(call.input.as_float()));
   if (!call.input.is_number()) {
     return call.runtime.Error(Cat("abs needs a number, not a ", call.input.KindName()));
@@ -214,14 +214,14 @@ Result AbsFilter(const FilterCall& call) {
   return Negative(call.runtime, call.input);
 }
 
-Result DefaultFilter(const FilterCall& call) {
+TextResult DefaultFilter(const FilterCall& call) {
   const bool also_false = BoolArgument(call.arguments, 1, "boolean", false);
   if (!call.input.is_undefined() && (!also_false || call.input.Truth())) return call.input;
   const Value* otherwise = Argument(call.arguments, 0, "default_value");
   return otherwise != nullptr ? *otherwise : Value(Text());
 }
 
-Result CenterFilter(const FilterCall& call) {
+TextResult CenterFilter(const FilterCall& call) {
   ASSIGN_OR_RETURN(const int64_t width, IntArgument(call.runtime, call.arguments, 0, "width", 80));
   ASSIGN_OR_RETURN(const Text text, call.runtime.ToText(call.input));
   const int64_t missing = width - static_cast<int64_t>(CharacterCount(text.view()));
@@ -234,7 +234,7 @@ Result CenterFilter(const FilterCall& call) {
   return call.runtime.MakeString(std::move(out));
 }
 
-constexpr std::pair<std::string_view, FilterFunction> kFilters[] = {
+constexpr std::pair<std::string_view, FilterFunction> kTextFilters[] = {
     {"string", StringFilter},   {"safe", SafeFilter},       {"trim", TrimFilter},
     {"upper", CaseFilter},      {"lower", CaseFilter},      {"title", CaseFilter},
     {"capitalize", CaseFilter}, {"replace", ReplaceFilter}, {"indent", IndentFilter},
@@ -247,9 +247,9 @@ constexpr std::pair<std::string_view, FilterFunction> kFilters[] = {
 }  // namespace
 
 FilterFunction FindTextFilter(std::string_view name) {
-  const auto found = std::find_if(std::begin(kFilters), std::end(kFilters),
+  const auto found = std::find_if(std::begin(kTextFilters), std::end(kTextFilters),
                                   [&](const auto& entry) { return entry.first == name; });
-  return found == std::end(kFilters) ? nullptr : found->second;
+  return found == std::end(kTextFilters) ? nullptr : found->second;
 }
 
 }  // namespace tidegate::jinja

@@ -14,15 +14,15 @@
 namespace tidegate {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xe2\x96\x81";  // U+2581
+constexpr std::string_view kWordMark = "\xe2\x96\x81";  // U+2581
 
 // Appends `text` with U+2581 as spaces.
 void AppendWithSpaces(std::string_view text, std::string& out) {
   for (size_t at = 0; at < text.size();) {
-    const size_t mark = std::min(text.find(kSpaceMark, at), text.size());
+    const size_t mark = std::min(text.find(kWordMark, at), text.size());
     out.append(text, at, mark - at);
     if (mark < text.size()) out.push_back(' ');
-    at = mark + kSpaceMark.size();
+    at = mark + kWordMark.size();
   }
 }
 

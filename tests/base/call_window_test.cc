@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::call_window_test {
 
 const auto kNobody = [](uint64_t) -> CallWindow::Share* { return nullptr; };
 
@@ -82,5 +81,4 @@ TEST(CallWindow, AClosedConnectionKeepsItsPlacesForATime) {
   EXPECT_EQ(window.held(), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::call_window_test

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::config_file_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -73,5 +72,4 @@ TEST(ConfigFile, DistancesCountEdits) {
   EXPECT_EQ(EditDistance("kitten", "sitting"), 3u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::config_file_test

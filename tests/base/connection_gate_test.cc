@@ -20,8 +20,7 @@
 #include "tests/support/raw_http2.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::connection_gate_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -332,5 +331,4 @@ TEST_F(ConnectionGateTest, StopClosesWhatIsOpen) {
   EXPECT_EQ(Closed(CloseReason::kStopped), 1u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::connection_gate_test

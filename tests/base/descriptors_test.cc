@@ -6,8 +6,7 @@
 
 #include "base/unique_fd.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::descriptors_test {
 
 TEST(Descriptors, TheSoftLimitIsRaisedToTheHardOne) {
   rlimit before = {};
@@ -42,5 +41,4 @@ TEST(Descriptors, ConnectionsAreAsManyAsLeaveSomeForOthers) {
   setrlimit(RLIMIT_NOFILE, &before);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::descriptors_test

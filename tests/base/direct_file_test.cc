@@ -8,8 +8,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::direct_file_test {
 
 // On a real file system, where O_DIRECT works, and in memory, where it may not.
 class DirectFileTest : public ::testing::TestWithParam<const char*> {
@@ -103,5 +102,4 @@ TEST(AlignedBufferTest, GrowsAndBeginsAtAPage) {
   EXPECT_EQ(AlignedBuffer().Reserve(SIZE_MAX / 4).code(), absl::StatusCode::kResourceExhausted);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::direct_file_test

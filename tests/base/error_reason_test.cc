@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::error_reason_test {
 
 TEST(ErrorReasonTest, TravelsBesideTheMessage) {
   const absl::Status plain = absl::InternalError("why");
@@ -25,5 +24,4 @@ TEST(ErrorReasonTest, SaysWhenToTryAgain) {
   EXPECT_EQ(ErrorReason(status), "A");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::error_reason_test

@@ -14,8 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::flags_test {
 
 using testing::ElementsAre;
 
@@ -384,5 +383,4 @@ TEST(Flags, AddressesAndSocketsAreCheckedAtOnce) {
   EXPECT_EQ(socket.size(), 102u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::flags_test

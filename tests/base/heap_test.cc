@@ -8,8 +8,7 @@
 #include <memory>
 #include <vector>
 
-namespace tidegate {
-namespace {
+namespace tidegate::heap_test {
 
 size_t ResidentBytes() {
   std::ifstream file("/proc/self/statm");
@@ -45,5 +44,4 @@ TEST(Heap, FreeMemoryInTheMiddleGoesBackToTheKernel) {
   EXPECT_LT(ResidentBytes() + kPiece * kPieces / 2, before);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::heap_test

@@ -7,8 +7,7 @@
 
 #include "tests/support/raw_http2.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::http2_frames_test {
 
 TEST(Http2FrameWalker, FindsFramesWhereverTheBytesAreCut) {
   const std::string bytes = std::string(kHttp2Preface) + RawFrame(4, 0, 0, "abcdef") +
@@ -52,5 +51,4 @@ TEST(Http2FrameWalker, StopsInFrontOfARefusedFrameAndGoesOnFromThere) {
   EXPECT_EQ(walker.Walk(second, on_frame), second.size());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::http2_frames_test

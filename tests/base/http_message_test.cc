@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::http_message_test {
 
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
@@ -68,5 +67,4 @@ TEST(HttpHeadTest, ValuesCannotAddHeaders) {
   EXPECT_THAT(head, Not(HasSubstr("\nEvil")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::http_message_test

@@ -6,8 +6,7 @@
 
 #include "tests/base/http_server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::http_reply_test {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -256,5 +255,4 @@ TEST_F(HttpReplyTest, ManyStreamsAtOnce) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::http_reply_test

@@ -8,8 +8,7 @@
 
 #include "tests/base/http_server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::http_server_test {
 
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
@@ -368,5 +367,4 @@ TEST_F(HttpServerTest, ManyPeersAtOnce) {
   EXPECT_TRUE(WaitUntil([&] { return server_->stats().connections == 0; }, kPatience));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::http_server_test

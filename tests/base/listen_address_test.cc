@@ -13,8 +13,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::listen_address_test {
 
 using testing::AllOf;
 using testing::HasSubstr;
@@ -111,5 +110,4 @@ TEST(Listen, TakesTheLongestPathAndReplacesOnlyDeadSockets) {
   EXPECT_EQ(access(file.c_str(), F_OK), 0) << "a file that is no socket must stay";
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::listen_address_test

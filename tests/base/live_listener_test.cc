@@ -10,8 +10,7 @@
 #include "tests/support/raw_http2.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::live_listener_test {
 
 using Outcome = LiveListener::Outcome;
 
@@ -77,5 +76,4 @@ TEST(LiveListener, AUnixSocketGoesWithItsListenerUnlessSomebodyElseTookThePath) 
   EXPECT_FALSE(FileExists(path));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::live_listener_test

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::log_burst_test {
 
 using std::chrono::seconds;
 using ::testing::HasSubstr;
@@ -38,5 +37,4 @@ TEST(LogBurstTest, ALineAfterABurstCountsIt) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), Not(HasSubstr("of the kind")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::log_burst_test

@@ -7,8 +7,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_limit_test {
 
 class MemoryLimitTest : public testing::Test {
  protected:
@@ -111,5 +110,4 @@ TEST_F(MemoryLimitTest, OwnMemoryIsWhatIsAnonymous) {
   EXPECT_GT(ReadOwnMemory(), 0u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_limit_test

@@ -5,8 +5,7 @@
 
 #include "base/units.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_shedder_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -130,5 +129,4 @@ TEST(BusiestConnections, IdleOnesStay) {
   EXPECT_THAT(BusiestConnections({}), IsEmpty());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_shedder_test

@@ -6,8 +6,7 @@
 
 #include "prometheus/metric_family.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::metrics_connections_test {
 
 TEST(ConnectionMetrics, ShowWhatTheGateCounts) {
   auto stats = std::make_shared<GateStats>();
@@ -28,5 +27,4 @@ TEST(ConnectionMetrics, ShowWhatTheGateCounts) {
   EXPECT_FALSE(values.contains("tidegate_connections_closed_total/none"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::metrics_connections_test

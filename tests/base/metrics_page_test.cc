@@ -6,8 +6,7 @@
 #include <array>
 #include <limits>
 
-namespace tidegate {
-namespace {
+namespace tidegate::metrics_page_test {
 
 using ::testing::ElementsAre;
 using Label = MetricsPage::Label;
@@ -46,5 +45,4 @@ TEST(MetricsPageDeathTest, HistogramNeedsACountForEachBucket) {
   EXPECT_DEATH(page.Histogram("h", "H.", std::array{1.0}, std::array<uint64_t, 1>{5}, 0), "CHECK");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::metrics_page_test

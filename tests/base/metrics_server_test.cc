@@ -10,8 +10,7 @@
 #include "tests/support/http_get.h"
 #include "tests/support/metrics_text.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::metrics_server_test {
 
 using ::testing::Contains;
 using ::testing::HasSubstr;
@@ -168,5 +167,4 @@ TEST(MetricsServerTest, AddressOfNobodyIsUnavailable) {
   EXPECT_EQ(server.status().code(), absl::StatusCode::kUnavailable) << server.status();
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::metrics_server_test

@@ -5,8 +5,7 @@
 
 #include <limits>
 
-namespace tidegate {
-namespace {
+namespace tidegate::numbers_test {
 
 using testing::HasSubstr;
 
@@ -57,5 +56,4 @@ TEST(Numbers, RefusesWhatIsNotFiniteOrOutOfRange) {
             "'much' is not a number such as 0.5");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::numbers_test

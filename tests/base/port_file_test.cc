@@ -4,8 +4,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::port_file_test {
 
 TEST(PortFile, ReplacesTheFile) {
   TempDir folder;
@@ -22,5 +21,4 @@ TEST(PortFile, NamesTheFolderThatIsMissing) {
   EXPECT_NE(status.message().find("/nonexistent/port"), absl::string_view::npos);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::port_file_test

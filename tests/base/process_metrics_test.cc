@@ -12,8 +12,7 @@
 #include "base/unique_fd.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::process_metrics_test {
 
 std::map<std::string, double> Values(const ProcessMetrics& metrics) {
   std::map<std::string, double> values;
@@ -74,5 +73,4 @@ TEST(ProcessMetricsTest, ThisProcessIsPlausible) {
   EXPECT_EQ(Values(metrics).at("process_open_fds"), before.at("process_open_fds") + 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::process_metrics_test

@@ -8,8 +8,7 @@
 #include <stdexcept>
 #include <system_error>
 
-namespace tidegate {
-namespace {
+namespace tidegate::process_test {
 
 using testing::ExitedWithCode;
 using testing::KilledBySignal;
@@ -39,5 +38,4 @@ TEST(ProcessDeathTest, OtherExceptionsAreNamed) {
               "error: uncaught exception: told");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::process_test

@@ -6,8 +6,7 @@
 #include "base/units.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::progress_test {
 
 using ::testing::HasSubstr;
 
@@ -55,5 +54,4 @@ TEST(ProgressTest, OnATerminalOneLineIsRedrawnAndEnded) {
   EXPECT_THAT(text, HasSubstr("100 %"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::progress_test

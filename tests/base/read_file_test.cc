@@ -6,8 +6,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::read_file_test {
 
 TEST(ReadFile, GivesTheBytes) {
   const TempDir folder;
@@ -67,5 +66,4 @@ TEST(OpenFile, TakesRegularFilesAloneAndDoesNotWait) {
   EXPECT_EQ(OpenFile(folder.File("none")).status().code(), absl::StatusCode::kNotFound);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::read_file_test

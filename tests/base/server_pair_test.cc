@@ -11,8 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace tidegate {
-namespace {
+namespace tidegate::server_pair_test {
 
 // The name of the other end, as gRPC writes it. "" if it has none.
 std::string PeerOf(int fd) {
@@ -81,5 +80,4 @@ TEST(ServerPair, OtherPeersAreNobody) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::server_pair_test

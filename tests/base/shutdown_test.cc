@@ -14,8 +14,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::shutdown_test {
 
 // Runs `body` in a process of its own, which must not return from it; gives the wait status.
 int StatusOf(const std::function<void()>& body) {
@@ -154,5 +153,4 @@ TEST(ShutdownTest, AHardEndSaysWhyAndLeavesNothingBehind) {
   EXPECT_THAT(ReadFileOrDie(dir.File("log")), testing::HasSubstr("it hangs; ending anyway"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::shutdown_test

@@ -12,8 +12,7 @@
 #include "base/unique_fd.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::subprocess_test {
 
 using ::testing::HasSubstr;
 
@@ -115,5 +114,4 @@ TEST_F(SubprocessTest, SiblingsLieBesideTheProgram) {
               HasSubstr("tidegate-none is missing: it has to lie beside " + self));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::subprocess_test

@@ -9,8 +9,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::temporary_folder_test {
 
 namespace fs = std::filesystem;
 
@@ -54,5 +53,4 @@ TEST(TemporaryFolderTest, TheParentIsNamed) {
   EXPECT_NE(folder.status().message().find("/nonexistent"), absl::string_view::npos);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::temporary_folder_test

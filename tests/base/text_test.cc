@@ -5,8 +5,7 @@
 
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::text_test {
 
 std::string Times(int count, const std::string& text) {
   std::string all;
@@ -70,5 +69,4 @@ TEST(Text, LinesStayLines) {
   EXPECT_EQ(PrintableLines(std::string(100000, 'x'), std::string::npos).size(), 100000u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::text_test

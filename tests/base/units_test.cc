@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::units_test {
 
 using std::chrono::nanoseconds;
 
@@ -95,5 +94,4 @@ TEST(UnitsTest, RoundsUp) {
   EXPECT_EQ(RoundUp(4097, 4096), 8192u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::units_test

@@ -4,8 +4,7 @@
 
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::utf8_test {
 
 void ExpectStep(std::string_view text, Utf8Kind kind, size_t bytes) {
   const Utf8Step step = NextUtf8(text);
@@ -59,5 +58,4 @@ TEST(Utf8, EndsAnInvalidPartWhereTheNextCharacterMayBegin) {
   ExpectStep("\xf0\x9f\xc3\xa4", Utf8Kind::kInvalid, 2);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::utf8_test

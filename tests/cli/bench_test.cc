@@ -9,8 +9,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::bench_test {
 
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
@@ -104,5 +103,4 @@ TEST_F(BenchCommandTest, RefusesWhatCannotBeMeasured) {
   EXPECT_THAT(Error({"--json", model_}), HasSubstr("is one of the files to read"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::bench_test

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::byte_values_test {
 
 using ::testing::HasSubstr;
 
@@ -38,5 +37,4 @@ TEST(ByteShareTest, RefusalsNameTheFlag) {
   EXPECT_THAT(Refusal(ParseByteShare("--dram", "much", 1000).status()), HasSubstr("--dram"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::byte_values_test

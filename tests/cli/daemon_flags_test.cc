@@ -13,8 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/flag_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::daemon_flags_test {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -135,5 +134,4 @@ TEST_F(DaemonFlagsTest, AllAreSettingsWithVariables) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::daemon_flags_test

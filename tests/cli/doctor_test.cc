@@ -14,8 +14,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::doctor_test {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
@@ -293,5 +292,4 @@ TEST_F(DoctorCommandTest, MistakesAreNamed) {
   EXPECT_THAT(std::string(status_.message()), HasSubstr("--memory-budget"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::doctor_test

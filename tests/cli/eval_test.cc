@@ -9,8 +9,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::eval_test {
 
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
@@ -127,5 +126,4 @@ TEST_F(EvalCommandTest, ErrorsNameFlagValueAndRemedy) {
   EXPECT_THAT(Error({"--choices", dir_.File("choices.jsonl")}), HasSubstr("no questions"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::eval_test

@@ -8,8 +8,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::generate_test {
 
 using testing::HasSubstr;
 using testing::internal::CaptureStderr;
@@ -267,5 +266,4 @@ TEST(Generate, HelpShowsExamples) {
   EXPECT_THAT(GetCapturedStdout(), HasSubstr("tidegate generate 'Once upon a time'"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::generate_test

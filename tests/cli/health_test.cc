@@ -4,8 +4,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::health_test {
 
 using testing::HasSubstr;
 
@@ -35,5 +34,4 @@ TEST(Health, NobodyThere) {
   EXPECT_FALSE(RunCommand(AddHealthCommand, {"health", "--server", "unix:/nonexistent/s"}).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::health_test

@@ -12,8 +12,7 @@
 #include "tests/cli/command_line.h"
 #include "weightstore/store_config.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::help_defaults_test {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -117,5 +116,4 @@ TEST(HelpDefaultsTest, CommandsTakeTheDefaultsThatTheyShow) {
   EXPECT_GT(seen, 40u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::help_defaults_test

@@ -14,8 +14,7 @@
 #include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::inspect_test {
 
 using ::testing::HasSubstr;
 
@@ -245,5 +244,4 @@ TEST_F(InspectCommandTest, MistakesAreNamed) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::inspect_test

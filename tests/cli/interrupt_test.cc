@@ -7,8 +7,7 @@
 #include "base/shutdown.h"
 #include "cli/line_reader.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::interrupt_test {
 
 // Runs `body` in a process of its own, which must not return from it; gives the wait status.
 template <typename Body>
@@ -63,5 +62,4 @@ TEST(InterruptGuardTest, AfterItTheFirstSignalEndsTheProcess) {
   ASSERT_TRUE(WIFSIGNALED(status)) << status;
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::interrupt_test

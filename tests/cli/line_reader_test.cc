@@ -7,8 +7,7 @@
 
 #include "base/unique_fd.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::line_reader_test {
 
 TEST(LineReader, GivesLinesAndTheUnfinishedLast) {
   int ends[2];
@@ -57,5 +56,4 @@ TEST(LineReader, AnInterruptIsAnEventAndDropsTheLine) {
   EXPECT_TRUE(line == "whole" || line == "halfwhole") << line;
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::line_reader_test

@@ -10,8 +10,7 @@
 #include "cli/interval_sums.h"
 #include "cli/latency_histogram.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::load_meter_test {
 
 using testing::DoubleNear;
 using testing::ElementsAre;
@@ -223,5 +222,4 @@ TEST(LoadMeterTest, GoodRequestsMeetEveryGoal) {
   EXPECT_EQ(good({.e2el = 3.9}), 0u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::load_meter_test

@@ -9,8 +9,7 @@
 
 #include "absl/strings/str_split.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::load_report_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -150,5 +149,4 @@ TEST(LoadReportTest, NothingMeasuredIsNoNumberThatIsNone) {
   EXPECT_THAT(LoadPage(Subject(), {&nothing, 1}).csv, Not(HasSubstr("nan")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::load_report_test

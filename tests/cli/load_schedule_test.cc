@@ -7,8 +7,7 @@
 #include <cmath>
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::load_schedule_test {
 
 using testing::Each;
 using testing::ElementsAre;
@@ -132,5 +131,4 @@ TEST(LoadScheduleTest, PromptsOfATextArePiecesOfIt) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::load_schedule_test

@@ -14,8 +14,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::load_test {
 
 using testing::HasSubstr;
 
@@ -257,5 +256,4 @@ TEST(Load, MistakesInFlagsAreNamed) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::load_test

@@ -6,8 +6,7 @@
 #include "base/units.h"
 #include "tests/support/tiny_pack.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_choice_test {
 
 using ::testing::HasSubstr;
 
@@ -90,5 +89,4 @@ TEST_F(MemoryChoiceTest, ThisMachineHasMemory) {
   EXPECT_EQ(facts.region_dir, "/dev/shm");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_choice_test

@@ -6,8 +6,7 @@
 
 #include "tests/cli/command_line.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::number_flags_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -57,5 +56,4 @@ TEST(NumberFlags, ServersAreCheckedAtOnce) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::number_flags_test

@@ -7,8 +7,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::oracle_flags_test {
 
 using ::testing::HasSubstr;
 
@@ -119,5 +118,4 @@ TEST(OracleFlagsTest, NumbersThatOverflowAreAnErrorInEveryCommand) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::oracle_flags_test

@@ -14,8 +14,7 @@
 #include "tests/support/hf_folder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_cache_test {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
@@ -196,5 +195,4 @@ TEST_F(PackCacheTest, MistakesAreNamed) {
   EXPECT_EQ(PacksInCache(), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_cache_test

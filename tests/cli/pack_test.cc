@@ -13,8 +13,7 @@
 #include "tests/support/random_values.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_test {
 
 using ::testing::HasSubstr;
 
@@ -199,5 +198,4 @@ TEST_F(PackCommandTest, MistakesAreNamed) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_test

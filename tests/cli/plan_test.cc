@@ -10,8 +10,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::plan_test {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
@@ -95,5 +94,4 @@ TEST_F(PlanCommandTest, MistakesAreNamed) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::plan_test

@@ -11,8 +11,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::profile_test {
 
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -247,5 +246,4 @@ TEST_F(ProfileTest, PackRefusesTheProfileOfAnotherModel) {
               StartsWith(profile_ + ": the profile is of the model 'tiny', this is 'stories-7M'"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::profile_test

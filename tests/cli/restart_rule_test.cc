@@ -4,8 +4,7 @@
 
 #include <vector>
 
-namespace tidegate {
-namespace {
+namespace tidegate::restart_rule_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -35,5 +34,4 @@ TEST(RestartRuleTest, FollowsItsLimits) {
   EXPECT_EQ(rule.AfterEnd(milliseconds(100)), milliseconds(1));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::restart_rule_test

@@ -18,8 +18,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::servable_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -227,5 +226,4 @@ TEST(CheckServable, NeedsARowForEachToken) {
               HasSubstr("2 tokens, the embedding only 1 rows"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::servable_test

@@ -11,8 +11,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::simulate_test {
 
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
@@ -104,5 +103,4 @@ TEST_F(SimulateCommandTest, MistakesAreNamed) {
               HasSubstr("is one of the files to read"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::simulate_test

@@ -7,8 +7,7 @@
 #include "tests/support/test_support.h"
 #include "weightstore/admin_service.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::stats_test {
 
 using testing::HasSubstr;
 using testing::internal::CaptureStdout;
@@ -74,5 +73,4 @@ TEST(Stats, SaysWhoIsMissing) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("is tidegate-store running"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::stats_test

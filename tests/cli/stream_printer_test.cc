@@ -5,8 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-namespace tidegate {
-namespace {
+namespace tidegate::stream_printer_test {
 
 constexpr char kText[] =
     "a\x1b]0;title\x07\tb\n\xc2\x9b"
@@ -123,5 +122,4 @@ TEST(StreamPrinter, ProgressIsForStandardError) {
   EXPECT_EQ(err.str(), "prompt: 0 of 90 tokens\nprompt: 64 of 90 tokens, 32 from the cache\n");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::stream_printer_test

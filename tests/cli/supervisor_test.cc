@@ -9,8 +9,7 @@
 #include "base/units.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::supervisor_test {
 
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
@@ -164,5 +163,4 @@ TEST_F(SupervisorTest, StopsWhatIsNotReadyYet) {
   EXPECT_FALSE(FileExists(dir_.File("log")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::supervisor_test

@@ -6,8 +6,7 @@
 #include "tests/cli/command_line.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::template_test {
 
 using testing::HasSubstr;
 
@@ -48,5 +47,4 @@ TEST_F(TemplateCommand, ErrorsNameTheFileTheLineAndTheRemedy) {
               HasSubstr("more than"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::template_test

@@ -12,8 +12,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::tokenize_test {
 
 using testing::HasSubstr;
 
@@ -242,5 +241,4 @@ TEST_F(TokenizeCommand, RefusesFilesThatHaveNoTokenizer) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(dir_.File("other")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::tokenize_test

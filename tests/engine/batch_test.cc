@@ -8,8 +8,7 @@
 
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::batch_test {
 
 using Logits = std::vector<float>;
 
@@ -275,5 +274,4 @@ TEST(DenseInsteadTest, RowsWhoseMasksWantEverythingThatIsMissingAreDense) {
   EXPECT_GT(instead(4), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::batch_test

@@ -9,8 +9,7 @@
 
 #include "tests/engine/attention_oracle.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::decode_attention_test {
 
 class DecodeAttentionTest : public testing::Test {
  protected:
@@ -120,5 +119,4 @@ TEST_F(DecodeAttentionTest, NoRowsAreNoWork) {
   attention.Run(0, {});
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::decode_attention_test

@@ -6,8 +6,7 @@
 #include "base/error_reason.h"
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::decoder_test {
 
 // Logits after `tokens`, the first `prefilled` of them in pieces of `piece`, the others step by
 // step.
@@ -225,5 +224,4 @@ TEST(DecoderTest, KeysTooLargeForAHalfAreAnError) {
       AppendPrompt(*local.decoder, whole, prompt, Precision::kExact, logits, accounts).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::decoder_test

@@ -6,8 +6,7 @@
 #include "base/units.h"
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::embedding_test {
 
 LocalStoreOptions Options(bool tied, uint64_t budget) {
   LocalStoreOptions options;
@@ -95,5 +94,4 @@ TEST(EmbeddingTest, ADamagedRowIsNamedAndTheOthersAreGood) {
   EXPECT_TRUE(local.model->embedding.Decode(without, out.data()).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::embedding_test

@@ -9,8 +9,7 @@
 #include "tests/engine/local_engine.h"
 #include "tests/engine/stream_sink.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::engine_test {
 
 using Clock = std::chrono::steady_clock;
 using ::testing::HasSubstr;
@@ -406,5 +405,4 @@ TEST(EngineTest, KvCapacityLimitsWhatRunsAtOnce) {
   EXPECT_GT(second.sink->Wait().accounts.queue_seconds, 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::engine_test

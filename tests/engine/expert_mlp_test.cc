@@ -9,8 +9,7 @@
 #include "tests/engine/mlp_rows.h"
 #include "tests/engine/plain_mlp.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::expert_mlp_test {
 
 std::vector<ExpertShare> Choose(const std::vector<float>& logits, uint32_t used, bool normalise) {
   std::vector<ExpertShare> shares = {{9, 9}};  // What was there goes.
@@ -236,5 +235,4 @@ TEST(ExpertMlpTest, MasksLookAtTheResidencyOfTheirExpert) {
   EXPECT_NE(run(3, 1, 7), third);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::expert_mlp_test

@@ -6,8 +6,7 @@
 
 #include "engine/kernels/precision.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::generation_test {
 
 TEST(GenerationTest, ModeNamesRoundTrip) {
   for (const DecodeMode mode : {DecodeMode::kDense, DecodeMode::kDip, DecodeMode::kDipCa}) {
@@ -31,5 +30,4 @@ TEST(GenerationTest, FinishReasonNamesAreDistinct) {
   EXPECT_EQ(names.size(), static_cast<size_t>(FinishReason::kError));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::generation_test

@@ -7,8 +7,7 @@
 #include <cmath>
 #include <random>
 
-namespace tidegate {
-namespace {
+namespace tidegate::ladder_controller_test {
 
 // A drive and a processor. `noise`: standard deviation of a token's time, as a share.
 class Plant {
@@ -170,5 +169,4 @@ TEST(LadderController, IgnoresTimesThatAreNone) {
   EXPECT_EQ(controller.tokens_per_second(), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::ladder_controller_test

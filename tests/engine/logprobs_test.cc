@@ -5,8 +5,7 @@
 #include <cmath>
 #include <limits>
 
-namespace tidegate {
-namespace {
+namespace tidegate::logprobs_test {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -66,5 +65,4 @@ TEST(Logprobs, LargeLogitsDoNotOverflow) {
   EXPECT_EQ(got.logprob, 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::logprobs_test

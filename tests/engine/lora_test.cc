@@ -11,8 +11,7 @@
 #include "tests/engine/local_engine.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::lora_test {
 
 using ::testing::HasSubstr;
 
@@ -316,5 +315,4 @@ TEST(LoraTest, AMissingFileIsNamed) {
   EXPECT_THAT(std::string(lora.status().message()), HasSubstr("/nowhere/a.gguf"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::lora_test

@@ -6,8 +6,7 @@
 #include "base/units.h"
 #include "proto/store/v1/defaults.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_plan_test {
 
 using ::testing::HasSubstr;
 
@@ -163,5 +162,4 @@ TEST(MemoryPlanTest, PreemptedSequencesAreComputedAgainInSmallPieces) {
   EXPECT_EQ(SequencesCarried(1000, 2), 64u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_plan_test

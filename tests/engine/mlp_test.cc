@@ -6,8 +6,7 @@
 #include "tests/engine/mlp_rows.h"
 #include "tests/engine/plain_mlp.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::mlp_test {
 
 TEST(MlpTest, PrunedAgreesWithThePlainMethod) {
   for (const UnitEncoding units :
@@ -279,5 +278,4 @@ TEST(MlpTest, ADeadStoreIsUnavailable) {
             absl::StatusCode::kUnavailable);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::mlp_test

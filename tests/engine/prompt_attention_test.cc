@@ -7,8 +7,7 @@
 
 #include "tests/engine/attention_oracle.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::prompt_attention_test {
 
 class PromptAttentionTest : public testing::Test {
  protected:
@@ -81,5 +80,4 @@ TEST_F(PromptAttentionTest, PiecesAndThreadsChangeNoBit) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::prompt_attention_test

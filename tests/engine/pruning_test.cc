@@ -8,8 +8,7 @@
 #include <limits>
 #include <random>
 
-namespace tidegate {
-namespace {
+namespace tidegate::pruning_test {
 
 using ::testing::ElementsAre;
 
@@ -225,5 +224,4 @@ TEST(MaskSelectorTest, AgreesWithSortingOnRandomScores) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pruning_test

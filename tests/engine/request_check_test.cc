@@ -8,8 +8,7 @@
 
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::request_check_test {
 
 constexpr uint32_t kContext = 16;
 
@@ -94,5 +93,4 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Sampling", [](R& r) { r.sampling.temperature = -1; }, kBad, "temperature"}),
     [](const auto& row) { return std::string(row.param.name); });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::request_check_test

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::request_queue_test {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -160,5 +159,4 @@ TEST(RequestQueueTest, TimeIsUpAtTheLimit) {
   EXPECT_FALSE(waiting.TimeIsUp(now - std::chrono::nanoseconds(1)));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::request_queue_test

@@ -4,8 +4,7 @@
 
 #include <cmath>
 
-namespace tidegate {
-namespace {
+namespace tidegate::rope_test {
 
 using Kind = RopeStretch::Kind;
 
@@ -73,5 +72,4 @@ TEST(RotationsTest, PairsAreNeighboursOrHalvesAndTheRestStays) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::rope_test

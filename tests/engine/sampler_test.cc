@@ -8,8 +8,7 @@
 #include <limits>
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::sampler_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -446,5 +445,4 @@ TEST(ValidateSamplingParams, NamesFieldValueAndRange) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::sampler_test

@@ -9,8 +9,7 @@
 
 #include "engine/scheduler.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::scheduler_simulation_test {
 
 struct Job {
   uint64_t id = 0, client = 0;
@@ -312,5 +311,4 @@ TEST(SchedulerSimulationTest, ScarcePagesDoNotThrash) {
   EXPECT_LT(world.rows_computed(), work * 4 / 3);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::scheduler_simulation_test

@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::scheduler_test {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -434,5 +433,4 @@ TEST_F(TargetTest, WithoutATargetNothingIsLimited) {
   EXPECT_EQ(PromptRows(scheduler), 256u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::scheduler_test

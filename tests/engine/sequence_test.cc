@@ -9,8 +9,7 @@
 #include "tests/engine/local_engine.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::sequence_test {
 
 using testing::HasSubstr;
 
@@ -298,5 +297,4 @@ TEST_F(PaddedHead, KeepsItsRowsInLogits) {
   EXPECT_TRUE(best >= static_cast<std::ptrdiff_t>(kTokens) || best == kUnused) << best;
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::sequence_test

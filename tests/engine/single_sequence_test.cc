@@ -4,8 +4,7 @@
 
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::single_sequence_test {
 
 TEST(SingleSequenceTest, ChunksAreOfOneLength) {
   EXPECT_EQ(ChunkTokens(1, 16), 1u);
@@ -33,5 +32,4 @@ TEST(SingleSequenceTest, APromptInChunksIsThePromptAtOnce) {
   EXPECT_EQ(other.size(), 7u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::single_sequence_test

@@ -8,8 +8,7 @@
 #include "proto/store/v1/profile.h"
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::steered_engine_test {
 
 using ::testing::HasSubstr;
 
@@ -216,5 +215,4 @@ TEST_F(SteeredEngineTest, ErrorsTeach) {
   EXPECT_THAT(error(), HasSubstr("its embedding rows 1000, here 320"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::steered_engine_test

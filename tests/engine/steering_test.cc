@@ -5,8 +5,7 @@
 
 #include <algorithm>
 
-namespace tidegate {
-namespace {
+namespace tidegate::steering_test {
 
 using ::testing::HasSubstr;
 
@@ -147,5 +146,4 @@ TEST(Steering, PointsAreInUnitsOfTheModel) {
   EXPECT_EQ(step.MeanKept()[0], (first.input + second.input) / 2.0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::steering_test

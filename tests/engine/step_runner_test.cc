@@ -13,8 +13,7 @@
 #include "tests/engine/local_engine.h"
 #include "tests/engine/stream_sink.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::step_runner_test {
 
 constexpr std::chrono::seconds kLong{30};
 
@@ -399,5 +398,4 @@ TEST(StepRunnerTest, WaitingPromptsAreBounded) {
   EXPECT_EQ(waiting.sink->Wait().reason, FinishReason::kMaxTokens);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::step_runner_test

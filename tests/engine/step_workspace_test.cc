@@ -12,8 +12,7 @@
 #include "engine/sampler.h"
 #include "tests/engine/local_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::step_workspace_test {
 
 uint64_t Allocated() {
   const struct mallinfo2 info = mallinfo2();
@@ -145,5 +144,4 @@ TEST(StepWorkspaceTest, BoundsWhatStepsOfALargerModelTake) {
   ExpectStated(kLarger, kLargerShape, 1, 1.15);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::step_workspace_test

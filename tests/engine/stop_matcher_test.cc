@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::stop_matcher_test {
 
 // Feeds the text in pieces of `step` bytes and returns everything that came out.
 std::string Feed(StopMatcher& matcher, const std::string& text, size_t step) {
@@ -53,5 +52,4 @@ TEST(StopMatcherTest, WithoutStopsNothingIsHeld) {
   EXPECT_EQ(matcher.Add("text"), "text");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::stop_matcher_test

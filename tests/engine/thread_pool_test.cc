@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::thread_pool_test {
 
 TEST(ThreadPoolTest, CoversEveryIndexOnceForAnyCountAndGranule) {
   for (const uint32_t threads : {1u, 2u, 5u}) {
@@ -62,5 +61,4 @@ TEST(ThreadPoolTest, PiecesCoverEverythingOnceAndNeverMore) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::thread_pool_test

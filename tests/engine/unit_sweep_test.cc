@@ -10,8 +10,7 @@
 #include "tests/engine/plain_mlp.h"
 #include "tests/engine/scripted_units.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unit_sweep_test {
 
 struct Scripted {
   explicit Scripted(ScriptedUnits::ScriptFor script)
@@ -235,5 +234,4 @@ TEST(UnitSweepTest, MasksThatFollowCompanyReadLess) {
   EXPECT_LT(bytes_read(true), bytes_read(false));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unit_sweep_test

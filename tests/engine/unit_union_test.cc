@@ -3,8 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::unit_union_test {
 
 using testing::ElementsAre;
 
@@ -78,5 +77,4 @@ TEST(UnitUnionTest, AScoreIsThatOfTheMasksTogether) {
   EXPECT_LT(wanted.blocks()[0].score, kScoreMax);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unit_union_test

@@ -15,8 +15,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/gguf_builder.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::bad_input_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -294,5 +293,4 @@ TEST_F(BadInput, FlagsOfTheOtherPrograms) {
   ExpectError("tidegate-engine", {"--listen", "banana"}, "--listen: ");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::bad_input_test

@@ -6,8 +6,7 @@
 
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::chat_test {
 
 using testing::HasSubstr;
 
@@ -143,5 +142,4 @@ TEST_F(ChatTest, WithoutATemplateTheClientAndTheLogNameARemedyEach) {
   EXPECT_THAT(bad.err, HasSubstr("--chat-template: line 1: {{ has no end }}"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::chat_test

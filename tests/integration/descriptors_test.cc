@@ -9,8 +9,7 @@
 #include "tests/support/daemons.h"
 #include "tests/support/raw_http2.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::descriptors_test {
 
 using grpc::health::v1::HealthCheckResponse;
 
@@ -92,5 +91,4 @@ TEST(Descriptors, TheStoresSocketOutlivesMoreConnectionsThanDescriptors) {
   EXPECT_TRUE(Alive(address)) << store.Output();
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::descriptors_test

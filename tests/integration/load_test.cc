@@ -7,8 +7,7 @@
 
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::load_test {
 
 class LoadCommand : public testing::Test {
  protected:
@@ -92,5 +91,4 @@ TEST_F(LoadCommand, NobodyThereIsAnErrorWithARemedy) {
   EXPECT_THAT(run.err, testing::HasSubstr("is tidegate-engine running at unix:"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::load_test

@@ -14,8 +14,7 @@
 #include "measure/token_ids.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::lock_on_test {
 
 // For chance, and for blocks of several units, which are spared or not as a whole.
 constexpr double kSlack = 1.05;
@@ -75,5 +74,4 @@ TEST_F(LockOn, NothingCostsMoreThanPlainDipOfTheProtectedPart) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::lock_on_test

@@ -6,8 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::lost_output_test {
 
 using testing::HasSubstr;
 
@@ -113,5 +112,4 @@ TEST_F(LostOutput, FilesAppearWholeOrNotAtAll) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::lost_output_test

@@ -16,8 +16,7 @@
 #include "tests/support/daemons.h"
 #include "tests/support/gguf_builder.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_test {
 
 constexpr char kBudgetText[] = "8MiB";
 constexpr int64_t kBudget = 8 * kMiB;
@@ -210,5 +209,4 @@ TEST_F(MemoryTest, AStreamThatWaitsTakesNoMoreThanStated) {
   for (const auto& stream : streams) stream->Cancel();
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_test

@@ -20,8 +20,7 @@
 #include "tests/support/metrics_text.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::metrics_golden_test {
 
 constexpr std::chrono::seconds kStartLimit(60);
 constexpr char kGolden[] = "tests/testdata/metrics.golden";
@@ -177,5 +176,4 @@ TEST(MetricsGoldenTest, FamiliesComeOnceAndWithHelp) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::metrics_golden_test

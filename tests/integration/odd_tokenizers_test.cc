@@ -6,8 +6,7 @@
 
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::odd_tokenizers_test {
 
 using testing::HasSubstr;
 
@@ -108,5 +107,4 @@ TEST_F(OddTokenizers, WhatNoEngineTakesIsNotPacked) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::odd_tokenizers_test

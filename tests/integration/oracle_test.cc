@@ -13,8 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::oracle_test {
 
 using Json = nlohmann::json;
 
@@ -307,5 +306,4 @@ TEST(DemoOracle, TheModelIsTheOneThatTheFiguresAreFor) {
   EXPECT_EQ(run.out.substr(0, 64), golden.at("sha256").get<std::string>());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::oracle_test

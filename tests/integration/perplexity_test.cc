@@ -13,8 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::perplexity_test {
 
 using Json = nlohmann::json;
 
@@ -169,5 +168,4 @@ INSTANTIATE_TEST_SUITE_P(
                     DefaultRow{"density_35_gamma_02", 0.35, 0.2, 19.3071, 209.43, 241.99}),
     [](const auto& param) { return std::string(param.param.name); });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::perplexity_test

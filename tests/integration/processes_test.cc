@@ -11,8 +11,7 @@
 #include "tests/support/daemons.h"
 #include "tests/support/error_details.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::processes_test {
 
 const std::vector<std::string> kBudget = {"--memory-budget", kSmallBudget};
 const std::vector<std::string> kSlowStore = {"--memory-budget", kSmallBudget, "--flash-model",
@@ -352,5 +351,4 @@ TEST_F(Exactness, CacheAwareDecodingEndsOnSlowDevices) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::processes_test

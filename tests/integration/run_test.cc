@@ -11,8 +11,7 @@
 
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::run_test {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
@@ -163,5 +162,4 @@ TEST_F(RunTest, ATerminalIsAConversationAndNothingIsLeft) {
   EXPECT_TRUE(fs::is_empty(temporary.path()));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::run_test

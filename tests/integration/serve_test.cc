@@ -11,8 +11,7 @@
 #include "cli/health_check.h"
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::serve_test {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
@@ -273,5 +272,4 @@ TEST_F(ServeTest, ThePlacesOfItsProgramsAreNamed) {
                                  dir_->path()));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::serve_test

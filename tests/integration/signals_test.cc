@@ -8,8 +8,7 @@
 
 #include "tests/support/daemons.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::signals_test {
 
 const std::vector<std::string> kSlowStore = {"--memory-budget", kSmallBudget, "--flash-model",
                                              kSlowDevice};
@@ -121,5 +120,4 @@ TEST_F(Signals, AnInterruptedCommandLeavesNothing) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::signals_test

@@ -10,8 +10,7 @@
 #include "tests/support/error_details.h"
 #include "weightstore/client/weight_client.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::stall_test {
 
 using testing::HasSubstr;
 
@@ -219,5 +218,4 @@ TEST_F(Stall, ASecondSignalEndsAStoreWhoseReadsAreOut) {
   EXPECT_EQ(stream.Finish().status.error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::stall_test

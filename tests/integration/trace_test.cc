@@ -6,8 +6,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::trace_test {
 
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
@@ -96,5 +95,4 @@ TEST_F(TraceTest, ARecordingNeverReplacesWhatItReads) {
   EXPECT_EQ(ReadFileOrDie(adapter), "an adapter");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::trace_test

@@ -10,8 +10,7 @@
 #include "tests/support/daemons.h"
 #include "tests/support/error_details.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unreadable_pack_test {
 
 using ::testing::HasSubstr;
 
@@ -85,5 +84,4 @@ TEST_F(UnreadablePack, ADriveThatAnswersWithErrors) {
   ExpectLostWeights(daemons, "Input/output error");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unreadable_pack_test

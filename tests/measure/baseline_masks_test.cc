@@ -5,8 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace tidegate {
-namespace {
+namespace tidegate::baseline_masks_test {
 
 ModelConfig Config(uint32_t hidden_units, uint32_t layers = 1) {
   ModelConfig config;
@@ -94,5 +93,4 @@ TEST(BaselineMaskTest, CountsWhatItKeptOfSeveralTokens) {
   EXPECT_NEAR(mask.density(), 2.0 / 3, 1e-12);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::baseline_masks_test

@@ -12,8 +12,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::evaluation_test {
 
 EvalResult Made(const char* method, double nll, double speed, double times) {
   EvalResult result;
@@ -170,5 +169,4 @@ TEST_F(EvaluateTest, AnswersAreTheLikeliestChoices) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::evaluation_test

@@ -6,8 +6,7 @@
 #include <numeric>
 #include <random>
 
-namespace tidegate {
-namespace {
+namespace tidegate::layer_densities_test {
 
 double Cost(const std::vector<LayerCost>& costs, const std::vector<double>& densities) {
   double sum = 0;
@@ -83,5 +82,4 @@ TEST(LayerDensities, StaysInRange) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::layer_densities_test

@@ -17,8 +17,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::machine_speeds_test {
 
 using ::testing::HasSubstr;
 
@@ -122,5 +121,4 @@ TEST_F(SpeedsTest, MistakesAreNamed) {
   EXPECT_THAT(std::string(small.message()), HasSubstr("name a folder with --drive"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::machine_speeds_test

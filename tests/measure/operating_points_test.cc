@@ -5,8 +5,7 @@
 
 #include <cmath>
 
-namespace tidegate {
-namespace {
+namespace tidegate::operating_points_test {
 
 using ::testing::DoubleEq;
 using ::testing::ElementsAre;
@@ -140,5 +139,4 @@ TEST(OperatingPoints, SearchEndsWithTheFirstFailure) {
   EXPECT_EQ(found.status().code(), absl::StatusCode::kDataLoss);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::operating_points_test

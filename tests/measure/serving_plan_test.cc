@@ -10,8 +10,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::serving_plan_test {
 
 class ServingPlanTest : public ::testing::Test {
  protected:
@@ -159,5 +158,4 @@ TEST(MultipliedBytesTest, CountsAnEmbeddingOnlyWhereItIsTheHead) {
   EXPECT_EQ(MultipliedBytes(manifest), 2100u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::serving_plan_test

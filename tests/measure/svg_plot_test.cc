@@ -6,8 +6,7 @@
 #include <cmath>
 #include <limits>
 
-namespace tidegate {
-namespace {
+namespace tidegate::svg_plot_test {
 
 using ::testing::DoubleNear;
 using ::testing::ElementsAre;
@@ -63,5 +62,4 @@ TEST(SvgPlotTest, NothingAndOnePointHaveAxesToo) {
   EXPECT_THAT(svg, Not(HasSubstr("nan")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::svg_plot_test

@@ -7,8 +7,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::token_ids_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -40,5 +39,4 @@ TEST(CheckTokenIds, BoundsAreTheVocabulary) {
   EXPECT_FALSE(CheckTokenIds(std::vector<TokenId>{-1}, 10).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::token_ids_test

@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::usage_meter_test {
 
 TEST(PerToken, DividesDifferences) {
   const Usage begin = {.seconds = 10, .cpu_seconds = 3, .disk_bytes = 100, .peak_rss_bytes = 0};
@@ -24,5 +23,4 @@ TEST(UsageNow, OnlyGrows) {
   EXPECT_GE(second.peak_rss_bytes, first.peak_rss_bytes);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::usage_meter_test

@@ -11,8 +11,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::atomic_file_test {
 
 size_t FileCount(const TempDir& dir) {
   return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(dir.path()), {}));
@@ -76,5 +75,4 @@ TEST_P(AtomicFileTest, FoldersThatCannotBeWrittenAreNamed) {
 INSTANTIATE_TEST_SUITE_P(BothWays, AtomicFileTest, ::testing::Bool(),
                          [](const auto& row) { return row.param ? "Unnamed" : "Named"; });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::atomic_file_test

@@ -10,8 +10,7 @@
 
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::error_feedback_test {
 
 constexpr uint32_t kInputs = 96, kTokens = 400;
 constexpr uint64_t kOutputs = 64;
@@ -153,5 +152,4 @@ TEST(ErrorFeedbackTest, MomentsThatAreNotFiniteAreRefused) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::error_feedback_test

@@ -11,8 +11,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::gguf_split_test {
 
 using ::testing::HasSubstr;
 
@@ -98,5 +97,4 @@ TEST_F(SplitTest, NamesAndCountsThatCannotBeAreRefused) {
   EXPECT_THAT(Error(Path(0)), HasSubstr("split.count is 65535"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::gguf_split_test

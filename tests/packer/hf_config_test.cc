@@ -9,8 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "packer/json_object.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::hf_config_test {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
@@ -359,7 +358,7 @@ TEST(HfConfigTest, WhatFilesMeanThatDoNotSay) {
   EXPECT_THAT(std::string(Translate(json).status().message()), HasSubstr("hidden_activation"));
 }
 
-TEST(JsonObjectTest, SaysWhatIsWrongWithAFile) {
+TEST(HfConfigJsonTest, SaysWhatIsWrongWithAFile) {
   EXPECT_THAT(std::string(JsonObject::Parse("[1]", "x.json").status().message()),
               HasSubstr("x.json is no object"));
   EXPECT_THAT(std::string(JsonObject::Parse("{\"a\":", "x.json").status().message()),
@@ -369,5 +368,4 @@ TEST(JsonObjectTest, SaysWhatIsWrongWithAFile) {
   EXPECT_FALSE(JsonObject::Parse(std::string(1 << 20, '['), "deep").ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hf_config_test

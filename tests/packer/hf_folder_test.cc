@@ -12,8 +12,7 @@
 #include "packer/pack_plan.h"
 #include "tests/support/hf_folder.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::hf_folder_test {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -191,5 +190,4 @@ TEST_F(HfFolderTest, TheTokenizerComesFromTheFolder) {
   EXPECT_EQ(PlanPack(*folder, {}).status().code(), tokenizer.status().code());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hf_folder_test

@@ -6,8 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-namespace tidegate {
-namespace {
+namespace tidegate::hf_rope_test {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
@@ -109,5 +108,4 @@ TEST(HfRopeTest, EveryParameterOfRopeIsUsedOrRefusedByName) {
   EXPECT_THAT(std::string(Translate(json).status().message()), HasSubstr("contradict"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hf_rope_test

@@ -9,8 +9,7 @@
 #include "proto/sentencepiece/model.pb.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::hf_tokenizer_test {
 
 using Json = nlohmann::json;
 using store::v1::SplitStep;
@@ -272,5 +271,4 @@ TEST_F(ReadHfTokenizerTest, ErrorsNameTheFile) {
               HasSubstr("tokenizer_config.json: no JSON object"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hf_tokenizer_test

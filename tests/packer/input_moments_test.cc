@@ -4,8 +4,7 @@
 
 #include <random>
 
-namespace tidegate {
-namespace {
+namespace tidegate::input_moments_test {
 
 TEST(InputMomentsTest, SumsProductsWithinBlocks) {
   constexpr uint32_t kInputs = 10, kTokens = 7;
@@ -39,5 +38,4 @@ TEST(InputMomentsTest, BlocksStayWithinTheMemoryGiven) {
   EXPECT_EQ(MomentBlock(1000, 100'000, 1'000'000, 1), 64u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::input_moments_test

@@ -9,8 +9,7 @@
 #include "packer/source_model.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::json_object_test {
 
 using ::testing::HasSubstr;
 
@@ -44,5 +43,4 @@ TEST(JsonObjectTest, FilesOfAFolderThatNestDeeplyAreErrors) {
   EXPECT_THAT(std::string(ReadHfTokenizer(dir.path()).status().message()), HasSubstr("nested"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::json_object_test

@@ -12,8 +12,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::layer_packer_test {
 
 RowReader RowsOf(const SourceModel& source) {
   return [&source, rows = std::vector<float>()](const GgufTensor& matrix, uint64_t first,
@@ -268,5 +267,4 @@ TEST(GgufCursorTest, ReadsAcrossItsBufferAndStopsAtTheEnd) {
   EXPECT_EQ(in.position(), content.size() - 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::layer_packer_test

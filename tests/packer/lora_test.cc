@@ -10,8 +10,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::lora_test {
 
 using ::testing::HasSubstr;
 
@@ -187,5 +186,4 @@ TEST_F(LoraTest, AMissingAdapterIsNamed) {
   EXPECT_FALSE(LoraSet::Open(*model_, {{dir_.File("a.gguf"), INFINITY}}).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::lora_test

@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::markup_test {
 
 TEST(Markup, TellsTurnsFromTagsFromWords) {
   for (const char* text :
@@ -88,5 +87,4 @@ TEST(TemplateMarkup, TakesBracketsWithoutEnd) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::markup_test

@@ -12,8 +12,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_plan_experts_test {
 
 using ::testing::HasSubstr;
 using B = GgufBuilder;
@@ -279,5 +278,4 @@ TEST(ExpertPlanTest, OtherArchitecturesHaveNoExperts) {
               HasSubstr("gemma.expert_count is 4: gemma models with experts are not supported"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_plan_experts_test

@@ -13,8 +13,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_plan_test {
 
 using ::testing::HasSubstr;
 
@@ -476,5 +475,4 @@ TEST_F(PlanTest, FusedMatricesAreTakenApart) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_plan_test

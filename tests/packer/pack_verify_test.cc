@@ -8,8 +8,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_verify_test {
 
 TEST(PackVerifyTest, NamesEveryDamagedBlockAndTensor) {
   TempDir dir;
@@ -52,5 +51,4 @@ TEST(PackVerifyTest, NamesEveryDamagedBlockAndTensor) {
   EXPECT_GT(last, index->header.blocks_bytes);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_verify_test

@@ -17,8 +17,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_writer_test {
 
 using ::testing::HasSubstr;
 
@@ -484,5 +483,4 @@ TEST(GoldenPackTest, PacksVerify) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_writer_test

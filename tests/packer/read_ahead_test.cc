@@ -8,8 +8,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::read_ahead_test {
 
 // Tensors "a" and "b" of F32, [rows, 10]; element i of the first is i, of the second -i.
 class ReadAheadTest : public ::testing::Test {
@@ -83,5 +82,4 @@ TEST_F(ReadAheadTest, AFileThatWasCutIsTold) {
   ExpectTakes(input, "a", 5, 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::read_ahead_test

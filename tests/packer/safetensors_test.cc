@@ -8,8 +8,7 @@
 #include "base/unique_fd.h"
 #include "tests/support/safetensors_builder.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::safetensors_test {
 
 using ::testing::HasSubstr;
 
@@ -75,5 +74,4 @@ TEST_F(SafetensorsTest, DamagedFilesAreRefused) {
   EXPECT_THAT(Error(file.Build()), HasSubstr("is no object"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::safetensors_test

@@ -10,8 +10,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::source_model_test {
 
 using absl::StatusCode;
 using ::testing::ElementsAre;
@@ -299,5 +298,4 @@ TEST(SourceModelTest, GoldenVocabulariesOpen) {
   EXPECT_TRUE(tokenizer->add_space_prefix());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::source_model_test

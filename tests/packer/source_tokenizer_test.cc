@@ -10,8 +10,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::source_tokenizer_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -125,5 +124,4 @@ TEST_F(GgufTokenizerTest, NamesWhatIsWrong) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::source_tokenizer_test

@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace tidegate {
-namespace {
+namespace tidegate::special_tokens_test {
 
 using store::v1::Tokenizer;
 using testing::ElementsAre;
@@ -276,5 +275,4 @@ TEST(DropTokensBehind, RefusesTheTokenizerOfAnotherModel) {
   EXPECT_EQ(tokenizer.tokens_size(), 3);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::special_tokens_test

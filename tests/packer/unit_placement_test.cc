@@ -11,8 +11,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unit_placement_test {
 
 using ::testing::HasSubstr;
 
@@ -89,5 +88,4 @@ TEST_F(UnitPlacementTest, ATraceOfAnotherModelIsRefused) {
   EXPECT_THAT(std::string(Place().message()), HasSubstr("trace"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unit_placement_test

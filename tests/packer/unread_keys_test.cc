@@ -10,8 +10,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unread_keys_test {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -84,5 +83,4 @@ TEST(UnreadKeysTest, StemsAreThoseOfWords) {
   EXPECT_THAT(ignored, ElementsAre("warmup_steps", "compactness"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unread_keys_test

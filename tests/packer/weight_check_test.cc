@@ -13,8 +13,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::weight_check_test {
 
 using ::testing::HasSubstr;
 
@@ -139,5 +138,4 @@ TEST_F(WeightCheckTest, ScalesOfEveryQuantisedType) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::weight_check_test

@@ -7,8 +7,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::write_behind_test {
 
 UniqueFd NewFile(const TempDir& dir, int flags = O_RDWR) {
   auto fd = UniqueFd::Open(dir.File("f"), flags | O_CREAT, 0600);
@@ -66,5 +65,4 @@ TEST(WriteBehindTest, MayEndWithoutFinishing) {
   output.Write();
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::write_behind_test

@@ -4,8 +4,7 @@
 
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::byte_level_test {
 
 TEST(BytesOfByteLevel, KnowsEveryByte) {
   for (int byte = 0; byte < 256; ++byte) {
@@ -27,5 +26,4 @@ TEST(BytesOfByteLevel, RefusesOtherCharacters) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::byte_level_test

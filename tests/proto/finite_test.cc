@@ -9,8 +9,7 @@
 
 #include "tests/support/gguf_builder.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::finite_test {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -71,5 +70,4 @@ TEST(FiniteTest, AgreesWithTheDecoderOnEveryType) {
   EXPECT_GT(clean, 500u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::finite_test

@@ -15,8 +15,7 @@
 #include "tests/support/gguf_builder.h"
 #include "tests/support/random_blocks.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::ggml_type_test {
 
 using ::testing::HasSubstr;
 
@@ -246,5 +245,4 @@ TEST(GgmlTypeTest, RowsDecodeToWhatWasEncodedWithinTheTypesError) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::ggml_type_test

@@ -4,8 +4,7 @@
 
 #include "base/text.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::manifest_names_test {
 
 TEST(ManifestNames, AreOneBoundedLine) {
   store::v1::Manifest manifest;
@@ -38,5 +37,4 @@ TEST(ManifestNames, BoundNamesStayAsTheyAre) {
   EXPECT_EQ(manifest.model_name(), once);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::manifest_names_test

@@ -7,8 +7,7 @@
 #include "base/unique_fd.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::mask_trace_test {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -112,5 +111,4 @@ TEST_F(MaskTraceTest, AFullDriveIsReported) {
   EXPECT_FALSE(writer.Finish().ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::mask_trace_test

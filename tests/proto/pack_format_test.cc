@@ -16,8 +16,7 @@
 #include "proto/store/v1/unit_codec.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_format_test {
 
 using absl::StatusCode;
 using store::v1::Manifest;
@@ -410,5 +409,4 @@ TEST(UuidTest, CanonicalText) {
   EXPECT_EQ(UuidText(uuid), "00112233-4455-6677-8899-aabbccddeeff");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_format_test

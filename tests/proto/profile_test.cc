@@ -12,8 +12,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::profile_test {
 
 using store::v1::OperatingPoint;
 using store::v1::Profile;
@@ -175,5 +174,4 @@ TEST(Profile, LeavesNoTraceInAManifestWithoutOne) {
   EXPECT_FALSE(manifest.has_profile());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::profile_test

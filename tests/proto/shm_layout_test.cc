@@ -7,8 +7,7 @@
 
 #include "base/units.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::shm_layout_test {
 
 using absl::StatusCode;
 
@@ -253,5 +252,4 @@ TEST(SessionTest, AShortMappingIsRefused) {
   EXPECT_FALSE(ValidateSessionHeader(header, 100).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::shm_layout_test

@@ -11,8 +11,7 @@
 #include "proto/gguf/ggml_type.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unit_codec_test {
 
 constexpr UnitEncoding kAll[] = {UnitEncoding::kF32, UnitEncoding::kF16, UnitEncoding::kQ8,
                                  UnitEncoding::kQ4};
@@ -214,5 +213,4 @@ TEST(UnitCodecDeathTest, PartialGroupsAreAProgrammersError) {
   EXPECT_DEATH(EncodeColumn(UnitEncoding::kQ8, values.data(), 33, out), "CHECK failed");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unit_codec_test

@@ -6,8 +6,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::chat_prompt_test {
 
 using testing::ElementsAre;
 using testing::ElementsAreArray;
@@ -201,5 +200,4 @@ TEST(ChatPrompt, ErrorsSayWhatToDo) {
               HasSubstr("messages: the chat template refuses them: roles must alternate"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::chat_prompt_test

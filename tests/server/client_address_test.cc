@@ -10,8 +10,7 @@
 #include "tests/support/raw_http2.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::client_address_test {
 
 using std::chrono::seconds;
 
@@ -113,5 +112,4 @@ TEST_F(Ipv6ClientTest, IsTheIpv6AddressOrTheIpv4AddressInIt) {
   EXPECT_EQ(Ask(ConnectFrom("127.0.0.2")), "127.0.0.2");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::client_address_test

@@ -6,8 +6,7 @@
 #include "tests/support/number_flags.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::config_test {
 
 using testing::ElementsAre;
 
@@ -214,5 +213,4 @@ TEST(ServerConfig, DefaultsMustBeInsideTheBounds) {
   EXPECT_EQ(ValidateServerConfig(config).code(), absl::StatusCode::kInvalidArgument);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::config_test

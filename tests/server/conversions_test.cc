@@ -4,8 +4,7 @@
 
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::conversions_test {
 
 TEST(Conversions, ModesGoThereAndBack) {
   for (const DecodeMode mode : {DecodeMode::kDense, DecodeMode::kDip, DecodeMode::kDipCa}) {
@@ -92,5 +91,4 @@ TEST(Conversions, StartedShowsTheLadderOfASteeredRequest) {
   EXPECT_FLOAT_EQ(MakeStarted("r", "m", request, steering).gamma(), 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::conversions_test

@@ -6,8 +6,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::generate_service_test {
 
 using testing::ElementsAre;
 
@@ -59,5 +58,4 @@ TEST_F(GenerateServiceTest, RefusesUnknownIds) {
   EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status)->field_violations(0).field(), "token_ids[0]");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::generate_service_test

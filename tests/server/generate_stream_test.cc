@@ -8,8 +8,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::generate_stream_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -460,5 +459,4 @@ TEST_F(GenerateStreamTest, ChatWithoutATemplateSaysWhatToDo) {
   EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status)->reason(), "NO_CHAT_TEMPLATE");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::generate_stream_test

@@ -7,8 +7,7 @@
 
 #include <algorithm>
 
-namespace tidegate {
-namespace {
+namespace tidegate::grpc_log_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -25,5 +24,4 @@ TEST(GrpcLog, LinesAreOursPrintableAndFew) {
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::grpc_log_test

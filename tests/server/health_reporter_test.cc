@@ -7,8 +7,7 @@
 #include "tests/support/fake_engine.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::health_reporter_test {
 
 class FakeHealth final : public grpc::HealthCheckServiceInterface {
  public:
@@ -57,5 +56,4 @@ TEST_F(HealthReporterTest, DrainIsImmediateAndFinal) {
   EXPECT_EQ(health_.statuses(), kNotReady);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::health_reporter_test

@@ -11,8 +11,7 @@
 #include "tests/support/raw_http2.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::hostile_clients_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -126,5 +125,4 @@ TEST_F(FewStreamsTest, OneMoreStreamIsRefusedByName) {
   EXPECT_TRUE(reader->Finish().ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hostile_clients_test

@@ -6,8 +6,7 @@
 #include "base/error_reason.h"
 #include "tests/support/metrics_text.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::metrics_test {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -275,5 +274,4 @@ TEST_F(EngineMetricsTest, ServerMayOutliveTheMetrics) {
   EXPECT_EQ(Value(R"(requests_running{model=""})"), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::metrics_test

@@ -5,8 +5,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::model_service_test {
 
 using ModelServiceTest = ServerFixture;
 
@@ -46,5 +45,4 @@ TEST_F(ModelServiceTest, OtherModelsAreNotFound) {
   EXPECT_EQ(DetailOf<google::rpc::ResourceInfo>(status)->resource_type(), "tidegate.v1.Model");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::model_service_test

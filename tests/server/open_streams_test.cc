@@ -5,8 +5,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::open_streams_test {
 
 using std::chrono::milliseconds;
 
@@ -81,5 +80,4 @@ TEST(OpenStreams, FindsTheStreamsOfARequestId) {
   for (CountingStream* stream : {&first, &other, &nameless}) streams.Remove(stream);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::open_streams_test

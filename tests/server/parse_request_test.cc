@@ -11,8 +11,7 @@
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/error_details.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::parse_request_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -426,5 +425,4 @@ TEST_F(ParseRequestTest, CancelNamesARequest) {
   EXPECT_TRUE(CheckCancelRequest(request).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::parse_request_test

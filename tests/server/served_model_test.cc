@@ -7,8 +7,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/fake_engine.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::served_model_test {
 
 TEST(ServedModel, IsFoundByNameAliasAndDefault) {
   FakeEngine engine;
@@ -62,5 +61,4 @@ TEST(ServedModel, IsUnavailableUntilTheEngineIsAttached) {
   EXPECT_EQ(ServedModel(engine, {}).Find("tiny").status().code(), absl::StatusCode::kUnavailable);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::served_model_test

@@ -9,8 +9,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::server_test {
 
 using grpc::health::v1::HealthCheckResponse;
 using std::chrono::steady_clock;
@@ -178,5 +177,4 @@ TEST_F(ServerTest, ListensOnAUnixSocket) {
   EXPECT_TRUE(stub->ListModels(&context, v1::ListModelsRequest(), &response).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::server_test

@@ -8,8 +8,7 @@
 #include "engine/engine.h"
 #include "tests/support/error_details.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::status_mapping_test {
 
 using testing::HasSubstr;
 using testing::Not;
@@ -145,5 +144,4 @@ TEST(CancelStageOfTest, FollowsTheAccounts) {
   EXPECT_EQ(CancelStageOf(accounts), CancelStage::kDecode);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::status_mapping_test

@@ -6,8 +6,7 @@
 #include <deque>
 #include <thread>
 
-namespace tidegate {
-namespace {
+namespace tidegate::token_buffer_test {
 
 using Action = TokenBuffer::Action;
 using testing::ElementsAre;
@@ -390,5 +389,4 @@ TEST(TokenBuffer, KeepsOrderBetweenThreads) {
   EXPECT_LE(stream.writes, kTokens + 1);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::token_buffer_test

@@ -5,8 +5,7 @@
 #include "tests/support/error_details.h"
 #include "tests/support/server_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::unary_call_test {
 
 using UnaryCallTest = ServerFixture;
 
@@ -28,5 +27,4 @@ TEST_F(UnaryCallTest, CallsAreCounted) {
   EXPECT_NE(page.find("ListModels"), std::string::npos) << page;
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::unary_call_test

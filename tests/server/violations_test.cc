@@ -8,8 +8,7 @@
 #include "server/status_mapping.h"
 #include "tests/support/error_details.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::violations_test {
 
 google::rpc::BadRequest ReportOf(const Violations& violations) {
   const auto report = DetailOf<google::rpc::BadRequest>(ToGrpcStatus(violations.ToStatus(), {}));
@@ -45,5 +44,4 @@ TEST(ViolationsTest, DescriptionsAreOnePrintableLine) {
   EXPECT_EQ(description.find_first_of("\x1b\n"), std::string::npos);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::violations_test

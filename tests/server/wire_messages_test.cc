@@ -8,8 +8,7 @@
 #include "tests/support/server_fixture.h"
 #include "tests/support/wire_bytes.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::wire_messages_test {
 
 using testing::HasSubstr;
 
@@ -154,5 +153,4 @@ TEST_F(WireMessagesTest, WhatTokenizeMakesDetokenizeTakes) {
   EXPECT_TRUE(text.text().ends_with(tokenize.text())) << text.text().size() << " bytes";
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::wire_messages_test

@@ -13,8 +13,7 @@
 #include "base/unique_fd.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::cache_replay_test {
 
 using ::testing::ElementsAre;
 using Masks = std::vector<std::vector<uint32_t>>;
@@ -126,5 +125,4 @@ TEST(CacheReplayTest, AnUnknownPolicyIsNamed) {
             "unknown policy 'magic'; use value, lfu, lru, none or belady");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::cache_replay_test

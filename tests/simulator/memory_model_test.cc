@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::memory_model_test {
 
 // Dense streaming with DRAM for half of weights and key/value cache, 2,048 tokens of cache, 60 GB/s
 // and 1 GB/s: derived from the published dimensions, independently of this code.
@@ -57,5 +56,4 @@ TEST(MemoryModelTest, OverlapTakesTheLargerAndReadsHaveAPrice) {
   EXPECT_DOUBLE_EQ(UnitSeconds(100, 20, 3, device), 2 + 0.25 + 6);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::memory_model_test

@@ -13,8 +13,7 @@
 #include "template/lexer.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate::jinja {
-namespace {
+namespace tidegate::jinja::template_test {
 
 using Json = nlohmann::ordered_json;
 
@@ -250,5 +249,4 @@ TEST(Template, MarksWhatCameFromOutside) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate::jinja
+}  // namespace tidegate::jinja::template_test

@@ -9,8 +9,7 @@
 #include "tests/support/test_support.h"
 #include "tests/support/wire_bytes.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::admin_service_test {
 
 using testing::HasSubstr;
 
@@ -70,5 +69,4 @@ TEST(AdminService, BytesThatAreNoRequestAreAnsweredInWords) {
   EXPECT_EQ(none.error_message(), "the call has no message");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::admin_service_test

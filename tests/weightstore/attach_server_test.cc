@@ -10,8 +10,7 @@
 #include "tests/support/raw_engine.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::attach_server_test {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -232,5 +231,4 @@ TEST(AttachServerCreate, TheSocketIsNotForEverybody) {
   EXPECT_EQ(info.st_mode & 07777, 0660u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::attach_server_test

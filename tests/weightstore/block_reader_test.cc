@@ -10,8 +10,7 @@
 
 #include "tests/support/tiny_pack.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::block_reader_test {
 
 using ::testing::HasSubstr;
 constexpr UnitKind kIn = UnitKind::kInput;
@@ -296,5 +295,4 @@ TEST_F(BlockReaderTest, ASubmissionThatFailedIsTriedAgainWithoutNewOrders) {
   EXPECT_EQ(device_.submissions, submissions) << "nothing to submit, no system call";
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::block_reader_test

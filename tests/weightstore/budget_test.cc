@@ -12,8 +12,7 @@
 #include "proto/store/v1/step_workspace.h"
 #include "tests/support/tiny_pack.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::budget_test {
 
 using ::testing::HasSubstr;
 
@@ -304,5 +303,4 @@ TEST_F(BudgetTest, TheDefaultReserveHoldsOneTrainedContext) {
             12345u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::budget_test

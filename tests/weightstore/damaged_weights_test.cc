@@ -8,8 +8,7 @@
 
 #include "tests/support/store_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::damaged_weights_test {
 
 using ::testing::HasSubstr;
 constexpr UnitKind kHid = UnitKind::kHidden;
@@ -123,5 +122,4 @@ TEST_F(DamagedStaticsTest, DamagedStaticWeightsAreNoStore) {
   EXPECT_FALSE(FileExists(options_.socket_path));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::damaged_weights_test

@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace tidegate {
-namespace {
+namespace tidegate::read_watch_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -45,5 +44,4 @@ TEST(ReadWatchTest, KeepsWhenTheOldestReadBegan) {
   EXPECT_FALSE(watch.Due(At(seconds(9))));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::read_watch_test

@@ -17,8 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/tiny_pack.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::region_test {
 
 using ::testing::HasSubstr;
 
@@ -257,5 +256,4 @@ TEST_F(RegionTest, UnlinkRemovesTheNameOnceAndKeepsTheMemory) {
   EXPECT_TRUE(FileExists(path_));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::region_test

@@ -9,8 +9,7 @@
 
 #include "tests/support/store_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::restart_test {
 
 using ::testing::HasSubstr;
 constexpr UnitKind kHid = UnitKind::kHidden;
@@ -178,5 +177,4 @@ TEST_F(RestartTest, AFirstStartHasNothingToSayOfEarlierOnes) {
   EXPECT_THAT(LogOfStart(), testing::Not(HasSubstr("taken over")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::restart_test

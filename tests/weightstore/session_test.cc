@@ -6,8 +6,7 @@
 #include <cerrno>
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::session_test {
 
 std::unique_ptr<Session> MakeSession() {
   auto session = Session::Create(1, 7, StagingPool(64 << 10, 4096));
@@ -110,5 +109,4 @@ TEST(SessionTest, KeepsTheFirstErrorAndEndsItsText) {
   EXPECT_EQ(std::string(header.error), std::string(sizeof(header.error) - 1, 'x'));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::session_test

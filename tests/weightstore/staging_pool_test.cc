@@ -4,8 +4,7 @@
 
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::staging_pool_test {
 
 constexpr uint32_t kBlock = 32 << 10;
 
@@ -84,5 +83,4 @@ TEST(StagingPool, AChunkGivenBackIsFreeOnceItsReadsHaveEnded) {
   EXPECT_EQ(pool.Take(0), chunk);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::staging_pool_test

@@ -10,8 +10,7 @@
 #include "tests/support/test_support.h"
 #include "weightstore/admin_service.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::store_config_test {
 
 using testing::ElementsAre;
 
@@ -160,5 +159,4 @@ TEST(StoreConfig, CreatesTheSocketFolderForTheGroup) {
   EXPECT_FALSE(PrepareSocketFolder(folder.File("file/sub/store.sock")).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::store_config_test

@@ -12,8 +12,7 @@
 #include "tests/support/raw_engine.h"
 #include "tests/support/store_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::store_loop_test {
 
 constexpr UnitKind kIn = UnitKind::kInput;
 constexpr UnitKind kHid = UnitKind::kHidden;
@@ -468,5 +467,4 @@ TEST_F(StoreLoopTest, AThirdEngineIsRefusedUntilAPlaceIsFree) {
   ExpectServes(*second, 0, kIn, Wanted(0, 4));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::store_loop_test

@@ -6,8 +6,7 @@
 #include "prometheus/text_serializer.h"
 #include "tests/support/metrics_text.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::store_metrics_test {
 
 using ::testing::Contains;
 
@@ -158,5 +157,4 @@ TEST_F(StoreMetricsTest, EveryFamilyHasHelpAndTheModelLabel) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::store_metrics_test

@@ -12,8 +12,7 @@
 #include "proto/store/v1/profile.h"
 #include "tests/support/store_fixture.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::store_test {
 
 using ::testing::HasSubstr;
 constexpr UnitKind kIn = UnitKind::kInput;
@@ -337,5 +336,4 @@ TEST_F(StoreTest, StopWhileAClientWaits) {
   EXPECT_FALSE(FileExists(options_.socket_path));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::store_test

@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint32_t kVersion = 1;
 constexpr size_t kBufferBytes = 1 << 20;
-constexpr uint32_t kMaxLayers = 1 << 16;
+constexpr uint32_t kMaxTraceLayers = 1 << 16;
 
 size_t MaskBytes(uint32_t units) { return (size_t{units} + 7) / 8; }
 
@@ -48,7 +48,7 @@ absl::StatusOr<OpenTrace> ReadHeader(int fd) {
                                                    ": record it again"));
   }
   const MaskTraceShape& shape = header.shape;
-  if (shape.layer_count == 0 || shape.layer_count > kMaxLayers || shape.unit_count[0] == 0 ||
+  if (shape.layer_count == 0 || shape.layer_count > kMaxTraceLayers || shape.unit_count[0] == 0 ||
       shape.unit_count[1] == 0) {
     return absl::InvalidArgumentError(absl::StrCat("is damaged: ", shape.Text()));
   }

@@ -12,8 +12,7 @@
 #include "engine/kernels/kernels.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::attend_test {
 
 class AttendTest : public testing::TestWithParam<SupportedKernelTable> {
  protected:
@@ -207,5 +206,4 @@ INSTANTIATE_TEST_SUITE_P(Tables, AttendTest,
                            return std::string(instance.param.kernels->name);
                          });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::attend_test

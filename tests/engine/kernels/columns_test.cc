@@ -12,8 +12,7 @@
 #include "engine/kernels/kernels.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::columns_test {
 
 // Fills outputs that must stay: unlike NaN, it shows when something is added to it.
 constexpr float kUntouched = 12345.0f;
@@ -316,5 +315,4 @@ INSTANTIATE_TEST_SUITE_P(Tables, ColumnsTest,
                                   std::string(std::get<1>(instance.param).kernels->name);
                          });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::columns_test

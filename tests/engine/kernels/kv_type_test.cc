@@ -5,8 +5,7 @@
 
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::kv_type_test {
 
 using ::testing::HasSubstr;
 
@@ -52,5 +51,4 @@ TEST(KvTypeTest, EightBitsNeedHeadsOfWholeBlocks) {
   EXPECT_THAT(message, HasSubstr("use --kv f16"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::kv_type_test

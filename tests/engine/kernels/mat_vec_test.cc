@@ -15,8 +15,7 @@
 #include "tests/support/random_blocks.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::mat_vec_test {
 
 // A matrix of random weights at an odd address, poison (0xff) between and after the rows.
 class Matrix {
@@ -156,5 +155,4 @@ INSTANTIATE_TEST_SUITE_P(
       return name.append("_").append(std::get<1>(instance.param).kernels->name);
     });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::mat_vec_test

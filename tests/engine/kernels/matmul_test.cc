@@ -17,8 +17,7 @@
 #include "tests/support/random_blocks.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::matmul_test {
 
 // Fills outputs that must stay: unlike NaN, it shows when something is added to it.
 constexpr float kUntouched = 12345.0f;
@@ -128,7 +127,7 @@ void ExpectWithinBound(const MatmulKernels& kernels, const Weights& w, bool rows
 
 const size_t kTokenCounts[] = {1, 2, 5, 6, 7, 12, 17};
 
-class ColumnsTest : public testing::TestWithParam<std::tuple<UnitEncoding, SupportedMatmul>> {
+class MatMulColumnsTest : public testing::TestWithParam<std::tuple<UnitEncoding, SupportedMatmul>> {
  protected:
   UnitEncoding encoding() const { return std::get<0>(GetParam()); }
   const MatmulKernels& kernels() const { return *std::get<1>(GetParam()).kernels; }
@@ -145,7 +144,7 @@ class ColumnsTest : public testing::TestWithParam<std::tuple<UnitEncoding, Suppo
   std::mt19937 random_{1234};
 };
 
-TEST_P(ColumnsTest, EqualsScalarAndStaysWithinTheErrorBound) {
+TEST_P(MatMulColumnsTest, EqualsScalarAndStaysWithinTheErrorBound) {
   const std::vector<size_t> grouped = {32, 64, 96, 128, 160, 288};
   const std::vector<size_t> any = {1, 15, 16, 17, 31, 33, 64, 65, 100, 127, 129, 200};
   for (const size_t outputs : IsGrouped(encoding()) ? grouped : any) {
@@ -164,7 +163,7 @@ TEST_P(ColumnsTest, EqualsScalarAndStaysWithinTheErrorBound) {
   }
 }
 
-TEST_P(ColumnsTest, TokensOfAnyOrderAndStride) {
+TEST_P(MatMulColumnsTest, TokensOfAnyOrderAndStride) {
   const size_t outputs = 96, depth = 21, tokens = 8, stride = 40;
   const Weights w = RandomColumns(encoding(), outputs, depth, random_);
   const std::vector<float> x = RandomFloats(tokens * stride, random_);
@@ -180,7 +179,7 @@ TEST_P(ColumnsTest, TokensOfAnyOrderAndStride) {
   ExpectSameBits(expected, y, "gathered");
 }
 
-TEST_P(ColumnsTest, CuttingTokensColumnsAndRangesChangesNothing) {
+TEST_P(MatMulColumnsTest, CuttingTokensColumnsAndRangesChangesNothing) {
   const size_t outputs = 352, depth = 75, tokens = 13;
   const Weights w = RandomColumns(encoding(), outputs, depth, random_);
   const std::vector<float> x = RandomFloats(tokens * depth, random_);
@@ -210,7 +209,7 @@ TEST_P(ColumnsTest, CuttingTokensColumnsAndRangesChangesNothing) {
   }
 }
 
-TEST_P(ColumnsTest, WritesOnlyItsRange) {
+TEST_P(MatMulColumnsTest, WritesOnlyItsRange) {
   const size_t outputs = 320, depth = 9, tokens = 7;
   const Weights w = RandomColumns(encoding(), outputs, depth, random_);
   const std::vector<float> x = RandomFloats(tokens * depth, random_);
@@ -313,7 +312,7 @@ TEST(MatmulTest, ExactIsF32AndFastIsTheLastTable) {
 
 const auto kTables = testing::ValuesIn(SupportedMatmuls().begin(), SupportedMatmuls().end());
 
-INSTANTIATE_TEST_SUITE_P(Tables, ColumnsTest,
+INSTANTIATE_TEST_SUITE_P(Tables, MatMulColumnsTest,
                          testing::Combine(testing::Values(UnitEncoding::kF32, UnitEncoding::kF16,
                                                           UnitEncoding::kQ8, UnitEncoding::kQ4),
                                           kTables),
@@ -331,5 +330,4 @@ INSTANTIATE_TEST_SUITE_P(Tables, RowsTest,
                                std::get<1>(instance.param).kernels->name);
                          });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::matmul_test

@@ -16,8 +16,7 @@
 #include "proto/gguf/finite.h"
 #include "tests/support/random_values.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::vector_test {
 
 constexpr size_t kSizes[] = {1,  2,  7,  8,  9,  15,  16,  17,  31,  32,
                              33, 63, 64, 65, 96, 127, 129, 768, 1000};
@@ -332,5 +331,4 @@ INSTANTIATE_TEST_SUITE_P(Tables, VectorTest,
                            return std::string(instance.param.kernels->name);
                          });
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::vector_test

@@ -6,8 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-namespace tidegate {
-namespace {
+namespace tidegate::kv_cache_test {
 
 using ::testing::HasSubstr;
 
@@ -249,5 +248,4 @@ TEST(KvCacheTest, NumbersThatAreNotFiniteAreTold) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::kv_cache_test

@@ -6,8 +6,7 @@
 #include <cstring>
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::kv_pool_test {
 
 using ::testing::ElementsAre;
 
@@ -170,5 +169,4 @@ TEST(KvPoolTest, ASmallerBudgetTakesEffectAsPagesComeFree) {
   EXPECT_FALSE(pool.Take().has_value());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::kv_pool_test

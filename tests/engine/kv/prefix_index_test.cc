@@ -7,8 +7,7 @@
 
 #include "engine/kv/kv_cache.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::prefix_index_test {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
@@ -245,5 +244,4 @@ TEST_F(PrefixIndexTest, GivesItsPagesBackWhenItGoes) {
   EXPECT_EQ(pool.available(), 2u);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::prefix_index_test

@@ -4,8 +4,7 @@
 
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::added_tokens_test {
 
 TEST(AddedTokens, FindsTheLongest) {
   AddedTokens tokens;
@@ -47,5 +46,4 @@ TEST(AddedTokens, TakesAnyBytes) {
   EXPECT_EQ(tokens.Longest(std::string(5000, 'a'), 0).bytes, AddedTokens::kMaxBytes);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::added_tokens_test

@@ -6,8 +6,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::byte_level_model_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -197,5 +196,4 @@ TEST(ByteLevelCreate, NamesWhatIsWrong) {
   EXPECT_THAT(message(data), HasSubstr("token 256 is control or user-defined and has 2000 bytes"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::byte_level_model_test

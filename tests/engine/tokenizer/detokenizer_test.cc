@@ -7,8 +7,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::detokenizer_test {
 
 using testing::ElementsAre;
 
@@ -122,5 +121,4 @@ TEST(StreamingDetokenizer, EventsAreUtf8AndJoinToTheDecodedText) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::detokenizer_test

@@ -16,8 +16,7 @@
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::hf_vectors_test {
 
 using Json = nlohmann::json;
 using Ids = std::vector<TokenId>;
@@ -184,5 +183,4 @@ TEST(SentencePieceFile, GivesTheSameIds) {
   ExpectVectors("llama-spm", *tokenizer);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::hf_vectors_test

@@ -6,8 +6,7 @@
 #include "packer/pre_tokenizers.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::known_pre_tokenizers_test {
 
 using testing::ElementsAre;
 
@@ -112,5 +111,4 @@ TEST(KnownPreTokenizers, UnknownNamesAreRefusedWithTheKnownOnes) {
                              testing::HasSubstr("llama-bpe")));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::known_pre_tokenizers_test

@@ -17,8 +17,7 @@
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::merge_oracle_test {
 
 using Ids = std::vector<TokenId>;
 
@@ -184,5 +183,4 @@ TEST(MergeOracle, AgreesOnVocabulariesWithTokensOutsideTheirAlphabet) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::merge_oracle_test

@@ -8,8 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::pre_tokenizer_test {
 
 using store::v1::SplitStep;
 using testing::ElementsAre;
@@ -117,5 +116,4 @@ TEST(PreTokenizer, NamesWhatIsWrong) {
   EXPECT_THAT(message({{"a", SplitStep::CUT_UNSPECIFIED}}), HasSubstr("unknown way to cut"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pre_tokenizer_test

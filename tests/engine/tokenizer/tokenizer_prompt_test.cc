@@ -5,8 +5,7 @@
 #include "engine/tokenizer/tokenizer.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::tokenizer_prompt_test {
 
 using testing::ElementsAre;
 
@@ -90,7 +89,7 @@ TEST(EncodePrompt, PutsASpaceAfterEachTokenAsSentencePieceModelsDo) {
   EXPECT_EQ(tokenizer->Decode(ids, true), "<s><|user|>a<|user|><|user|>a");
 }
 
-TEST(Tokenizer, EndsAnswersWithEveryEndToken) {
+TEST(TokenizerPrompt, EndsAnswersWithEveryEndToken) {
   auto data = Chat();
   data.set_eos_id(1);
   data.set_eot_id(2);
@@ -103,5 +102,4 @@ TEST(Tokenizer, EndsAnswersWithEveryEndToken) {
   EXPECT_FALSE(tokenizer->IsAdded(255));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::tokenizer_prompt_test

@@ -9,8 +9,7 @@
 #include "base/utf8.h"
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::tokenizer_test {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -346,5 +345,4 @@ TEST(TokenizerCreate, NamesWhatIsWrong) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::tokenizer_test

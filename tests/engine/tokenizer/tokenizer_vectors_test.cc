@@ -14,8 +14,7 @@
 #include "tests/engine/tokenizer/tiny_tokenizer.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::tokenizer_vectors_test {
 
 using Ids = std::vector<TokenId>;
 
@@ -94,5 +93,4 @@ TEST(TokenizerDemoModel, GivesTheGoldenIdsOfTheHeldOutText) {
   EXPECT_EQ(ids, expected);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::tokenizer_vectors_test

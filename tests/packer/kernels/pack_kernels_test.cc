@@ -10,8 +10,7 @@
 #include <random>
 #include <vector>
 
-namespace tidegate {
-namespace {
+namespace tidegate::pack_kernels_test {
 
 constexpr UnitEncoding kEncodings[] = {UnitEncoding::kF32, UnitEncoding::kF16, UnitEncoding::kQ8,
                                        UnitEncoding::kQ4};
@@ -171,5 +170,4 @@ TEST(PackKernelsTest, RowsDecodeToTheSameBits) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::pack_kernels_test

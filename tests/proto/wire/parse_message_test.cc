@@ -6,8 +6,7 @@
 #include "tests/support/wire_bytes.h"
 #include "tidegate/v1/generation.pb.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::parse_message_test {
 
 using testing::HasSubstr;
 using namespace std::string_literals;
@@ -121,5 +120,4 @@ TEST(ParseMessage, RefusedTextIsNotPrinted) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::parse_message_test

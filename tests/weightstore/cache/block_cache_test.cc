@@ -9,8 +9,7 @@
 #include <random>
 #include <set>
 
-namespace tidegate {
-namespace {
+namespace tidegate::block_cache_test {
 
 using Outcome = BlockCache::Outcome;
 
@@ -301,5 +300,4 @@ TEST(EvictionPolicyTest, RefusesUnknownNames) {
   EXPECT_THAT(std::string(policy.status().message()), ::testing::HasSubstr("arc"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::block_cache_test

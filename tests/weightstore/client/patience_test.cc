@@ -4,8 +4,7 @@
 
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::patience_test {
 
 absl::Status Refuse(std::chrono::nanoseconds) { return absl::CancelledError("enough"); }
 
@@ -31,5 +30,4 @@ TEST(Patience, WhatWasGivenUpStaysInDoubtUntilSettled) {
   EXPECT_EQ(patience.silent().count(), 0);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::patience_test

@@ -7,8 +7,7 @@
 #include "base/mutex.h"
 #include "tests/support/test_support.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::patient_thread_test {
 
 // A call that lasts until it is let go: the drive that hangs.
 class Gate {
@@ -79,5 +78,4 @@ TEST(PatientThread, ACallThatNeverEndsHoldsNobody) {
   EXPECT_TRUE(WaitUntil([&] { return gate->passed(); }, std::chrono::seconds(20)));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::patient_thread_test

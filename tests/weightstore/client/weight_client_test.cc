@@ -14,8 +14,7 @@
 #include "weightstore/attach_server.h"
 #include "weightstore/client/attach.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::weight_client_test {
 
 using ::testing::HasSubstr;
 constexpr UnitKind kIn = UnitKind::kInput;
@@ -294,5 +293,4 @@ TEST_F(WeightClientTest, AnAttachThatIsNotAnsweredCanBeGivenUp) {
   EXPECT_EQ(client.status().code(), absl::StatusCode::kCancelled);
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::weight_client_test

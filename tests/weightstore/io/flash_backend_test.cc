@@ -27,8 +27,7 @@
 #include "tests/weightstore/io/flash_test_util.h"
 #include "weightstore/io/fixed_buffers.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::flash_backend_test {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
@@ -284,5 +283,4 @@ TEST_F(FlashBackend, BadOptionsAreNamed) {
   EXPECT_THAT(message(options), HasSubstr("page-aligned"));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::flash_backend_test

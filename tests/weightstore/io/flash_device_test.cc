@@ -15,8 +15,7 @@
 
 #include "tests/weightstore/io/flash_test_util.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::flash_device_test {
 
 using ::testing::HasSubstr;
 
@@ -292,5 +291,4 @@ TEST_P(FlashDeviceTest, ReadsTmpfsThroughThePageCache) {
   EXPECT_TRUE(absl::IsOutOfRange(ReadAll(**opened, {Pages(1024, 1, 0)})[0].status));
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::flash_device_test

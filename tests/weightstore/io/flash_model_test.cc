@@ -8,8 +8,7 @@
 #include <limits>
 #include <string>
 
-namespace tidegate {
-namespace {
+namespace tidegate::flash_model_test {
 
 using std::chrono::microseconds;
 using std::chrono::nanoseconds;
@@ -170,5 +169,4 @@ TEST(ValidateFlashModel, RefusesValuesSetInCode) {
       ValidateFlashModel({.reads_per_second = std::numeric_limits<double>::quiet_NaN()}).ok());
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::flash_model_test

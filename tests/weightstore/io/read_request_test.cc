@@ -12,8 +12,7 @@
 
 #include "weightstore/io/fixed_buffers.h"
 
-namespace tidegate {
-namespace {
+namespace tidegate::read_request_test {
 
 using ::testing::HasSubstr;
 
@@ -127,5 +126,4 @@ TEST(FixedBuffers, HugeBuffersStayWithinTheKernelsLimits) {
   }
 }
 
-}  // namespace
-}  // namespace tidegate
+}  // namespace tidegate::read_request_test
