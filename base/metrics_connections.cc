@@ -27,17 +27,19 @@ std::vector<prometheus::MetricFamily> ConnectionMetrics::Collect() const {
   page.Counter("tidegate_connection_calls_total", "Calls that clients began.",
                MetricNumber(stats_->calls));
   page.Counter("tidegate_connection_calls_abandoned_total",
-               "Calls that clients cancelled before any answer.", MetricNumber(stats_->abandoned_calls));
+               "Calls that clients cancelled before any answer.",
+               MetricNumber(stats_->abandoned_calls));
   page.Counter("tidegate_connection_relistens_total",
-               "Times the listening socket had died and was replaced.", MetricNumber(stats_->relistened));
+               "Times the listening socket had died and was replaced.",
+               MetricNumber(stats_->relistened));
   std::vector<MetricsPage::Sample> refused, closed;
   for (size_t i = 0; i < kRefusals; ++i) {
     refused.push_back(
         {{{"reason", RefusalName(static_cast<Refusal>(i))}}, MetricNumber(stats_->refused[i])});
   }
   for (size_t i = 1; i < kCloseReasons; ++i) {  // 0: open ones
-    closed.push_back(
-        {{{"reason", CloseReasonName(static_cast<CloseReason>(i))}}, MetricNumber(stats_->closed[i])});
+    closed.push_back({{{"reason", CloseReasonName(static_cast<CloseReason>(i))}},
+                      MetricNumber(stats_->closed[i])});
   }
   page.Counters("tidegate_connections_refused_total", "Connections turned away, by limit.",
                 refused);

@@ -264,7 +264,8 @@ void PrintProfile(const Row& row) {
   std::fflush(stdout);
 }
 
-absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows, const BenchFlags& flags) {
+absl::Status WriteJson(const std::string& path, const std::vector<Row>& rows,
+                       const BenchFlags& flags) {
   Json result = {{"model", flags.model.model},
                  {"density", flags.model.density},
                  {"gamma", flags.model.gamma},
@@ -373,7 +374,8 @@ void AddBenchCommand(CLI::App& app, CommandRun& run) {
                  "length of the prompt");
   AddIntegerFlag(command, "--warm-up", flags->warm_up, {0, kMaxBenchTokens},
                  "generated tokens before measuring");
-  AddIntegerFlag(command, "--tokens", flags->tokens, {1, kMaxBenchTokens}, "measured tokens per run");
+  AddIntegerFlag(command, "--tokens", flags->tokens, {1, kMaxBenchTokens},
+                 "measured tokens per run");
   AddIntegerFlag(command, "--repeat", flags->repeat, {1, 1000}, "runs; medians are printed");
   AddTextFlag(command, "--ids", flags->ids_path,
               "file of token ids: the prompt, then what follows");

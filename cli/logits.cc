@@ -74,8 +74,8 @@ absl::Status CheckPositions(const std::vector<uint32_t>& positions, size_t count
   return absl::OkStatus();
 }
 
-absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const LogitsFlags& flags, uint32_t context,
-                         uint32_t vocab) {
+absl::Status CheckPrompt(const std::vector<uint32_t>& prompt, const LogitsFlags& flags,
+                         uint32_t context, uint32_t vocab) {
   if (prompt.empty()) return absl::InvalidArgumentError("--tokens: give at least one id");
   for (const uint32_t id : prompt) {
     if (id >= vocab) {
@@ -137,9 +137,9 @@ absl::Status RunLogits(const LogitsFlags& flags) {
 
 void AddLogitsCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<LogitsFlags>();
-  CLI::App& command =
-      AddSubcommand(app, "logits", "Logits and greedy tokens of a prompt, as JSON", kLogitsExamples,
-                    [flags, &run](const CLI::App&) { run = [flags] { return RunLogits(*flags); }; });
+  CLI::App& command = AddSubcommand(
+      app, "logits", "Logits and greedy tokens of a prompt, as JSON", kLogitsExamples,
+      [flags, &run](const CLI::App&) { run = [flags] { return RunLogits(*flags); }; });
   flags->model.precision = PrecisionName(Precision::kExact);
   flags->model.Register(command);
   AddTextFlag(command, "--tokens", flags->tokens, "prompt ids, comma-separated; nothing is added")

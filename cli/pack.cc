@@ -257,9 +257,9 @@ absl::Status RunPack(const PackFlags& flags) {
 
 void AddPackCommand(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<PackFlags>();
-  CLI::App& command =
-      AddSubcommand(app, "pack", "Make a pack from a GGUF file or a Hugging Face folder", kPackExamples,
-                    [flags, &run](const CLI::App&) { run = [flags] { return RunPack(*flags); }; });
+  CLI::App& command = AddSubcommand(
+      app, "pack", "Make a pack from a GGUF file or a Hugging Face folder", kPackExamples,
+      [flags, &run](const CLI::App&) { run = [flags] { return RunPack(*flags); }; });
   AddTextFlag(command, "MODEL", flags->in,
               "A GGUF file (of a split model: any one), or a folder with config.json and "
               "safetensors; `tidegate inspect` says whether it can be packed")

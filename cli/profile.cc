@@ -98,7 +98,8 @@ absl::StatusOr<LocalModelOptions> ProfileOptionsOf(const ProfileFlags& flags) {
   return options;
 }
 
-absl::StatusOr<ProfileTasks> TasksOf(const ProfileFlags& flags, const std::vector<TokenId>& tokens) {
+absl::StatusOr<ProfileTasks> TasksOf(const ProfileFlags& flags,
+                                     const std::vector<TokenId>& tokens) {
   const auto split = SplitTokens(tokens, flags.chunk, flags.search_tokens, flags.final_tokens);
   if (!split.ok()) return Annotate(split.status(), flags.text);
   ProfileTasks tasks = *split;
@@ -181,8 +182,8 @@ void PrintShares(std::span<const ShareTrial> trials, double chosen) {
                                    : "none is taken, every kind has the same part cached");
 }
 
-store::v1::Profile ProfileOf(const ProfileFlags& flags, const PointMeter& meter, const ProfileTasks& tasks,
-                             std::span<const MeasuredPoint> ladder) {
+store::v1::Profile ProfileOf(const ProfileFlags& flags, const PointMeter& meter,
+                             const ProfileTasks& tasks, std::span<const MeasuredPoint> ladder) {
   store::v1::Profile profile = meter.ProfileHead();
   store::v1::ProfileConditions& conditions = *profile.mutable_conditions();
   conditions.set_text(std::filesystem::path(flags.text).filename().string());
@@ -195,7 +196,8 @@ store::v1::Profile ProfileOf(const ProfileFlags& flags, const PointMeter& meter,
 
 // Measures the points of the search with other divisions of the slots and leaves the meter with the
 // one that reads clearly least.
-absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const ProfileFlags& flags, PointMeter& meter,
+absl::StatusOr<std::vector<ShareTrial>> ChooseInputShare(const ProfileFlags& flags,
+                                                         PointMeter& meter,
                                                          const MeasuredPoint& dense,
                                                          std::span<const MeasuredPoint> front) {
   constexpr double kLeastGain = 0.03;  // Less is chance with the default number of tokens.
@@ -332,7 +334,8 @@ void AddProfileCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<ProfileFlags>();
   CLI::App& command = AddSubcommand(
       app, "profile", "Measure how far a model may be pruned, for tidegate-engine to choose from",
-      kProfileExamples, [flags, &run](const CLI::App&) { run = [flags] { return RunProfile(*flags); }; });
+      kProfileExamples,
+      [flags, &run](const CLI::App&) { run = [flags] { return RunProfile(*flags); }; });
   flags->model.RegisterWithoutPruning(command);
   AddFileFlag(command, "--text", flags->text, "text file; documents separated by <|endoftext|>")
       .Required();

@@ -168,7 +168,8 @@ absl::Status Converse(const LocalService& service, const std::optional<std::stri
   chat.server = service.server();
   chat.continues = !service.has_chat();
   if (prompt) return AnswerOnce(chat, *prompt);
-  if (chat.continues) SayToUser("This model has no chat template: it continues each line as a text.");
+  if (chat.continues)
+    SayToUser("This model has no chat template: it continues each line as a text.");
   return RunChat(chat);
 }
 
@@ -197,7 +198,8 @@ void AddRunCommand(CLI::App& app, CommandRun& run) {
   ChatOptions& chat = options->chat;
   options->service.log_level = "info";  // into a file that is seldom seen
   CLI::App& command = AddSubcommand(
-      app, "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once", kRunFooter,
+      app, "run", "Talk with a GGUF file, a Hugging Face folder or a pack, or ask it once",
+      kRunFooter,
       [options, &run](const CLI::App&) { run = [options] { return RunModel(*options); }; });
   AddTextFlag(command, "--system", chat.system, "What the model is told before the first turn");
   chat.request.set_max_tokens(kMaxReplyTokens);

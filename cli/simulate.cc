@@ -161,8 +161,8 @@ std::string SizesText(const ModelBytes& model) {
                          FormatBytes(model.kv_bytes), FormatBytes(model.mlp()));
 }
 
-absl::Status WriteReport(const SimulateFlags& flags, const std::string& command, const ModelBytes& model,
-                         std::span<const SimulatedRow> rows) {
+absl::Status WriteReport(const SimulateFlags& flags, const std::string& command,
+                         const ModelBytes& model, std::span<const SimulatedRow> rows) {
   ReportPage page = SimulatedPage(rows);
   page.title = absl::StrCat("Modelled speed of ", flags.shape,
                             std::filesystem::path(flags.pack).filename().string());
@@ -243,11 +243,11 @@ absl::Status RunSimulate(const SimulateFlags& flags, const std::string& command)
 
 void AddSimulateCommand(CLI::App& app, CommandRun& run) {
   auto flags = std::make_shared<SimulateFlags>();
-  CLI::App& command =
-      AddSubcommand(app, "simulate", "Tokens per second of recorded masks on modelled machines",
-                    kSimulateExamples, [flags, &run](const CLI::App& named) {
-                      run = [flags, text = CommandText(named)] { return RunSimulate(*flags, text); };
-                    });
+  CLI::App& command = AddSubcommand(
+      app, "simulate", "Tokens per second of recorded masks on modelled machines",
+      kSimulateExamples, [flags, &run](const CLI::App& named) {
+        run = [flags, text = CommandText(named)] { return RunSimulate(*flags, text); };
+      });
   AddTextFlag(command, "--shape", flags->shape,
               "a published model: phi-3-medium, phi-3-mini, llama-3-8b, mistral-7b");
   AddTextFlag(command, "--pack", flags->pack, "sizes from this pack instead");

@@ -126,9 +126,9 @@ absl::Status Supervisor::Again(Program& program, std::chrono::nanoseconds ready,
                                const std::string& what) {
   const auto delay = program.rule.AfterEnd(ready);
   if (!delay) {
-    return absl::UnavailableError(absl::StrCat(what, ", for the ", options_.limits.most_ends + 1,
-                                               "th time without ", InSeconds(options_.limits.healthy),
-                                               " of health in between; giving up"));
+    return absl::UnavailableError(
+        absl::StrCat(what, ", for the ", options_.limits.most_ends + 1, "th time without ",
+                     InSeconds(options_.limits.healthy), " of health in between; giving up"));
   }
   program.due = Clock::now() + *delay;
   options_.tell(absl::StrCat(what, "; starting it again in ", InSeconds(*delay)));
@@ -140,8 +140,8 @@ void Supervisor::Ask(Program& program) {
   if (!program.spec.ready()) {
     if (program.noted || now - program.started_at < kLong) return;
     program.noted = true;
-    options_.tell(
-        absl::StrCat(program.spec.name, " is not ready after ", InSeconds(kLong), "; still waiting"));
+    options_.tell(absl::StrCat(program.spec.name, " is not ready after ", InSeconds(kLong),
+                               "; still waiting"));
     return;
   }
   program.ready_at = now;

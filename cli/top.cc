@@ -151,7 +151,7 @@ absl::Status ShowOnce(const TopOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status Show(const TopOptions& options) {
+absl::Status ShowTop(const TopOptions& options) {
   if (options.once) return ShowOnce(options);
   if (!OutputIsTerminal()) {
     return absl::FailedPreconditionError("standard output is no terminal; --once prints one table");
@@ -184,7 +184,7 @@ void AddTopCommand(CLI::App& app, CommandRun& run) {
   options->store = StoreConfig().metrics_listen;
   CLI::App& command = AddSubcommand(
       app, "top", "Watch a running service: speed, queue, cache, flash, memory", kTopFooter,
-      [options, &run](const CLI::App&) { run = [options] { return Show(*options); }; });
+      [options, &run](const CLI::App&) { run = [options] { return ShowTop(*options); }; });
   AddAddressFlag(command, "--metrics", options->engine,
                  "Metrics of tidegate-engine: HOST:PORT or unix:PATH");
   AddAddressFlag(command, "--store-metrics", options->store,

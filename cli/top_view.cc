@@ -71,7 +71,7 @@ class Pair {
   const double seconds_;
 };
 
-std::string Latencies(const Pair& engine, const char* title, const char* name) {
+std::string TopLatencies(const Pair& engine, const char* title, const char* name) {
   std::string rows;
   for (const auto& [label, share] : {std::pair("p50", 0.5), std::pair("p95", 0.95)}) {
     rows +=
@@ -103,8 +103,8 @@ std::string EngineRows(const Pair& engine) {
       TopRow("prompt tokens/s", TopNumber(engine.Rate(kPrompt)), TopNumber(engine.All(kPrompt))),
       TopRow("streams running", TopNumber(engine.All("tidegate_requests_running"))),
       TopRow("requests waiting", TopNumber(engine.All("tidegate_requests_waiting"))),
-      Latencies(engine, "first token", "tidegate_time_to_first_token_seconds"),
-      Latencies(engine, "next token", "tidegate_inter_token_latency_seconds"),
+      TopLatencies(engine, "first token", "tidegate_time_to_first_token_seconds"),
+      TopLatencies(engine, "next token", "tidegate_inter_token_latency_seconds"),
       TopRow("flash per token", mean(engine.Grown(sum), engine.Grown(count)),
              mean(engine.All(sum), engine.All(count))),
       TopRow("waits for flash", engine.has_rates() ? TopShare(engine.Rate(kStall), 1) : kNothing,

@@ -13,7 +13,7 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kMatrixRowGranule = 8;   // matrix rows per thread come in these
+constexpr size_t kMatrixRowGranule = 8;  // matrix rows per thread come in these
 constexpr size_t kLogitLanes = 16;  // rows whose logits are computed with one pass over the head
 
 // Packs hold finite numbers only: these have grown too large on the way.
@@ -141,10 +141,11 @@ void Decoder::ProjectGroup(const Group& group, const Projection& projection, con
   }
   const Kernels& kernels = BestKernels(group.precision);
   const size_t lanes = group.count;
-  pool_->For(w.rows, kMatrixRowGranule, w.rows * w.row_bytes * lanes, [&](size_t begin, size_t end) {
-    if (lanes == 1) return kernels.mat_vec(w, begin, end, lane_x_[0], lane_y_[0]);
-    kernels.mat_vec_lanes(w, begin, end, lane_x_.data(), lane_y_.data(), lanes);
-  });
+  pool_->For(w.rows, kMatrixRowGranule, w.rows * w.row_bytes * lanes,
+             [&](size_t begin, size_t end) {
+               if (lanes == 1) return kernels.mat_vec(w, begin, end, lane_x_[0], lane_y_[0]);
+               kernels.mat_vec_lanes(w, begin, end, lane_x_.data(), lane_y_.data(), lanes);
+             });
 }
 
 void Decoder::Project(std::span<const Projection> projections, const float* x) {

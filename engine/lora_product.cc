@@ -3,8 +3,9 @@
 namespace tidegate {
 namespace {
 
-constexpr size_t kLoraRowGranule = 8;      // rows of A per thread come in these
-constexpr size_t kLoraOutputGranule = 64;  // outputs: whole cache lines, and as add_columns wants them
+constexpr size_t kLoraRowGranule = 8;  // rows of A per thread come in these
+constexpr size_t kLoraOutputGranule =
+    64;  // outputs: whole cache lines, and as add_columns wants them
 
 }  // namespace
 

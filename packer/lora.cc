@@ -59,7 +59,8 @@ absl::Status LoraSet::AddDelta(const Delta& delta, uint64_t first, uint64_t coun
   const uint64_t rank = delta.pair->rank();
   std::vector<float> b(count * rank);
   RETURN_IF_ERROR(delta.file->ReadRows(delta.pair->b, first, count, b.data()));
-  const uint64_t step = std::clamp<uint64_t>(kFactorChunkBytes / (columns * sizeof(float)), 1, rank);
+  const uint64_t step =
+      std::clamp<uint64_t>(kFactorChunkBytes / (columns * sizeof(float)), 1, rank);
   std::vector<float> a(step * columns);
   for (uint64_t k = 0; k < rank; k += step) {
     const uint64_t n = std::min(step, rank - k);

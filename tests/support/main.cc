@@ -2,7 +2,8 @@
 //
 //   engine_tests --file=sampler_test [GoogleTest's flags]
 //
-// runs those of tests/engine/sampler_test.cc, in a process of their own; ctest does it for each file.
+// runs those of tests/engine/sampler_test.cc, in a process of their own; ctest does it for each
+// file.
 #include <gtest/gtest.h>
 
 #include <cstdio>

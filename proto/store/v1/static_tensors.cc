@@ -22,7 +22,8 @@ absl::Status CheckStaticTensors(const store::v1::Manifest& manifest, uint64_t st
   uint64_t end = 0;  // of those before
   for (const store::v1::StaticTensor& tensor : manifest.static_tensors()) {
     const absl::StatusOr<GgmlType> type = ToGgmlType(tensor.type());
-    if (!type.ok()) return DamagedTensor(tensor, absl::StrCat("has the unknown type ", tensor.type()));
+    if (!type.ok())
+      return DamagedTensor(tensor, absl::StrCat("has the unknown type ", tensor.type()));
     const bool fits = tensor.offset() % kStaticAlign == 0 && tensor.offset() <= static_bytes &&
                       tensor.bytes() <= static_bytes - tensor.offset() &&
                       tensor.rows() <= (4u << 20) && tensor.columns() <= (4u << 20) &&
