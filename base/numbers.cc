@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kShownNumberBytes = 60;  // longer texts are cut in messages
 
-absl::Status Refusal(std::string_view text, std::string_view what, std::string_view range) {
+absl::Status NumberRefusal(std::string_view text, std::string_view what, std::string_view range) {
   return absl::InvalidArgumentError(absl::StrCat(Quoted(text, kShownNumberBytes), " is not a ",
                                                  std::string(what), " ", std::string(range)));
 }
@@ -37,7 +37,7 @@ absl::StatusOr<uint64_t> ParseInteger(std::string_view text, IntegerRange range)
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   const bool whole = !text.empty() && error == std::errc() && stop == end;
   if (whole && value >= range.low && value <= range.high) return value;
-  return Refusal(text, "whole number", absl::StrCat("from ", range.low, " to ", range.high));
+  return NumberRefusal(text, "whole number", absl::StrCat("from ", range.low, " to ", range.high));
 }
 
 absl::StatusOr<double> ParseReal(std::string_view text, RealRange range) {
@@ -47,7 +47,7 @@ absl::StatusOr<double> ParseReal(std::string_view text, RealRange range) {
   const bool whole = !text.empty() && error == std::errc() && stop == end && std::isfinite(value);
   const bool above = range.above_low ? value > range.low : value >= range.low;
   if (whole && above && value <= range.high) return value;
-  return Refusal(text, "number", RangeText(range));
+  return NumberRefusal(text, "number", RangeText(range));
 }
 
 }  // namespace tidegate

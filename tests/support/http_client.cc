@@ -16,7 +16,7 @@
 namespace tidegate {
 namespace {
 
-constexpr timeval kReceiveTimeout = {10, 0};
+constexpr timeval kClientReceiveTimeout = {10, 0};
 
 absl::Status Error(const char* what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
@@ -25,7 +25,7 @@ absl::Status Error(const char* what) {
 absl::StatusOr<UniqueFd> OpenSocket(const sockaddr* name, socklen_t bytes, int receive_buffer) {
   UniqueFd fd(socket(name->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return Error("socket");
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kReceiveTimeout, sizeof(kReceiveTimeout));
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kClientReceiveTimeout, sizeof(kReceiveTimeout));
   if (receive_buffer > 0) {
     setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer));
   }
