@@ -124,10 +124,19 @@ void MaskSelector::Score(std::span<const float> values, std::span<const uint32_t
 
 void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
                  std::span<const uint32_t> positions, uint32_t units_per_block, uint32_t first_unit,
-                 std::span<WantedBlock> wanted) {
+                 std::vector<WantedBlock>& blocks) {
+  blocks.clear();
+  uint64_t end = 0;  // of the last block, in positions; one division for each block
+  for (const uint32_t position : positions) {
+    if (position < end) continue;
+    const uint32_t block = position / units_per_block;
+    blocks.push_back({.block = block});
+    end = (uint64_t{block} + 1) * units_per_block;
+  }
   const auto energy = [&](size_t& i, uint32_t block) {
+    const uint64_t block_end = (uint64_t{block} + 1) * units_per_block;
     double sum = 0;
-    for (; i < positions.size() && positions[i] / units_per_block == block; ++i) {
+    for (; i < positions.size() && positions[i] < block_end; ++i) {
       const uint32_t position = positions[i] - first_unit;
       const double value =
           Magnitude(values[unit_at.empty() ? position : unit_at[position] - first_unit]);
@@ -137,11 +146,11 @@ void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_a
   };
   double largest = 0;
   size_t i = 0;
-  for (const WantedBlock& w : wanted) largest = std::max(largest, energy(i, w.block));
+  for (const WantedBlock& wanted : blocks) largest = std::max(largest, energy(i, wanted.block));
   i = 0;
-  for (WantedBlock& w : wanted) {
-    const double share = largest > 0 ? energy(i, w.block) / largest : 0;
-    w.score = static_cast<uint16_t>(std::lround(std::sqrt(share) * kScoreMax));
+  for (WantedBlock& wanted : blocks) {
+    const double share = largest > 0 ? energy(i, wanted.block) / largest : 0;
+    wanted.score = static_cast<uint16_t>(std::lround(std::sqrt(share) * kScoreMax));
   }
 }
 

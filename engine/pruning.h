@@ -70,12 +70,12 @@ struct RowPruning {
   std::array<double, kUnitKinds> MeanKept() const;
 };
 
-// Scores the blocks that a mask wants (WantedBlock::score) by the units that it selects from them.
-// positions: increasing, as Select() returns them. wanted: the blocks of the positions, in order.
-// unit_at, first_unit: as for Select().
+// Lists the blocks that a mask wants, rising, with scores (WantedBlock::score) by the units that it
+// selects from them. positions: increasing, as Select() returns them. unit_at, first_unit: as for
+// Select(). `blocks` is replaced.
 void ScoreBlocks(std::span<const float> values, std::span<const uint32_t> unit_at,
                  std::span<const uint32_t> positions, uint32_t units_per_block, uint32_t first_unit,
-                 std::span<WantedBlock> wanted);
+                 std::vector<WantedBlock>& blocks);
 
 // Selects the units with the largest scores |values[unit]|. Ties go to the smaller position.
 //

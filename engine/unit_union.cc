@@ -20,7 +20,16 @@ void UnitUnion::Begin(uint32_t units_per_block, uint32_t first, uint32_t end) {
 }
 
 void UnitUnion::Add(std::span<const uint32_t> positions, std::span<const WantedBlock> scores) {
-  for (const uint32_t position : positions) ++uses_[position / units_per_block_ - first_block_];
+  uint64_t end = 0;  // of the block that `uses` counts; one division for each block
+  uint32_t* uses = nullptr;
+  for (const uint32_t position : positions) {
+    if (position >= end) {
+      const uint32_t block = position / units_per_block_;
+      uses = &uses_[block - first_block_];
+      end = (uint64_t{block} + 1) * units_per_block_;
+    }
+    ++*uses;
+  }
   for (const WantedBlock& scored : scores) {
     const double score = scored.score;
     squares_[scored.block - first_block_] += score * score;
