@@ -204,10 +204,13 @@ bool Mlp::UnionIsDense(const Call& call, UnitKind kind, const UnitUnion& wanted)
   return true;
 }
 
+// Where all units are resident, nobody asks for blocks: the union is then only for rows that may
+// share units, and has no scores.
 void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageTimes& times) {
   const StageTimer timer(times, Stage::kMasks);
   const uint32_t per_block = Kind(kind).units_per_block;
   const uint32_t first = call.expert * UnitsOf(kind);
+  const bool complete = source_->CompleteSlots(call.layer, kind) != nullptr;
   wanted.Begin(per_block, first, first + UnitsOf(kind));
   wanted.AddAll(AllUsers());
   company_kept_ = false;
@@ -215,10 +218,9 @@ void Mlp::SelectMasks(const Call& call, UnitKind kind, UnitUnion& wanted, StageT
     if (sums_[l].all()) continue;
     SelectMask(call, kind, l, SeenBy(call, kind, l, wanted));
     const std::span<const uint32_t> positions = lanes_[l].positions;
-    scored_.clear();
-    for (const uint32_t position : positions) {
-      const uint32_t block = position / per_block;
-      if (scored_.empty() || scored_.back().block != block) scored_.push_back({.block = block});
+    if (complete) {
+      if (lane_count_ > 1) wanted.Add(positions);
+      continue;
     }
     ScoreBlocks({sums_[l].x, UnitsOf(kind)}, UnitAt(call.layer, kind, call.expert), positions,
                 per_block, first, scored_);
