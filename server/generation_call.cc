@@ -148,7 +148,7 @@ template void GenerationCall::Start<v1::ChatRequest>(const v1::ChatRequest&, abs
 
 // The request ends as its first choice that fails does, else as the last one.
 void GenerationCall::OnResult(const GenerationResult& result, uint32_t choice) {
-  if (span_ != nullptr && choice == 0) span_->result = result;
+  if (span_ != nullptr) AddChoice(result, *span_);
   if (--open_choices_ == 0) Settled();
   if (!failed_) {
     reason_ = static_cast<uint32_t>(result.reason);

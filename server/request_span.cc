@@ -47,14 +47,14 @@ otlp::Span MakeSpan(const RequestSpan& request, std::string name, OtlpTime start
   return span;
 }
 
-void SetResult(const GenerationResult& result, otlp::Span& span) {
-  const GenerationAccounts& accounts = result.accounts;
+void SetResult(const RequestSpan& request, otlp::Span& span) {
+  const GenerationAccounts& accounts = *request.accounts;
   SetInteger(span, "gen_ai.usage.input_tokens", accounts.prompt_tokens);
   SetInteger(span, "gen_ai.usage.output_tokens", accounts.generated_tokens);
-  SpanAttribute(span, "gen_ai.response.finish_reasons")
-      ->mutable_array_value()
-      ->add_values()
-      ->set_string_value(std::string(FinishReasonName(result.reason)));
+  auto* reasons = SpanAttribute(span, "gen_ai.response.finish_reasons")->mutable_array_value();
+  for (const FinishReason reason : request.reasons) {
+    reasons->add_values()->set_string_value(std::string(FinishReasonName(reason)));
+  }
   SetInteger(span, "tidegate.usage.cached_tokens", accounts.cached_prompt_tokens);
   SetReal(span, "tidegate.queue_seconds", accounts.queue_seconds);
   SetReal(span, "tidegate.time_to_first_token_seconds", accounts.first_token_seconds);
@@ -84,12 +84,12 @@ otlp::Span MakeRequestSpan(const RequestSpan& request) {
     span.mutable_status()->set_code(otlp::Status::STATUS_CODE_ERROR);
     span.mutable_status()->set_message(name);
   }
-  if (request.result) SetResult(*request.result, span);
+  if (request.accounts) SetResult(request, span);
   return span;
 }
 
 void AddStages(const RequestSpan& request, std::vector<otlp::Span>& spans) {
-  const GenerationAccounts& accounts = request.result->accounts;
+  const GenerationAccounts& accounts = *request.accounts;
   const OtlpTime admitted = TimeAfter(request.start, accounts.queue_seconds);
   const bool has_token = accounts.generated_tokens > 0;
   const OtlpTime first =
@@ -126,10 +126,30 @@ void AddStages(const RequestSpan& request, std::vector<otlp::Span>& spans) {
 
 }  // namespace
 
+void AddChoice(const GenerationResult& result, RequestSpan& span) {
+  span.reasons.push_back(result.reason);
+  const GenerationAccounts& more = result.accounts;
+  if (!span.accounts) {
+    span.accounts = more;
+    return;
+  }
+  // The prompt is read once, and belongs to whichever choice had it computed.
+  GenerationAccounts& all = *span.accounts;
+  all.generated_tokens += more.generated_tokens;
+  all.prefill_seconds = std::max(all.prefill_seconds, more.prefill_seconds);
+  all.decode_seconds = std::max(all.decode_seconds, more.decode_seconds);
+  all.stall_seconds = std::max(all.stall_seconds, more.stall_seconds);
+  all.prefill_flash_bytes += more.prefill_flash_bytes;
+  all.decode_flash_bytes += more.decode_flash_bytes;
+  all.flash_reads += more.flash_reads;
+  all.hit_units += more.hit_units;
+  all.miss_units += more.miss_units;
+}
+
 std::vector<otlp::Span> ToOtlp(const RequestSpan& span) {
   std::vector<otlp::Span> spans = {MakeRequestSpan(span)};
   spans.reserve(4);
-  if (span.result) AddStages(span, spans);
+  if (span.accounts) AddStages(span, spans);
   return spans;
 }
 

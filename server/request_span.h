@@ -1,7 +1,7 @@
 // What a trace tells of one request, and its form in OTLP: a span for the request, with the model,
 // tokens, bytes from flash and how it ended (attributes gen_ai.* and tidegate.*), and below it one
 // each for its time in the queue, in prefill and in decode. Never a prompt or an answer.
-// Plain data and a pure function.
+// Plain data and pure functions.
 #pragma once
 
 #include <chrono>
@@ -25,8 +25,13 @@ struct RequestSpan {
   bool chat = false;
   std::string model, request_id;
   absl::StatusCode code = absl::StatusCode::kOk;
-  std::optional<GenerationResult> result = {};  // nothing: it never came to the engine
+  // Of all its choices together; nothing: it never came to the engine.
+  std::optional<GenerationAccounts> accounts = {};
+  std::vector<FinishReason> reasons = {};  // of each
 };
+
+// A choice of the request has ended.
+void AddChoice(const GenerationResult& result, RequestSpan& span);
 
 // The request's span first.
 std::vector<opentelemetry::proto::trace::v1::Span> ToOtlp(const RequestSpan& span);

@@ -205,6 +205,29 @@ TEST_F(TracingTest, ACollectorThatHangsCostsOnlyItsSpans) {
   collector_.hangs = false;
 }
 
+TEST(RequestSpan, ChoicesAreOneRequest) {
+  RequestSpan span;
+  GenerationResult result;
+  result.reason = FinishReason::kMaxTokens;
+  result.accounts.prompt_tokens = 7;
+  result.accounts.generated_tokens = 2;
+  result.accounts.decode_seconds = 3;
+  AddChoice(result, span);
+  result.reason = FinishReason::kStopString;
+  result.accounts.decode_seconds = 5;
+  AddChoice(result, span);
+  EXPECT_EQ(span.accounts->decode_seconds, 5);
+  const otlp::Span request = ToOtlp(span)[0];
+  auto texts = Texts(request.attributes());
+  EXPECT_EQ(texts["gen_ai.usage.input_tokens"], "7");
+  EXPECT_EQ(texts["gen_ai.usage.output_tokens"], "4");
+  for (const auto& attribute : request.attributes()) {
+    if (attribute.key() != "gen_ai.response.finish_reasons") continue;
+    EXPECT_EQ(attribute.value().array_value().values_size(), 2);
+    EXPECT_EQ(attribute.value().array_value().values(1).string_value(), "stop_string");
+  }
+}
+
 TEST(SpanExporter, WithoutACollectorSpansAreDroppedAndCounted) {
   SpanExporterOptions options;
   options.endpoint = "unix:/nonexistent/collector.sock";
