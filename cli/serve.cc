@@ -133,7 +133,8 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
   CLI::App& command = AddSubcommand(
       app, "serve",
       "Serve a GGUF file, a Hugging Face folder or a pack over gRPC and HTTP, until Ctrl-C",
-      kServeFooter, [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
+      kServeFooter,
+      [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
   AddAddressFlag(command, "--listen", service.listen,
                  "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
                  "TLS and no authentication")

@@ -73,7 +73,7 @@ void GenerationCall::TraceAs(std::string_view traceparent, std::string_view trac
   if (state_.tracer == nullptr) return;
   std::optional<RequestSpan> span = state_.tracer->Begin(traceparent, tracestate);
   if (!span.has_value()) return;
-  span->chat = method_ == RpcMethod::kChat;
+  span->chat = method_ == RpcMethod::kChat || method_ == RpcMethod::kChatCompletions;
   span->request_id = request_id_;
   span_ = std::make_unique<RequestSpan>(*std::move(span));
 }
