@@ -96,11 +96,14 @@ export class Service {
   async #startEngine(extra) {
     const portFile = join(this.folder, 'engine.port');
     const metricsPortFile = join(this.folder, 'engine-metrics.port');
+    const httpPortFile = join(this.folder, 'engine-http.port');
     this.engine = new Daemon('tidegate-engine', [
       '--store-socket', this.socket, '--listen', '127.0.0.1:0', '--port-file', portFile,
-      '--metrics-listen', '127.0.0.1:0', '--metrics-port-file', metricsPortFile, ...extra]);
+      '--metrics-listen', '127.0.0.1:0', '--metrics-port-file', metricsPortFile,
+      '--http-listen', '127.0.0.1:0', '--http-port-file', httpPortFile, ...extra]);
     this.address = `127.0.0.1:${await this.engine.written(portFile)}`;
     this.metricsPort = await this.engine.written(metricsPortFile);
+    this.http = `http://127.0.0.1:${await this.engine.written(httpPortFile)}`;
   }
 
   // Sum over all label sets of one metric of the engine (or of the store).
