@@ -1,8 +1,10 @@
 #include "server/openai/completion_call.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "absl/strings/str_cat.h"
+#include "engine/request_limits.h"
 #include "server/openai/http_error.h"
 #include "server/openai/parse_json.h"
 #include "server/parse_options.h"
@@ -61,6 +63,8 @@ void CompletionCall::Begin(ServingState& state, bool is_chat, const HttpRequest&
 
 template <typename Request>
 void CompletionCall::StartWith(Request request, absl::Status status, const HttpRequest& http) {
+  // At least one, and no more than may be: what is wrong with the number is said later.
+  choices_.resize(std::clamp<uint32_t>(request.choices(), 1, kMaxChoices));
   if (!request.has_max_tokens()) request.set_max_tokens(state().engine.context_tokens());
   if (head_.options.logprobs) {
     if (const auto tokenizer = state().engine.tokenizer(); tokenizer.ok()) tokenizer_ = *tokenizer;
@@ -80,10 +84,17 @@ void CompletionCall::Write(TokenBuffer::Move move) {
       return WriteTokens(std::move(move));
     case TokenBuffer::Action::kWriteProgress:
       return WriteProgress(move.progress);
+    case TokenBuffer::Action::kWriteResult:
+      TakeResult(move.result, move.choice);
+      return begun_ ? AwaitSent() : WriteDone(true);
     case TokenBuffer::Action::kFinishWithResult:
-      return FinishAnswer(move.result);
+      TakeResult(move.result, move.choice);
+      return FinishAnswer();
     case TokenBuffer::Action::kFinish:
       return FinishWithError(move.status);
+    case TokenBuffer::Action::kWritePromptLogprobs:
+    case TokenBuffer::Action::kWriteKeepAlive:
+      return WriteDone(true);  // not asked for
     case TokenBuffer::Action::kNone:
     case TokenBuffer::Action::kAbort:
       return;  // never given
@@ -107,7 +118,7 @@ void CompletionCall::BeginAnswer() {
   head.headers.emplace_back("X-Accel-Buffering", "no");  // proxies are to pass events on at once
   head.headers.emplace_back("X-Request-Id", request_id());
   reply_.Begin(std::move(head));
-  if (head_.is_chat) SendEvent(RoleChunk(head_, 0));
+  for (uint32_t i = 0; head_.is_chat && i < choices_.size(); ++i) SendEvent(RoleChunk(head_, i));
   AwaitSent();
 }
 
@@ -116,22 +127,23 @@ void CompletionCall::SendEvent(std::string_view data) {
 }
 
 void CompletionCall::WriteTokens(TokenBuffer::Move move) {
+  Choice& choice = choices_[move.choice];
   if (head_.options.stream) {
     const AnswerTokens tokens = {std::move(move.text), std::move(move.ids),
                                  std::move(move.logprobs)};
     const std::string logprobs =
-        tokenizer_ == nullptr ? "null" : LogprobsJson(head_, *tokenizer_, tokens, choice_.offset);
+        tokenizer_ == nullptr ? "null" : LogprobsJson(head_, *tokenizer_, tokens, choice.offset);
     // Without log-probabilities an incomplete character is nobody's business.
     if (tokens.text.empty() && tokenizer_ == nullptr) return WriteDone(true);
-    SendEvent(TextChunk(head_, 0, tokens.text, logprobs));
+    SendEvent(TextChunk(head_, move.choice, tokens.text, logprobs));
     return AwaitSent();
   }
-  choice_.bytes += BytesOf(move);
-  too_long_ = too_long_ || choice_.bytes > kMaxAnswerBytes;
+  bytes_ += BytesOf(move);
+  too_long_ = too_long_ || bytes_ > kMaxAnswerBytes;
   if (too_long_) {
-    choice_.tokens = {};
+    choice.tokens = {};
   } else {
-    AnswerTokens& tokens = choice_.tokens;
+    AnswerTokens& tokens = choice.tokens;
     tokens.text += move.text;
     tokens.ids.insert(tokens.ids.end(), move.ids.begin(), move.ids.end());
     std::move(move.logprobs.begin(), move.logprobs.end(), std::back_inserter(tokens.logprobs));
@@ -148,20 +160,31 @@ void CompletionCall::WriteProgress(const PromptProgress& progress) {
   AwaitSent();
 }
 
-void CompletionCall::FinishAnswer(const GenerationResult& result) {
+void CompletionCall::TakeResult(const GenerationResult& result, uint32_t choice) {
+  choices_[choice].reason = result.reason;
+  accounts_.prompt_tokens += result.accounts.prompt_tokens;
+  accounts_.cached_prompt_tokens += result.accounts.cached_prompt_tokens;
+  accounts_.generated_tokens += result.accounts.generated_tokens;
+  if (begun_) SendEvent(FinishChunk(head_, choice, result.reason));
+}
+
+void CompletionCall::FinishAnswer() {
   if (begun_) {
-    SendEvent(FinishChunk(head_, 0, result.reason));
-    if (head_.options.include_usage) SendEvent(UsageChunk(head_, result.accounts));
+    if (head_.options.include_usage) SendEvent(UsageChunk(head_, accounts_));
     SendEvent("[DONE]");
     reply_.End();
     return End();
   }
   if (too_long_) return FinishWithError(AnswerTooLong());
-  const std::string logprobs =
-      tokenizer_ == nullptr ? "null"
-                            : LogprobsJson(head_, *tokenizer_, choice_.tokens, choice_.offset);
-  const std::string choice = ChoiceJson(head_, 0, choice_.tokens.text, logprobs, result.reason);
-  Send({200, "application/json", AnswerJson(head_, choice, result.accounts)});
+  std::string choices;
+  for (uint32_t i = 0; i < choices_.size(); ++i) {
+    Choice& one = choices_[i];
+    const std::string logprobs =
+        tokenizer_ == nullptr ? "null" : LogprobsJson(head_, *tokenizer_, one.tokens, one.offset);
+    absl::StrAppend(&choices, i == 0 ? "" : ",",
+                    ChoiceJson(head_, i, one.tokens.text, logprobs, one.reason));
+  }
+  Send({200, "application/json", AnswerJson(head_, choices, accounts_)});
 }
 
 void CompletionCall::FinishWithError(const absl::Status& status) {

@@ -29,11 +29,10 @@ class CompletionCall final : public GenerationCall,
                     absl::Status status, Headers headers);
 
  private:
-  // What has come of the only choice of an answer that comes whole.
   struct Choice {
-    AnswerTokens tokens;
-    size_t bytes = 0;     // of `tokens`
+    AnswerTokens tokens;  // of an answer that comes whole
     uint64_t offset = 0;  // LogprobsJson()
+    FinishReason reason = FinishReason::kError;
   };
 
   CompletionCall(ServingState& state, bool is_chat, const std::string& request_id, HttpReply reply,
@@ -50,7 +49,8 @@ class CompletionCall final : public GenerationCall,
   void BeginAnswer();
   void WriteTokens(TokenBuffer::Move move);
   void WriteProgress(const PromptProgress& progress);
-  void FinishAnswer(const GenerationResult& result);
+  void TakeResult(const GenerationResult& result, uint32_t choice);
+  void FinishAnswer();
   void FinishWithError(const absl::Status& status);
   void Send(HttpResponse response);
   void SendEvent(std::string_view data);
@@ -60,9 +60,11 @@ class CompletionCall final : public GenerationCall,
   const Headers headers_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // with log-probabilities
   HttpReply reply_;
-  Choice choice_;
-  bool begun_ = false;     // the head of a stream is out
-  bool too_long_ = false;  // for an answer that comes whole
+  std::vector<Choice> choices_;
+  size_t bytes_ = 0;             // of the choices' tokens
+  GenerationAccounts accounts_;  // tokens of all choices together
+  bool begun_ = false;           // the head of a stream is out
+  bool too_long_ = false;        // for an answer that comes whole
   std::chrono::steady_clock::time_point last_written_;
 };
 

@@ -59,8 +59,13 @@ const char* ErrorType(int code) {
 // "sampling.temperature" of the gRPC API is "temperature" here.
 std::string OpenAiField(const std::string& field) {
   static constexpr std::pair<const char*, const char*> kNames[] = {
-      {"sampling.", ""}, {"stop.strings", "stop"},    {"stop.token_ids", "stop_token_ids"},
-      {"stop.", ""},     {"token_ids.ids", "prompt"}, {"token_ids", "prompt"},
+      {"choices", "n"},
+      {"sampling.", ""},
+      {"stop.strings", "stop"},
+      {"stop.token_ids", "stop_token_ids"},
+      {"stop.", ""},
+      {"token_ids.ids", "prompt"},
+      {"token_ids", "prompt"},
       {"text", "prompt"}};
   for (const auto& [ours, theirs] : kNames) {
     if (absl::StartsWith(field, ours)) {

@@ -212,11 +212,11 @@ void RefuseWhatIsMissing(const JsonFields& fields) {
       fields.Wrong(key, "is not supported by this server; leave it out");
     }
   }
-  for (const char* key : {"n", "best_of"}) {
-    const json* const value = fields.Find(key);
-    if (value != nullptr && *value != 1) {
-      fields.Wrong(key, absl::StrCat("is ", ShownJson(*value), "; this server gives 1 answer"));
-    }
+  const json* const best_of = fields.Find("best_of");
+  const json* const n = fields.Find("n");
+  if (best_of != nullptr && *best_of != (n == nullptr ? json(1) : *n)) {
+    fields.Wrong("best_of", absl::StrCat("is ", ShownJson(*best_of),
+                                         "; this server gives all answers it makes: leave it out"));
   }
   if (const json* const format = fields.Find("response_format")) {
     if (!format->is_object() || format->value("type", json()) != "text") {
@@ -255,6 +255,9 @@ void TakeSharedFields(const JsonFields& fields, Violations& violations, Request&
   TakeSamplingFields(fields, *request.mutable_sampling());
   TakeStopFields(fields, *request.mutable_stop());
   TakePruningFields(fields, violations, *request.mutable_pruning());
+  if (const auto n = fields.Integer("n", 1, kMaxUint32)) {
+    request.set_choices(static_cast<uint32_t>(*n));
+  }
   constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
   if (const auto priority = fields.Integer("priority", -kMaxInt32, kMaxInt32)) {
     request.set_priority(static_cast<int32_t>(*priority));

@@ -98,6 +98,19 @@ describe('the OpenAI client', () => {
     assert.equal(text.trim(), choice.text.trim());
   });
 
+  it('gives several choices of one prompt', async () => {
+    const request = { model, messages, max_tokens: 6, n: 2, temperature: 1, seed: 5 };
+    const whole = await openai.chat.completions.create(request);
+    assert.deepEqual(whole.choices.map((choice) => choice.index), [0, 1]);
+    assert.equal(whole.usage.completion_tokens, 12);
+    const chunks = await collect(await openai.chat.completions.create({ ...request, stream: true }));
+    for (const { index } of whole.choices) {
+      const own = chunks.flatMap((chunk) => chunk.choices).filter((choice) => choice.index === index);
+      assert.equal(own[0].delta.role, 'assistant');
+      assert.equal(own.at(-1).finish_reason, 'length');
+    }
+  });
+
   it('frees the place of a stream that it aborts', async () => {
     const stream = await openai.completions.create({
       model, prompt: 'Once upon a time', max_tokens: 240, ignore_eos: true, stream: true, pruning: { mode: 'dense' } });

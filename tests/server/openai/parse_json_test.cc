@@ -115,7 +115,7 @@ TEST(ParseJsonTest, MistakesAreNamedWithValueAndRemedy) {
       {R"(,"max_tokens":0)", "max_tokens: is 0; use a whole number from 1"},
       {R"(,"max_tokens":1.5)", "is 1.5"},
       {R"(,"seed":1e30)", "seed"},
-      {R"(,"n":2)", "n: is 2"},
+      {R"(,"n":0)", "n: is 0"},
       {R"(,"tools":[{"type":"function"}])", "tools: is not supported"},
       {R"(,"tool_choice":"required")", "tool_choice"},
       {R"(,"response_format":{"type":"json_object"})", "response_format"},
