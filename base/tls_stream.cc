@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -22,9 +21,11 @@ namespace {
 constexpr size_t kPeerNameBytesMax = 64;
 constexpr size_t kHashBytes = 16;  // of a name that is not shown
 
-// To a client that speaks HTTP/2 in clear: SETTINGS, and GOAWAY with INADEQUATE_SECURITY.
-constexpr char kNeedsTls[] = "this port speaks TLS only";
-constexpr uint8_t kInadequateSecurity = 0xc;
+// To a client that speaks in clear. One of gRPC understands it too ("an http1.x server"), and gives
+// up at once; an answer in HTTP/2 would be a connection to it, and be tried again and again.
+constexpr std::string_view kNeedsTls =
+    "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 26\r\n\r\n"
+    "this port speaks TLS only\n";
 
 // A socket as OpenSSL reads and writes it. OpenSSL's own would raise SIGPIPE.
 int SocketFd(BIO* bio) { return static_cast<int>(reinterpret_cast<intptr_t>(BIO_get_data(bio))); }
@@ -107,19 +108,6 @@ std::string NameOf(X509* certificate) {
   return CommonName(certificate);
 }
 
-std::string PlaintextAnswer(std::string_view request) {
-  if (!request.starts_with("PRI")) {
-    return absl::StrCat("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: ",
-                        std::strlen(kNeedsTls) + 1, "\r\n\r\n", kNeedsTls, "\n");
-  }
-  const std::string_view text = kNeedsTls;
-  std::string answer("\0\0\0\4\0\0\0\0\0", 9);  // SETTINGS
-  answer.append({'\0', '\0', static_cast<char>(8 + text.size()), '\7', '\0'});
-  answer.append(4 + 4 + 3, '\0');  // stream 0; no stream was taken; the code's first bytes
-  answer.push_back(kInadequateSecurity);
-  return answer.append(text);
-}
-
 // Where the certificate was refused, that says more than "certificate verify failed".
 std::string WhyFailed(const SSL* ssl, unsigned long error) {
   const char* reason = ERR_reason_error_string(error);
@@ -178,12 +166,9 @@ TlsStream::Io TlsStream::Outcome(int result) {
 // A record of TLS never begins with a letter. What has come is taken, or the kernel would answer
 // with a reset instead.
 TlsStream::Io TlsStream::RefusePlaintext() {
-  std::string request(kRecordBytes, '\0');
-  const ssize_t got = recv(fd_, request.data(), request.size(), MSG_DONTWAIT);
-  const std::string answer =
-      PlaintextAnswer(std::string_view(request).substr(0, got < 0 ? 0 : static_cast<size_t>(got)));
-  [[maybe_unused]] const ssize_t sent =
-      send(fd_, answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  char request[kRecordBytes];
+  [[maybe_unused]] ssize_t moved = recv(fd_, request, sizeof(request), MSG_DONTWAIT);
+  moved = send(fd_, kNeedsTls.data(), kNeedsTls.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   shutdown(fd_, SHUT_WR);
   return Fail("the client speaks plaintext");
 }

@@ -18,7 +18,7 @@ namespace {
 constexpr std::chrono::seconds kCancelTimeout{10};
 
 struct CancelOptions {
-  std::string server;
+  ServerTarget server;
   std::string request_id;
 };
 
@@ -30,7 +30,7 @@ absl::Status CancelRequestId(const CancelOptions& options) {
   v1::CancelResponse response;
   const auto stub = v1::GenerationService::NewStub(Dial(options.server));
   const grpc::Status status = stub->Cancel(&context, request, &response);
-  if (!status.ok()) return ExplainError(status, options.server, "tidegate-engine");
+  if (!status.ok()) return ExplainError(status, options.server.address, "tidegate-engine");
   if (!response.found()) {
     return absl::NotFoundError(absl::StrCat(
         "no stream has the request id ", Quoted(options.request_id),

@@ -137,7 +137,7 @@ class ChatSession {
     if (interrupt.signal() == SIGTERM) return absl::CancelledError("terminated");
     interrupted_ = interrupt.interrupted();
     if (interrupted_) return absl::OkStatus();  // what was said stays said
-    return ExplainError(status, options_.server, "tidegate-engine");
+    return ExplainError(status, options_.server.address, "tidegate-engine");
   }
 
   const ChatOptions& options_;

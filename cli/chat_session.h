@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "cli/client_options.h"
 #include "tidegate/v1/generation.pb.h"
 
 namespace tidegate {
@@ -14,7 +15,7 @@ namespace tidegate {
 extern const char kChatHelp[];
 
 struct ChatOptions {
-  std::string server;
+  ServerTarget server;
   std::string system;       // what the model is told before the first turn
   bool accounts = false;    // of each answer, on standard error
   bool continues = false;   // every text is continued as it is (Generate), none is remembered

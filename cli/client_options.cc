@@ -12,6 +12,8 @@
 #include "absl/strings/str_split.h"
 #include "base/flags.h"
 #include "base/listen_address.h"
+#include "base/read_file.h"
+#include "base/status_macros.h"
 #include "base/text.h"
 #include "base/units.h"
 #include "google/rpc/error_details.pb.h"
@@ -22,6 +24,7 @@ namespace tidegate {
 namespace {
 
 constexpr size_t kMaxShownBytes = 2000;
+constexpr size_t kMaxPemBytes = 1 << 20;
 
 const char* CodeName(grpc::StatusCode code) {
   static constexpr const char* kNames[] = {"OK",
@@ -125,9 +128,51 @@ const char* ProxyVariable(const std::string& target) {
   return proxy;
 }
 
+// The content of a PEM file, at once: a file that is not there is a mistake in the flags.
+Flag AddPemFlag(CLI::App& command, const char* name, std::string& pem, const char* help) {
+  return AddTextFlag(
+             command, name,
+             [&pem](const std::string& path) {
+               ASSIGN_OR_RETURN(pem, ReadFile(path, kMaxPemBytes));
+               if (absl::StrContains(pem, "-----BEGIN ")) return absl::OkStatus();
+               return absl::InvalidArgumentError(
+                   absl::StrCat(Quoted(path), " holds nothing in PEM (-----BEGIN ...)"));
+             },
+             help)
+      .Type("FILE");
+}
+
+void AddClientTlsFlags(CLI::App& command, ClientTls& tls) {
+  AddSwitch(command, "--tls", tls.wanted,
+            "Speak TLS, and check the server's certificate against the authorities of the system");
+  AddPemFlag(command, "--tls-ca", tls.authorities,
+             "Speak TLS, and check the server's certificate against these authorities")
+      .Variable("TIDEGATE_TLS_CA");
+  AddPemFlag(command, "--tls-cert", tls.certificate,
+             "Certificate to show to a server that asks for one")
+      .Variable("TIDEGATE_TLS_CLIENT_CERT");
+  AddPemFlag(command, "--tls-key", tls.key,
+             "Key of --tls-cert; not needed where that file holds it too")
+      .Variable("TIDEGATE_TLS_CLIENT_KEY");
+  AddTextFlag(command, "--tls-server-name", tls.server_name,
+              "Name in the server's certificate, where it is not the host of --server")
+      .Type("NAME")
+      .Variable("TIDEGATE_TLS_SERVER_NAME");
+}
+
+std::shared_ptr<grpc::ChannelCredentials> CredentialsOf(const ClientTls& tls) {
+  if (!tls.on()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  options.pem_root_certs = tls.authorities;
+  options.pem_cert_chain = tls.certificate.empty() ? tls.key : tls.certificate;
+  options.pem_private_key = tls.key.empty() ? tls.certificate : tls.key;
+  return grpc::SslCredentials(options);
+}
+
 }  // namespace
 
-void AddServerFlag(CLI::App& command, std::string& server) {
+void AddServerFlag(CLI::App& command, ServerTarget& target) {
+  std::string& server = target.address;
   if (server.empty()) server = "127.0.0.1:50051";
   AddTextFlag(
       command, "--server",
@@ -140,13 +185,15 @@ void AddServerFlag(CLI::App& command, std::string& server) {
       .Type("ADDRESS")
       .Default(server)
       .Variable("TIDEGATE_SERVER");
+  AddClientTlsFlags(command, target.tls);
 }
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& target, bool own_connection) {
+std::shared_ptr<grpc::Channel> Dial(const ServerTarget& server, bool own_connection) {
   grpc::ChannelArguments arguments;
   if (own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  if (IsLocal(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  if (IsLocal(server.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  if (!server.tls.server_name.empty()) arguments.SetSslTargetNameOverride(server.tls.server_name);
+  return grpc::CreateCustomChannel(server.address, CredentialsOf(server.tls), arguments);
 }
 
 absl::Status ExplainError(const grpc::Status& status, const std::string& target,

@@ -18,13 +18,34 @@ class Status;
 
 namespace tidegate {
 
-// --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER. `server` outlives `command`.
-void AddServerFlag(CLI::App& command, std::string& server);
+// TLS with a server, in PEM. What is set turns it on.
+struct ClientTls {
+  bool wanted = false;
+  std::string authorities = {};  // that the server's certificate is checked against; "": the
+                                 // system's
+  std::string certificate = {}, key = {};  // ours, for servers that ask; either may hold both
+  std::string server_name = {};            // in the server's certificate, if it is not the address
 
-// A channel to HOST:PORT or unix:PATH; connects with the first call. What is on this machine is
-// reached directly, whatever proxy the environment names. Channels to one target share a connection
-// unless they ask for one of their own.
-std::shared_ptr<grpc::Channel> Dial(const std::string& target, bool own_connection = false);
+  bool on() const {
+    return wanted || !authorities.empty() || !certificate.empty() || !key.empty() ||
+           !server_name.empty();
+  }
+};
+
+// Where a server is, and how it is spoken to.
+struct ServerTarget {
+  std::string address = {};  // HOST:PORT or unix:PATH
+  ClientTls tls = {};
+};
+
+// --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER, and --tls... whose files are read
+// at once. `server` outlives `command`.
+void AddServerFlag(CLI::App& command, ServerTarget& server);
+
+// A channel that connects with the first call. What is on this machine is reached directly,
+// whatever proxy the environment names. Channels to one target share a connection unless they ask
+// for one of their own.
+std::shared_ptr<grpc::Channel> Dial(const ServerTarget& server, bool own_connection = false);
 
 // An error for a person: code, message, then one line per detail (which field, when to try again).
 // `target` and `program` are named when nobody answers.

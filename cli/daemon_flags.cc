@@ -13,9 +13,11 @@ namespace {
 
 const std::set<std::string>& Reserved() {
   static const std::set<std::string>& names = *new std::set<std::string>{
-      "help",       "version",      "config",    "pack",           "socket",    "memory-budget",
-      "listen",     "store-socket", "port-file", "metrics-listen", "log-level", "metrics-port-file",
-      "log-format", "print-config", "http-listen", "http-port-file"};
+      "help",        "version",        "config",      "pack",
+      "socket",      "memory-budget",  "listen",      "store-socket",
+      "port-file",   "metrics-listen", "log-level",   "metrics-port-file",
+      "log-format",  "print-config",   "http-listen", "http-port-file",
+      "local-socket"};
   return names;
 }
 

@@ -26,7 +26,7 @@ namespace tidegate {
 namespace {
 
 struct GenerateOptions {
-  std::string server;
+  ServerTarget server;
   std::string prompt;
   std::string prompt_file;
   std::chrono::nanoseconds deadline{0};  // 0: none
@@ -84,7 +84,7 @@ absl::Status Generate(GenerateOptions& options) {
   if (output_open) printer.Finish();
   if (interrupt.interrupted()) return absl::CancelledError("interrupted");
   if (!output_open) return absl::CancelledError("standard output cannot be written");
-  return ExplainError(status, options.server, "tidegate-engine");
+  return ExplainError(status, options.server.address, "tidegate-engine");
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ namespace {
 constexpr std::chrono::seconds kHealthTimeout{3};
 
 struct HealthOptions {
-  std::string server;
+  ServerTarget server;
   std::string service = "readiness";
   double wait_seconds = 0;
 };

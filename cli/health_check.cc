@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "cli/client_options.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
 
@@ -11,7 +10,7 @@ namespace tidegate {
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
-absl::Status CheckHealth(const std::string& server, const std::string& service,
+absl::Status CheckHealth(const ServerTarget& server, const std::string& service,
                          std::chrono::milliseconds timeout, bool own_connection) {
   const auto stub = grpc::health::v1::Health::NewStub(Dial(server, own_connection));
   grpc::ClientContext context;
@@ -20,7 +19,7 @@ absl::Status CheckHealth(const std::string& server, const std::string& service,
   request.set_service(service);
   HealthCheckResponse response;
   const grpc::Status status = stub->Check(&context, request, &response);
-  RETURN_IF_ERROR(ExplainError(status, server, "tidegate-engine"));
+  RETURN_IF_ERROR(ExplainError(status, server.address, "tidegate-engine"));
   if (response.status() == HealthCheckResponse::SERVING) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(
       "'", service, "' is ", HealthCheckResponse::ServingStatus_Name(response.status())));

@@ -59,7 +59,7 @@ constexpr const char* kLoadExamples =
     "  tidegate load --concurrency 8 --shared-prefix 256 --prompt-tokens 300 --mode dense\n";
 
 struct LoadOptions {
-  std::string server;
+  ServerTarget server;
   std::vector<uint32_t> concurrency;  // empty: the default of the loop
   std::vector<double> rates;          // empty: a closed loop
   ArrivalProcess arrivals = ArrivalProcess::kPoisson;
@@ -150,7 +150,7 @@ LoadSubject SubjectOf(const LoadOptions& options, const v1::Model& model, uint64
   LoadSubject subject = {
       .model = absl::StrCat(Printable(model.name()), " (", Printable(model.architecture()), ", ",
                             Printable(model.unit_encoding()), ")"),
-      .server = options.server,
+      .server = options.server.address,
       .command = command,
       .seed = seed,
       .goals = options.goals.any()};
@@ -262,7 +262,7 @@ absl::Status RunLoad(const LoadOptions& options, const std::string& command) {
   signal(SIGPIPE, SIG_IGN);  // a lost output is an error of main()'s
   InterruptGuard interrupt([] {});
   LoadGenerator generator(options.server, Connections(options, plans));
-  ASSIGN_OR_RETURN(LoadTarget target, AskLoadTarget(generator.channel(), options.server,
+  ASSIGN_OR_RETURN(LoadTarget target, AskLoadTarget(generator.channel(), options.server.address,
                                                     options.request.model(), options.prompt_file));
   RETURN_IF_ERROR(CheckLengths(options, target.model));
   if (!options.report.empty()) RETURN_IF_ERROR(MakeReportFolder(options.report));

@@ -203,9 +203,10 @@ class LoadRun {
 
 }  // namespace
 
-LoadGenerator::LoadGenerator(const std::string& address, uint32_t connections) : address_(address) {
+LoadGenerator::LoadGenerator(const ServerTarget& server, uint32_t connections)
+    : address_(server.address) {
   for (uint32_t i = 0; i < std::max(connections, 1u); ++i) {
-    channels_.push_back(Dial(address, /*own_connection=*/true));
+    channels_.push_back(Dial(server, /*own_connection=*/true));
   }
 }
 

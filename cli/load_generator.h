@@ -40,8 +40,8 @@ class LoadGenerator {
   // Of requests that were begun, those that are over; seconds since the run began.
   using OnProgress = std::function<void(uint64_t ended, double seconds)>;
 
-  // Connects `connections` times to `address`.
-  LoadGenerator(const std::string& address, uint32_t connections);
+  // Connects `connections` times to `server`.
+  LoadGenerator(const ServerTarget& server, uint32_t connections);
   ~LoadGenerator();
   LoadGenerator(const LoadGenerator&) = delete;
 

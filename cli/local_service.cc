@@ -28,7 +28,7 @@ constexpr std::chrono::milliseconds kAskTimeout{1000};
 constexpr char kNoConfig[] = "";
 
 bool IsReady(const std::string& server) {
-  return CheckHealth(server, "readiness", kAskTimeout, /*own_connection=*/true).ok();
+  return CheckHealth({.address = server}, "readiness", kAskTimeout, /*own_connection=*/true).ok();
 }
 
 void Append(std::vector<std::string>& to, const std::vector<std::string>& more) {
@@ -129,6 +129,7 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Prepare(const Servic
       !engine.chat_template_file.empty() ||
       (!index.manifest.chat_template().empty() && CheckChatTemplate(index.manifest).ok());
   service->drain_timeout_ = engine.drain_timeout;
+  service->tls_ = engine.tls.on();
   service->store_.program = programs[0];
   service->engine_.program = programs[1];
   RETURN_IF_ERROR(service->SetUp(options));
@@ -148,6 +149,7 @@ absl::StatusOr<LocalService::Endpoint> LocalService::MakeEndpoint(const std::str
 
 absl::Status LocalService::SetUp(const ServiceOptions& options) {
   socket_ = folder_.File("store.sock");
+  local_socket_ = folder_.File("local.sock");
   folder_.File("store.sock.grpc");
   folder_.File(std::filesystem::path(RegionPath(folder_.path(), socket_)).filename().string());
   const std::string listen =
@@ -222,6 +224,7 @@ std::vector<std::string> LocalService::EngineCommand() {
                                       log_level_,
                                       "--log-format",
                                       log_format_};
+  if (tls_) Append(command, {"--local-socket", local_socket_});
   Append(command, engine_.flags);
   return command;
 }
@@ -230,7 +233,7 @@ bool LocalService::StoreReady() { return IsReady(store_server()) && store_.metri
 
 bool LocalService::EngineReady() {
   return engine_.metrics.Learn() && engine_.http.Learn() && engine_.grpc.Learn() &&
-         IsReady(server());
+         IsReady(own_server());
 }
 
 }  // namespace tidegate

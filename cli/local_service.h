@@ -69,6 +69,8 @@ class LocalService {
   // Where clients reach what; known from on_ready on. "": off.
   std::string server() const { return engine_.grpc.Dialled(); }
   std::string http() const { return engine_.http.Dialled(); }
+  // The same for this process, in clear also where clients have to speak TLS.
+  std::string own_server() const { return tls_ ? "unix:" + local_socket_ : server(); }
   std::string engine_metrics() const { return engine_.metrics.Dialled(); }
   std::string store_metrics() const { return store_.metrics.Dialled(); }
   std::string store_server() const { return "unix:" + socket_ + ".grpc"; }
@@ -104,7 +106,8 @@ class LocalService {
   bool EngineReady();
 
   TemporaryFolder folder_;
-  std::string socket_;
+  std::string socket_, local_socket_;
+  bool tls_ = false;  // clients of the engine have to speak it
   Daemon store_, engine_;
   ReadyPack pack_;
   MemoryChoice memory_;

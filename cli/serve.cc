@@ -72,9 +72,9 @@ void PrintPlan(const LocalService& service) {
 }
 
 void PrintAddresses(const LocalService& service) {
-  const std::string server = service.server();
+  const std::string server = service.server(), dialled = service.own_server();
   const std::string flag =
-      server == ServerConfig().listen ? "" : absl::StrCat(" --server ", server);
+      dialled == ServerConfig().listen ? "" : absl::StrCat(" --server ", dialled);
   std::printf("%s\n",
               absl::StrCat("serving ", Printable(service.model_name()), "\n  gRPC     ", server,
                            "\n  OpenAI   ", UrlText(service.http(), "/v1"), "\n  metrics  engine ",
@@ -136,8 +136,8 @@ void AddServeCommand(CLI::App& app, CommandRun& run) {
       kServeFooter,
       [options, &run](const CLI::App&) { run = [options] { return Serve(*options); }; });
   AddAddressFlag(command, "--listen", service.listen,
-                 "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. There is no "
-                 "TLS and no authentication")
+                 "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
+                 "without --tls-cert and --tls-key of tidegate-engine")
       .Variable("TIDEGATE_LISTEN");
   AddAddressFlag(command, "--http-listen", service.http_listen,
                  "Address of the OpenAI-compatible HTTP API; off: none", /*off=*/true)

@@ -26,7 +26,7 @@ struct StatsOptions {
 
 absl::Status PrintStats(const StatsOptions& options) {
   const std::string target = absl::StrCat("unix:", AdminServer::SocketPath(options.socket));
-  const auto stub = v1::WeightStoreService::NewStub(Dial(target));
+  const auto stub = v1::WeightStoreService::NewStub(Dial({.address = target}));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kStatsTimeout);
   v1::GetStatsResponse response;

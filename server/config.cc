@@ -47,6 +47,11 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
       .Variable("TIDEGATE_LISTEN");
   AddTextFlag(app, "--port-file", config.port_file, "File to write the port of --listen into")
       .Variable("TIDEGATE_PORT_FILE");
+  AddSocketFlag(
+      app, "--local-socket", config.local_socket, kMaxSocketPathBytes,
+      "Unix socket to serve gRPC at besides, in clear and for this user alone: for health "
+      "checks on this machine where --listen has TLS")
+      .Variable("TIDEGATE_LOCAL_SOCKET");
   AddAddressFlag(app, "--metrics-listen", config.metrics_listen,
                  "Address of Prometheus metrics over HTTP: HOST:PORT (port 0 takes a free one) or "
                  "unix:PATH; off: none",

@@ -26,6 +26,7 @@ namespace tidegate {
 struct ServerConfig {
   std::string listen = "127.0.0.1:50051";
   std::string port_file;                          // "": none
+  std::string local_socket;                       // "": none
   std::string metrics_listen = "127.0.0.1:9464";  // "": off
   std::string metrics_port_file;                  // "": none
   TlsOptions tls;

@@ -52,6 +52,7 @@ class ScrapedEngine {
 ServerOptions OptionsOf(const ServerConfig& config) {
   ServerOptions options;
   options.listen = config.listen;
+  options.local_socket = config.local_socket;
   options.connections = config.connections;
   options.max_streams_per_connection = config.max_streams_per_connection;
   options.max_open_streams = config.max_open_streams;

@@ -1,6 +1,9 @@
 #include "server/server.h"
 
+#include <sys/stat.h>
+
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -49,6 +52,17 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, kMaxConnectionAgeMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
                              static_cast<int>(options.idle_timeout.count()));
+}
+
+absl::StatusOr<std::unique_ptr<ConnectionGate>> ListenLocally(const std::string& path,
+                                                              const GateLimits& limits,
+                                                              ConnectionGate::HandOver hand_over) {
+  ListenAddress address;
+  address.unix_path = path;
+  ASSIGN_OR_RETURN(auto gate, ConnectionGate::Start(address, limits, std::move(hand_over),
+                                                    std::make_shared<GateStats>()));
+  if (chmod(path.c_str(), 0600) == 0) return gate;
+  return absl::UnavailableError(absl::StrCat("--local-socket ", path, ": cannot be made private"));
 }
 
 }  // namespace
@@ -109,6 +123,10 @@ absl::Status Server::Listen(const ServerOptions& options) {
   };
   ASSIGN_OR_RETURN(gate_, ConnectionGate::Start(address, options.connections, hand_over,
                                                 options.connection_stats, options.tls));
+  if (!options.local_socket.empty()) {
+    ASSIGN_OR_RETURN(local_gate_,
+                     ListenLocally(options.local_socket, options.connections, hand_over));
+  }
   port_ = gate_->address().port;
   address_ = gate_->address().ToString();
   return absl::OkStatus();
@@ -131,10 +149,13 @@ void Server::Shutdown(steady_clock::time_point deadline) {
   http_.reset();
   health_.reset();
   grpc_->GetHealthCheckService()->Shutdown();
-  if (gate_ != nullptr) gate_->StopAccepting();
+  for (const auto& gate : {gate_.get(), local_gate_.get()}) {
+    if (gate != nullptr) gate->StopAccepting();
+  }
   grpc_->Shutdown(std::chrono::system_clock::now() + kCloseTime);
   if (gate_ != nullptr) gate_->Stop(kCloseTime);
   gate_.reset();
+  local_gate_.reset();
   grpc_.reset();
 }
 

@@ -27,6 +27,8 @@ struct ServerOptions {
   GateLimits connections;
   std::shared_ptr<GateStats> connection_stats = std::make_shared<GateStats>();  // is filled
   std::shared_ptr<TlsServer> tls;                                               // null: clear text
+  // Path of a Unix socket that is served in clear besides, for this user alone; "": none.
+  std::string local_socket;
   int max_streams_per_connection = 1024;
   int max_open_streams = 4096;  // Generate and Chat calls, all connections
   std::chrono::milliseconds idle_timeout{15 * 60 * 1000};  // of a connection without calls
@@ -83,7 +85,7 @@ class Server {
   std::string address_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> grpc_;
-  std::unique_ptr<ConnectionGate> gate_;  // hands connections to acceptor_
+  std::unique_ptr<ConnectionGate> gate_, local_gate_;  // hand connections to acceptor_
   std::unique_ptr<HealthReporter> health_;
   std::unique_ptr<OpenAiServer> http_;
 };

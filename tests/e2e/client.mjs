@@ -27,9 +27,9 @@ function load(protoFile) {
 }
 
 // Answers of the server's reflection to one request each.
-async function reflect(address, request) {
+async function reflect(address, request, credentials) {
   const { ServerReflection } = load(reflectionProto).grpc.reflection.v1alpha;
-  const client = new ServerReflection(address, insecure);
+  const client = new ServerReflection(address, credentials);
   const call = client.ServerReflectionInfo();
   try {
     return await new Promise((resolve, reject) => {
@@ -46,15 +46,15 @@ async function reflect(address, request) {
 }
 
 export async function listServices(address) {
-  const answer = await reflect(address, { list_services: '' });
+  const answer = await reflect(address, { list_services: '' }, insecure);
   return answer.list_services_response.service.map((service) => service.name);
 }
 
 // Serialised google.protobuf.FileDescriptorSet of the files behind the symbols.
-async function describe(address, symbols) {
+async function describe(address, symbols, credentials) {
   const files = new Map();
   for (const symbol of symbols) {
-    const answer = await reflect(address, { file_containing_symbol: symbol });
+    const answer = await reflect(address, { file_containing_symbol: symbol }, credentials);
     if (answer.error_response) throw new Error(`${symbol}: ${answer.error_response.error_message}`);
     for (const file of answer.file_descriptor_response.file_descriptor_proto) {
       files.set(file.toString('base64'), file);
@@ -67,18 +67,18 @@ async function describe(address, symbols) {
 
 // Calls of one server; unary ones answer promises.
 export class Client {
-  static async connect(address) {
+  static async connect(address, credentials = insecure) {
     const set = await describe(address,
-      ['tidegate.v1.GenerationService', 'tidegate.v1.ModelService']);
+      ['tidegate.v1.GenerationService', 'tidegate.v1.ModelService'], credentials);
     const api = grpc.loadPackageDefinition(
       protoLoader.loadFileDescriptorSetFromBuffer(set, options)).tidegate.v1;
-    return new Client(address, api);
+    return new Client(address, api, credentials);
   }
 
-  constructor(address, api) {
-    this.generation = new api.GenerationService(address, insecure);
-    this.model = new api.ModelService(address, insecure);
-    this.health = new (load(healthProto).grpc.health.v1.Health)(address, insecure);
+  constructor(address, api, credentials) {
+    this.generation = new api.GenerationService(address, credentials);
+    this.model = new api.ModelService(address, credentials);
+    this.health = new (load(healthProto).grpc.health.v1.Health)(address, credentials);
   }
 
   close() {

@@ -18,6 +18,7 @@
 #include "absl/strings/str_join.h"
 #include "tests/support/http_get.h"
 #include "tests/support/metrics_text.h"
+#include "tests/support/test_certificates.h"
 #include "tests/support/test_support.h"
 
 namespace tidegate::metrics_golden_test {
@@ -52,11 +53,15 @@ class Service {
                                  "--region-dir", region_.path(), "--metrics-listen", "127.0.0.1:0",
                                  "--metrics-port-file", dir_.File("store.port")},
         dir_.File("store.log"));
+    const TestCertificate certificate = TestAuthority().Sign();
+    WriteFileOrDie(dir_.File("cert.pem"), certificate.pem);
+    WriteFileOrDie(dir_.File("key.pem"), certificate.key_pem);
     engine_.emplace(
         std::vector<std::string>{BinaryPath("tidegate-engine"), "--store-socket",
                                  dir_.File("store.sock"), "--listen", "127.0.0.1:0", "--port-file",
                                  dir_.File("grpc.port"), "--metrics-listen", "127.0.0.1:0",
-                                 "--metrics-port-file", dir_.File("engine.port")},
+                                 "--metrics-port-file", dir_.File("engine.port"), "--tls-cert",
+                                 dir_.File("cert.pem"), "--tls-key", dir_.File("key.pem")},
         dir_.File("engine.log"));
   }
 

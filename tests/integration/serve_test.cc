@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "cli/health_check.h"
 #include "tests/support/daemons.h"
+#include "tests/support/test_certificates.h"
 
 namespace tidegate::serve_test {
 
@@ -152,15 +153,33 @@ TEST_F(ServeTest, PacksOnceServesAndLeavesNothing) {
     EXPECT_THAT(serving.Output(), HasSubstr("tidegate generate 'Once upon a time' --server " +
                                             serving.address() + "\n"));
     EXPECT_TRUE(serving.Generates().ok()) << serving.Output();
-    EXPECT_TRUE(
-        CheckHealth("unix:" + serving.Folder() + "/store.sock.grpc", "readiness", kDaemonLimit)
-            .ok());
+    EXPECT_TRUE(CheckHealth({.address = "unix:" + serving.Folder() + "/store.sock.grpc"},
+                            "readiness", kDaemonLimit)
+                    .ok());
     const std::string folder = serving.Folder();
     serving.process().Signal(first ? SIGTERM : SIGINT);
     EXPECT_EQ(serving.process().Wait(kDaemonLimit), 0) << serving.Output();
     EXPECT_TRUE(Gone(serving.engine()) && Gone(serving.store()));
     EXPECT_FALSE(FileExists(folder));
   }
+}
+
+TEST_F(ServeTest, KnowsThatAnEngineIsReadyThatSpeaksTlsAlone) {
+  const TestAuthority authority;
+  const TestCertificate certificate = authority.Sign();
+  TempDir folder;
+  WriteFileOrDie(folder.File("cert.pem"), certificate.pem);
+  WriteFileOrDie(folder.File("key.pem"), certificate.key_pem);
+  WriteFileOrDie(folder.File("ca.pem"), authority.pem());
+  Serving serving = Serve({"--tls-cert", folder.File("cert.pem"), "--tls-key",
+                           folder.File("key.pem"), "--tls-client-ca", folder.File("ca.pem")});
+  ASSERT_NO_FATAL_FAILURE(serving.WaitReady());
+  const ClientTls tls = {
+      .authorities = authority.pem(), .certificate = certificate.pem, .key = certificate.key_pem};
+  const absl::Status healthy =
+      CheckHealth({.address = serving.address(), .tls = tls}, "readiness", kDaemonLimit);
+  EXPECT_TRUE(healthy.ok()) << healthy;
+  EXPECT_FALSE(CheckHealth({.address = serving.address()}, "readiness", kDaemonLimit).ok());
 }
 
 TEST_F(ServeTest, WhatIsKilledComesBack) {
@@ -203,9 +222,9 @@ TEST_F(ServeTest, ASecondSignalEndsAllAtOnce) {
   ASSERT_TRUE(WaitUntil([&] { return serving.Output().find("stopping") != std::string::npos; },
                         kDaemonLimit));
   // The engine has been asked to drain: its health says so.
-  ASSERT_TRUE(
-      WaitUntil([&] { return !CheckHealth(serving.address(), "readiness", kDaemonLimit).ok(); },
-                kDaemonLimit));
+  ASSERT_TRUE(WaitUntil(
+      [&] { return !CheckHealth({.address = serving.address()}, "readiness", kDaemonLimit).ok(); },
+      kDaemonLimit));
   serving.process().Signal(SIGINT);
   EXPECT_EQ(serving.process().Wait(kDaemonLimit), 128 + SIGINT) << serving.Output();
   EXPECT_TRUE(Gone(serving.engine()) && Gone(serving.store()));
