@@ -197,7 +197,9 @@ CloseReason GatedConnection::PassDown() {
 
 CloseReason GatedConnection::OnClientReadable(Clock::time_point now) {
   if (handshaking()) {
-    return tls_->Handshake() == TlsStream::Io::kFailed ? CloseReason::kTls : CloseReason::kNone;
+    const TlsStream::Io io = tls_->Handshake();
+    if (io == TlsStream::Io::kEnd) return CloseReason::kClient;
+    return io == TlsStream::Io::kFailed ? CloseReason::kTls : CloseReason::kNone;
   }
   const size_t before = up_.size();
   switch (Receive(client_.get(), tls_.get(), up_)) {

@@ -51,14 +51,14 @@ absl::StatusOr<std::string> ReadPem(const char* flag, const std::string& path) {
   return text;
 }
 
-BioPtr Memory(const std::string& text) {
+BioPtr MemoryBio(const std::string& text) {
   return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
 }
 
 absl::StatusOr<std::vector<CertificatePtr>> ReadCertificates(const char* flag,
                                                              const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadPem(flag, path));
-  const BioPtr bio = Memory(text);
+  const BioPtr bio = MemoryBio(text);
   std::vector<CertificatePtr> certificates;
   ERR_clear_error();
   while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) {
@@ -82,7 +82,7 @@ int RefusePassphrase(char*, int, int, void* asked) {
 
 absl::StatusOr<KeyPtr> ReadKey(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadPem("--tls-key", path));
-  const BioPtr bio = Memory(text);
+  const BioPtr bio = MemoryBio(text);
   bool asked = false;
   KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, RefusePassphrase, &asked));
   const std::string reason = TakeTlsError();

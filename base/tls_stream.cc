@@ -70,7 +70,7 @@ bool IsSafe(char c) {
          std::string_view("-._:/@*+").find(c) != std::string_view::npos;
 }
 
-std::string PeerName(const char* kind, std::string_view name) {
+std::string CertificateName(const char* kind, std::string_view name) {
   std::string shown = absl::StrCat(kind, ":", std::string(name));
   if (shown.size() <= kPeerNameBytesMax && std::all_of(name.begin(), name.end(), IsSafe)) {
     return shown;
@@ -90,7 +90,7 @@ std::string CommonName(X509* certificate) {
   const X509_NAME* subject = X509_get_subject_name(certificate);
   const int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
   if (at < 0) return "";
-  return PeerName("cn", TextOf(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at))));
+  return CertificateName("cn", TextOf(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at))));
 }
 
 // See TlsStream::peer_name().
@@ -102,7 +102,7 @@ std::string NameOf(X509* certificate) {
   for (const auto& [kind, type] : {std::pair("uri", GEN_URI), std::pair("dns", GEN_DNS)}) {
     for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
       const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
-      if (name->type == type) return PeerName(kind, TextOf(name->d.ia5));
+      if (name->type == type) return CertificateName(kind, TextOf(name->d.ia5));
     }
   }
   return CommonName(certificate);
@@ -179,7 +179,11 @@ TlsStream::Io TlsStream::Handshake() {
     char first = 0;
     const ssize_t got = recv(fd_, &first, 1, MSG_PEEK | MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Io::kWantRead;
-    if (got == 1 && absl::ascii_isalpha(static_cast<unsigned char>(first))) {
+    if (got <= 0) {  // without a word, as probes of ports do
+      failed_ = true;
+      return Io::kEnd;
+    }
+    if (absl::ascii_isalpha(static_cast<unsigned char>(first))) {
       return RefusePlaintext();
     }
     begun_ = true;

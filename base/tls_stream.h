@@ -47,7 +47,8 @@ class TlsStream {
   TlsStream(const TlsStream&) = delete;
   TlsStream& operator=(const TlsStream&) = delete;
 
-  // A step of the handshake. kFailed: the client has been told why, in clear if it spoke so.
+  // A step of the handshake. kEnd: the client has left without a word. kFailed: it has been told
+  // why, in clear if it spoke so.
   Io Handshake();
   bool ready() const { return ready_; }  // the handshake is done
   // Gives up to `room` bytes of one record.

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "tests/support/raw_http2.h"
 
 namespace tidegate {
@@ -97,26 +98,31 @@ absl::Status TlsClient::Send(std::string_view bytes) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<size_t> TlsClient::Receive(char* to, size_t room) {
+  size_t got = 0;
+  const int result = SSL_read_ex(session_->ssl, to, room, &got);
+  if (result == 1) return got;
+  if (SSL_get_error(session_->ssl, result) != SSL_ERROR_ZERO_RETURN) return TlsError();
+  return absl::OutOfRangeError("the server said goodbye");
+}
+
 absl::StatusOr<std::string> TlsClient::Read(size_t bytes) {
   std::string text(bytes, '\0');
-  for (size_t at = 0, got = 0; at < bytes; at += got) {
-    const int result = SSL_read_ex(session_->ssl, text.data() + at, bytes - at, &got);
-    if (result == 1) continue;
-    if (SSL_get_error(session_->ssl, result) == SSL_ERROR_ZERO_RETURN) {
-      return absl::OutOfRangeError("the server said goodbye");
-    }
-    return TlsError();
+  for (size_t at = 0; at < bytes;) {
+    ASSIGN_OR_RETURN(const size_t got, Receive(text.data() + at, bytes - at));
+    at += got;
   }
   return text;
 }
 
 absl::StatusOr<std::string> TlsClient::ReadToEnd() {
   std::string text;
+  char chunk[16 << 10];
   for (;;) {
-    const absl::StatusOr<std::string> more = Read(1);
-    if (absl::IsOutOfRange(more.status())) return text;
-    if (!more.ok()) return more.status();
-    text += *more;
+    const absl::StatusOr<size_t> got = Receive(chunk, sizeof(chunk));
+    if (absl::IsOutOfRange(got.status())) return text;
+    if (!got.ok()) return got.status();
+    text.append(chunk, *got);
   }
 }
 

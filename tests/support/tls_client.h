@@ -40,6 +40,8 @@ class TlsClient {
  private:
   struct Session;
   explicit TlsClient(std::unique_ptr<Session> session);
+  // At least a byte.
+  absl::StatusOr<size_t> Receive(char* to, size_t room);
 
   std::unique_ptr<Session> session_;
 };
