@@ -130,6 +130,7 @@ absl::StatusOr<std::unique_ptr<LocalService>> LocalService::Prepare(const Servic
       (!index.manifest.chat_template().empty() && CheckChatTemplate(index.manifest).ok());
   service->drain_timeout_ = engine.drain_timeout;
   service->tls_ = engine.tls.on();
+  service->metrics_tls_ = engine.metrics_tls;
   service->store_.program = programs[0];
   service->engine_.program = programs[1];
   RETURN_IF_ERROR(service->SetUp(options));

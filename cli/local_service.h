@@ -71,6 +71,9 @@ class LocalService {
   std::string http() const { return engine_.http.Dialled(); }
   // The same for this process, in clear also where clients have to speak TLS.
   std::string own_server() const { return tls_ ? "unix:" + local_socket_ : server(); }
+  // Whether clients of gRPC and HTTP, or of the engine's metrics, have to speak TLS.
+  bool has_tls() const { return tls_; }
+  bool has_metrics_tls() const { return metrics_tls_; }
   std::string engine_metrics() const { return engine_.metrics.Dialled(); }
   std::string store_metrics() const { return store_.metrics.Dialled(); }
   std::string store_server() const { return "unix:" + socket_ + ".grpc"; }
@@ -107,7 +110,7 @@ class LocalService {
 
   TemporaryFolder folder_;
   std::string socket_, local_socket_;
-  bool tls_ = false;  // clients of the engine have to speak it
+  bool tls_ = false, metrics_tls_ = false;
   Daemon store_, engine_;
   ReadyPack pack_;
   MemoryChoice memory_;

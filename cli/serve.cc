@@ -52,9 +52,10 @@ void Say(const std::string& line) {
   std::fprintf(stderr, "%s\n", PrintableLines(line, kMaxLineBytes).c_str());
 }
 
-std::string UrlText(const std::string& address, const char* path) {
+std::string UrlText(const std::string& address, const char* path, bool tls = false) {
   if (address.empty()) return "off";
-  return absl::StartsWith(address, "unix:") ? address : absl::StrCat("http://", address, path);
+  if (absl::StartsWith(address, "unix:")) return address;
+  return absl::StrCat(tls ? "https://" : "http://", address, path);
 }
 
 // What was decided before anything runs.
@@ -77,10 +78,11 @@ void PrintAddresses(const LocalService& service) {
       dialled == ServerConfig().listen ? "" : absl::StrCat(" --server ", dialled);
   std::printf("%s\n",
               absl::StrCat("serving ", Printable(service.model_name()), "\n  gRPC     ", server,
-                           "\n  OpenAI   ", UrlText(service.http(), "/v1"), "\n  metrics  engine ",
-                           UrlText(service.engine_metrics(), "/metrics"), ", store ",
-                           UrlText(service.store_metrics(), "/metrics"), "\n  store    ",
-                           service.store_server(), "\n  try      tidegate ",
+                           "\n  OpenAI   ", UrlText(service.http(), "/v1", service.has_tls()),
+                           "\n  metrics  engine ",
+                           UrlText(service.engine_metrics(), "/metrics", service.has_metrics_tls()),
+                           ", store ", UrlText(service.store_metrics(), "/metrics"),
+                           "\n  store    ", service.store_server(), "\n  try      tidegate ",
                            service.has_chat() ? "chat" : "generate 'Once upon a time'", flag)
                   .c_str());
   std::fflush(stdout);

@@ -87,8 +87,8 @@ const char* TlsVersionName(TlsVersion version) {
 
 void AddTlsFlags(CLI::App& app, ServerConfig& config) {
   AddFileFlag(app, "--tls-cert", config.tls.certificate_file,
-              "PEM file with the server's certificate, then those of its issuers: gRPC speaks TLS "
-              "alone. Files are read again when they change")
+              "PEM file with the server's certificate, then those of its issuers: gRPC and HTTP "
+              "speak TLS alone. Files are read again when they change")
       .Type("FILE")
       .Variable("TIDEGATE_TLS_CERT");
   AddFileFlag(app, "--tls-key", config.tls.key_file,
