@@ -17,7 +17,8 @@ constexpr char kNothing[] = "-";
 
 std::string TopNumber(double value) {
   if (!std::isfinite(value)) return kNothing;
-  return absl::StrFormat(std::fabs(value) < 100 ? "%.1f" : "%.0f", value);
+  return absl::StrFormat(value != std::floor(value) && std::fabs(value) < 100 ? "%.1f" : "%.0f",
+                         value);
 }
 
 std::string TopBytes(double bytes) {

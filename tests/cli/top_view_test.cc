@@ -61,9 +61,9 @@ TEST(TopView, ShowsRatesAndTotals) {
   const TopReading now = {.time_s = 20, .engine = Engine(3), .store = Store(3)};
   const std::string table = TopTable(&before, now, 80);
   for (const char* row :
-       {"^tidegate top   de\"mo   ready\n", "\ntokens/s +2.0 +30.0\n", "\nstreams running +3.0\n",
+       {"^tidegate top   de\"mo   ready\n", "\ntokens/s +2 +30\n", "\nstreams running +3\n",
         "\nfirst token p50 +125.* ms +125.* ms\n", "\nflash per token +2.00 KiB +2.00 KiB\n",
-        "\nwaits for flash +40.0 % +25.0 %\n", "\nKV cache +25.0 % +64.0 of 256\n",
+        "\nwaits for flash +40.0 % +25.0 %\n", "\nKV cache +25.0 % +64 of 256\n",
         "\ncache hit rate +97.3 % +96.4 %\n", "\nflash read +1.0 MB/s +14.31 MiB\n",
         "\nmemory budget +4.00 MiB\n", "\n  cache in use +50.0 % +3.00 MiB\n"}) {
     EXPECT_THAT(table, ContainsRegex(row));
@@ -72,10 +72,10 @@ TEST(TopView, ShowsRatesAndTotals) {
 
 TEST(TopView, WithoutEarlierReadingsThereAreNoRates) {
   const TopReading now = {.time_s = 20, .engine = Engine(3), .store_problem = "no answer"};
-  EXPECT_THAT(TopTable(nullptr, now, 80), ContainsRegex("\ntokens/s +- +30.0\n"));
+  EXPECT_THAT(TopTable(nullptr, now, 80), ContainsRegex("\ntokens/s +- +30\n"));
   EXPECT_THAT(TopTable(nullptr, now, 80), HasSubstr("\nstore: no answer\n"));
   const TopReading before_restart = {.time_s = 10, .engine = Engine(9, /*start=*/0)};
-  EXPECT_THAT(TopTable(&before_restart, now, 80), ContainsRegex("\ntokens/s +- +30.0\n"));
+  EXPECT_THAT(TopTable(&before_restart, now, 80), ContainsRegex("\ntokens/s +- +30\n"));
   // A page that holds nothing of ours.
   const TopReading other = {.engine = ReadMetrics("x 1\n"), .store = ReadMetrics("")};
   EXPECT_THAT(TopTable(&now, other, 80), ContainsRegex("\nfirst token p95 +- +-\n"));
