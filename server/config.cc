@@ -60,6 +60,15 @@ void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
   AddTextFlag(app, "--metrics-port-file", config.metrics_port_file,
               "File to write the port of --metrics-listen into")
       .Variable("TIDEGATE_METRICS_PORT_FILE");
+  AddSwitch(
+      app, "--metrics-vllm-names", [&config] { config.metrics_vllm_names = true; },
+      "Gives what vLLM measures too under its names as well (vllm:...)")
+      .Variable("TIDEGATE_METRICS_VLLM_NAMES");
+  AddSwitch(
+      app, "--orca-trailers", [&config] { config.orca_trailers = true; },
+      "Ends every stream of gRPC with a load report (endpoint-load-metrics-bin) for load "
+      "balancers, not only those that ask for it")
+      .Variable("TIDEGATE_ORCA_TRAILERS");
   AddTextListFlag(
       app, "--model-alias", [&config] { config.model_aliases.clear(); },
       [&config](const std::string& alias) {

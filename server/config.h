@@ -35,6 +35,8 @@ struct ServerConfig {
   std::string http_port_file;  // "": none
   std::vector<std::string> http_origins;  // of web pages that may call it
   int http_max_connections = 1024;
+  bool metrics_vllm_names = false;
+  bool orca_trailers = false;
   std::vector<std::string> model_aliases;
   std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);

@@ -1,11 +1,18 @@
 #include "server/engine_collector.h"
 
+#include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "base/metrics_page.h"
+#include "server/metrics_vllm.h"
 
 namespace tidegate {
 namespace {
+
+double UnixSeconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 double GaugeOf(bool value) { return value ? 1 : 0; }
 
@@ -40,6 +47,12 @@ std::vector<prometheus::MetricFamily> EngineCollector::Collect() const {
       metric.label.insert(metric.label.begin(), model);
     }
     families.push_back(std::move(family));
+  }
+  if (vllm_names_) {
+    const ModelInfo info = model_info_.value_or(ModelInfo());
+    std::vector<prometheus::MetricFamily> named =
+        VllmFamilies(families, {info.name, info.adapters, UnixSeconds()});
+    std::move(named.begin(), named.end(), std::back_inserter(families));
   }
   return families;
 }

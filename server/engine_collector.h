@@ -18,6 +18,9 @@ class MetricsPage;
 // next engine the last values stay.
 class EngineCollector : public prometheus::Collectable {
  public:
+  // `vllm_names`: what vLLM has too is given under its names as well.
+  explicit EngineCollector(bool vllm_names) : vllm_names_(vllm_names) {}
+
   // What is counted as it happens goes in here (metrics.h); every series gets the label `model` at
   // scrape time.
   prometheus::Registry& registry() { return registry_; }
@@ -36,6 +39,7 @@ class EngineCollector : public prometheus::Collectable {
   void AddPruning(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddModel(MetricsPage& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const bool vllm_names_;
   prometheus::Registry registry_;
   mutable Mutex mutex_;
   const Engine* engine_ ABSL_GUARDED_BY(mutex_) = nullptr;

@@ -85,6 +85,7 @@ void GenerateStream::Write(TokenBuffer::Move move) {
     case TokenBuffer::Action::kFinishWithResult:
       FillFinished(move, *response.mutable_finished());
       write_ = ToBytes(response);
+      state().load.AddTo(*context_);
       return StartWriteAndFinish(&write_, grpc::WriteOptions(), grpc::Status::OK);
     case TokenBuffer::Action::kFinish:
       return FinishWith(move.status);
@@ -100,6 +101,7 @@ void GenerateStream::Send(const v1::GenerateResponse& response) {
 }
 
 void GenerateStream::FinishWith(const absl::Status& status) {
+  state().load.AddTo(*context_);
   Finish(ErrorOf(*context_, status, {request_id(), state().draining}));
 }
 

@@ -61,6 +61,7 @@ ServerOptions OptionsOf(const ServerConfig& config) {
       std::chrono::duration_cast<std::chrono::milliseconds>(config.write_timeout);
   options.max_priority = config.max_priority;
   options.max_choices = static_cast<uint32_t>(config.max_choices);
+  options.orca_trailers = config.orca_trailers;
   options.model_aliases = config.model_aliases;
   options.http.listen = config.http_listen;
   options.http.allowed_origins = config.http_origins;
@@ -95,7 +96,7 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
         MetricsServer::Create(config.metrics_listen,
                               {{"simd", std::string(BestKernels(config.engine.precision).name)}},
                               config.metrics_tls ? options.tls : nullptr));
-    metrics = std::make_unique<EngineMetrics>(*metrics_server);
+    metrics = std::make_unique<EngineMetrics>(*metrics_server, config.metrics_vllm_names);
     metrics_server->RegisterCollectable(
         std::make_shared<ConnectionMetrics>(options.connection_stats));
     if (options.tls != nullptr) {

@@ -92,7 +92,9 @@ RequestTotals::Span SpanOf(const prometheus::Histogram& histogram) {
 
 // Pointers into the collector's registry, which owns the metrics.
 struct EngineMetrics::Impl {
-  const std::shared_ptr<EngineCollector> collector = std::make_shared<EngineCollector>();
+  explicit Impl(bool vllm_names) : collector(std::make_shared<EngineCollector>(vllm_names)) {}
+
+  const std::shared_ptr<EngineCollector> collector;
   // Null where IsPossible() says no.
   prometheus::Counter* requests[kMethods][kCodes][kReasons] = {};
   std::array<prometheus::Counter*, kRejectReasons> rejected = {};
@@ -201,7 +203,8 @@ void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry) {
                               {{"matrix", "down"}}, kDensityBounds);
 }
 
-EngineMetrics::EngineMetrics(MetricsServer& server) : impl_(std::make_unique<Impl>()) {
+EngineMetrics::EngineMetrics(MetricsServer& server, bool vllm_names)
+    : impl_(std::make_unique<Impl>(vllm_names)) {
   prometheus::Registry& registry = impl_->collector->registry();
   impl_->AddCounters(registry);
   impl_->AddStreams(registry);

@@ -58,8 +58,8 @@ struct RequestTotals {
 
 class EngineMetrics : public EngineObserver {
  public:
-  // Registers everything with `server`. Once per server.
-  explicit EngineMetrics(MetricsServer& server);
+  // Registers everything with `server`. Once per server. `vllm_names`: see metrics_vllm.h.
+  explicit EngineMetrics(MetricsServer& server, bool vllm_names = false);
   ~EngineMetrics() override;
 
   // From now on gauges and engine counters are read from `engine` at scrape time. nullptr detaches:

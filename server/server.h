@@ -16,6 +16,7 @@
 #include "server/generate_service.h"
 #include "server/health_reporter.h"
 #include "server/kserve/inference_service.h"
+#include "server/load_report.h"
 #include "server/model_service.h"
 #include "server/openai/openai_server.h"
 #include "server/serving_state.h"
@@ -35,6 +36,7 @@ struct ServerOptions {
   std::chrono::milliseconds write_timeout{60 * 1000};      // for a client to take what was written
   int32_t max_priority = 0;                   // largest that requests may ask, [0, kMaxPriority]
   uint32_t max_choices = kDefaultMaxChoices;  // the same, [1, kMaxChoices]
+  bool orca_trailers = false;  // load reports also for calls that do not ask (load_report.h)
   std::vector<std::string> model_aliases;
   std::string chat_template;  // instead of the model's; "": none
   std::chrono::milliseconds health_interval{100};
@@ -77,6 +79,7 @@ class Server {
   ChatPrompts chat_;
   const std::shared_ptr<const GateStats> connection_stats_;
   OpenStreams streams_;
+  LoadReporter load_;
   ServingState state_;
   GenerationServiceImpl generation_;
   ModelServiceImpl model_;

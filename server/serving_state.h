@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "engine/request_limits.h"
 #include "server/chat_prompt.h"
+#include "server/load_report.h"
 #include "server/metrics.h"
 #include "server/open_streams.h"
 #include "server/served_model.h"
@@ -19,6 +20,7 @@ struct ServingState {
   EngineMetrics* const metrics;  // may be null; not owned
   ChatPrompts& chat;             // not owned
   OpenStreams& streams;          // not owned
+  LoadReporter& load;            // not owned
   const int32_t max_priority = 0;
   const uint32_t max_choices = kDefaultMaxChoices;
   SpanExporter* const tracer = nullptr;  // may be null; not owned

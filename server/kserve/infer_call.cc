@@ -65,10 +65,12 @@ void InferCall::Answer(const GenerationResult& result) {
   inference::ModelInferResponse answer = TextAnswer(plan_, started().model(), text_.text());
   AddEndOutputs(plan_, result, answer);
   *response_ = ToBytes(answer);
+  state().load.AddTo(*context_);
   Finish(grpc::Status::OK);
 }
 
 void InferCall::FinishWith(const absl::Status& status) {
+  state().load.AddTo(*context_);
   Finish(ErrorOf(*context_, text_.too_long() ? text_.status() : status,
                  {request_id(), state().draining}));
 }

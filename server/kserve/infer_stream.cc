@@ -58,6 +58,7 @@ void InferStream::FinishIfOver() {
   if (finished_ || beginning_ || writing_ || !open_.empty()) return;
   if (!reads_done_ && !abandoned_) return;
   finished_ = true;
+  state_.load.AddTo(*context_);
   Finish(status_);
 }
 
