@@ -3,6 +3,7 @@
 // Lifetime: shared, by the call until Done(), and by the engine. Threads: as GenerationCall.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -29,7 +30,9 @@ class StreamedInfer final : public GenerationCall {
   // By the stream: what Send() gave it last is written; not `ok`: it never will be.
   void Written(bool ok);
   // By the stream: nobody reads answers any more. `code`: why, for metrics.
-  void Left(absl::StatusCode code) { ClientLeft(code); }
+  void Left(absl::StatusCode code) {
+    if (!ended_) ClientLeft(code);
+  }
 
  private:
   StreamedInfer(ServingState& state, std::shared_ptr<InferStream> stream, InferPlan plan,
@@ -46,9 +49,9 @@ class StreamedInfer final : public GenerationCall {
 
   const std::shared_ptr<InferStream> stream_;
   const InferPlan plan_;
-  absl::Status status_;  // what is wrong with the request
-  WholeText text_;       // where it does not go out in pieces
-  bool ended_ = false;   // its last answer is with the stream
+  absl::Status status_;              // what is wrong with the request
+  WholeText text_;                   // where it does not go out in pieces
+  std::atomic<bool> ended_ = false;  // its last answer is with the stream
 };
 
 }  // namespace tidegate
