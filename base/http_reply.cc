@@ -35,23 +35,24 @@ bool HttpExchange::aborted() {
   return aborted_;
 }
 
-std::function<void()> HttpExchange::TakeOnGone() {
+HttpExchange::OnGone HttpExchange::TakeOnGone() {
   gone_ = true;
-  std::function<void()> on_gone = std::exchange(on_gone_, nullptr);
-  return ended_ ? nullptr : on_gone;
+  OnGone on_gone = {std::exchange(on_gone_, nullptr), false};
+  on_gone.owed = on_gone.callback != nullptr && !ended_;
+  return on_gone;
 }
 
 void HttpExchange::OnPeerLeft() {
-  std::function<void()> on_gone;
+  OnGone on_gone;
   {
     MutexLock lock(mutex_);
     on_gone = TakeOnGone();
   }
-  if (on_gone) on_gone();
+  if (on_gone.owed) on_gone.callback();
 }
 
 void HttpExchange::Disconnect() {
-  std::function<void()> on_gone;
+  OnGone on_gone;
   std::function<void(bool)> on_sent;
   {
     MutexLock lock(mutex_);
@@ -61,7 +62,7 @@ void HttpExchange::Disconnect() {
     on_sent = std::exchange(on_sent_, nullptr);
     on_gone = TakeOnGone();
   }
-  if (on_gone) on_gone();
+  if (on_gone.owed) on_gone.callback();
   if (on_sent) on_sent(false);
 }
 
@@ -150,10 +151,12 @@ void HttpReply::OnGone(std::function<void()> callback) {
 // The handler is through with the request and has not answered, or not to the end.
 void HttpReply::GiveUp() {
   if (exchange_ == nullptr) return;
+  std::function<void()> on_gone;  // destroyed after the lock, as in TakeOnGone()
+  std::function<void(bool)> on_sent;
   {
     MutexLock lock(exchange_->mutex_);
-    exchange_->on_gone_ = nullptr;
-    exchange_->on_sent_ = nullptr;
+    on_gone.swap(exchange_->on_gone_);
+    on_sent.swap(exchange_->on_sent_);
     if (exchange_->ended_) return;
     if (exchange_->begun_) {
       exchange_->aborted_ = true;

@@ -45,8 +45,13 @@ class HttpExchange {
  private:
   friend class HttpReply;
 
-  // Returns what is to be called, outside the lock; empty if the answer is complete.
-  std::function<void()> TakeOnGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What was to be called, and whether it still is: not if the answer is complete. Both calling and
+  // destroying it, with what it holds, are for after the lock.
+  struct OnGone {
+    std::function<void()> callback;
+    bool owed = false;
+  };
+  OnGone TakeOnGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Something new for Take().
   void Give() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

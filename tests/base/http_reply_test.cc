@@ -149,6 +149,26 @@ TEST_F(HttpReplyTest, WritersLearnWhenWhatTheyGaveIsOut) {
   EXPECT_EQ(lost, 0);
 }
 
+TEST_F(HttpReplyTest, CallbacksMayHoldTheReply) {
+  StartServer();
+  for (const bool streams : {true, false}) {
+    Asked asked = AskLater();
+    auto reply = std::make_shared<HttpReply>(std::move(asked.reply));
+    const std::weak_ptr<HttpReply> alive = reply;
+    reply->OnGone([reply] {});
+    reply->WhenSent([reply](bool) {});
+    if (streams) {
+      reply->Begin({});
+      reply->End();
+    } else {
+      reply->Send({});
+    }
+    reply.reset();
+    EXPECT_TRUE(asked.client.Read().ok());
+    EXPECT_TRUE(WaitUntil([&] { return alive.expired(); }, kPatience));
+  }
+}
+
 TEST_F(HttpReplyTest, AbortEndsAWriteThatThePeerDoesNotTake) {
   StartServer();
   Asked asked = AskLater(Get("/later"), 4096);
