@@ -16,6 +16,9 @@ namespace tidegate {
 // Keys, values or logits of a model are not finite numbers.
 inline constexpr char kNumbersNotFinite[] = "NUMBERS_NOT_FINITE";
 
+// A client's requests take its whole part of the places to wait.
+inline constexpr char kQueueShareLimit[] = "QUEUE_SHARE_LIMIT";
+
 // The same error with this reason in place of the one it had. REQUIRES: not OK.
 absl::Status WithErrorReason(absl::Status status, std::string_view reason);
 

@@ -151,6 +151,10 @@ absl::StatusOr<uint64_t> EngineImpl::SubmitChoices(
   RETURN_IF_ERROR(CheckQueueBounds(
       {.requests = options_.max_waiting, .prompt_tokens = options_.max_waiting_tokens},
       waiting_.size(), waiting_.prompt_tokens(), request.prompt.size()));
+  if (request.queue_share < 1) {
+    RETURN_IF_ERROR(CheckQueueShare(options_.max_waiting, request.queue_share,
+                                    waiting_.CountOf(ClientKey(request))));
+  }
   const uint64_t id = next_id_;
   next_id_ += request.choices;
   waiting_.Push({id, std::move(request), std::move(sinks), Clock::now()});

@@ -62,9 +62,11 @@ struct GenerationRequest {
   SamplingParams sampling;
   PruningParams pruning;
   StopParams stop;
-  // Whose it is; places are shared fairly between clients. In a server, the address of the peer
-  // (LiveListener::Accepted); "": all requests without one are one client's.
+  // Whose it is; places are shared fairly between clients. In a server, the key's id, or the
+  // address of the peer (LiveListener::Accepted); "": all requests without one are one client's.
   std::string client;
+  // Part of the places to wait that the client's requests may take, (0, 1]; at least one place.
+  double queue_share = 1;
   int32_t priority = 0;    // larger goes first; within kMaxPriority of 0
   std::string cache_salt;  // prompts are cached for requests with the same salt; kMaxCacheSaltBytes
   // Log-probabilities of its tokens, and of so many of the most likely ones at each place, are

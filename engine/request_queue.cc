@@ -5,6 +5,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/error_reason.h"
 
 namespace tidegate {
 
@@ -37,7 +38,22 @@ absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting
   return absl::OkStatus();
 }
 
+absl::Status CheckQueueShare(uint32_t max_waiting, double share, size_t waiting_of_client) {
+  if (share >= 1) return absl::OkStatus();
+  const size_t places = std::max<size_t>(1, static_cast<size_t>(share * max_waiting));
+  if (waiting_of_client < places) return absl::OkStatus();
+  return WithErrorReason(
+      absl::ResourceExhaustedError(absl::StrCat(waiting_of_client,
+                                                " requests of this client wait already, its whole "
+                                                "part of the queue; wait for one to begin")),
+      kQueueShareLimit);
+}
+
 uint64_t ClientKey(const GenerationRequest& request) { return absl::HashOf(request.client); }
+
+size_t RequestQueue::CountOf(uint64_t client) const {
+  return static_cast<size_t>(std::ranges::count(needs_, client, &SequenceNeed::client));
+}
 
 void RequestQueue::Push(WaitingRequest request) {
   const GenerationRequest& wanted = request.request;

@@ -42,6 +42,10 @@ struct QueueBounds {
 absl::Status CheckQueueBounds(const QueueBounds& bounds, size_t requests_waiting,
                               uint64_t prompt_tokens_waiting, uint64_t prompt_tokens);
 
+// RESOURCE_EXHAUSTED (kQueueShareLimit) if a client of which so many requests wait has no further
+// place: `share` of `max_waiting` are its own, one at least.
+absl::Status CheckQueueShare(uint32_t max_waiting, double share, size_t waiting_of_client);
+
 // Whose request it is, as the scheduler tells clients apart.
 uint64_t ClientKey(const GenerationRequest& request);
 
@@ -52,6 +56,8 @@ class RequestQueue {
   bool empty() const { return requests_.empty(); }
   size_t size() const { return requests_.size(); }
   uint64_t prompt_tokens() const { return prompt_tokens_; }
+  // How many are of one client (ClientKey()).
+  size_t CountOf(uint64_t client) const;
   // What the scheduler has to know of each, in order of arrival. Valid until the queue changes.
   std::span<const SequenceNeed> needs() const { return needs_; }
 

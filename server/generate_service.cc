@@ -54,9 +54,10 @@ absl::Status DetokenizeIds(const ServedModel& model, const v1::DetokenizeRequest
 }
 
 absl::Status CancelStreams(ServingState& state, const v1::CancelRequest& request,
-                           v1::CancelResponse& response) {
+                           v1::CancelResponse& response, const Caller& caller) {
   RETURN_IF_ERROR(CheckCancelRequest(request));
-  const std::vector<uint64_t> ids = state.streams.Cancel(request.request_id());
+  const std::string owner = caller.is_admin() ? "" : caller.client();
+  const std::vector<uint64_t> ids = state.streams.Cancel(request.request_id(), owner);
   for (const uint64_t id : ids) state.engine.Cancel(id);
   response.set_found(!ids.empty());
   return absl::OkStatus();
@@ -93,9 +94,11 @@ grpc::ServerUnaryReactor* GenerationServiceImpl::Detokenize(grpc::CallbackServer
 grpc::ServerUnaryReactor* GenerationServiceImpl::Cancel(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
-  return AnswerUnary<v1::CancelRequest, v1::CancelResponse>(
+  return AnswerCaller<v1::CancelRequest, v1::CancelResponse>(
       {context, request, response, RpcMethod::kCancel}, state_,
-      [this](const auto& in, auto& out) { return CancelStreams(state_, in, out); });
+      [this](const auto& in, auto& out, const Caller& caller) {
+        return CancelStreams(state_, in, out, caller);
+      });
 }
 
 }  // namespace tidegate

@@ -3,7 +3,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "base/server_pair.h"
 #include "server/conversions.h"
 #include "server/trace_context.h"
 #include "server/unary_call.h"
@@ -36,14 +35,17 @@ template <typename Request>
 GenerateStream* GenerateStream::Begin(ServingState& state, grpc::CallbackServerContext* context,
                                       const grpc::ByteBuffer& bytes) {
   constexpr bool kIsChat = std::is_same_v<Request, v1::ChatRequest>;
+  constexpr RpcMethod kMethod = kIsChat ? RpcMethod::kChat : RpcMethod::kGenerate;
   Request request;
-  absl::Status status = TakeRequest(bytes, request);
-  std::shared_ptr<GenerateStream> stream(new GenerateStream(
-      state, context, kIsChat ? RpcMethod::kChat : RpcMethod::kGenerate, request.request_id()));
+  CallOrigin origin;
+  absl::Status status = AuthorizeCall(state.access, *context, kMethod, origin);
+  if (status.ok()) status = TakeRequest(bytes, request);
+  std::shared_ptr<GenerateStream> stream(
+      new GenerateStream(state, context, kMethod, request.request_id()));
   stream->self_ = stream;
   stream->TraceAs(OnlyMetadata(*context, kTraceparentKey), OnlyMetadata(*context, kTracestateKey));
   // From here on gRPC calls back once the caller has returned the reactor to it.
-  stream->Start(request, std::move(status), ClientOfPeer(context->peer()), stream);
+  stream->Start(request, std::move(status), std::move(origin), stream);
   return stream.get();
 }
 

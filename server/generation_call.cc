@@ -1,11 +1,14 @@
 #include "server/generation_call.h"
 
+#include <algorithm>
 #include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/error_reason.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
 #include "server/status_mapping.h"
@@ -83,10 +86,34 @@ GenerationCall::~GenerationCall() {
     span_->code = code_.load();
     state_.tracer->End(std::move(*span_));
   }
+  if (state_.audit != nullptr) Audit();
   if (state_.metrics == nullptr) return;
   std::optional<FinishReason> reason;
   if (const uint32_t value = reason_.load(); value != 0) reason = static_cast<FinishReason>(value);
   state_.metrics->OnRequestDone(method_, code_.load(), reason);
+}
+
+void GenerationCall::Audit() const {
+  AuditRecord record;
+  record.time = absl::Now();
+  record.method = RpcMethodName(method_);
+  record.key = origin_.caller.key_id();
+  record.peer = origin_.peer;
+  record.status = absl::StatusCodeToString(code_.load());
+  record.reason = error_reason_;
+  record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
+  AuditRecord::Stream& stream = record.stream.emplace();
+  stream.request_id = request_id_;
+  stream.model = started_.model();
+  if (const uint32_t reason = reason_.load(); reason != 0) {
+    stream.finish_reason = FinishReasonName(static_cast<FinishReason>(reason));
+  }
+  stream.prompt_tokens = accounts_.prompt_tokens;
+  stream.cached_prompt_tokens = accounts_.cached_prompt_tokens;
+  stream.generated_tokens = accounts_.generated_tokens;
+  stream.queue_seconds = accounts_.queue_seconds;
+  stream.first_token_seconds = accounts_.first_token_seconds;
+  state_.audit->Write(record);
 }
 
 RequestBounds GenerationCall::Bounds(const Tokenizer& tokenizer) const {
@@ -109,14 +136,19 @@ absl::StatusOr<GenerationRequest> GenerationCall::Parse(
 }
 
 template <typename Request>
-absl::Status GenerationCall::Submit(const Request& request, const std::string& client,
+absl::Status GenerationCall::Submit(const Request& request,
                                     const std::shared_ptr<GenerationCall>& self) {
   Engine& engine = state_.engine;
   if (!within_limit_) return TooManyStreams(state_.streams);
   ASSIGN_OR_RETURN(const ModelInfo info, state_.model.Find(request.model()));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, engine.tokenizer());
   ASSIGN_OR_RETURN(GenerationRequest parsed, Parse(request, info, tokenizer));
-  parsed.client = client;
+  parsed.client = origin_.client();
+  parsed.queue_share = origin_.caller.queue_share();
+  const uint64_t room =
+      engine.context_tokens() - std::min<uint64_t>(engine.context_tokens(), parsed.prompt.size());
+  const uint64_t answers = parsed.choices * std::min<uint64_t>(parsed.max_tokens, room);
+  ASSIGN_OR_RETURN(grant_, origin_.caller.Begin(parsed.prompt.size() + answers));
   started_ = MakeStarted(request_id_, info.name, parsed, engine.stats().steering);
   if (span_ != nullptr) span_->model = info.name;
   buffer_.Expect(parsed.choices);
@@ -124,32 +156,44 @@ absl::Status GenerationCall::Submit(const Request& request, const std::string& c
   std::vector<std::shared_ptr<GenerationSink>> sinks;
   for (uint32_t i = 0; i < parsed.choices; ++i) sinks.push_back(std::make_shared<Sink>(self, i));
   ASSIGN_OR_RETURN(engine_id_, engine.SubmitChoices(std::move(parsed), std::move(sinks)));
-  state_.streams.Name(this, request_id_, engine_id_, ToChrono(request.keep_alive()));
+  state_.streams.Name(this, request_id_, engine_id_, ToChrono(request.keep_alive()),
+                      origin_.caller.client());
   return absl::OkStatus();
 }
 
 template <typename Request>
-void GenerationCall::Start(const Request& request, absl::Status status, const std::string& client,
+void GenerationCall::Start(const Request& request, absl::Status status, CallOrigin origin,
                            const std::shared_ptr<GenerationCall>& self) {
-  if (status.ok()) status = Submit(request, client, self);
+  origin_ = std::move(origin);
+  if (status.ok()) status = Submit(request, self);
+  if (!status.ok()) {
+    grant_ = StreamGrant();
+    error_reason_ = ErrorReason(status);
+  }
   if (!status.ok() && state_.metrics != nullptr) {
-    state_.metrics->OnRejected(within_limit_ ? RejectReasonOf(status.code(), state_.draining)
+    state_.metrics->OnRejected(within_limit_ ? RejectReasonOf(status, state_.draining)
                                              : RejectReason::kTooManyStreams);
   }
   Perform(status.ok() ? buffer_.Start() : buffer_.Reject(status));
 }
 
 template void GenerationCall::Start<v1::GenerateRequest>(const v1::GenerateRequest&, absl::Status,
-                                                         const std::string&,
+                                                         CallOrigin,
                                                          const std::shared_ptr<GenerationCall>&);
 template void GenerationCall::Start<v1::ChatRequest>(const v1::ChatRequest&, absl::Status,
-                                                     const std::string&,
+                                                     CallOrigin,
                                                      const std::shared_ptr<GenerationCall>&);
 
 // The request ends as its first choice that fails does, else as the last one.
 void GenerationCall::OnResult(const GenerationResult& result, uint32_t choice) {
   if (span_ != nullptr) AddChoice(result, *span_);
-  if (--open_choices_ == 0) Settled();
+  const uint32_t generated = accounts_.generated_tokens + result.accounts.generated_tokens;
+  if (choice == 0) accounts_ = result.accounts;
+  accounts_.generated_tokens = generated;  // by all choices
+  if (--open_choices_ == 0) {
+    grant_.End(uint64_t{result.accounts.prompt_tokens} + generated);
+    Settled();
+  }
   if (!failed_) {
     reason_ = static_cast<uint32_t>(result.reason);
     const bool cancelled_now = result.reason == FinishReason::kCancelled;

@@ -8,12 +8,14 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "engine/engine.h"
+#include "server/call_access.h"
 #include "server/parse_request.h"
 #include "server/serving_state.h"
 #include "server/token_buffer.h"
@@ -33,10 +35,10 @@ class GenerationCall : public OpenStreams::Stream {
   void TraceAs(std::string_view traceparent, std::string_view tracestate);
 
   // Once: checks and submits a v1::GenerateRequest or v1::ChatRequest, if `status` (what the
-  // protocol found wrong) is OK, and performs the first move. `self` is this call; `client`:
-  // GenerationRequest::client.
+  // protocol found wrong) is OK, and performs the first move. `self` is this call; `origin`
+  // is whose it is, as far as that is known.
   template <typename Request>
-  void Start(const Request& request, absl::Status status, const std::string& client,
+  void Start(const Request& request, absl::Status status, CallOrigin origin,
              const std::shared_ptr<GenerationCall>& self);
 
   // By the protocol: what Write() had is with the client; not `ok`: the client is gone.
@@ -65,8 +67,7 @@ class GenerationCall : public OpenStreams::Stream {
   void KeepAlive() override { Perform(buffer_.KeepAlive()); }
   void OnResult(const GenerationResult& result, uint32_t choice);
   template <typename Request>
-  absl::Status Submit(const Request& request, const std::string& client,
-                      const std::shared_ptr<GenerationCall>& self);
+  absl::Status Submit(const Request& request, const std::shared_ptr<GenerationCall>& self);
   absl::StatusOr<GenerationRequest> Parse(const v1::GenerateRequest& request,
                                           const ModelInfo& model,
                                           const std::shared_ptr<const Tokenizer>& tokenizer);
@@ -74,10 +75,16 @@ class GenerationCall : public OpenStreams::Stream {
                                           const std::shared_ptr<const Tokenizer>& tokenizer);
   RequestBounds Bounds(const Tokenizer& tokenizer) const;
   void Perform(TokenBuffer::Move move);
+  void Audit() const;
 
   ServingState& state_;
   const RpcMethod method_;
-  const bool within_limit_;  // of open streams
+  const std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  CallOrigin origin_;            // of Start()
+  StreamGrant grant_;            // until the engine is done
+  std::string error_reason_;     // of a request that was turned away
+  GenerationAccounts accounts_;  // of the result
+  const bool within_limit_;      // of open streams
   std::string request_id_;
   v1::Started started_;
   TokenBuffer buffer_;

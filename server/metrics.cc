@@ -16,7 +16,7 @@ namespace {
 
 using prometheus::Labels;
 
-constexpr size_t kMethods = 19, kCodes = 17, kReasons = 10, kRejectReasons = 6, kCancelStages = 3,
+constexpr size_t kMethods = 19, kCodes = 17, kReasons = 10, kRejectReasons = 9, kCancelStages = 3,
                  kStreamCuts = 2;
 constexpr std::array<const char*, kMethods> kMethodNames = {
     "Generate",         "Chat",          "Tokenize",        "Detokenize",
@@ -25,7 +25,8 @@ constexpr std::array<const char*, kMethods> kMethodNames = {
     "ServerMetadata",   "ModelMetadata", "ModelStatistics", "RepositoryIndex",
     "ChatCompletions",  "Completions",   "Models"};
 constexpr std::array<const char*, kRejectReasons> kRejectNames = {
-    "queue_full", "draining", "unavailable", "too_long", "invalid", "too_many_streams"};
+    "queue_full",       "draining", "unavailable", "too_long", "invalid",
+    "too_many_streams", "denied",   "key_rate",    "key_share"};
 constexpr std::array<const char*, kStreamCuts> kStreamCutNames = {"backlog", "write_timeout"};
 constexpr std::array<const char*, kCancelStages> kCancelStageNames = {"queued", "prefill",
                                                                       "decode"};
@@ -201,6 +202,10 @@ void EngineMetrics::Impl::AddTokenHistograms(prometheus::Registry& registry) {
                                  {{"matrix", "gate_up"}}, kDensityBounds);
   density_down = AddHistogram(registry, "tidegate_dip_density_ratio", density_help,
                               {{"matrix", "down"}}, kDensityBounds);
+}
+
+std::string_view RpcMethodName(RpcMethod method) {
+  return kMethodNames[static_cast<size_t>(method)];
 }
 
 EngineMetrics::EngineMetrics(MetricsServer& server, bool vllm_names)

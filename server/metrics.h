@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "base/metrics_server.h"
@@ -42,6 +43,8 @@ enum class RpcMethod {
   kCompletions,
   kModels,
 };
+
+std::string_view RpcMethodName(RpcMethod method);  // "Generate"
 
 // Why the server ended a stream whose client does not read.
 enum class StreamCut { kBacklog, kWriteTimeout };

@@ -35,21 +35,23 @@ void OpenStreams::Remove(Stream* stream) {
 }
 
 void OpenStreams::Name(Stream* stream, std::string_view request_id, uint64_t engine_id,
-                       Clock::duration keep_alive) {
+                       Clock::duration keep_alive, std::string_view owner) {
   MutexLock lock(mutex_);
   stream->request_id_ = request_id;
   stream->engine_id_ = engine_id;
+  stream->owner_ = owner;
   stream->keep_alive_ = keep_alive;
   if (keep_alive.count() > 0) changed_.NotifyAll();
 }
 
-std::vector<uint64_t> OpenStreams::Cancel(std::string_view request_id) {
+std::vector<uint64_t> OpenStreams::Cancel(std::string_view request_id, std::string_view owner) {
   std::vector<uint64_t> ids;
   MutexLock lock(mutex_);
   for (Stream* const stream : streams_) {
     if (stream->settled_ || stream->request_id_.empty() || stream->request_id_ != request_id) {
       continue;
     }
+    if (!owner.empty() && stream->owner_ != owner) continue;
     stream->cancelled_ = true;
     ids.push_back(stream->engine_id_);
   }

@@ -55,6 +55,7 @@ class OpenStreams {
     // Under the mutex of OpenStreams.
     bool ended_ = false;
     std::string request_id_;  // empty until Name()
+    std::string owner_;
     uint64_t engine_id_ = 0;
     Clock::duration keep_alive_{0};  // 0: none is wanted
   };
@@ -70,12 +71,14 @@ class OpenStreams {
   void Remove(Stream* stream);
 
   // Between Add() and Remove(): the ids of a stream that the engine has taken, the client's and the
-  // engine's; and after which time without a write it is to be kept alive, 0: never.
+  // engine's; after which time without a write it is to be kept alive, 0: never; and whose it is
+  // (Caller::client(); "" where nobody is told apart).
   void Name(Stream* stream, std::string_view request_id, uint64_t engine_id,
-            Clock::duration keep_alive = Clock::duration(0));
+            Clock::duration keep_alive = Clock::duration(0), std::string_view owner = {});
   // What Engine::Cancel() takes of the streams with this request id that are not settled; empty:
-  // there is none. The caller cancels them, which is harmless for those that end meanwhile.
-  std::vector<uint64_t> Cancel(std::string_view request_id);
+  // there is none. Of `owner`'s alone, unless it is "". The caller cancels them, which is harmless
+  // for those that end meanwhile.
+  std::vector<uint64_t> Cancel(std::string_view request_id, std::string_view owner = {});
 
   int count() const { return count_; }
   int max() const { return max_streams_; }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "server/call_access.h"
 #include "server/grpc_log.h"
 #include "server/wire_messages.h"
 
@@ -73,12 +74,16 @@ Server::Server(const ServerOptions& options, ChatPrompts chat, Engine& engine,
       connection_stats_(options.connection_stats),
       streams_(options.max_open_streams, options.write_timeout),
       load_(engine, metrics, options.orca_trailers),
+      access_(options.access),
+      audit_(options.audit),
       state_{engine,
              ServedModel(engine, options.model_aliases),
              metrics,
              chat_,
              streams_,
              load_,
+             *access_,
+             audit_.get(),
              options.max_priority,
              options.max_choices,
              options.tracer},
@@ -116,6 +121,9 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.RegisterService(&generation_);
   builder.RegisterService(&model_);
   builder.RegisterService(&inference_);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeAccessInterceptor(*access_));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr) return absl::InternalError("gRPC cannot start; its log says why");
   const auto hand_over = [this](int fd) {

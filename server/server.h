@@ -3,6 +3,7 @@
 //
 // Threads: gRPC's own, plus the health watcher. Start() and Shutdown() belong to one owner.
 // TLS ends in the gate: gRPC gets clear text from it.
+// Without keys (ServerOptions::access) everybody who reaches the address may do everything.
 #pragma once
 
 #include <chrono>
@@ -13,6 +14,8 @@
 #include "absl/status/statusor.h"
 #include "base/connection_gate.h"
 #include "grpcpp/grpcpp.h"
+#include "server/access/access_control.h"
+#include "server/access/audit_log.h"
 #include "server/generate_service.h"
 #include "server/health_reporter.h"
 #include "server/kserve/inference_service.h"
@@ -39,6 +42,8 @@ struct ServerOptions {
   bool orca_trailers = false;  // load reports also for calls that do not ask (load_report.h)
   std::vector<std::string> model_aliases;
   std::string chat_template;  // instead of the model's; "": none
+  std::shared_ptr<AccessControl> access = std::make_shared<AccessControl>();  // who may call
+  std::shared_ptr<AuditLog> audit;                                            // null: none
   std::chrono::milliseconds health_interval{100};
   SpanExporter* tracer = nullptr;  // may be null; not owned, outlives the engine
   OpenAiOptions http;              // without an address: no HTTP API
@@ -80,6 +85,8 @@ class Server {
   const std::shared_ptr<const GateStats> connection_stats_;
   OpenStreams streams_;
   LoadReporter load_;
+  const std::shared_ptr<AccessControl> access_;
+  const std::shared_ptr<AuditLog> audit_;
   ServingState state_;
   GenerationServiceImpl generation_;
   ModelServiceImpl model_;

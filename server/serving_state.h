@@ -5,6 +5,8 @@
 
 #include "engine/engine.h"
 #include "engine/request_limits.h"
+#include "server/access/access_control.h"
+#include "server/access/audit_log.h"
 #include "server/chat_prompt.h"
 #include "server/load_report.h"
 #include "server/metrics.h"
@@ -21,6 +23,8 @@ struct ServingState {
   ChatPrompts& chat;             // not owned
   OpenStreams& streams;          // not owned
   LoadReporter& load;            // not owned
+  AccessControl& access;         // not owned
+  AuditLog* const audit;         // may be null; not owned
   const int32_t max_priority = 0;
   const uint32_t max_choices = kDefaultMaxChoices;
   SpanExporter* const tracer = nullptr;  // may be null; not owned

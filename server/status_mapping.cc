@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/access/key_limits.h"
 
 namespace tidegate {
 namespace {
@@ -49,6 +50,8 @@ bool IsForClients(const absl::Status& status) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDataLoss:
     case absl::StatusCode::kCancelled:
@@ -69,13 +72,26 @@ absl::Status Foreseen(const absl::Status& status, const ErrorContext& context) {
   return absl::InternalError("the server has made an error, which its log describes");
 }
 
+// Of errors that a key's own limits make.
+bool IsKeyLimit(const std::string& reason) {
+  return reason == kRequestRateLimit || reason == kTokenRateLimit || reason == kConcurrencyLimit ||
+         reason == kQueueShareLimit;
+}
+
 void AddImpliedDetails(const ErrorContext& context, absl::Status& status) {
   std::string reason = ErrorReason(status);
   if (reason.empty()) reason = ReasonOf(status.code(), context.draining);
   if (!reason.empty() && !HasDetail(status, google::rpc::ErrorInfo())) {
     status = WithReason(std::move(status), reason);
   }
-  const std::optional<std::chrono::milliseconds> delay = RetryDelay(status.code());
+  if (IsKeyLimit(reason)) {
+    google::rpc::QuotaFailure quota;
+    google::rpc::QuotaFailure::Violation& violation = *quota.add_violations();
+    violation.set_subject("key");
+    violation.set_description(std::string(status.message()));
+    AddDetail(quota, status);
+  }
+  const std::optional<std::chrono::milliseconds> delay = RetryDelay(status);
   if (delay.has_value()) {
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_seconds(delay->count() / 1000);
@@ -108,8 +124,9 @@ absl::Status WithReason(absl::Status status, const std::string& reason) {
   return status;
 }
 
-std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code) {
-  switch (code) {
+std::optional<std::chrono::milliseconds> RetryDelay(const absl::Status& status) {
+  if (const auto delay = RetryAfter(status); delay.has_value()) return delay;
+  switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:  // a stream lasts seconds: a place is free soon
       return std::chrono::milliseconds(1000);
     case absl::StatusCode::kUnavailable:  // the engine's longest back-off between attach attempts
@@ -145,10 +162,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
                       proto.SerializeAsString());
 }
 
-RejectReason RejectReasonOf(absl::StatusCode code, bool draining) {
-  switch (code) {
+RejectReason RejectReasonOf(const absl::Status& status, bool draining) {
+  const std::string reason = ErrorReason(status);
+  switch (status.code()) {
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
+      return RejectReason::kDenied;
     case absl::StatusCode::kResourceExhausted:
-      return RejectReason::kQueueFull;
+      if (!IsKeyLimit(reason)) return RejectReason::kQueueFull;
+      return reason == kConcurrencyLimit || reason == kQueueShareLimit ? RejectReason::kKeyShare
+                                                                       : RejectReason::kKeyRate;
     case absl::StatusCode::kOutOfRange:
       return RejectReason::kTooLong;
     case absl::StatusCode::kUnavailable:

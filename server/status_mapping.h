@@ -38,8 +38,8 @@ struct ErrorContext {
 // The same code and message, as one line; INTERNAL with a text that says nothing, and a line in the
 // log, where the code shows that the text was not written for clients. Details: those of `status`,
 // then an ErrorInfo with its ErrorReason(), or else what its code implies:
-//   RESOURCE_EXHAUSTED  ErrorInfo QUEUE_FULL, RetryInfo
-//   UNAVAILABLE         ErrorInfo DRAINING or WEIGHT_STORE_UNAVAILABLE, RetryInfo
+//   RESOURCE_EXHAUSTED  ErrorInfo QUEUE_FULL, RetryInfo; QuotaFailure where a key's limit is
+//   reached UNAVAILABLE         ErrorInfo DRAINING or WEIGHT_STORE_UNAVAILABLE, RetryInfo
 //   OUT_OF_RANGE        ErrorInfo CONTEXT_LENGTH_EXCEEDED
 //   DATA_LOSS           ErrorInfo WEIGHTS_DAMAGED
 grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& context);
@@ -48,9 +48,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status, const ErrorContext& contex
 // printable.
 absl::Status WithImpliedDetails(const absl::Status& status, const ErrorContext& context);
 
-// After which time a client may try again; unset where trying again does not help. Goes into
-// RetryInfo and into the metadata kRetryPushbackKey, in milliseconds (gRPC proposal A6).
-std::optional<std::chrono::milliseconds> RetryDelay(absl::StatusCode code);
+// After which time a client may try again, as the error (RetryAfter()) or its code says; unset
+// where trying again does not help. Goes into RetryInfo and into the metadata kRetryPushbackKey, in
+// milliseconds (gRPC proposal A6).
+std::optional<std::chrono::milliseconds> RetryDelay(const absl::Status& status);
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 
 // Why a request was turned away before it entered the queue.
@@ -60,12 +61,15 @@ enum class RejectReason {
   kUnavailable,
   kTooLong,
   kInvalid,
-  kTooManyStreams
+  kTooManyStreams,
+  kDenied,   // no key, or one that may not
+  kKeyRate,  // the key's requests or tokens per time
+  kKeyShare  // the key's streams at a time, or its part of the queue
 };
 
 // The reason that an error of Engine::Submit() or of request checking stands for.
 // `draining`: UNAVAILABLE means draining and not a missing store.
-RejectReason RejectReasonOf(absl::StatusCode code, bool draining);
+RejectReason RejectReasonOf(const absl::Status& status, bool draining);
 
 // How far a request had come when its client left.
 enum class CancelStage { kQueued, kPrefill, kDecode };

@@ -15,7 +15,7 @@ constexpr std::chrono::milliseconds kDeadlineSlack{50};
 
 grpc::Status ErrorOf(grpc::CallbackServerContext& context, const absl::Status& status,
                      const ErrorContext& error) {
-  if (const auto delay = RetryDelay(status.code()); delay.has_value()) {
+  if (const auto delay = RetryDelay(status); delay.has_value()) {
     context.AddTrailingMetadata(kRetryPushbackKey, absl::StrCat(delay->count()));
   }
   return ToGrpcStatus(status, error);
@@ -33,10 +33,12 @@ std::string_view OnlyMetadata(const grpc::CallbackServerContext& context, const 
   return {range.first->second.data(), range.first->second.size()};
 }
 
-grpc::ServerUnaryReactor* FinishUnary(const UnaryCall& call, const absl::Status& status,
+grpc::ServerUnaryReactor* FinishUnary(const UnaryCall& call, const CallOrigin& origin,
+                                      const absl::Status& status,
                                       const google::protobuf::Message& response,
                                       const ServingState& state) {
   if (state.metrics != nullptr) state.metrics->OnRequestDone(call.method, status.code());
+  AuditCall(state.audit, call.method, origin, status, call.begun);
   if (status.ok()) *call.response = ToBytes(response);
   grpc::ServerUnaryReactor* reactor = call.context->DefaultReactor();
   reactor->Finish(status.ok() ? grpc::Status::OK

@@ -29,7 +29,6 @@ struct LimitValues {
 inline constexpr char kRequestRateLimit[] = "REQUEST_RATE_LIMIT";
 inline constexpr char kConcurrencyLimit[] = "CONCURRENCY_LIMIT";
 inline constexpr char kTokenRateLimit[] = "TOKEN_RATE_LIMIT";
-inline constexpr char kQueueShareLimit[] = "QUEUE_SHARE_LIMIT";
 
 // Amounts that fill up at a steady rate.
 class TokenBucket {

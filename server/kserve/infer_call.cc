@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "base/server_pair.h"
 #include "server/trace_context.h"
 #include "server/unary_call.h"
 #include "server/wire_messages.h"
@@ -21,13 +20,15 @@ InferCall* InferCall::Begin(ServingState& state, grpc::CallbackServerContext* co
                             const grpc::ByteBuffer& bytes, grpc::ByteBuffer* response) {
   inference::ModelInferRequest request;
   InferPlan plan;
-  absl::Status status = TakeRequest(bytes, request);
+  CallOrigin origin;
+  absl::Status status = AuthorizeCall(state.access, *context, RpcMethod::kModelInfer, origin);
+  if (status.ok()) status = TakeRequest(bytes, request);
   if (status.ok()) status = ParseInferRequest(request, /*streams=*/false, plan);
   const std::shared_ptr<InferCall> call(new InferCall(state, context, response, std::move(plan)));
   call->self_ = call;
   call->TraceAs(OnlyMetadata(*context, kTraceparentKey), OnlyMetadata(*context, kTracestateKey));
   // From here on gRPC calls back once the caller has returned the reactor to it.
-  call->Start(call->plan_.request, std::move(status), ClientOfPeer(context->peer()), call);
+  call->Start(call->plan_.request, std::move(status), std::move(origin), call);
   return call.get();
 }
 

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "base/server_pair.h"
 #include "server/trace_context.h"
 #include "server/unary_call.h"
 #include "server/wire_messages.h"
@@ -24,7 +23,6 @@ bool WantsErrorsToEnd(const grpc::CallbackServerContext& context) {
 InferStream::InferStream(ServingState& state, grpc::CallbackServerContext* context)
     : state_(state),
       context_(context),
-      client_(ClientOfPeer(context->peer())),
       traceparent_(OnlyMetadata(*context, kTraceparentKey)),
       tracestate_(OnlyMetadata(*context, kTracestateKey)),
       errors_end_(WantsErrorsToEnd(*context)) {}
@@ -78,14 +76,18 @@ void InferStream::OnReadDone(bool ok) {
 }
 
 void InferStream::BeginRequest() {
+  // Each request: a key may lose its rights, or reach its limits, while the call is open.
+  CallOrigin origin;
+  absl::Status status =
+      AuthorizeCall(state_.access, *context_, RpcMethod::kModelStreamInfer, origin);
   const std::shared_ptr<StreamedInfer> call =
-      StreamedInfer::Create(state_, shared_from_this(), read_);
+      StreamedInfer::Create(state_, shared_from_this(), read_, std::move(status));
   {
     MutexLock lock(mutex_);
     open_.emplace(call.get(), call);
   }
   call->TraceAs(traceparent_, tracestate_);
-  call->Begin(client_, call);
+  call->Begin(std::move(origin), call);
   bool abandoned = false;
   {
     MutexLock lock(mutex_);
@@ -132,7 +134,8 @@ void InferStream::Done(StreamedInfer* call) {
 }
 
 bool InferStream::EndWith(const absl::Status& status, const ErrorContext& error) {
-  if (!errors_end_) return false;
+  const bool denied = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
+  if (!errors_end_ && !denied) return false;
   grpc::Status of_call;
   {
     MutexLock lock(mutex_);

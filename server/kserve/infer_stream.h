@@ -36,7 +36,7 @@ class InferStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   void Send(StreamedInfer* call, const std::vector<inference::ModelStreamInferResponse>& answers);
   // The request is over, and waits for no answer to be written. Lets go of it.
   void Done(StreamedInfer* call);
-  // Whether an error ends the whole call, and does so.
+  // Whether an error ends the whole call, and does so: one of the key always does.
   bool EndWith(const absl::Status& status, const ErrorContext& error);
   void Cancel() { context_->TryCancel(); }
 
@@ -64,7 +64,6 @@ class InferStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
 
   ServingState& state_;
   grpc::CallbackServerContext* const context_;  // valid until OnDone()
-  const std::string client_;
   const std::string traceparent_, tracestate_;
   const bool errors_end_;   // triton_grpc_error
   grpc::ByteBuffer read_;   // of the read that is out

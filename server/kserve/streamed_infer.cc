@@ -22,17 +22,18 @@ StreamedInfer::StreamedInfer(ServingState& state, std::shared_ptr<InferStream> s
 
 std::shared_ptr<StreamedInfer> StreamedInfer::Create(ServingState& state,
                                                      std::shared_ptr<InferStream> stream,
-                                                     const grpc::ByteBuffer& bytes) {
+                                                     const grpc::ByteBuffer& bytes,
+                                                     absl::Status status) {
   inference::ModelInferRequest request;
   InferPlan plan;
-  absl::Status status = TakeRequest(bytes, request);
+  if (status.ok()) status = TakeRequest(bytes, request);
   if (status.ok()) status = ParseInferRequest(request, /*streams=*/true, plan);
   return std::shared_ptr<StreamedInfer>(
       new StreamedInfer(state, std::move(stream), std::move(plan), std::move(status)));
 }
 
-void StreamedInfer::Begin(const std::string& client, const std::shared_ptr<StreamedInfer>& self) {
-  Start(plan_.request, std::move(status_), client, self);
+void StreamedInfer::Begin(CallOrigin origin, const std::shared_ptr<StreamedInfer>& self) {
+  Start(plan_.request, std::move(status_), std::move(origin), self);
 }
 
 void StreamedInfer::Written(bool ok) {

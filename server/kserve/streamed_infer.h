@@ -18,15 +18,16 @@ class InferStream;
 
 class StreamedInfer final : public GenerationCall {
  public:
-  // Of a ModelInferRequest in bytes; what is wrong with it is its answer. `state` outlives the
-  // engine's interest in it.
+  // Of a ModelInferRequest in bytes; what is wrong with it, or with its caller (`status`), is its
+  // answer. `state` outlives the engine's interest in it.
   static std::shared_ptr<StreamedInfer> Create(ServingState& state,
                                                std::shared_ptr<InferStream> stream,
-                                               const grpc::ByteBuffer& request);
+                                               const grpc::ByteBuffer& request,
+                                               absl::Status status);
 
   using GenerationCall::TraceAs;  // before Begin()
   // Once, and `self` is this: submits it. The stream may be told Done() before this returns.
-  void Begin(const std::string& client, const std::shared_ptr<StreamedInfer>& self);
+  void Begin(CallOrigin origin, const std::shared_ptr<StreamedInfer>& self);
   // By the stream: what Send() gave it last is written; not `ok`: it never will be.
   void Written(bool ok);
   // By the stream: nobody reads answers any more. `code`: why, for metrics.

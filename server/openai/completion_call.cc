@@ -49,27 +49,31 @@ void CompletionCall::Begin(ServingState& state, bool is_chat, const HttpRequest&
   const std::shared_ptr<CompletionCall> call(
       new CompletionCall(state, is_chat, std::string(http.Header("X-Request-Id")), std::move(reply),
                          std::move(headers)));
+  const RpcMethod method = is_chat ? RpcMethod::kChatCompletions : RpcMethod::kCompletions;
+  CallOrigin origin;
+  const absl::Status denied = AuthorizeHttp(state.access, http, method, origin);
+  if (status.ok()) status = denied;
   call->TraceAs(http.Header("traceparent"), http.Header("tracestate"));
   if (is_chat) {
     v1::ChatRequest request;
     if (status.ok()) status = ParseChatJson(http.body, request, call->head_.options);
-    call->StartWith(std::move(request), std::move(status), http);
+    call->StartWith(std::move(request), std::move(status), std::move(origin));
   } else {
     v1::GenerateRequest request;
     if (status.ok()) status = ParseCompletionJson(http.body, request, call->head_.options);
-    call->StartWith(std::move(request), std::move(status), http);
+    call->StartWith(std::move(request), std::move(status), std::move(origin));
   }
 }
 
 template <typename Request>
-void CompletionCall::StartWith(Request request, absl::Status status, const HttpRequest& http) {
+void CompletionCall::StartWith(Request request, absl::Status status, CallOrigin origin) {
   // At least one, and no more than may be: what is wrong with the number is said later.
   choices_.resize(std::clamp<uint32_t>(request.choices(), 1, kMaxChoices));
   if (!request.has_max_tokens()) request.set_max_tokens(state().engine.context_tokens());
   if (head_.options.logprobs) {
     if (const auto tokenizer = state().engine.tokenizer(); tokenizer.ok()) tokenizer_ = *tokenizer;
   }
-  Start(request, std::move(status), http.peer, shared_from_this());
+  Start(request, std::move(status), std::move(origin), shared_from_this());
   // Only now: before, there is no request to cancel.
   reply_.OnGone([self = shared_from_this()] { self->ClientLeft(absl::StatusCode::kCancelled); });
 }

@@ -38,7 +38,7 @@ class CompletionCall final : public GenerationCall,
   CompletionCall(ServingState& state, bool is_chat, const std::string& request_id, HttpReply reply,
                  Headers headers);
   template <typename Request>
-  void StartWith(Request request, absl::Status status, const HttpRequest& http);
+  void StartWith(Request request, absl::Status status, CallOrigin origin);
 
   // From GenerationCall.
   void Write(TokenBuffer::Move move) override;

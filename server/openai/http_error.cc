@@ -122,7 +122,7 @@ std::string OpenAiErrorJson(const absl::Status& status, const ErrorContext& cont
 HttpResponse OpenAiError(const absl::Status& status, const ErrorContext& context) {
   const int code = HttpCode(status.code());
   HttpResponse response{code, kJson, OpenAiErrorJson(status, context)};
-  if (const auto delay = RetryDelay(status.code()); delay.has_value()) {
+  if (const auto delay = RetryDelay(status); delay.has_value()) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay).count();
     response.headers.emplace_back("Retry-After", absl::StrCat(std::max<int64_t>(seconds, 1)));
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/json_text.h"
 #include "base/status_macros.h"
+#include "server/call_access.h"
 #include "server/openai/completion_call.h"
 #include "server/openai/http_error.h"
 
@@ -95,11 +96,22 @@ std::string OpenAiServer::ModelJson(const std::string& name, uint32_t context_to
                       ",\"owned_by\":\"tidegate\",\"max_model_len\":", context_tokens, "}");
 }
 
-HttpResponse OpenAiServer::Models(const HttpRequest&) {
-  const absl::StatusOr<ModelInfo> info = state_.model.Find("");
+absl::StatusOr<ModelInfo> OpenAiServer::FindModel(const HttpRequest& request,
+                                                  const std::string& name) {
+  const auto begun = std::chrono::steady_clock::now();
+  CallOrigin origin;
+  const absl::Status allowed = AuthorizeHttp(state_.access, request, RpcMethod::kModels, origin);
+  absl::StatusOr<ModelInfo> info =
+      allowed.ok() ? state_.model.Find(name) : absl::StatusOr<ModelInfo>(allowed);
   if (state_.metrics != nullptr) {
     state_.metrics->OnRequestDone(RpcMethod::kModels, info.status().code());
   }
+  AuditCall(state_.audit, RpcMethod::kModels, origin, info.status(), begun);
+  return info;
+}
+
+HttpResponse OpenAiServer::Models(const HttpRequest& request) {
+  const absl::StatusOr<ModelInfo> info = FindModel(request, "");
   if (!info.ok()) return OpenAiError(info.status(), {"", state_.draining});
   const uint32_t context = state_.engine.context_tokens();
   std::string models = ModelJson(info->name, context);
@@ -111,10 +123,7 @@ HttpResponse OpenAiServer::Models(const HttpRequest&) {
 
 HttpResponse OpenAiServer::Model(const HttpRequest& request) {
   const std::string name = request.path.substr(sizeof(kModelPrefix) - 1);
-  const absl::StatusOr<ModelInfo> info = state_.model.Find(name);
-  if (state_.metrics != nullptr) {
-    state_.metrics->OnRequestDone(RpcMethod::kModels, info.status().code());
-  }
+  const absl::StatusOr<ModelInfo> info = FindModel(request, name);
   if (!info.ok()) return OpenAiError(info.status(), {"", state_.draining});
   return {200, kJsonType, ModelJson(name, state_.engine.context_tokens())};
 }

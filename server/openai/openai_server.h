@@ -51,6 +51,8 @@ class OpenAiServer {
   HttpHandler Plain(Answer answer);
   HttpResponse Models(const HttpRequest& request);
   HttpResponse Model(const HttpRequest& request);
+  // The model by that name, for those who may know, and what is counted and written of the call.
+  absl::StatusOr<ModelInfo> FindModel(const HttpRequest& request, const std::string& name);
   HttpResponse Health(const HttpRequest& request);
   std::string ModelJson(const std::string& name, uint32_t context_tokens) const;
 

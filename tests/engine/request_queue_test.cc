@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/error_reason.h"
+
 namespace tidegate::request_queue_test {
 
 using testing::ElementsAre;
@@ -28,6 +30,27 @@ std::vector<uint64_t> NeedIds(const RequestQueue& queue) {
   std::vector<uint64_t> ids;
   for (const SequenceNeed& need : queue.needs()) ids.push_back(need.id);
   return ids;
+}
+
+TEST(RequestQueueTest, AGreedyClientTakesItsShareAndNoMore) {
+  RequestQueue queue;
+  uint64_t id = 0;
+  const auto push = [&](const std::string& client, double share) {
+    WaitingRequest waiting = Waiting(++id);
+    waiting.request.client = client;
+    const absl::Status status =
+        CheckQueueShare(20, share, queue.CountOf(ClientKey(waiting.request)));
+    if (status.ok()) queue.Push(std::move(waiting));
+    return status;
+  };
+  int greedy = 0;
+  for (int i = 0; i < 100; ++i) greedy += push("key:greedy", 0.25).ok();
+  EXPECT_EQ(greedy, 5);
+  EXPECT_EQ(ErrorReason(push("key:greedy", 0.25)), kQueueShareLimit);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(push("key:polite", 0.25).ok());
+  EXPECT_TRUE(push("key:small", 0.001).ok()) << "one place in any case";
+  EXPECT_FALSE(push("key:small", 0.001).ok());
+  for (int i = 0; i < 30; ++i) EXPECT_TRUE(push("key:whole", 1).ok());
 }
 
 TEST(RequestQueueTest, KeepsTheOrderOfWhatIsLeft) {

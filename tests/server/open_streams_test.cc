@@ -61,6 +61,19 @@ TEST(OpenStreams, KeepsAliveThoseWhoAskWhileNothingIsOut) {
   for (CountingStream* stream : {&silent, &writing, &indifferent}) streams.Remove(stream);
 }
 
+TEST(OpenStreams, FindsAnOwnersStreamsAlone) {
+  OpenStreams streams(10, std::chrono::minutes(1));
+  CountingStream mine, yours;
+  for (CountingStream* stream : {&mine, &yours}) streams.Add(stream);
+  streams.Name(&mine, "r", 1, milliseconds(0), "key:a");
+  streams.Name(&yours, "r", 2, milliseconds(0), "key:b");
+  EXPECT_THAT(streams.Cancel("r", "key:c"), testing::IsEmpty());
+  EXPECT_THAT(streams.Cancel("r", "key:b"), testing::ElementsAre(2));
+  EXPECT_FALSE(mine.cancelled());
+  EXPECT_THAT(streams.Cancel("r"), testing::UnorderedElementsAre(1, 2));
+  for (CountingStream* stream : {&mine, &yours}) streams.Remove(stream);
+}
+
 TEST(OpenStreams, FindsTheStreamsOfARequestId) {
   OpenStreams streams(10, std::chrono::minutes(1));
   CountingStream first, same, other, nameless;

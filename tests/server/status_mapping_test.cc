@@ -6,6 +6,7 @@
 #include "base/error_reason.h"
 #include "base/text.h"
 #include "engine/engine.h"
+#include "server/access/key_limits.h"
 #include "tests/support/error_details.h"
 
 namespace tidegate::status_mapping_test {
@@ -78,7 +79,7 @@ TEST_P(ImpliedDetailsTest, AreAdded) {
   if (retry.has_value()) {
     EXPECT_DOUBLE_EQ(retry->retry_delay().seconds() + retry->retry_delay().nanos() * 1e-9,
                      c.retry_seconds);
-    EXPECT_DOUBLE_EQ(RetryDelay(c.code)->count() * 1e-3, c.retry_seconds);
+    EXPECT_DOUBLE_EQ(RetryDelay(absl::Status(c.code, "m"))->count() * 1e-3, c.retry_seconds);
   }
   EXPECT_FALSE(DetailOf<google::rpc::RequestInfo>(status).has_value());
 }
@@ -127,11 +128,41 @@ TEST(StatusMapping, ForeignPayloadsStayHome) {
 
 TEST(RejectReasonOfTest, FollowsTheErrorsOfSubmit) {
   using absl::StatusCode;
-  EXPECT_EQ(RejectReasonOf(StatusCode::kResourceExhausted, false), RejectReason::kQueueFull);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kOutOfRange, false), RejectReason::kTooLong);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, true), RejectReason::kDraining);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kUnavailable, false), RejectReason::kUnavailable);
-  EXPECT_EQ(RejectReasonOf(StatusCode::kInvalidArgument, false), RejectReason::kInvalid);
+  const auto reason = [](StatusCode code, bool draining = false) {
+    return RejectReasonOf(absl::Status(code, "m"), draining);
+  };
+  EXPECT_EQ(reason(StatusCode::kResourceExhausted), RejectReason::kQueueFull);
+  EXPECT_EQ(reason(StatusCode::kOutOfRange), RejectReason::kTooLong);
+  EXPECT_EQ(reason(StatusCode::kUnavailable, true), RejectReason::kDraining);
+  EXPECT_EQ(reason(StatusCode::kUnavailable), RejectReason::kUnavailable);
+  EXPECT_EQ(reason(StatusCode::kInvalidArgument), RejectReason::kInvalid);
+  EXPECT_EQ(reason(StatusCode::kUnauthenticated), RejectReason::kDenied);
+  EXPECT_EQ(reason(StatusCode::kPermissionDenied), RejectReason::kDenied);
+}
+
+TEST(RejectReasonOfTest, TellsTheLimitsOfAKeyApart) {
+  const auto reason = [](const char* why) {
+    return RejectReasonOf(WithErrorReason(absl::ResourceExhaustedError("m"), why), false);
+  };
+  EXPECT_EQ(reason(kRequestRateLimit), RejectReason::kKeyRate);
+  EXPECT_EQ(reason(kTokenRateLimit), RejectReason::kKeyRate);
+  EXPECT_EQ(reason(kConcurrencyLimit), RejectReason::kKeyShare);
+  EXPECT_EQ(reason(kQueueShareLimit), RejectReason::kKeyShare);
+}
+
+TEST(StatusMapping, ALimitOfAKeyIsAQuotaWithItsOwnTime) {
+  const absl::Status status =
+      WithRetryAfter(WithErrorReason(absl::ResourceExhaustedError("m"), kTokenRateLimit),
+                     std::chrono::milliseconds(7500));
+  const grpc::Status mapped = ToGrpcStatus(status, {});
+  EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(mapped)->reason(), "TOKEN_RATE_LIMIT");
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(mapped)->violations(0).description(), "m");
+  const auto retry = DetailOf<google::rpc::RetryInfo>(mapped);
+  EXPECT_EQ(retry->retry_delay().seconds(), 7);
+  EXPECT_EQ(retry->retry_delay().nanos(), 500000000);
+  EXPECT_FALSE(
+      DetailOf<google::rpc::QuotaFailure>(ToGrpcStatus(absl::ResourceExhaustedError("m"), {}))
+          .has_value());
 }
 
 TEST(CancelStageOfTest, FollowsTheAccounts) {
