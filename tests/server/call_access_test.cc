@@ -37,7 +37,7 @@ class CallAccessTest : public ServerFixture {
     WriteKeys(absl::StrCat(KeyLine("a", {Scope::kInfer}, {.queue_share = 0.5}),
                            KeyLine("b", {Scope::kInfer}),
                            KeyLine("one", {Scope::kInfer}, {.concurrent = 1}),
-                           KeyLine("few", {Scope::kInfer}, {.tokens_per_minute = 100}),
+                           KeyLine("few", {Scope::kInfer}, {.tokens_per_minute = 60}),
                            KeyLine("slow", {Scope::kModelRead}, {.requests_per_minute = 2}),
                            KeyLine("reader", {Scope::kModelRead, Scope::kTokenize}),
                            KeyLine("root", {Scope::kAdmin, Scope::kInfer})));
@@ -197,7 +197,7 @@ TEST_F(CallAccessTest, LimitsOfAKeyAreItsOwn) {
   EXPECT_GT(retry->retry_delay().seconds(), 1);
   EXPECT_TRUE(ListModels("reader").ok());
 
-  // A prompt of 2 and an answer of 8 are reserved: 90 of the minute's 100 are left.
+  // A prompt of 2 and an answer of 8 are reserved: 50 of the minute's 60 are left.
   const auto context = As("few");
   const auto reader = Begin(*context, "r");
   EXPECT_EQ(ReasonOf(Refused("few", 97)), kTokenRateLimit);
