@@ -55,14 +55,18 @@ std::shared_ptr<prometheus::Registry> BuildInfo(
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Create(
     const std::string& address, const std::map<std::string, std::string>& build_labels,
-    std::shared_ptr<TlsServer> tls) {
+    std::shared_ptr<TlsServer> tls, HttpGuard guard) {
   const absl::StatusOr<ListenAddress> listen = ParseListenAddress(address);
   if (!listen.ok()) return Annotate(listen.status(), "metrics");
 
   std::unique_ptr<MetricsServer> server(new MetricsServer);
   server->RegisterCollectable(BuildInfo(build_labels));
   server->RegisterCollectable(std::make_shared<ProcessMetrics>());
-  const HttpHandler scrape = [metrics = server.get()](const HttpRequest&, HttpReply reply) {
+  const HttpHandler scrape = [metrics = server.get(), guard = std::move(guard)](
+                                 const HttpRequest& request, HttpReply reply) {
+    if (guard) {
+      if (std::optional<HttpResponse> refusal = guard(request)) return reply.Send(*refusal);
+    }
     reply.Send({200, kContentType, metrics->Render()});
   };
   HttpServerOptions options;

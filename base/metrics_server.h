@@ -3,14 +3,15 @@
 //
 // Pages are rendered one after the other on the handler thread of an HttpServer.
 // Not here: HTTP (http_server.h), which metrics a process has (server/metrics.h,
-// weightstore/store_metrics.h), access control (bind to an address that only the collector
-// reaches). Threads: Create() and the destructor belong to one owner, everything else may be called
-// by anybody.
+// weightstore/store_metrics.h), who may read the page (HttpGuard). Threads: Create() and the
+// destructor belong to one owner, everything else may be called by anybody.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,15 +22,18 @@
 
 namespace tidegate {
 
+// What answers a request instead, or nullopt. Any thread.
+using HttpGuard = std::function<std::optional<HttpResponse>(const HttpRequest&)>;
+
 class MetricsServer {
  public:
   // Listens where `address` says (listen_address.h): "127.0.0.1:9464", "[::1]:0", "unix:PATH".
   // `build_labels` are added to version, revision and compiler of tidegate_build_info.
-  // With `tls`: over HTTPS.
+  // With `tls`: over HTTPS. With `guard`: a request that it refuses gets its answer.
   // Errors: INVALID_ARGUMENT for another form, UNAVAILABLE when the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Create(
       const std::string& address, const std::map<std::string, std::string>& build_labels = {},
-      std::shared_ptr<TlsServer> tls = {});
+      std::shared_ptr<TlsServer> tls = {}, HttpGuard guard = {});
   // Returns when no scrape runs any more.
   ~MetricsServer() = default;
   MetricsServer(const MetricsServer&) = delete;

@@ -35,5 +35,6 @@ void AddStatsCommand(CLI::App& app, CommandRun& run);     // cli/stats.cc
 void AddTopCommand(CLI::App& app, CommandRun& run);       // cli/top.cc
 void AddPlanCommand(CLI::App& app, CommandRun& run);      // cli/plan.cc
 void AddDoctorCommand(CLI::App& app, CommandRun& run);    // cli/doctor.cc
+void AddKeyCommand(CLI::App& app, CommandRun& run);       // cli/key.cc
 
 }  // namespace tidegate

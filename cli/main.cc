@@ -51,6 +51,7 @@ int Run(int argc, char** argv) {
   tidegate::AddTopCommand(app, run);
   tidegate::AddPlanCommand(app, run);
   tidegate::AddDoctorCommand(app, run);
+  tidegate::AddKeyCommand(app, run);
   const auto named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
   if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {
     Complain("unknown command " + tidegate::Quoted(argv[1]) + "; `tidegate --help` lists them");

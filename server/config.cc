@@ -40,10 +40,11 @@ absl::Status CheckAlias(const std::string& alias) {
 }
 
 void AddNetworkFlags(CLI::App& app, ServerConfig& config) {
-  AddAddressFlag(app, "--listen", config.listen,
-                 "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
-                 "without --tls-cert, and there is no authentication without --tls-client-ca: use "
-                 "127.0.0.1:PORT where strangers reach the machine")
+  AddAddressFlag(
+      app, "--listen", config.listen,
+      "Address of gRPC: HOST:PORT (port 0 takes a free one) or unix:PATH. In clear text "
+      "without --tls-cert, and for everybody without --access-keys or --tls-client-ca: use "
+      "127.0.0.1:PORT where strangers reach the machine")
       .Variable("TIDEGATE_LISTEN");
   AddTextFlag(app, "--port-file", config.port_file, "File to write the port of --listen into")
       .Variable("TIDEGATE_PORT_FILE");
@@ -399,6 +400,7 @@ void AddServerFlags(CLI::App& app, ServerConfig& config) {
   AddNetworkFlags(app, config);
   AddTlsFlags(app, config);
   AddHttpFlags(app, config);
+  AddAccessFlags(app, config.access);
   AddLimitFlags(app, config);
   AddTracingFlags(app, config.tracing);
   AddEngineFlags(app, config.engine);

@@ -15,6 +15,7 @@
 #include "base/tls_files.h"
 #include "engine/engine_options.h"
 #include "engine/request_limits.h"
+#include "server/access_setup.h"
 #include "server/tracing_options.h"
 
 namespace CLI {
@@ -37,6 +38,7 @@ struct ServerConfig {
   int http_max_connections = 1024;
   bool metrics_vllm_names = false;
   bool orca_trailers = false;
+  AccessConfig access;
   std::vector<std::string> model_aliases;
   std::string chat_template_file;  // "": the model's own template
   std::chrono::nanoseconds drain_timeout = std::chrono::seconds(120);

@@ -25,6 +25,7 @@
 #include "engine/kernels/kernels.h"
 #include "server/config.h"
 #include "server/metrics.h"
+#include "server/metrics_access.h"
 #include "server/metrics_tracing.h"
 #include "server/server.h"
 
@@ -70,6 +71,30 @@ ServerOptions OptionsOf(const ServerConfig& config) {
   return options;
 }
 
+// Who may call, and what is written of it.
+absl::Status OpenToCallers(const ServerConfig& config, ServerOptions& options) {
+  ASSIGN_OR_RETURN(options.access, OpenAccess(config.access));
+  ASSIGN_OR_RETURN(options.audit, OpenAuditLog(config.access));
+  return CheckExposure({{"--listen", config.listen, config.tls.on()},
+                        {"--http-listen", config.http_listen, config.tls.on()},
+                        {"--metrics-listen", config.metrics_listen, config.metrics_tls}},
+                       options.access->keys_on() || !config.tls.client_ca_file.empty(),
+                       config.access);
+}
+
+// What is read again on SIGHUP.
+void AddReloads(const ServerOptions& options, Reloader& reloader) {
+  if (options.tls != nullptr) {
+    reloader.Add("certificate", [tls = options.tls] { return tls->Reload(); });
+  }
+  if (options.access->keys_on()) {
+    reloader.Add("keys", [access = options.access] { return access->Reload(); });
+  }
+  if (options.audit != nullptr) {
+    reloader.Add("audit log", [audit = options.audit] { return audit->Reopen(); });
+  }
+}
+
 // What the process was started with, to read its settings again.
 struct Arguments {
   int argc;
@@ -88,17 +113,20 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
     ASSIGN_OR_RETURN(options.tls, TlsServer::Create(config.tls));
     options.http.tls = options.tls;
   }
+  RETURN_IF_ERROR(OpenToCallers(config, options));
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
   if (!config.metrics_listen.empty()) {
-    ASSIGN_OR_RETURN(
-        metrics_server,
-        MetricsServer::Create(config.metrics_listen,
-                              {{"simd", std::string(BestKernels(config.engine.precision).name)}},
-                              config.metrics_tls ? options.tls : nullptr));
+    ASSIGN_OR_RETURN(metrics_server,
+                     MetricsServer::Create(
+                         config.metrics_listen,
+                         {{"simd", std::string(BestKernels(config.engine.precision).name)}},
+                         config.metrics_tls ? options.tls : nullptr, MetricsGuard(options.access)));
     metrics = std::make_unique<EngineMetrics>(*metrics_server, config.metrics_vllm_names);
     metrics_server->RegisterCollectable(
         std::make_shared<ConnectionMetrics>(options.connection_stats));
+    metrics_server->RegisterCollectable(
+        std::make_shared<AccessMetrics>(options.access, options.audit));
     if (options.tls != nullptr) {
       metrics_server->RegisterCollectable(std::make_shared<TlsMetrics>(options.tls));
     }
@@ -125,9 +153,7 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
   }
   reloader.Add("settings",
                SettingsReload<ServerConfig>(arguments.argc, arguments.argv, ReadServerConfig));
-  if (options.tls != nullptr) {
-    reloader.Add("certificate", [tls = options.tls] { return tls->Reload(); });
-  }
+  AddReloads(options, reloader);
   reloader.Start();
   RETURN_IF_ERROR(WritePortFile(config.port_file, server->port()));
   RETURN_IF_ERROR(WritePortFile(config.http_port_file, server->http_port()));

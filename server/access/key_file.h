@@ -33,11 +33,11 @@ std::string_view ScopeName(Scope scope);  // "infer", "tokenize", "model.read", 
 absl::StatusOr<Scope> ParseScope(std::string_view name);
 
 struct KeyEntry {
-  std::string id;  // see CheckKeyId()
+  std::string id = {};  // see CheckKeyId()
   KeyHash hash = {};
   uint32_t scopes = 0;  // bit 1 << Scope
-  LimitValues limits;
-  std::optional<absl::Time> expires;  // the key is refused from then on
+  LimitValues limits = {};
+  std::optional<absl::Time> expires = {};  // the key is refused from then on
 
   bool Has(Scope scope) const { return (scopes >> static_cast<uint32_t>(scope) & 1) != 0; }
 };
