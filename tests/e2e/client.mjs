@@ -26,10 +26,21 @@ function load(protoFile) {
   return grpc.loadPackageDefinition(protoLoader.loadSync(protoFile, options));
 }
 
+// Options of a stub whose calls show a key; none without one.
+function showing(key) {
+  const addKey = (callOptions, nextCall) => new grpc.InterceptingCall(nextCall(callOptions), {
+    start(metadata, listener, next) {
+      metadata.set('authorization', `Bearer ${key}`);
+      next(metadata, listener);
+    },
+  });
+  return key ? { interceptors: [addKey] } : {};
+}
+
 // Answers of the server's reflection to one request each.
-async function reflect(address, request, credentials) {
+async function reflect(address, request, credentials, key) {
   const { ServerReflection } = load(reflectionProto).grpc.reflection.v1alpha;
-  const client = new ServerReflection(address, credentials);
+  const client = new ServerReflection(address, credentials, showing(key));
   const call = client.ServerReflectionInfo();
   try {
     return await new Promise((resolve, reject) => {
@@ -45,16 +56,16 @@ async function reflect(address, request, credentials) {
   }
 }
 
-export async function listServices(address) {
-  const answer = await reflect(address, { list_services: '' }, insecure);
+export async function listServices(address, key) {
+  const answer = await reflect(address, { list_services: '' }, insecure, key);
   return answer.list_services_response.service.map((service) => service.name);
 }
 
 // Serialised google.protobuf.FileDescriptorSet of the files behind the symbols.
-async function describe(address, symbols, credentials) {
+async function describe(address, symbols, credentials, key) {
   const files = new Map();
   for (const symbol of symbols) {
-    const answer = await reflect(address, { file_containing_symbol: symbol }, credentials);
+    const answer = await reflect(address, { file_containing_symbol: symbol }, credentials, key);
     if (answer.error_response) throw new Error(`${symbol}: ${answer.error_response.error_message}`);
     for (const file of answer.file_descriptor_response.file_descriptor_proto) {
       files.set(file.toString('base64'), file);
@@ -67,19 +78,24 @@ async function describe(address, symbols, credentials) {
 
 // Calls of one server; unary ones answer promises.
 export class Client {
-  static async connect(address, credentials = insecure) {
+  // `key`: of a server with keys; it has to have the scope admin.
+  static async connect(address, credentials = insecure, key = undefined) {
     const set = await describe(address,
-      ['tidegate.v1.GenerationService', 'tidegate.v1.ModelService'], credentials);
+      ['tidegate.v1.GenerationService', 'tidegate.v1.ModelService'], credentials, key);
     const api = grpc.loadPackageDefinition(
       protoLoader.loadFileDescriptorSetFromBuffer(set, options)).tidegate.v1;
-    return new Client(address, api, credentials);
+    return new Client(address, api, credentials, key);
   }
 
-  constructor(address, api, credentials) {
-    this.generation = new api.GenerationService(address, credentials);
-    this.model = new api.ModelService(address, credentials);
+  constructor(address, api, credentials, key) {
+    this.target = [address, api, credentials];
+    this.generation = new api.GenerationService(address, credentials, showing(key));
+    this.model = new api.ModelService(address, credentials, showing(key));
     this.health = new (load(healthProto).grpc.health.v1.Health)(address, credentials);
   }
+
+  // The same server with another key, or with none.
+  as(key) { return new Client(...this.target, key); }
 
   close() {
     for (const stub of [this.generation, this.model, this.health]) stub.close();
