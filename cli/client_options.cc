@@ -3,8 +3,11 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <initializer_list>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -19,12 +22,14 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/support/client_interceptor.h"
 
 namespace tidegate {
 namespace {
 
 constexpr size_t kMaxShownBytes = 2000;
 constexpr size_t kMaxPemBytes = 1 << 20;
+constexpr size_t kMaxKeyBytes = 1024;
 
 const char* CodeName(grpc::StatusCode code) {
   static constexpr const char* kNames[] = {"OK",
@@ -160,6 +165,61 @@ void AddClientTlsFlags(CLI::App& command, ClientTls& tls) {
       .Variable("TIDEGATE_TLS_SERVER_NAME");
 }
 
+// Whether gRPC can send it.
+bool IsKeyText(std::string_view key) {
+  return !key.empty() && key.size() <= kMaxKeyBytes &&
+         std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7f; });
+}
+
+void AddKeyFlag(CLI::App& command, std::string& key) {
+  key = KeyOfEnvironment();
+  AddTextFlag(
+      command, "--key-file",
+      [&key](const std::string& path) {
+        ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxKeyBytes));
+        const std::string stripped(absl::StripAsciiWhitespace(text));
+        // Not the text: it may be somebody's secret.
+        if (!IsKeyText(stripped)) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(Quoted(path), " holds no key in one line"));
+        }
+        key = stripped;
+        return absl::OkStatus();
+      },
+      "File with the key to show to the server; without it TIDEGATE_KEY may hold the key itself")
+      .Type("FILE")
+      .Variable("TIDEGATE_KEY_FILE");
+}
+
+// Adds the key to every call of a channel, whatever its credentials: gRPC's own call credentials
+// want TLS, which is no use on a Unix socket.
+class KeyInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  explicit KeyInterceptor(const std::string& key) : key_(key) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    using Point = grpc::experimental::InterceptionHookPoints;
+    if (methods->QueryInterceptionHookPoint(Point::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->emplace("authorization", "Bearer " + key_);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string& key_;  // of the factory, which the channel holds
+};
+
+class KeyInterceptors final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit KeyInterceptors(std::string key) : key_(std::move(key)) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo*) override {
+    return new KeyInterceptor(key_);
+  }
+
+ private:
+  const std::string key_;
+};
+
 std::shared_ptr<grpc::ChannelCredentials> CredentialsOf(const ClientTls& tls) {
   if (!tls.on()) return grpc::InsecureChannelCredentials();
   grpc::SslCredentialsOptions options;
@@ -170,6 +230,13 @@ std::shared_ptr<grpc::ChannelCredentials> CredentialsOf(const ClientTls& tls) {
 }
 
 }  // namespace
+
+std::string KeyOfEnvironment() {
+  const char* const key = std::getenv("TIDEGATE_KEY");
+  if (key == nullptr) return "";
+  const std::string stripped(absl::StripAsciiWhitespace(key));
+  return IsKeyText(stripped) ? stripped : "";
+}
 
 void AddServerFlag(CLI::App& command, ServerTarget& target) {
   std::string& server = target.address;
@@ -186,6 +253,7 @@ void AddServerFlag(CLI::App& command, ServerTarget& target) {
       .Default(server)
       .Variable("TIDEGATE_SERVER");
   AddClientTlsFlags(command, target.tls);
+  AddKeyFlag(command, target.key);
 }
 
 std::shared_ptr<grpc::Channel> Dial(const ServerTarget& server, bool own_connection) {
@@ -193,7 +261,10 @@ std::shared_ptr<grpc::Channel> Dial(const ServerTarget& server, bool own_connect
   if (own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (IsLocal(server.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   if (!server.tls.server_name.empty()) arguments.SetSslTargetNameOverride(server.tls.server_name);
-  return grpc::CreateCustomChannel(server.address, CredentialsOf(server.tls), arguments);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  if (!server.key.empty()) interceptors.push_back(std::make_unique<KeyInterceptors>(server.key));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(
+      server.address, CredentialsOf(server.tls), arguments, std::move(interceptors));
 }
 
 absl::Status ExplainError(const grpc::Status& status, const std::string& target,
@@ -214,6 +285,9 @@ absl::Status ExplainError(const grpc::Status& status, const std::string& target,
       absl::StrAppend(&text, "\n  the connection went through the proxy that ", proxy,
                       " names; no_proxy=", ParseServerAddress(target)->host, " goes past it");
     }
+  }
+  if (status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+    absl::StrAppend(&text, "\n  --key-file FILE or the variable TIDEGATE_KEY gives a key");
   }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
 }

@@ -36,10 +36,16 @@ struct ClientTls {
 struct ServerTarget {
   std::string address = {};  // HOST:PORT or unix:PATH
   ClientTls tls = {};
+  std::string key = {};  // shown with every call; "": none
 };
 
-// --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER, and --tls... whose files are read
-// at once. `server` outlives `command`.
+// What TIDEGATE_KEY holds; "" if that is no key. A key is no flag: others see the command lines of
+// a machine.
+std::string KeyOfEnvironment();
+
+// --server ADDRESS, default 127.0.0.1:50051 or $TIDEGATE_SERVER, --tls... and --key-file, whose
+// files are read at once; without --key-file the key is the environment's. `server` outlives
+// `command`.
 void AddServerFlag(CLI::App& command, ServerTarget& server);
 
 // A channel that connects with the first call. What is on this machine is reached directly,

@@ -47,9 +47,13 @@ class PageReader {
     return ConnectTo(AF_UNIX, reinterpret_cast<const sockaddr*>(&path), sizeof(path));
   }
 
-  absl::StatusOr<std::string> Get() {
+  absl::StatusOr<std::string> Get(const std::string& key) {
     // HTTP/1.0: the body ends where the connection does.
-    std::string_view request = "GET /metrics HTTP/1.0\r\nHost: tidegate\r\n\r\n";
+    const std::string shown =
+        key.empty() ? "" : absl::StrCat("Authorization: Bearer ", key, "\r\n");
+    const std::string head =
+        absl::StrCat("GET /metrics HTTP/1.0\r\nHost: tidegate\r\n", shown, "\r\n");
+    std::string_view request = head;
     while (!request.empty()) {
       const ssize_t sent = ::send(fd_.get(), request.data(), request.size(), MSG_NOSIGNAL);
       if (sent > 0) {
@@ -230,11 +234,12 @@ double HistogramQuantile(const std::vector<std::pair<double, double>>& before,
 }
 
 absl::StatusOr<std::string> FetchMetrics(const std::string& address,
-                                         std::chrono::milliseconds timeout) {
+                                         std::chrono::milliseconds timeout,
+                                         const std::string& key) {
   ASSIGN_OR_RETURN(const ListenAddress parsed, ParseServerAddress(address));
   PageReader reader(address, PageClock::now() + timeout);
   RETURN_IF_ERROR(reader.Connect(parsed));
-  ASSIGN_OR_RETURN(const std::string answer, reader.Get());
+  ASSIGN_OR_RETURN(const std::string answer, reader.Get(key));
   const size_t end = answer.find("\r\n\r\n");
   if (end == std::string::npos || answer.compare(0, 7, "HTTP/1.") != 0) {
     return NoPage(address, "what answers there does not speak plain HTTP");

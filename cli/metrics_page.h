@@ -47,9 +47,10 @@ class ReadMetrics {
 double HistogramQuantile(const std::vector<std::pair<double, double>>& before,
                          const std::vector<std::pair<double, double>>& after, double share);
 
-// GET /metrics of "HOST:PORT" or "unix:PATH". UNAVAILABLE where nobody answers within `timeout`;
-// other errors say what came instead of a page.
+// GET /metrics of "HOST:PORT" or "unix:PATH", with a key unless it is "". UNAVAILABLE where nobody
+// answers within `timeout`; other errors say what came instead of a page.
 absl::StatusOr<std::string> FetchMetrics(const std::string& address,
-                                         std::chrono::milliseconds timeout);
+                                         std::chrono::milliseconds timeout,
+                                         const std::string& key = {});
 
 }  // namespace tidegate

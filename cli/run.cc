@@ -165,7 +165,7 @@ class Background {
 
 absl::Status Converse(const LocalService& service, const std::optional<std::string>& prompt,
                       ChatOptions chat) {
-  chat.server = {.address = service.own_server()};
+  chat.server = {.address = service.own_server(), .key = KeyOfEnvironment()};
   chat.continues = !service.has_chat();
   if (prompt) return AnswerOnce(chat, *prompt);
   if (chat.continues)

@@ -18,6 +18,7 @@
 #include "base/flags.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "cli/client_options.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/terminal_text.h"
@@ -36,7 +37,8 @@ constexpr size_t kReadings = 6;
 
 constexpr const char* kTopFooter = R"(
 Reads what both programs tell Prometheus. "now" is the mean of the last five readings, "in all"
-since the program has been started. q or Ctrl-C ends it.
+since the program has been started. q or Ctrl-C ends it. Where the engine has keys, TIDEGATE_KEY
+holds one with the scope metrics.
 
 Examples:
   tidegate top
@@ -52,17 +54,17 @@ struct TopOptions {
 
 TopReading Read(const TopOptions& options) {
   TopReading reading;
-  const auto take = [](const std::string& address, std::optional<ReadMetrics>& metrics,
-                       std::string& problem) {
-    const absl::StatusOr<std::string> page = FetchMetrics(address, kFetchTimeout);
+  const auto take = [](const std::string& address, const std::string& key,
+                       std::optional<ReadMetrics>& metrics, std::string& problem) {
+    const absl::StatusOr<std::string> page = FetchMetrics(address, kFetchTimeout, key);
     if (page.ok()) {
       metrics.emplace(*page);
     } else {
       problem = std::string(page.status().message());
     }
   };
-  take(options.engine, reading.engine, reading.engine_problem);
-  take(options.store, reading.store, reading.store_problem);
+  take(options.engine, KeyOfEnvironment(), reading.engine, reading.engine_problem);
+  take(options.store, "", reading.store, reading.store_problem);
   reading.time_s = std::chrono::duration<double>(TopClock::now().time_since_epoch()).count();
   return reading;
 }

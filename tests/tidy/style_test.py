@@ -76,7 +76,7 @@ TESTED_ELSEWHERE = {
     "measure/text_score.cc": "tests/cli/eval_test.cc; tests/integration/perplexity_test.cc",
     "cli/chat.cc": "tests/integration/chat_test.cc",
     "cli/chat_session.cc": "tests/integration/{chat,run}_test.cc",
-    "cli/client_options.cc": "every command that calls a server: tests/cli/{generate,health,stats}_test.cc",
+    "cli/client_options.cc": "every command that calls a server: tests/cli/{generate,health,stats,client_key}_test.cc",
     "cli/command_text.cc": "tests/cli/eval_test.cc",
     "cli/local_service.cc": "tests/integration/{serve,run}_test.cc",
     "cli/logits.cc": "tests/integration/oracle_test.cc",
