@@ -191,7 +191,7 @@ void GenerationCall::OnResult(const GenerationResult& result, uint32_t choice) {
   if (choice == 0) accounts_ = result.accounts;
   accounts_.generated_tokens = generated;  // by all choices
   if (--open_choices_ == 0) {
-    grant_.End(uint64_t{result.accounts.prompt_tokens} + generated);
+    grant_.End(uint64_t{accounts_.prompt_tokens} + generated);
     Settled();
   }
   if (!failed_) {
