@@ -274,7 +274,7 @@ TEST_F(PaddedHead, FollowsCompanyWhereTheServerSaysSo) {
       EXPECT_EQ(sequence.Wants(4).prune, nullptr);
       std::vector<float> logits(kRows, 0.0f);
       sequence.kv().set_size(4);
-      sequence.TakeLogits(logits);
+      sequence.TakeLogits(3, logits);
       ASSERT_TRUE(sequence.Advance({}, 0));
       const BatchSequence next = sequence.Wants(1);
       ASSERT_NE(next.prune, nullptr);
