@@ -93,7 +93,7 @@ std::string LoadReporter::Report(Clock::time_point now) {
   return report.SerializeAsString();
 }
 
-void LoadReporter::AddTo(grpc::CallbackServerContext& context) {
+void LoadReporter::AddTo(grpc::ServerContextBase& context) {
   if (!always_ && !context.client_metadata().contains(kLoadReportAskKey)) return;
   context.AddTrailingMetadata(kLoadReportKey, Report(Clock::now()));
 }

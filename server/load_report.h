@@ -31,7 +31,7 @@ class LoadReporter {
   LoadReporter(const Engine& engine, const EngineMetrics* metrics, bool always);
 
   // Adds the report to what goes out with the end of the call, if it wants one. Before Finish().
-  void AddTo(grpc::CallbackServerContext& context);
+  void AddTo(grpc::ServerContextBase& context);
 
   // The message in bytes, as of `now`.
   std::string Report(Clock::time_point now);

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
+#include "grpcpp/test/server_context_test_spouse.h"
 #include "tests/support/server_fixture.h"
 #include "xds/data/orca/v3/orca_load_report.pb.h"
 
@@ -15,24 +18,20 @@ Report Parsed(const std::string& bytes) {
   return report;
 }
 
-class LoadReportTest : public ServerFixture {
- protected:
-  // The trailer of a stream that ends well; nothing if there is none.
-  std::optional<std::string> Trailer(grpc::ClientContext& context) {
-    v1::GenerateRequest request;
-    request.set_text("a");
-    const auto reader = generation_->Generate(&context, request);
-    engine_->End(engine_->WaitForRequest(), FinishReason::kMaxTokens);
-    v1::GenerateResponse response;
-    while (reader->Read(&response)) {
-    }
-    EXPECT_TRUE(reader->Finish().ok());
-    const auto& trailers = context.GetServerTrailingMetadata();
-    const auto found = trailers.find(kLoadReportKey);
-    if (found == trailers.end()) return std::nullopt;
-    return std::string(found->second.data(), found->second.size());
-  }
-};
+// The trailer that a call ends with; nothing if there is none. gRPC's own client keeps it from
+// applications; tests/e2e/kserve.test.mjs sees it on the wire.
+std::optional<std::string> Trailer(LoadReporter& reporter, bool asks) {
+  grpc::ServerContext context;
+  grpc::testing::ServerContextTestSpouse spouse(&context);
+  if (asks) spouse.AddClientMetadata(kLoadReportAskKey, "bin");
+  reporter.AddTo(context);
+  const auto trailers = spouse.GetTrailingMetadata();
+  const auto found = trailers.find(kLoadReportKey);
+  if (found == trailers.end()) return std::nullopt;
+  return found->second;
+}
+
+using LoadReportTest = ServerFixture;
 
 TEST_F(LoadReportTest, SaysWhatTheEngineSays) {
   LoadReporter reporter(*engine_, metrics_.get(), false);
@@ -53,24 +52,14 @@ TEST_F(LoadReportTest, SaysWhatTheEngineSays) {
   }
 }
 
-TEST_F(LoadReportTest, GoesToThoseWhoAsk) {
-  grpc::ClientContext silent;
-  EXPECT_FALSE(Trailer(silent).has_value());
-  grpc::ClientContext asking;
-  asking.AddMetadata(kLoadReportAskKey, "bin");
-  const std::optional<std::string> trailer = Trailer(asking);
+TEST_F(LoadReportTest, GoesToThoseWhoAskOrToAll) {
+  LoadReporter asked(*engine_, nullptr, /*always=*/false);
+  EXPECT_FALSE(Trailer(asked, /*asks=*/false).has_value());
+  const std::optional<std::string> trailer = Trailer(asked, /*asks=*/true);
   ASSERT_TRUE(trailer.has_value());
   EXPECT_EQ(Parsed(*trailer).named_metrics().at("num_requests_running"), 0);
-}
-
-class AllLoadReportsTest : public LoadReportTest {
- protected:
-  void Adjust(ServerOptions& options) override { options.orca_trailers = true; }
-};
-
-TEST_F(AllLoadReportsTest, GoToAll) {
-  grpc::ClientContext context;
-  EXPECT_TRUE(Trailer(context).has_value());
+  LoadReporter always(*engine_, nullptr, /*always=*/true);
+  EXPECT_TRUE(Trailer(always, /*asks=*/false).has_value());
 }
 
 }  // namespace tidegate::load_report_test
