@@ -247,7 +247,7 @@ TEST_F(TlsGateTest, WhoSpeaksPlaintextIsToldSo) {
     EXPECT_THAT(answer, HasSubstr("this port speaks TLS only"));
     EXPECT_TRUE(WaitForClose(client.get(), 10000));
   }
-  EXPECT_EQ(Failed(), 2u);
+  EXPECT_TRUE(WaitUntil([&] { return Failed() == 2; }, kLimit));
 }
 
 TEST_F(TlsGateTest, AHandshakeHasTheTimeOfAConnection) {
