@@ -71,8 +71,11 @@ class Service {
     std::string page;
     const bool attached = WaitUntil(
         [&] {
+          // Written once everything that publishes is there.
+          const bool serves = FileExists(dir_.File("grpc.port"));
           page = Page(*engine_, "engine.port");
-          return page.empty() || page.find("tidegate_model_info{") != std::string::npos;
+          const bool attached_now = page.find("tidegate_model_info{") != std::string::npos;
+          return page.empty() || (serves && attached_now);
         },
         kStartLimit);
     EXPECT_TRUE(attached) << "the engine never attached\n" << engine_->Output();
