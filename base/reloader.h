@@ -35,8 +35,10 @@ class Reloader {
   using Reload = std::function<absl::Status()>;
 
   // Create `signal` early, so that no SIGHUP ends the process while it starts; it must outlive
-  // this.
-  explicit Reloader(HangUpSignal& signal) : signal_(signal) {}
+  // this. `stats` is filled.
+  explicit Reloader(HangUpSignal& signal,
+                    std::shared_ptr<ReloadStats> stats = std::make_shared<ReloadStats>())
+      : signal_(signal), stats_(std::move(stats)) {}
   // Waits until a round in progress has ended. Destroy it before what the functions use.
   ~Reloader();
   Reloader(const Reloader&) = delete;
@@ -53,7 +55,7 @@ class Reloader {
 
  private:
   HangUpSignal& signal_;
-  const std::shared_ptr<ReloadStats> stats_ = std::make_shared<ReloadStats>();
+  const std::shared_ptr<ReloadStats> stats_;
   std::vector<std::pair<std::string, Reload>> items_;
   std::thread thread_;
 };

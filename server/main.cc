@@ -114,6 +114,8 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
     options.http.tls = options.tls;
   }
   RETURN_IF_ERROR(OpenToCallers(config, options));
+  const auto reload_stats = std::make_shared<ReloadStats>();
+  const auto span_stats = std::make_shared<SpanStats>();
   std::unique_ptr<MetricsServer> metrics_server;
   std::unique_ptr<EngineMetrics> metrics;
   if (!config.metrics_listen.empty()) {
@@ -127,14 +129,12 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
         std::make_shared<ConnectionMetrics>(options.connection_stats));
     metrics_server->RegisterCollectable(
         std::make_shared<AccessMetrics>(options.access, options.audit));
+    metrics_server->RegisterCollectable(std::make_shared<ReloadMetrics>(reload_stats));
+    metrics_server->RegisterCollectable(std::make_shared<TracingMetrics>(span_stats));
     if (options.tls != nullptr) {
       metrics_server->RegisterCollectable(std::make_shared<TlsMetrics>(options.tls));
     }
     RETURN_IF_ERROR(WritePortFile(config.metrics_port_file, metrics_server->port()));
-  }
-  const auto span_stats = std::make_shared<SpanStats>();
-  if (metrics_server != nullptr) {
-    metrics_server->RegisterCollectable(std::make_shared<TracingMetrics>(span_stats));
   }
   std::unique_ptr<SpanExporter> tracer;
   if (!config.tracing.endpoint.empty()) {
@@ -147,10 +147,7 @@ absl::Status Run(const ServerConfig& config, Arguments arguments) {
   ShutdownSignal shutdown;  // Until here SIGTERM and SIGINT end the process at once.
   ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                    Server::Start(options, *engine, metrics.get()));
-  Reloader reloader(hang_up);
-  if (metrics_server != nullptr) {
-    metrics_server->RegisterCollectable(std::make_shared<ReloadMetrics>(reloader.stats()));
-  }
+  Reloader reloader(hang_up, reload_stats);
   reloader.Add("settings",
                SettingsReload<ServerConfig>(arguments.argc, arguments.argv, ReadServerConfig));
   AddReloads(options, reloader);

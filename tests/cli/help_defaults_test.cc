@@ -83,7 +83,7 @@ TYPED_TEST(ProgramHelpTest, ShowsWhatTheCodeUses) {
     EXPECT_EQ(Defaults(Help<TypeParam>(same)), parsed) << flag;
     bool shown = false;
     for (const char* other : {"1", "2", "0.5", "100", "7s", "exact", "dense", "error", "lru", "q8",
-                              "json", "pread", "127.0.0.1:1", "/run/x.sock"}) {
+                              "json", "1.3", "pread", "127.0.0.1:1", "/run/x.sock"}) {
       typename TypeParam::Config changed;
       if (other == value || !Parse<TypeParam>(absl::StrCat(flag, "=", other), changed)) continue;
       shown = Defaults(Help<TypeParam>(changed))[flag] == other;

@@ -62,7 +62,7 @@ TEST(TopView, ShowsRatesAndTotals) {
   const std::string table = TopTable(&before, now, 80);
   for (const char* row :
        {"^tidegate top   de\"mo   ready\n", "\ntokens/s +2 +30\n", "\nstreams running +3\n",
-        "\nfirst token p50 +125.* ms +125.* ms\n", "\nflash per token +2.00 KiB +2.00 KiB\n",
+        "\nfirst token p50 +125.* ms +125.* ms\n", "\nflash per token +2.0 KiB +2.0 KiB\n",
         "\nwaits for flash +40.0 % +25.0 %\n", "\nKV cache +25.0 % +64 of 256\n",
         "\ncache hit rate +97.3 % +96.4 %\n", "\nflash read +1.0 MB/s +14.31 MiB\n",
         "\nmemory budget +4.00 MiB\n", "\n  cache in use +50.0 % +3.00 MiB\n"}) {
