@@ -120,9 +120,10 @@ std::string OpenAiErrorJson(const absl::Status& status, const ErrorContext& cont
 }
 
 HttpResponse OpenAiError(const absl::Status& status, const ErrorContext& context) {
-  const int code = HttpCode(status.code());
-  HttpResponse response{code, kJson, OpenAiErrorJson(status, context)};
-  if (const auto delay = RetryDelay(status); delay.has_value()) {
+  const absl::Status told = WithImpliedDetails(status, context);
+  const int code = HttpCode(told.code());
+  HttpResponse response{code, kJson, ErrorJson(PartsOf(told), ErrorType(code))};
+  if (const auto delay = RetryDelay(told); delay.has_value()) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay).count();
     response.headers.emplace_back("Retry-After", absl::StrCat(std::max<int64_t>(seconds, 1)));
   }

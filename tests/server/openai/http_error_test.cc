@@ -25,10 +25,14 @@ TEST(HttpErrorTest, FieldsHaveOpenAisNames) {
 
 TEST(HttpErrorTest, CodesTellClientsWhetherToTryAgain) {
   const std::pair<absl::Status, int> cases[] = {
-      {absl::UnauthenticatedError("x"), 401},    {absl::PermissionDeniedError("x"), 403},
-      {absl::NotFoundError("x"), 404},           {absl::OutOfRangeError("x"), 400},
-      {absl::FailedPreconditionError("x"), 400}, {absl::CancelledError("x"), 499},
-      {absl::DataLossError("x"), 500},           {absl::DeadlineExceededError("x"), 504}};
+      {WithReason(absl::UnauthenticatedError("x"), "R"), 401},
+      {WithReason(absl::PermissionDeniedError("x"), "R"), 403},
+      {absl::NotFoundError("x"), 404},
+      {absl::OutOfRangeError("x"), 400},
+      {absl::FailedPreconditionError("x"), 400},
+      {absl::CancelledError("x"), 499},
+      {absl::DataLossError("x"), 500},
+      {absl::DeadlineExceededError("x"), 504}};
   for (const auto& [status, code] : cases) {
     const HttpResponse response = OpenAiError(status, {});
     EXPECT_EQ(response.code, code);
