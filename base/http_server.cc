@@ -308,6 +308,8 @@ void Connection::Refuse(HttpResponse response) {
   if (server_.options.on_refusal) {
     server_.options.on_refusal(response, StdString(parser_->get()[http::field::origin]));
   }
+  parser_.reset();
+  body_share_ = HttpBodyShare();  // before the peer has taken the answer
   NewExchange();
   HttpReply(exchange_).Send(std::move(response));
 }
