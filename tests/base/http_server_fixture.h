@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <latch>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,7 +32,10 @@ inline std::string Get(const std::string& path, const std::string& headers = "")
 
 class HttpServerTest : public ::testing::Test {
  protected:
-  void TearDown() override { server_.reset(); }  // before what its handlers use
+  void TearDown() override {
+    if (!let_go_.try_wait()) let_go_.count_down();
+    server_.reset();  // before what its handlers use
+  }
 
   void StartServer(HttpServerOptions options = {}, const ListenAddress& listen = FreePort()) {
     auto server = HttpServer::Start(listen, Routes(), options);
@@ -68,6 +73,9 @@ class HttpServerTest : public ::testing::Test {
   }
 
   std::unique_ptr<HttpServer> server_;
+  // The handler of /held has begun; it ends once the latch is down.
+  std::atomic<bool> held_ = false;
+  std::latch let_go_{1};
 
  private:
   std::vector<HttpRoute> Routes() {
@@ -83,6 +91,12 @@ class HttpServerTest : public ::testing::Test {
            reply.Send(
                {.body = absl::StrCat(request.method, " ", request.path, " ", request.query, " ",
                                      std::string(request.Header("X-Test")), " ", request.body)});
+         }},
+        {"POST", "/held",
+         [this](const HttpRequest&, HttpReply reply) {
+           held_ = true;
+           let_go_.wait();
+           reply.Send({.body = "held"});
          }},
         {"GET", "/later",
          [this](const HttpRequest&, HttpReply reply) {

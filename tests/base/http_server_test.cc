@@ -205,6 +205,24 @@ TEST_F(HttpServerTest, BodiesTogetherAreBounded) {
   }
 }
 
+TEST_F(HttpServerTest, BodiesInHandlersCountToo) {
+  HttpServerOptions options;
+  options.max_total_body_bytes = 100'000;
+  StartServer(options);
+  const auto post = [](const char* path) {
+    return absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\nContent-Length: 80000\r\n\r\n",
+                        std::string(80'000, 'b'));
+  };
+  HttpClient first = Connect();
+  ASSERT_TRUE(first.Send(post("/held")).ok());
+  ASSERT_TRUE(WaitUntil([&] { return held_.load(); }, kPatience));
+  EXPECT_EQ(Ask(post("/echo")).code, 503);
+  let_go_.count_down();
+  EXPECT_EQ(first.Read()->code, 200);
+  // Its share ends with its handler, which may be a moment after its answer.
+  EXPECT_TRUE(WaitUntil([&] { return Ask(post("/echo")).code == 200; }, kPatience));
+}
+
 TEST_F(HttpServerTest, RefusalsMayHaveAnotherShape) {
   HttpServerOptions options;
   options.on_refusal = [](HttpResponse& refusal, std::string_view origin) {
