@@ -17,8 +17,8 @@ constexpr char kNothing[] = "-";
 
 std::string TopNumber(double value) {
   if (!std::isfinite(value)) return kNothing;
-  return absl::StrFormat(value != std::floor(value) && std::fabs(value) < 100 ? "%.1f" : "%.0f",
-                         value);
+  const int decimals = value != std::floor(value) && std::fabs(value) < 100 ? 1 : 0;
+  return absl::StrFormat("%.*f", decimals, value);
 }
 
 std::string TopBytes(double bytes) {

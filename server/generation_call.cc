@@ -102,7 +102,7 @@ void GenerationCall::Audit() const {
   record.status = absl::StatusCodeToString(code_.load());
   record.reason = error_reason_;
   record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
-  AuditRecord::Stream& stream = record.stream.emplace();
+  AuditStream& stream = record.stream.emplace();
   stream.request_id = request_id_;
   stream.model = started_.model();
   if (const uint32_t reason = reason_.load(); reason != 0) {

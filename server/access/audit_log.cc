@@ -47,7 +47,7 @@ std::string FormatAuditLine(const AuditRecord& record) {
   AddText("reason", record.reason, json);
   json["seconds"] = Rounded(record.seconds);
   if (record.stream.has_value()) {
-    const AuditRecord::Stream& stream = *record.stream;
+    const AuditStream& stream = *record.stream;
     AddText("request_id", stream.request_id, json);
     AddText("model", stream.model, json);
     AddText("finish_reason", stream.finish_reason, json);

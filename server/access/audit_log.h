@@ -23,20 +23,20 @@
 
 namespace tidegate {
 
+// Of a request that was a stream of text.
+struct AuditStream {
+  std::string request_id;
+  std::string model;          // the served model's own name
+  std::string finish_reason;  // FinishReasonName()
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  double queue_seconds = 0;
+  double first_token_seconds = 0;
+};
+
 // What a request was; empty and unset fields are left out of its line.
 struct AuditRecord {
-  // Of a stream of text.
-  struct Stream {
-    std::string request_id;
-    std::string model;          // the served model's own name
-    std::string finish_reason;  // FinishReasonName()
-    uint64_t prompt_tokens = 0;
-    uint64_t cached_prompt_tokens = 0;
-    uint64_t generated_tokens = 0;
-    double queue_seconds = 0;
-    double first_token_seconds = 0;
-  };
-
   absl::Time time;     // of its end
   std::string method;  // such as "Generate"
   std::string key;     // the key's id
@@ -44,7 +44,7 @@ struct AuditRecord {
   std::string status;  // gRPC's name of the code
   std::string reason;  // of an error (base/error_reason.h)
   double seconds = 0;  // from its beginning to its end
-  std::optional<Stream> stream;
+  std::optional<AuditStream> stream;
 };
 
 // One line of JSON with its line feed. Texts that are no UTF-8 become UTF-8.
