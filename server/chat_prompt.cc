@@ -61,7 +61,7 @@ absl::StatusOr<std::shared_ptr<const jinja::Template>> ParseTemplate(const std::
     LogWarning("Chat is refused: the model has no chat template", kRemedy);
     return WithReason(
         absl::FailedPreconditionError("the model has no chat template; use Generate with a prompt "
-                                      "of your own"),
+                                      "of your own (over HTTP: /v1/completions)"),
         "NO_CHAT_TEMPLATE");
   }
   auto parsed = jinja::Template::Parse(source);

@@ -14,7 +14,7 @@ namespace {
 constexpr double kLeastLogprob = -9999;
 
 std::string LogprobText(double logprob) {
-  return absl::StrCat(std::max(logprob, kLeastLogprob));  // NaN: the second
+  return absl::StrCat(std::max(kLeastLogprob, logprob));  // NaN: the first
 }
 
 std::string BytesJson(std::string_view bytes) {
