@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "base/flags.h"
 #include "base/listen_address.h"
+#include "base/loopback.h"
 #include "base/read_file.h"
 #include "base/status_macros.h"
 #include "base/text.h"
@@ -89,25 +90,15 @@ void AppendDetail(const google::protobuf::Any& any, std::string& text) {
   }
 }
 
-// Whether `target` is on this machine by its form: a Unix socket, a loopback or wildcard address.
+// Whether `target` is on this machine by its form: loopback, or the wildcard address.
 bool IsLocal(const std::string& target) {
   const absl::StatusOr<ListenAddress> address = ParseServerAddress(target);
   if (!address.ok()) return false;
-  if (address->is_unix()) return true;
-  std::string host = absl::AsciiStrToLower(address->host);
-  if (absl::EndsWith(host, ".")) host.pop_back();  // the root's own name
-  if (host == "localhost" || absl::EndsWith(host, ".localhost")) return true;
-  // What Debian's /etc/hosts calls ::1.
-  if (host == "ip6-localhost" || host == "ip6-loopback") return true;
+  if (IsLoopback(*address)) return true;
   in_addr v4 = {};
-  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) {
-    const uint32_t number = ntohl(v4.s_addr);
-    return number >> 24 == 127 || number == 0;
-  }
+  if (::inet_pton(AF_INET, address->host.c_str(), &v4) == 1) return v4.s_addr == 0;
   in6_addr v6 = {};
-  if (::inet_pton(AF_INET6, host.c_str(), &v6) != 1) return false;
-  if (IN6_IS_ADDR_LOOPBACK(&v6) || IN6_IS_ADDR_UNSPECIFIED(&v6)) return true;
-  return IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127;
+  return ::inet_pton(AF_INET6, address->host.c_str(), &v6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&v6);
 }
 
 // The variable by which gRPC takes a proxy to `target`, null if it takes none. As its

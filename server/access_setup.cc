@@ -1,19 +1,25 @@
 #include "server/access_setup.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/flags.h"
 #include "base/listen_address.h"
 #include "base/log.h"
+#include "base/loopback.h"
 #include "base/status_macros.h"
 
 namespace tidegate {
+namespace {
+
+// Whether it is reached from this machine alone. An address that nobody can read is not.
+bool IsPrivate(const std::string& address) {
+  const absl::StatusOr<ListenAddress> parsed = ParseListenAddress(address);
+  return parsed.ok() && IsLoopback(*parsed);
+}
+
+}  // namespace
 
 void AddAccessFlags(CLI::App& app, AccessConfig& config) {
   AddFileFlag(app, "--access-keys", config.keys_file,
@@ -43,24 +49,11 @@ absl::StatusOr<std::shared_ptr<AccessControl>> OpenAccess(const AccessConfig& co
   return std::shared_ptr<AccessControl>(std::move(access));
 }
 
-bool IsLoopback(const std::string& address) {
-  const absl::StatusOr<ListenAddress> parsed = ParseListenAddress(address);
-  if (!parsed.ok()) return false;
-  if (parsed->is_unix()) return true;
-  const std::string host = absl::AsciiStrToLower(parsed->host);
-  if (host == "localhost") return true;
-  in_addr v4 = {};
-  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
-  in6_addr v6 = {};
-  if (::inet_pton(AF_INET6, host.c_str(), &v6) != 1) return false;
-  return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
-}
-
 std::string ExposureOf(const std::vector<Exposed>& ports, bool callers_known) {
   std::vector<std::string> open;
   bool clear_text = false;
   for (const Exposed& port : ports) {
-    if (port.address.empty() || IsLoopback(port.address) || (port.tls && callers_known)) continue;
+    if (port.address.empty() || IsPrivate(port.address) || (port.tls && callers_known)) continue;
     clear_text = clear_text || !port.tls;
     open.push_back(absl::StrCat(port.flag, " ", port.address, port.tls ? "" : " without TLS"));
   }

@@ -37,10 +37,6 @@ struct Exposed {
   bool tls = false;
 };
 
-// Whether an address is reached from this machine alone, by its form: a Unix socket, localhost, a
-// loopback address. Other names are not looked up.
-bool IsLoopback(const std::string& address);
-
 // "" unless one of `ports` can be reached from other machines without TLS, or by callers of whom
 // nobody knows who they are (`callers_known`: they need keys or client certificates); else one
 // sentence about it.

@@ -2,6 +2,8 @@
 
 #include <grpc/grpc.h>
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "base/error_reason.h"
@@ -117,18 +119,23 @@ absl::Status AuthorizeHttp(AccessControl& access, const HttpRequest& request, Rp
   return Authorize(access, request.Header("authorization"), method, origin);
 }
 
-void AuditCall(AuditLog* log, RpcMethod method, const CallOrigin& origin,
-               const absl::Status& status, std::chrono::steady_clock::time_point begun) {
-  if (log == nullptr) return;
+AuditRecord AuditRecordOf(RpcMethod method, const CallOrigin& origin, absl::StatusCode code,
+                          std::string reason, std::chrono::steady_clock::time_point begun) {
   AuditRecord record;
   record.time = absl::Now();
   record.method = RpcMethodName(method);
   record.key = origin.caller.key_id();
   record.peer = origin.peer;
-  record.status = absl::StatusCodeToString(status.code());
-  record.reason = ErrorReason(status);
+  record.status = absl::StatusCodeToString(code);
+  record.reason = std::move(reason);
   record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
-  log->Write(record);
+  return record;
+}
+
+void AuditCall(AuditLog* log, RpcMethod method, const CallOrigin& origin,
+               const absl::Status& status, std::chrono::steady_clock::time_point begun) {
+  if (log == nullptr) return;
+  log->Write(AuditRecordOf(method, origin, status.code(), ErrorReason(status), begun));
 }
 
 bool IsCheckedElsewhere(std::string_view method) {

@@ -45,7 +45,11 @@ absl::Status AuthorizeCall(AccessControl& access, const grpc::CallbackServerCont
 absl::Status AuthorizeHttp(AccessControl& access, const HttpRequest& request, RpcMethod method,
                            CallOrigin& origin);
 
-// The line of a call that is no stream of text, begun at `begun`. `log` may be null.
+// What the audit log says of any call that began at `begun` and ends now.
+AuditRecord AuditRecordOf(RpcMethod method, const CallOrigin& origin, absl::StatusCode code,
+                          std::string reason, std::chrono::steady_clock::time_point begun);
+
+// The line of a call that is no stream of text. `log` may be null.
 void AuditCall(AuditLog* log, RpcMethod method, const CallOrigin& origin,
                const absl::Status& status, std::chrono::steady_clock::time_point begun);
 

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/error_reason.h"
 #include "base/status_macros.h"
 #include "server/conversions.h"
@@ -94,14 +93,7 @@ GenerationCall::~GenerationCall() {
 }
 
 void GenerationCall::Audit() const {
-  AuditRecord record;
-  record.time = absl::Now();
-  record.method = RpcMethodName(method_);
-  record.key = origin_.caller.key_id();
-  record.peer = origin_.peer;
-  record.status = absl::StatusCodeToString(code_.load());
-  record.reason = error_reason_;
-  record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
+  AuditRecord record = AuditRecordOf(method_, origin_, code_.load(), error_reason_, begun_);
   AuditStream& stream = record.stream.emplace();
   stream.request_id = request_id_;
   stream.model = started_.model();

@@ -14,17 +14,6 @@ namespace tidegate::access_setup_test {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-TEST(IsLoopbackTest, ByTheFormOfTheAddress) {
-  for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "localhost:1", "LocalHost:1", "[::1]:1",
-                              "[::ffff:127.0.0.1]:1", "unix:/run/x"}) {
-    EXPECT_TRUE(IsLoopback(address)) << address;
-  }
-  for (const char* address : {"0.0.0.0:1", "[::]:1", "192.0.2.1:1", "example.org:1",
-                              "localhost.example.org:1", "128.0.0.1:1", ""}) {
-    EXPECT_FALSE(IsLoopback(address)) << address;
-  }
-}
-
 TEST(ExposureTest, NothingToSayOfWhatIsClosed) {
   EXPECT_EQ(ExposureOf({{"--listen", "127.0.0.1:1"}, {"--metrics-listen", ""}}, false), "");
   EXPECT_EQ(ExposureOf({{"--listen", "0.0.0.0:1", true}}, true), "");
