@@ -17,7 +17,7 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxChoices = 16;
 constexpr size_t kMaxFileBytes = size_t{1} << 30;
-constexpr size_t kMaxTokens = 4096;  // of a question with its longest choice
+constexpr size_t kMaxQuestionTokens = 4096;  // of a question with its longest choice
 
 struct QuestionText {
   std::string context;
@@ -73,9 +73,9 @@ absl::StatusOr<ChoiceQuestion> Encode(const QuestionText& text, const Tokenizer&
     const auto differs = std::mismatch(context.begin(), context.end(), ids.begin(), ids.end());
     common = std::min({common, static_cast<size_t>(differs.first - context.begin()),
                        ids.size() - std::min<size_t>(ids.size(), 1)});
-    if (ids.size() > kMaxTokens) {
+    if (ids.size() > kMaxQuestionTokens) {
       return absl::InvalidArgumentError(
-          absl::StrCat("has ", ids.size(), " tokens, more than ", kMaxTokens));
+          absl::StrCat("has ", ids.size(), " tokens, more than ", kMaxQuestionTokens));
     }
   }
   if (common == 0) {

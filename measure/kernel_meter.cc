@@ -21,14 +21,14 @@ constexpr size_t kRowGranule = 16, kColumnGranule = 64, kHiddenChains = 8;
 // Bytes per second of `step`, which says how many it did, after one call that is not counted. The
 // median: a thread that loses its core once must not decide.
 double Rate(double seconds, const std::function<uint64_t()>& step) {
-  using Clock = std::chrono::steady_clock;
+  using StepClock = std::chrono::steady_clock;
   step();
   std::vector<double> rates;
-  const Clock::time_point start = Clock::now();
-  Clock::time_point now = start;
+  const StepClock::time_point start = StepClock::now();
+  StepClock::time_point now = start;
   while (rates.size() < kLeastSteps || now - start < std::chrono::duration<double>(seconds)) {
     const uint64_t bytes = step();
-    const Clock::time_point end = Clock::now();
+    const StepClock::time_point end = StepClock::now();
     const std::chrono::duration<double> took = end - now;
     rates.push_back(static_cast<double>(bytes) / std::max(1e-9, took.count()));
     now = end;

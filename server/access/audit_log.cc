@@ -120,7 +120,7 @@ void AuditLog::Run() {
 }
 
 void AuditLog::Append(int file, std::string lines, uint64_t count) {
-  if (torn_) lines.insert(0, "\n");
+  if (torn_) lines.insert(lines.begin(), '\n');
   size_t done = 0;
   while (done < lines.size()) {
     const ssize_t took = ::write(file, lines.data() + done, lines.size() - done);

@@ -222,7 +222,7 @@ bool ReadParameter(const inference::InferParameter& parameter, InferScalar& valu
 
 void ReadParameters(const ModelInferRequest& request, std::vector<InferValue>& values,
                     Violations& violations) {
-  if (request.parameters_size() > static_cast<size_t>(kMaxInferInputs)) {
+  if (request.parameters_size() > kMaxInferInputs) {
     violations.Add("parameters",
                    absl::StrCat(request.parameters_size(), " entries; at most ", kMaxInferInputs));
     return;
