@@ -30,9 +30,9 @@ absl::StatusOr<store::v1::Tokenizer> TokenizerFromSentencePiece(std::string_view
         "SentencePiece model type ", model.trainer_spec().model_type(),
         " is not supported; 2 (BPE) is, as Llama 2, Mistral, Phi-3 and Gemma have it"));
   }
-  if (static_cast<uint64_t>(model.pieces_size()) > kMaxTokens) {
+  if (static_cast<uint64_t>(model.pieces_size()) > kMaxVocabularyTokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat(model.pieces_size(), " pieces; at most ", kMaxTokens, " are read"));
+        absl::StrCat(model.pieces_size(), " pieces; at most ", kMaxVocabularyTokens, " are read"));
   }
   store::v1::Tokenizer tokenizer;
   tokenizer.set_model("llama");

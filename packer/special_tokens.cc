@@ -147,9 +147,10 @@ class Marker {
 }  // namespace
 
 absl::Status SetAddedToken(const AddedToken& token, store::v1::Tokenizer& tokenizer) {
-  if (token.id >= kMaxTokens) {
+  if (token.id >= kMaxVocabularyTokens) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer: an added token has the id ",
-                                                   token.id, "; ids are below ", kMaxTokens));
+                                                   token.id, "; ids are below ",
+                                                   kMaxVocabularyTokens));
   }
   const int id = static_cast<int>(token.id);
   const bool scored = tokenizer.scores_size() > 0;

@@ -12,7 +12,7 @@
 namespace tidegate {
 
 // More tokens than any vocabulary has.
-inline constexpr uint64_t kMaxTokens = 1u << 21;
+inline constexpr uint64_t kMaxVocabularyTokens = 1u << 21;
 
 struct AddedToken {
   uint64_t id = 0;
@@ -22,7 +22,7 @@ struct AddedToken {
 };
 
 // Sets a token, which may lie in the vocabulary or behind its end; tokens between are unused ones.
-// INVALID_ARGUMENT: an id above kMaxTokens.
+// INVALID_ARGUMENT: an id above kMaxVocabularyTokens.
 absl::Status SetAddedToken(const AddedToken& token, store::v1::Tokenizer& tokenizer);
 
 // Whether `text` is one of "<0x00>" to "<0xFF>".

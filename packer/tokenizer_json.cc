@@ -42,10 +42,10 @@ absl::Status FillVocabulary(const Json& model, Tokenizer& tokenizer) {
   }
   uint64_t count = 0;
   for (const auto& [text, id] : vocabulary.items()) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokens) {
-      return absl::InvalidArgumentError(absl::StrCat("model.vocab: the id of \"",
-                                                     Printable(text, 80),
-                                                     "\" is not a number below ", kMaxTokens));
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxVocabularyTokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.vocab: the id of \"", Printable(text, 80),
+                       "\" is not a number below ", kMaxVocabularyTokens));
     }
     count = std::max(count, id.get<uint64_t>() + 1);
   }
